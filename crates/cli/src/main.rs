@@ -1,0 +1,4 @@
+//! The `nids-mixer` binary.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! Flow records: schema, readers, splits, tokeniser, synthetic generator.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The MLP-Mixer and the masked autoencoder over feature tokens.
+#![forbid(unsafe_code)]

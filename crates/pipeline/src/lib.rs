@@ -1,0 +1,2 @@
+//! Stages, typed config, run folders and artefacts.
+#![forbid(unsafe_code)]
