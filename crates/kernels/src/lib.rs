@@ -1,1 +1,40 @@
-//! Slices of numbers in, slices of numbers out: GEMM, fused passes, counter-based randomness.
+//! Slices of numbers in, slices of numbers out.
+//!
+//! Everything a layer does to memory is here: matrix products over OpenBLAS behind one seam ([`gemm()`]), the fused passes
+//! around them, counter-based random numbers and the arena. Nothing here knows a layer or a file.
+//!
+//! Kernels are written once, generic over [`Real`], as loops that the compiler vectorises; [`simd`] compiles each of them for
+//! AVX-512, AVX2 + FMA and the portable baseline and picks one at run time. f64 runs the same source with reference
+//! transcendentals and is what gradient checks use.
+//!
+//! A shard of `b` samples is laid out `[outer, b, cols]`: tokens (or hidden units) outermost, then the sample, then the
+//! channel. Token mixing is then one product `W · [n, b·d]` and channel mixing one product over `n·b` rows, neither with a
+//! transpose.
+
+#![allow(clippy::inline_always, reason = "a kernel's body must be compiled inside the function that enables the instructions")]
+#![allow(clippy::needless_range_loop, reason = "loops over lanes are written so that they vectorise")]
+
+mod activation;
+mod arena;
+mod buffer;
+mod gemm;
+mod mask;
+mod norm;
+mod optim;
+mod philox;
+mod real;
+mod reduce;
+mod residual;
+mod simd;
+
+pub use activation::{Activation, Bias, bias_activation_dropout, dropout_rows};
+pub use arena::Arena;
+pub use buffer::Buffer;
+pub use gemm::{Trans, describe, gemm};
+pub use mask::{Keyed, Mask};
+pub use norm::{layer_norm, layer_norm_backward, layer_norm_output};
+pub use optim::{AdamStep, adam, adamw, clip_scale, scale, sum_of_squares};
+pub use philox::{Key, Stream};
+pub use real::Real;
+pub use reduce::{add_assign, add_column_sums, add_row_sums, hadamard};
+pub use residual::{Rows, add_branch, branch_gradient};

@@ -1,0 +1,108 @@
+//! The memory of one pass: handed out in order, taken back all at once.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+
+use crate::{Buffer, Real};
+
+/// Numbers in a cache line at least, so that no two allocations share one.
+const LINE: usize = 16;
+/// First chunk: 1 MiB of f32.
+const FIRST_CHUNK: usize = 1 << 18;
+
+/// A bump allocator for activations; one per worker.
+///
+/// Slices borrow the arena, so it cannot be reset while one lives:
+///
+/// ```compile_fail
+/// let mut arena = nids_kernels::Arena::<f32>::default();
+/// let x = arena.alloc(3);
+/// arena.reset();
+/// x[0] = 1.0; // still borrowed
+/// ```
+///
+/// What a slice holds at first is left over from before (NaN in debug builds, so that a kernel that reads what it should have
+/// written is found).
+#[derive(Default)]
+pub struct Arena<R: Real> {
+    chunks: RefCell<Vec<Buffer<R>>>,
+    /// Numbers handed out of the last chunk.
+    used: Cell<usize>,
+}
+
+impl<R: Real> Arena<R> {
+    /// A slice of `len` numbers that lives until [`Arena::reset`].
+    #[expect(clippy::mut_from_ref, reason = "every call hands out other memory")]
+    pub fn alloc(&self, len: usize) -> &mut [R] {
+        let padded = len.next_multiple_of(LINE);
+        let mut chunks = self.chunks.borrow_mut();
+        let room = chunks.last().map_or(0, |chunk| chunk.len() - self.used.get());
+        if room < padded {
+            let size = chunks.last().map_or(FIRST_CHUNK, |chunk| chunk.len() * 2).max(padded);
+            chunks.push(Buffer::zeros(size));
+            self.used.set(0);
+        }
+        let start = self.used.get();
+        self.used.set(start + padded);
+        let chunk = chunks.last().expect("a chunk was pushed where there was none");
+        // SAFETY: `start + padded <= chunk.len()`, no other slice covers this range since `used` only grows until `reset`,
+        // which takes `&mut self` and so outlives every slice; a chunk's memory does not move when the list of chunks grows.
+        let slice = unsafe { std::slice::from_raw_parts_mut(chunk.as_ptr().add(start), len) };
+        if cfg!(debug_assertions) {
+            slice.fill(R::nan());
+        }
+        slice
+    }
+
+    /// Takes every slice back. Where a pass needed several chunks they become one, so that the next pass does not allocate.
+    pub fn reset(&mut self) {
+        let chunks = self.chunks.get_mut();
+        if chunks.len() > 1 {
+            let total = chunks.iter().map(|chunk| chunk.len()).sum();
+            chunks.clear();
+            chunks.push(Buffer::zeros(total));
+        }
+        self.used.set(0);
+    }
+
+    /// Numbers that the arena holds memory for.
+    pub fn capacity(&self) -> usize {
+        self.chunks.borrow().iter().map(|chunk| chunk.len()).sum()
+    }
+}
+
+impl<R: Real> fmt::Debug for Arena<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Arena({} numbers)", self.capacity())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_aligned_and_disjoint() {
+        let arena = Arena::<f32>::default();
+        let slices: Vec<_> = [1, 17, 0, 300_000, 5].into_iter().map(|len| arena.alloc(len)).collect();
+        for (i, slice) in slices.into_iter().enumerate() {
+            assert_eq!(slice.as_ptr() as usize % 64, 0);
+            slice.fill(i as f32);
+            assert!(slice.iter().all(|&x| x.to_bits() == (i as f32).to_bits()));
+        }
+    }
+
+    #[test]
+    fn capacity_is_settled_after_one_pass() {
+        let mut arena = Arena::<f32>::default();
+        let pass = |arena: &Arena<f32>| (0..40).for_each(|_| drop(arena.alloc(100_000)));
+        pass(&arena);
+        arena.reset();
+        let settled = arena.capacity();
+        for _ in 0..3 {
+            pass(&arena);
+            arena.reset();
+        }
+        assert_eq!(arena.capacity(), settled);
+    }
+}

@@ -1,0 +1,83 @@
+//! Zeroed memory aligned to a cache line.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use crate::Real;
+
+/// Bytes of a cache line and of an AVX-512 register.
+const ALIGN: usize = 64;
+
+/// A boxed slice of numbers that starts on a cache line; parameters, gradients and moments live in these.
+pub struct Buffer<R: Real> {
+    ptr: NonNull<R>,
+    len: usize,
+}
+
+impl<R: Real> Buffer<R> {
+    /// `len` zeros.
+    pub fn zeros(len: usize) -> Self {
+        if len == 0 {
+            return Self { ptr: NonNull::dangling(), len };
+        }
+        let layout = Self::layout(len);
+        // SAFETY: the layout has a size above zero.
+        let raw = unsafe { alloc_zeroed(layout) }.cast::<R>();
+        let Some(ptr) = NonNull::new(raw) else { handle_alloc_error(layout) };
+        Self { ptr, len }
+    }
+
+    fn layout(len: usize) -> Layout {
+        Layout::array::<R>(len).and_then(|l| l.align_to(ALIGN)).expect("a buffer is smaller than the address space")
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut R {
+        self.ptr.as_ptr()
+    }
+}
+
+impl<R: Real> Deref for Buffer<R> {
+    type Target = [R];
+
+    fn deref(&self) -> &[R] {
+        // SAFETY: `ptr` points to `len` numbers, initialised (zero bytes are 0.0) and owned by self; dangling only where len is 0.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl<R: Real> DerefMut for Buffer<R> {
+    fn deref_mut(&mut self) -> &mut [R] {
+        // SAFETY: as in `deref`, and `&mut self` makes the borrow unique.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl<R: Real> Drop for Buffer<R> {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: allocated in `zeros` with this very layout, and not freed before.
+            unsafe { dealloc(self.ptr.as_ptr().cast(), Self::layout(self.len)) }
+        }
+    }
+}
+
+impl<R: Real> Clone for Buffer<R> {
+    fn clone(&self) -> Self {
+        let mut copy = Self::zeros(self.len);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
+impl<R: Real> fmt::Debug for Buffer<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} numbers)", self.len)
+    }
+}
+
+// SAFETY: a buffer owns its memory as a Box<[R]> does, and R is Send.
+unsafe impl<R: Real> Send for Buffer<R> {}
+// SAFETY: shared access only reads, and R is Sync.
+unsafe impl<R: Real> Sync for Buffer<R> {}

@@ -1,0 +1,122 @@
+//! Dropout masks, drawn where they are used.
+
+use crate::philox::{self, Key};
+use crate::{Real, simd::simd};
+
+/// Elements of a row whose mask is drawn together: one batch of Philox lanes, 16 bits an element.
+pub(crate) const CHUNK: usize = 64;
+
+/// Where the multipliers of dropout come from: 0 for a dropped element, 1 / (1 - p) for a kept one.
+#[derive(Clone, Copy, Debug)]
+pub enum Mask<'m, R> {
+    /// Every element is kept as it is.
+    Off,
+    /// Drawn from a counter: the same wherever and whenever it is drawn.
+    Keyed(Keyed<'m>),
+    /// Given, one multiplier an element; how masks of another implementation are replayed.
+    Given(&'m [R]),
+}
+
+/// A mask as a function of (key, site, sample, element).
+#[derive(Clone, Copy, Debug)]
+pub struct Keyed<'m> {
+    /// Seed and step.
+    pub key: Key,
+    /// Which dropout of the network.
+    pub site: u32,
+    /// What identifies each sample of the shard; row `r` belongs to sample `r % samples.len()`.
+    pub samples: &'m [u32],
+    /// Probability of dropping, to 1 / 65536.
+    pub p: f32,
+}
+
+impl<'m, R: Real> Mask<'m, R> {
+    /// Calls `apply(start, len, multipliers)` for runs of at most [`CHUNK`] elements that together cover the `[rows, cols]`
+    /// matrix in order; `start` is the index of the first element.
+    #[inline(always)]
+    pub(crate) fn for_each_chunk(self, rows: usize, cols: usize, mut apply: impl FnMut(usize, &[R])) {
+        match self {
+            Mask::Off => {
+                let ones = [R::one(); CHUNK];
+                for start in (0..rows * cols).step_by(CHUNK) {
+                    apply(start, &ones[..CHUNK.min(rows * cols - start)]);
+                }
+            }
+            Mask::Given(multipliers) => {
+                assert_eq!(multipliers.len(), rows * cols, "one multiplier an element");
+                for (i, chunk) in multipliers.chunks(CHUNK).enumerate() {
+                    apply(i * CHUNK, chunk);
+                }
+            }
+            Mask::Keyed(keyed) => {
+                let drop_below = (f64::from(keyed.p) * 65536.0).round() as u32;
+                let keep = R::from_f64(65536.0 / (65536.0 - f64::from(drop_below)));
+                let b = keyed.samples.len();
+                let chunks_per_row = cols.div_ceil(CHUNK);
+                let mut multipliers = [R::zero(); CHUNK];
+                for row in 0..rows {
+                    let (outer, sample) = (row / b, keyed.samples[row % b]);
+                    for chunk in 0..chunks_per_row {
+                        let block = ((outer * chunks_per_row + chunk) * philox::LANES) as u32;
+                        let words = philox::lanes(keyed.key, [block, sample, keyed.site, 0]);
+                        for (word, out) in words.iter().zip(multipliers.chunks_exact_mut(2 * philox::LANES)) {
+                            let (low, high) = out.split_at_mut(philox::LANES);
+                            for lane in 0..philox::LANES {
+                                low[lane] = if word[lane] & 0xffff < drop_below { R::zero() } else { keep };
+                                high[lane] = if word[lane] >> 16 < drop_below { R::zero() } else { keep };
+                            }
+                        }
+                        let start = chunk * CHUNK;
+                        apply(row * cols + start, &multipliers[..CHUNK.min(cols - start)]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The multipliers themselves, written to `out: [rows, cols]`.
+    pub fn write(self, cols: usize, out: &mut [R]) {
+        let rows = out.len() / cols;
+        simd(
+            #[inline(always)]
+            || {
+                self.for_each_chunk(rows, cols, |start, multipliers| {
+                    out[start..start + multipliers.len()].copy_from_slice(multipliers)
+                })
+            },
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawn(samples: &[u32], p: f32, outer: usize, cols: usize) -> Vec<f32> {
+        let mut out = vec![0.0; outer * samples.len() * cols];
+        Mask::Keyed(Keyed { key: Key::new(1).child(2), site: 3, samples, p }).write(cols, &mut out);
+        out
+    }
+
+    #[test]
+    fn a_sample_keeps_its_mask_whatever_shard_it_is_in() {
+        let cols = 37;
+        let together = drawn(&[4, 9, 2], 0.3, 5, cols);
+        let alone = drawn(&[9], 0.3, 5, cols);
+        for outer in 0..5 {
+            let row = outer * 3 + 1;
+            assert_eq!(together[row * cols..][..cols], alone[outer * cols..][..cols]);
+        }
+    }
+
+    #[test]
+    fn drops_the_share_asked_for_and_keeps_the_mean() {
+        for p in [0.1, 0.5, 0.9] {
+            let mask = drawn(&[0, 1, 2, 3], p, 100, 256);
+            let n = mask.len() as f32;
+            let dropped = mask.iter().filter(|&&m| m == 0.0).count() as f32 / n;
+            assert!((dropped - p).abs() < 4.0 * (p * (1.0 - p) / n).sqrt() + 1e-5, "{dropped} of {p}");
+            assert!((mask.iter().sum::<f32>() / n - 1.0).abs() < 0.05);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! LayerNorm over the last axis (Ba et al. 2016), on the rows of a shard that take part.
+
+use crate::reduce::{dot, sum};
+use crate::{Real, Rows, simd::simd};
+
+/// y = xhat · weight + bias, xhat = (x - mean) · rstd, rstd = 1 / sqrt(var + eps).
+///
+/// x: [outer, b, d], of which the samples `rows.kept` are read; xhat, y: [outer, kept, d]; rstd: [outer, kept]
+///
+/// # Panics
+/// If lengths do not fit.
+pub fn layer_norm<R: Real>(
+    rows: Rows<'_>,
+    eps: R,
+    weight: &[R],
+    bias: &[R],
+    x: &[R],
+    xhat: &mut [R],
+    rstd: &mut [R],
+    y: &mut [R],
+) {
+    rows.check(x, xhat);
+    assert!(y.len() == xhat.len() && rstd.len() == rows.len() && weight.len() == rows.cols && bias.len() == rows.cols);
+    simd(
+        #[inline(always)]
+        || {
+            let d = rows.cols;
+            let n = R::from_f64(d as f64);
+            for row in 0..rows.len() {
+                let x = &x[rows.full(row) * d..][..d];
+                let xhat = &mut xhat[row * d..][..d];
+                let mean = sum(x) / n;
+                xhat.iter_mut().zip(x).for_each(|(c, &x)| *c = x - mean);
+                let r = R::one() / (dot(xhat, xhat) / n + eps).sqrt();
+                rstd[row] = r;
+                let y = &mut y[row * d..][..d];
+                for (((xhat, y), &w), &b) in xhat.iter_mut().zip(y).zip(weight).zip(bias) {
+                    *xhat *= r;
+                    *y = xhat.mul_add(w, b);
+                }
+            }
+        },
+    );
+}
+
+/// y = xhat · weight + bias: the output again, which forward does not keep.   xhat, y: [rows, d]
+pub fn layer_norm_output<R: Real>(weight: &[R], bias: &[R], xhat: &[R], y: &mut [R]) {
+    let d = weight.len();
+    assert!(xhat.len() == y.len() && bias.len() == d);
+    simd(
+        #[inline(always)]
+        || {
+            for (xhat, y) in xhat.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+                for (((&xhat, y), &w), &b) in xhat.iter().zip(y).zip(weight).zip(bias) {
+                    *y = xhat.mul_add(w, b);
+                }
+            }
+        },
+    );
+}
+
+/// dx += rstd · (dxhat - mean(dxhat) - xhat · mean(dxhat · xhat)), dxhat = dy · weight;
+/// dweight += Σ dy · xhat;   dbias += Σ dy.
+///
+/// dy, xhat: [outer, kept, d]   rstd: [outer, kept]   dx: [outer, b, d]   dweight, dbias: [d]; dy is overwritten.
+///
+/// # Panics
+/// If lengths do not fit.
+pub fn layer_norm_backward<R: Real>(
+    rows: Rows<'_>,
+    weight: &[R],
+    xhat: &[R],
+    rstd: &[R],
+    dy: &mut [R],
+    dx: &mut [R],
+    dweight: &mut [R],
+    dbias: &mut [R],
+) {
+    rows.check(dx, xhat);
+    let d = rows.cols;
+    assert!(dy.len() == xhat.len() && rstd.len() == rows.len() && weight.len() == d && dweight.len() == d && dbias.len() == d);
+    simd(
+        #[inline(always)]
+        || {
+            let n = R::from_f64(d as f64);
+            for row in 0..rows.len() {
+                let xhat = &xhat[row * d..][..d];
+                let dy = &mut dy[row * d..][..d];
+                for ((((dy, &xhat), &w), dw), db) in dy.iter_mut().zip(xhat).zip(weight).zip(&mut *dweight).zip(&mut *dbias) {
+                    *dw = dy.mul_add(xhat, *dw);
+                    *db += *dy;
+                    *dy *= w;
+                }
+                let mean_d = sum(dy) / n;
+                let mean_dx = dot(dy, xhat) / n;
+                let r = rstd[row];
+                let dx = &mut dx[rows.full(row) * d..][..d];
+                for ((dx, &dxhat), &xhat) in dx.iter_mut().zip(&*dy).zip(xhat) {
+                    *dx += r * (dxhat - mean_d - xhat * mean_dx);
+                }
+            }
+        },
+    );
+}
