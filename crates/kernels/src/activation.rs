@@ -1,7 +1,8 @@
 //! The pass after the first product of an MLP: bias, activation, its derivative and dropout at once.
 
 use crate::mask::CHUNK;
-use crate::{Mask, Real, simd::simd};
+use crate::simd::{simd, update};
+use crate::{Mask, Real};
 
 /// The nonlinearity of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,19 +48,15 @@ impl<R: Real> Bias<'_, R> {
         }
     }
 
-    /// x += bias.   x: [rows, cols], the elements from `start` on
+    /// The bias of `len` elements of row `row` from column `col` on; one number for all of them is spread over `scratch`.
     #[inline(always)]
-    pub(crate) fn add_to_chunk(&self, start: usize, cols: usize, x: &mut [R]) {
-        let (mut row, mut col) = (start / cols, start % cols);
-        let mut rest = x;
-        // a chunk may run over the end of a row where no mask is drawn
-        while !rest.is_empty() {
-            let (run, tail) = rest.split_at_mut(rest.len().min(cols - col));
-            match self {
-                Self::PerRow(bias) => run.iter_mut().for_each(|x| *x += bias[row]),
-                Self::PerColumn(bias) => run.iter_mut().zip(&bias[col..]).for_each(|(x, &b)| *x += b),
+    pub(crate) fn run<'s>(&'s self, row: usize, col: usize, len: usize, scratch: &'s mut [R; CHUNK]) -> &'s [R] {
+        match self {
+            Self::PerRow(bias) => {
+                *scratch = [bias[row]; CHUNK];
+                &scratch[..len]
             }
-            (row, col, rest) = (row + 1, 0, tail);
+            Self::PerColumn(bias) => &bias[col..][..len],
         }
     }
 }
@@ -69,7 +66,7 @@ impl<R: Real> Bias<'_, R> {
 /// Backward is then `dh = dy · derivative`, with neither the activation nor the mask computed again.
 ///
 /// # Panics
-/// If lengths do not fit `cols`.
+/// If lengths do not fit `cols`, or `cols` is 0.
 pub fn bias_activation_dropout<R: Real>(
     activation: Activation,
     bias: Bias<'_, R>,
@@ -105,30 +102,36 @@ fn body<R: Real>(
     h: &mut [R],
     derivative: Option<&mut [R]>,
 ) {
-    let mut scratch = [R::zero(); CHUNK];
+    let (mut unwanted, mut spread) = ([R::zero(); CHUNK], [R::zero(); CHUNK]);
     let mut derivative = derivative;
     mask.for_each_chunk(
         rows,
         cols,
         #[inline(always)]
-        |start, multipliers| {
-            let len = multipliers.len();
-            let h = &mut h[start..start + len];
-            bias.add_to_chunk(start, cols, h);
+        |row, col, multipliers| {
+            let (start, len) = (row * cols + col, multipliers.len());
             let d = match &mut derivative {
-                Some(derivative) => &mut derivative[start..start + len],
-                None => &mut scratch[..len],
+                Some(derivative) => &mut derivative[start..][..len],
+                None => &mut unwanted[..len],
             };
-            for ((h, d), &m) in h.iter_mut().zip(d).zip(multipliers) {
-                let (y, dy) = activation.eval(*h);
-                *h = y * m;
-                *d = dy * m;
-            }
+            let bias = bias.run(row, col, len, &mut spread);
+            update(
+                [&mut h[start..][..len], d],
+                [bias, multipliers],
+                #[inline(always)]
+                |[h, _], [b, m]| {
+                    let (y, dy) = activation.eval(h + b);
+                    [y * m, dy * m]
+                },
+            );
         },
     );
 }
 
 /// x *= mask.   x: [rows, cols]. Dropout both ways.
+///
+/// # Panics
+/// If `cols` is 0, or the mask is given and has another length.
 pub fn dropout_rows<R: Real>(mask: Mask<'_, R>, cols: usize, x: &mut [R]) {
     let rows = x.len() / cols;
     simd(
@@ -138,7 +141,10 @@ pub fn dropout_rows<R: Real>(mask: Mask<'_, R>, cols: usize, x: &mut [R]) {
                 rows,
                 cols,
                 #[inline(always)]
-                |start, multipliers| x[start..start + multipliers.len()].iter_mut().zip(multipliers).for_each(|(x, &m)| *x *= m),
+                |row, col, multipliers| {
+                    let x = &mut x[row * cols + col..][..multipliers.len()];
+                    update([x], [multipliers], |[x], [m]| [x * m]);
+                },
             );
         },
     );

@@ -18,6 +18,9 @@ pub struct Buffer<R: Real> {
 
 impl<R: Real> Buffer<R> {
     /// `len` zeros.
+    ///
+    /// # Panics
+    /// If that is larger than the address space.
     pub fn zeros(len: usize) -> Self {
         if len == 0 {
             return Self { ptr: NonNull::dangling(), len };

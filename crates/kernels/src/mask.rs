@@ -30,61 +30,105 @@ pub struct Keyed<'m> {
     pub p: f32,
 }
 
-impl<'m, R: Real> Mask<'m, R> {
-    /// Calls `apply(start, len, multipliers)` for runs of at most [`CHUNK`] elements that together cover the `[rows, cols]`
-    /// matrix in order; `start` is the index of the first element.
+impl<R: Real> Mask<'_, R> {
+    /// Calls `apply(row, col, multipliers)` for runs of at most [`CHUNK`] elements, none over the end of a row, that together
+    /// cover the `[rows, cols]` matrix in order; `row` and `col` are those of the first element.
     #[inline(always)]
-    pub(crate) fn for_each_chunk(self, rows: usize, cols: usize, mut apply: impl FnMut(usize, &[R])) {
+    pub(crate) fn for_each_chunk(self, rows: usize, cols: usize, mut apply: impl FnMut(usize, usize, &[R])) {
         match self {
             Mask::Off => {
                 let ones = [R::one(); CHUNK];
-                for start in (0..rows * cols).step_by(CHUNK) {
-                    apply(start, &ones[..CHUNK.min(rows * cols - start)]);
+                for row in 0..rows {
+                    for col in (0..cols).step_by(CHUNK) {
+                        apply(row, col, &ones[..CHUNK.min(cols - col)]);
+                    }
                 }
             }
             Mask::Given(multipliers) => {
                 assert_eq!(multipliers.len(), rows * cols, "one multiplier an element");
-                for (i, chunk) in multipliers.chunks(CHUNK).enumerate() {
-                    apply(i * CHUNK, chunk);
+                for row in 0..rows {
+                    for (i, chunk) in multipliers[row * cols..][..cols].chunks(CHUNK).enumerate() {
+                        apply(row, i * CHUNK, chunk);
+                    }
                 }
             }
             Mask::Keyed(keyed) => {
                 let drop_below = (f64::from(keyed.p) * 65536.0).round() as u32;
                 let keep = R::from_f64(65536.0 / (65536.0 - f64::from(drop_below)));
-                let b = keyed.samples.len();
-                let chunks_per_row = cols.div_ceil(CHUNK);
-                let mut multipliers = [R::zero(); CHUNK];
-                for row in 0..rows {
-                    let (outer, sample) = (row / b, keyed.samples[row % b]);
-                    for chunk in 0..chunks_per_row {
-                        let block = ((outer * chunks_per_row + chunk) * philox::LANES) as u32;
-                        let words = philox::lanes(keyed.key, [block, sample, keyed.site, 0]);
-                        for (word, out) in words.iter().zip(multipliers.chunks_exact_mut(2 * philox::LANES)) {
+                let (b, chunks_per_row) = (keyed.samples.len(), cols.div_ceil(CHUNK));
+                let mut multipliers = [[R::zero(); CHUNK]; 2];
+                let mut place = Place { row: 0, outer: 0, sample: 0, chunk: 0 };
+                let mut left = rows * chunks_per_row;
+                while left > 0 {
+                    // past the last chunk the second one is drawn in vain
+                    let places = [place, place.next(b, chunks_per_row)];
+                    let words = philox::lanes(
+                        keyed.key,
+                        places.map(|at| {
+                            let block = ((at.outer * chunks_per_row + at.chunk) * philox::LANES) as u32;
+                            [block, keyed.samples[at.sample], keyed.site, 0]
+                        }),
+                    );
+                    for (words, out) in words.iter().zip(&mut multipliers) {
+                        for (word, out) in words.iter().zip(out.chunks_exact_mut(2 * philox::LANES)) {
                             let (low, high) = out.split_at_mut(philox::LANES);
                             for lane in 0..philox::LANES {
                                 low[lane] = if word[lane] & 0xffff < drop_below { R::zero() } else { keep };
                                 high[lane] = if word[lane] >> 16 < drop_below { R::zero() } else { keep };
                             }
                         }
-                        let start = chunk * CHUNK;
-                        apply(row * cols + start, &multipliers[..CHUNK.min(cols - start)]);
                     }
+                    for (at, multipliers) in places.iter().zip(&multipliers).take(left) {
+                        let col = at.chunk * CHUNK;
+                        apply(at.row, col, &multipliers[..CHUNK.min(cols - col)]);
+                    }
+                    place = places[1].next(b, chunks_per_row);
+                    left = left.saturating_sub(2);
                 }
             }
         }
     }
 
     /// The multipliers themselves, written to `out: [rows, cols]`.
+    ///
+    /// # Panics
+    /// If `cols` is 0, or the mask is given and has another length.
     pub fn write(self, cols: usize, out: &mut [R]) {
         let rows = out.len() / cols;
         simd(
             #[inline(always)]
             || {
-                self.for_each_chunk(rows, cols, |start, multipliers| {
-                    out[start..start + multipliers.len()].copy_from_slice(multipliers)
-                })
+                self.for_each_chunk(
+                    rows,
+                    cols,
+                    #[inline(always)]
+                    |row, col, multipliers| out[row * cols + col..][..multipliers.len()].copy_from_slice(multipliers),
+                );
             },
         );
+    }
+}
+
+/// Where a chunk lies: its row, what that row is made of, and its place in the row.
+#[derive(Clone, Copy)]
+struct Place {
+    row: usize,
+    outer: usize,
+    sample: usize,
+    chunk: usize,
+}
+
+impl Place {
+    /// The chunk after this one, found without a division.
+    #[inline(always)]
+    fn next(self, b: usize, chunks_per_row: usize) -> Self {
+        if self.chunk + 1 < chunks_per_row {
+            Self { chunk: self.chunk + 1, ..self }
+        } else if self.sample + 1 < b {
+            Self { row: self.row + 1, sample: self.sample + 1, chunk: 0, ..self }
+        } else {
+            Self { row: self.row + 1, outer: self.outer + 1, sample: 0, chunk: 0 }
+        }
     }
 }
 

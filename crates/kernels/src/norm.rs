@@ -1,7 +1,8 @@
 //! LayerNorm over the last axis (Ba et al. 2016), on the rows of a shard that take part.
 
 use crate::reduce::{dot, sum};
-use crate::{Real, Rows, simd::simd};
+use crate::simd::{simd, update};
+use crate::{Real, Rows};
 
 /// y = xhat · weight + bias, xhat = (x - mean) · rstd, rstd = 1 / sqrt(var + eps).
 ///
@@ -30,20 +31,23 @@ pub fn layer_norm<R: Real>(
                 let x = &x[rows.full(row) * d..][..d];
                 let xhat = &mut xhat[row * d..][..d];
                 let mean = sum(x) / n;
-                xhat.iter_mut().zip(x).for_each(|(c, &x)| *c = x - mean);
+                update([&mut *xhat], [x], |_, [x]| [x - mean]);
                 let r = R::one() / (dot(xhat, xhat) / n + eps).sqrt();
                 rstd[row] = r;
                 let y = &mut y[row * d..][..d];
-                for (((xhat, y), &w), &b) in xhat.iter_mut().zip(y).zip(weight).zip(bias) {
-                    *xhat *= r;
-                    *y = xhat.mul_add(w, b);
-                }
+                update([xhat, y], [weight, bias], |[centred, _], [w, b]| {
+                    let xhat = centred * r;
+                    [xhat, xhat.mul_add(w, b)]
+                });
             }
         },
     );
 }
 
 /// y = xhat · weight + bias: the output again, which forward does not keep.   xhat, y: [rows, d]
+///
+/// # Panics
+/// If lengths do not fit, or `d` is 0.
 pub fn layer_norm_output<R: Real>(weight: &[R], bias: &[R], xhat: &[R], y: &mut [R]) {
     let d = weight.len();
     assert!(xhat.len() == y.len() && bias.len() == d);
@@ -51,9 +55,7 @@ pub fn layer_norm_output<R: Real>(weight: &[R], bias: &[R], xhat: &[R], y: &mut 
         #[inline(always)]
         || {
             for (xhat, y) in xhat.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
-                for (((&xhat, y), &w), &b) in xhat.iter().zip(y).zip(weight).zip(bias) {
-                    *y = xhat.mul_add(w, b);
-                }
+                update([y], [xhat, weight, bias], |_, [xhat, w, b]| [xhat.mul_add(w, b)]);
             }
         },
     );
@@ -86,18 +88,14 @@ pub fn layer_norm_backward<R: Real>(
             for row in 0..rows.len() {
                 let xhat = &xhat[row * d..][..d];
                 let dy = &mut dy[row * d..][..d];
-                for ((((dy, &xhat), &w), dw), db) in dy.iter_mut().zip(xhat).zip(weight).zip(&mut *dweight).zip(&mut *dbias) {
-                    *dw = dy.mul_add(xhat, *dw);
-                    *db += *dy;
-                    *dy *= w;
-                }
+                update([&mut *dy, &mut *dweight, &mut *dbias], [xhat, weight], |[dy, dw, db], [xhat, w]| {
+                    [dy * w, dy.mul_add(xhat, dw), db + dy]
+                });
                 let mean_d = sum(dy) / n;
                 let mean_dx = dot(dy, xhat) / n;
                 let r = rstd[row];
                 let dx = &mut dx[rows.full(row) * d..][..d];
-                for ((dx, &dxhat), &xhat) in dx.iter_mut().zip(&*dy).zip(xhat) {
-                    *dx += r * (dxhat - mean_d - xhat * mean_dx);
-                }
+                update([dx], [dy, xhat], |[dx], [dxhat, xhat]| [dx + r * (dxhat - mean_d - xhat * mean_dx)]);
             }
         },
     );

@@ -1,7 +1,8 @@
 //! One pass over parameters, gradients and moments.
 
+use crate::Real;
 use crate::reduce::dot;
-use crate::{Real, simd::simd};
+use crate::simd::{simd, update};
 
 /// The numbers of one Adam update.
 #[derive(Clone, Copy, Debug)]
@@ -24,31 +25,37 @@ pub struct AdamStep<R> {
 
 /// Adam (Kingma & Ba 2015, the variant at the end of section 2: eps is not bias-corrected) with L2 decay:
 /// g = grad + weight_decay·p;   m = β1 m + (1-β1) g;   v = β2 v + (1-β2) g²;   p -= lr √bias2 / bias1 · m / (√v + eps)
+///
+/// # Panics
+/// If lengths differ.
 pub fn adam<R: Real>(step: AdamStep<R>, p: &mut [R], grad: &[R], m: &mut [R], v: &mut [R]) {
     let rate = step.lr * step.bias2.sqrt() / step.bias1;
-    update(step, p, grad, m, v, step.weight_decay, R::one(), rate, R::one());
+    step_all(step, p, grad, m, v, step.weight_decay, R::one(), rate, R::one());
 }
 
 /// AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW computes it:
 /// p *= 1 - lr·weight_decay;   m, v as in Adam;   p -= lr / bias1 · m / (√(v / bias2) + eps)
+///
+/// # Panics
+/// If lengths differ.
 pub fn adamw<R: Real>(step: AdamStep<R>, p: &mut [R], grad: &[R], m: &mut [R], v: &mut [R]) {
     let shrink = R::one() - step.lr * step.weight_decay;
-    update(step, p, grad, m, v, R::zero(), shrink, step.lr / step.bias1, R::one() / step.bias2.sqrt());
+    step_all(step, p, grad, m, v, R::zero(), shrink, step.lr / step.bias1, R::one() / step.bias2.sqrt());
 }
 
-fn update<R: Real>(step: AdamStep<R>, p: &mut [R], grad: &[R], m: &mut [R], v: &mut [R], l2: R, shrink: R, rate: R, root: R) {
+fn step_all<R: Real>(step: AdamStep<R>, p: &mut [R], grad: &[R], m: &mut [R], v: &mut [R], l2: R, shrink: R, rate: R, root: R) {
     let n = p.len();
     assert!(grad.len() == n && m.len() == n && v.len() == n);
     let AdamStep { beta1, beta2, eps, .. } = step;
     simd(
         #[inline(always)]
         || {
-            for (((p, &g), m), v) in p.iter_mut().zip(grad).zip(m).zip(v) {
-                let g = g + l2 * *p;
-                *m = beta1 * *m + (R::one() - beta1) * g;
-                *v = beta2 * *v + (R::one() - beta2) * g * g;
-                *p = *p * shrink - rate * *m / (v.sqrt() * root + eps);
-            }
+            update([p, m, v], [grad], |[p, m, v], [g]| {
+                let g = g + l2 * p;
+                let m = beta1 * m + (R::one() - beta1) * g;
+                let v = beta2 * v + (R::one() - beta2) * g * g;
+                [p * shrink - rate * m / (v.sqrt() * root + eps), m, v]
+            });
         },
     );
 }
@@ -57,7 +64,13 @@ fn update<R: Real>(step: AdamStep<R>, p: &mut [R], grad: &[R], m: &mut [R], v: &
 pub fn sum_of_squares<R: Real>(x: &[R]) -> f64 {
     simd(
         #[inline(always)]
-        || x.chunks(1024).map(|chunk| dot(chunk, chunk).to_f64()).sum(),
+        || {
+            let mut total = 0.0;
+            for chunk in x.chunks(1024) {
+                total += dot(chunk, chunk).to_f64();
+            }
+            total
+        },
     )
 }
 
@@ -71,6 +84,6 @@ pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
 pub fn scale<R: Real>(factor: R, x: &mut [R]) {
     simd(
         #[inline(always)]
-        || x.iter_mut().for_each(|x| *x *= factor),
+        || update([x], [], |[x], []| [x * factor]),
     );
 }

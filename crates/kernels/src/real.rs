@@ -58,7 +58,8 @@ impl Real for f32 {
 /// 1 / sqrt(2 π)
 const INV_SQRT_TAU: f64 = 0.398_942_280_401_432_7;
 
-/// exp(x) for x <= 0, within 2 ulp; below -87 it is exp(-87), about 1e-38.
+/// exp(x) for x <= 0, within 2 ulp; below -80 it is exp(-80), about 2e-35, so that what is made of it stays clear of slow
+/// subnormal numbers.
 ///
 /// x = k ln 2 + r with |r| <= ln 2 / 2, exp(r) by its Taylor polynomial of degree 6, 2^k through the exponent bits.
 #[inline(always)]
@@ -67,7 +68,7 @@ fn exp_nonpositive(x: f32) -> f32 {
     // ln 2 in two parts, so that k ln 2 loses nothing
     const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
-    let x = if x > -87.0 { x } else { -87.0 };
+    let x = if x > -80.0 { x } else { -80.0 };
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let k = shifted - ROUND;
     let r = k.mul_add(-LN2_LO, k.mul_add(-LN2_HI, x));
@@ -99,7 +100,7 @@ mod tests {
 
     #[test]
     fn exp_is_within_two_ulp() {
-        for i in 0..870_000 {
+        for i in 0..800_000 {
             let x = -(i as f32) * 1e-4;
             let want = f64::from(x).exp();
             assert!((f64::from(exp_nonpositive(x)) - want).abs() <= 2.4e-7 * want, "exp({x})");

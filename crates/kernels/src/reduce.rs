@@ -1,9 +1,7 @@
 //! Sums, in an order that is fixed and wide enough to vectorise.
 
-use crate::{Real, simd::simd};
-
-/// Partial sums kept side by side.
-const LANES: usize = 16;
+use crate::Real;
+use crate::simd::{LANES, simd, update};
 
 #[inline(always)]
 fn fold<R: Real>(mut acc: [R; LANES]) -> R {
@@ -21,15 +19,20 @@ fn fold<R: Real>(mut acc: [R; LANES]) -> R {
 #[inline(always)]
 pub(crate) fn sum<R: Real>(x: &[R]) -> R {
     let mut acc = [R::zero(); LANES];
-    let chunks = x.chunks_exact(LANES);
-    let tail = chunks.remainder();
-    for chunk in chunks {
+    let (blocks, tail) = x.as_chunks::<LANES>();
+    for block in blocks {
         for i in 0..LANES {
-            acc[i] += chunk[i];
+            acc[i] += block[i];
         }
     }
-    for (acc, &x) in acc.iter_mut().zip(tail) {
-        *acc += x;
+    let (blocks, tail) = tail.as_chunks::<4>();
+    for block in blocks {
+        for i in 0..4 {
+            acc[i] += block[i];
+        }
+    }
+    for &x in tail {
+        acc[0] += x;
     }
     fold(acc)
 }
@@ -38,15 +41,20 @@ pub(crate) fn sum<R: Real>(x: &[R]) -> R {
 #[inline(always)]
 pub(crate) fn dot<R: Real>(a: &[R], b: &[R]) -> R {
     let mut acc = [R::zero(); LANES];
-    let (chunks_a, chunks_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let (tail_a, tail_b) = (chunks_a.remainder(), chunks_b.remainder());
-    for (a, b) in chunks_a.zip(chunks_b) {
+    let ((blocks_a, tail_a), (blocks_b, tail_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in blocks_a.iter().zip(blocks_b) {
         for i in 0..LANES {
             acc[i] = a[i].mul_add(b[i], acc[i]);
         }
     }
-    for ((acc, &a), &b) in acc.iter_mut().zip(tail_a).zip(tail_b) {
-        *acc = a.mul_add(b, *acc);
+    let ((blocks_a, tail_a), (blocks_b, tail_b)) = (tail_a.as_chunks::<4>(), tail_b.as_chunks::<4>());
+    for (a, b) in blocks_a.iter().zip(blocks_b) {
+        for i in 0..4 {
+            acc[i] = a[i].mul_add(b[i], acc[i]);
+        }
+    }
+    for (&a, &b) in tail_a.iter().zip(tail_b) {
+        acc[0] = a.mul_add(b, acc[0]);
     }
     fold(acc)
 }
@@ -59,7 +67,7 @@ pub fn add_assign<R: Real>(x: &mut [R], y: &[R]) {
     assert_eq!(x.len(), y.len());
     simd(
         #[inline(always)]
-        || x.iter_mut().zip(y).for_each(|(x, &y)| *x += y),
+        || update([x], [y], |[x], [y]| [x + y]),
     );
 }
 
@@ -71,7 +79,7 @@ pub fn hadamard<R: Real>(x: &mut [R], y: &[R]) {
     assert_eq!(x.len(), y.len());
     simd(
         #[inline(always)]
-        || x.iter_mut().zip(y).for_each(|(x, &y)| *x *= y),
+        || update([x], [y], |[x], [y]| [x * y]),
     );
 }
 
@@ -104,7 +112,7 @@ pub fn add_column_sums<R: Real>(x: &[R], out: &mut [R]) {
         #[inline(always)]
         || {
             for row in x.chunks_exact(out.len()) {
-                out.iter_mut().zip(row).for_each(|(out, &x)| *out += x);
+                update([&mut *out], [row], |[out], [x]| [out + x]);
             }
         },
     );

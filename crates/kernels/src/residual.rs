@@ -1,6 +1,8 @@
 //! The residual stream `[outer, b, cols]` and the branches that only some of a shard's samples take (stochastic depth).
 
-use crate::{Bias, Mask, Real, simd::simd};
+use crate::mask::CHUNK;
+use crate::simd::{simd, update};
+use crate::{Bias, Mask, Real};
 
 /// Which rows of a shard `[outer, b, cols]` a branch works on: those of the samples `kept`, packed to `[outer, kept, cols]`.
 #[derive(Clone, Copy, Debug)]
@@ -47,20 +49,20 @@ impl Rows<'_> {
 pub fn add_branch<R: Real>(rows: Rows<'_>, bias: Bias<'_, R>, mask: Mask<'_, R>, scale: R, y: &mut [R], x: &mut [R]) {
     rows.check(x, y);
     bias.check(rows.len(), rows.cols);
+    let mut spread = [R::zero(); CHUNK];
     simd(
         #[inline(always)]
         || {
-            for_each_run(
-                rows,
-                mask,
+            mask.for_each_chunk(
+                rows.len(),
+                rows.cols,
                 #[inline(always)]
-                |packed, full, multipliers| {
-                    let y = &mut y[packed..packed + multipliers.len()];
-                    bias.add_to_chunk(packed, rows.cols, y);
-                    let x = &mut x[full..full + multipliers.len()];
-                    for ((x, &y), &m) in x.iter_mut().zip(&*y).zip(multipliers) {
-                        *x += y * (m * scale);
-                    }
+                |row, col, multipliers| {
+                    let len = multipliers.len();
+                    let y = &y[row * rows.cols + col..][..len];
+                    let x = &mut x[rows.full(row) * rows.cols + col..][..len];
+                    let bias = bias.run(row, col, len, &mut spread);
+                    update([x], [y, bias, multipliers], |[x], [y, b, m]| [x + (y + b) * (m * scale)]);
                 },
             );
         },
@@ -77,39 +79,17 @@ pub fn branch_gradient<R: Real>(rows: Rows<'_>, mask: Mask<'_, R>, scale: R, dx:
     simd(
         #[inline(always)]
         || {
-            for_each_run(
-                rows,
-                mask,
+            mask.for_each_chunk(
+                rows.len(),
+                rows.cols,
                 #[inline(always)]
-                |packed, full, multipliers| {
-                    let dx = &dx[full..full + multipliers.len()];
-                    let dy = &mut dy[packed..packed + multipliers.len()];
-                    for ((dy, &dx), &m) in dy.iter_mut().zip(dx).zip(multipliers) {
-                        *dy = dx * (m * scale);
-                    }
+                |row, col, multipliers| {
+                    let len = multipliers.len();
+                    let dx = &dx[rows.full(row) * rows.cols + col..][..len];
+                    let dy = &mut dy[row * rows.cols + col..][..len];
+                    update([dy], [dx, multipliers], |_, [dx, m]| [dx * (m * scale)]);
                 },
             );
-        },
-    );
-}
-
-/// Calls `apply(first packed element, first element in the whole shard, multipliers)` for runs inside a row.
-#[inline(always)]
-fn for_each_run<R: Real>(rows: Rows<'_>, mask: Mask<'_, R>, mut apply: impl FnMut(usize, usize, &[R])) {
-    let cols = rows.cols;
-    mask.for_each_chunk(
-        rows.len(),
-        cols,
-        #[inline(always)]
-        |start, multipliers| {
-            let (mut packed, mut rest) = (start, multipliers);
-            while !rest.is_empty() {
-                let (row, col) = (packed / cols, packed % cols);
-                let (run, tail) = rest.split_at(rest.len().min(cols - col));
-                apply(packed, rows.full(row) * cols + col, run);
-                packed += run.len();
-                rest = tail;
-            }
         },
     );
 }
