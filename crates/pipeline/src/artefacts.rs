@@ -1,0 +1,190 @@
+//! The artefact store: the only place that creates files. A reader sees the old file or the new one, never a part.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, Result};
+
+/// The content of a file, in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Digest {
+    /// Lower-case hexadecimal.
+    pub sha256: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// SHA-256 in lower-case hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// The digest of a file as it is now.
+pub fn digest(path: &Path) -> Result<Digest> {
+    let mut out = Hashing::new(io::sink());
+    File::open(path).and_then(|mut file| io::copy(&mut file, &mut out)).map_err(Error::io(path, "read"))?;
+    Ok(out.digest())
+}
+
+/// Writes a whole file or nothing: a scratch file in the same folder, synced, then renamed over the target.
+///
+/// A target that is no plain file (a pipe, `/dev/stdout`) is written to as it is.
+pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
+    let cannot_write = |source| Error::Io { path: path.to_owned(), doing: "write", source };
+    // Through a link, so that the rename replaces the file and not the link.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+        let file = OpenOptions::new().write(true).open(&target).map_err(cannot_write)?;
+        return write_through(&file, fill).map_err(cannot_write);
+    }
+    let folder = folder_of(&target);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".scratch-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less what the umask takes away
+    let scratch = builder.tempfile_in(folder).map_err(cannot_write)?;
+    let digest = write_through(scratch.as_file(), fill).map_err(cannot_write)?;
+    scratch.as_file().sync_all().map_err(cannot_write)?;
+    scratch.persist(&target).map_err(|error| cannot_write(error.error))?;
+    sync_folder(folder).map_err(cannot_write)?;
+    Ok(digest)
+}
+
+/// Appends one line in one write and syncs it.
+pub(crate) fn append_line(path: &Path, line: &str) -> Result<()> {
+    debug_assert!(!line.contains('\n'), "one line at a time");
+    let mut file = OpenOptions::new().append(true).create(true).open(path).map_err(Error::io(path, "append to"))?;
+    file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io(path, "append to"))
+}
+
+/// Removes a file that may not be there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path, "remove")(error)),
+        _ => sync_folder(folder_of(path)).map_err(Error::io(path, "remove")),
+    }
+}
+
+/// `folder` and `name` joined, if `name` stays inside: `latents/train.npy`, not `../other` or `/etc/passwd`.
+pub(crate) fn inside(folder: &Path, name: &str) -> Option<PathBuf> {
+    let name = Path::new(name);
+    let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
+    (plain && name.components().next().is_some()).then(|| folder.join(name))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// The rename itself is only on disk once its folder is.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+fn write_through(file: &File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Digest> {
+    let mut out = Hashing::new(BufWriter::with_capacity(1 << 16, file));
+    fill(&mut out)?;
+    out.flush()?;
+    Ok(out.digest())
+}
+
+/// Passes bytes on and hashes them.
+struct Hashing<W> {
+    inner: W,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl<W: Write> Hashing<W> {
+    fn new(inner: W) -> Self {
+        Self { inner, hash: Sha256::new(), bytes: 0 }
+    }
+
+    fn digest(self) -> Digest {
+        Digest { sha256: hex::encode(self.hash.finalize()), bytes: self.bytes }
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(buffer)?;
+        self.hash.update(&buffer[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names_in(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_write_leaves_the_file_and_no_scratch() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        for text in ["first", "second"] {
+            let digest = write_atomic(&path, |out| out.write_all(text.as_bytes())).unwrap();
+            assert_eq!(digest, super::digest(&path).unwrap());
+            assert_eq!(digest.sha256, sha256(text.as_bytes()));
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "second");
+        assert_eq!(names_in(folder.path()), ["a.txt"]);
+    }
+
+    #[test]
+    fn a_failed_write_keeps_the_old_file_and_leaves_no_scratch() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        write_atomic(&path, |out| out.write_all(b"old")).unwrap();
+        let error = write_atomic(&path, |out| {
+            out.write_all(b"half of the n")?;
+            Err(io::Error::from(io::ErrorKind::StorageFull))
+        })
+        .unwrap_err();
+        assert_eq!(error.exit_code(), 6);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(names_in(folder.path()), ["a.txt"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_a_link_and_a_device_a_device() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("a.txt"), folder.path().join("link"));
+        write_atomic(&path, |out| out.write_all(b"old")).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        write_atomic(&link, |out| out.write_all(b"new")).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        write_atomic(Path::new("/dev/null"), |out| out.write_all(b"gone")).unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    }
+
+    #[test]
+    fn names_never_leave_the_folder() {
+        let folder = Path::new("run");
+        assert_eq!(inside(folder, "latents/train.npy"), Some(PathBuf::from("run/latents/train.npy")));
+        for name in ["", ".", "..", "../x", "a/../../x", "/etc/passwd"] {
+            assert_eq!(inside(folder, name), None, "{name}");
+        }
+    }
+}

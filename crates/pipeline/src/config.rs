@@ -1,0 +1,239 @@
+//! The typed config: raw YAML in, every problem out, or a [`Config`] that is known to be good.
+//!
+//! ```
+//! # use nids_pipeline::config::Config;
+//! let config = Config::parse("name: quick\nmodel: { dim: 32 }\n", "quick.yaml", &["seed=7".to_owned()])?;
+//! assert_eq!((config.model.dim, config.seed, config.model.depth), (32, 7, 4));
+//! # Ok::<(), nids_pipeline::Error>(())
+//! ```
+
+mod check;
+mod keys;
+mod settings;
+mod yaml;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::ops::Deref;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use serde_yaml::{Mapping, Value as Yaml};
+
+pub use settings::{
+    Activation, Adam, AdamW, Constant, Cosine, Data, Encode, Engine, Evaluate, Finetune, FinetuneFrom, Gemm, Latents, Loss, Mae,
+    MaskedEncoder, Model, Noise, Objective, Optimiser, Pretrain, Schedule, Settings, Synthetic,
+};
+
+use crate::error::{Error, Problem, Result};
+use keys::Scope;
+use yaml::{Node, Position, Value};
+
+/// A config larger than this is some other file.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// A stage that leaves artefacts in a run folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// The masked autoencoder on rows without labels.
+    Pretrain,
+    /// Latents of every row, and the ridge probe on them.
+    Encode,
+    /// The classifier.
+    Finetune,
+}
+
+impl Stage {
+    /// Every stage, in the order in which they run.
+    pub const ALL: [Self; 3] = [Self::Pretrain, Self::Encode, Self::Finetune];
+
+    /// The name of the stage and of its command.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pretrain => "pretrain",
+            Self::Encode => "encode",
+            Self::Finetune => "finetune",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Checked settings, to be read only; the one thing a stage takes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    settings: Settings,
+}
+
+impl Deref for Config {
+    type Target = Settings;
+
+    fn deref(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+impl Config {
+    /// Reads and checks a file, with `dotted.key=value` overrides put in as if they had been written there.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        let origin = path.display().to_string();
+        let refuse = |message: String| Error::Config(vec![Problem::new(origin.clone(), message)]);
+        let cannot_read = |error: std::io::Error| refuse(format!("cannot read the config: {error}"));
+        let mut bytes = Vec::new();
+        File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(cannot_read)?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(refuse("larger than 1 MiB, hence no config".to_owned()));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| refuse(format!("not UTF-8: {}", error.utf8_error())))?;
+        Self::parse(&text, &origin, overrides)
+    }
+
+    /// As [`Config::load`], from text; `origin` is the file name that errors show.
+    pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
+        let position = |line, column| Position(format!("{origin}:{line}:{column}"));
+        let mut root = yaml::parse(text.trim_start_matches('\u{feff}'), position).map_err(Error::Config)?;
+        if matches!(root.value, Value::Null) {
+            root = Node::empty_map(root.at);
+        }
+        let mut problems = Vec::new();
+        for text in overrides {
+            if let Err(found) = check::apply_override(&mut root, text) {
+                problems.extend(found);
+            }
+        }
+        let written = check::section(&root, "", &mut problems);
+        if matches!(root.value, Value::Map(_)) && root.get("name").is_none() {
+            let message = "`name` is missing: give the run a name, as in `name: unsw-nb15`";
+            problems.push(Problem::new(origin, message));
+        }
+        if problems.is_empty() {
+            let settings = with_defaults(written);
+            problems.extend(
+                settings
+                    .contradictions()
+                    .into_iter()
+                    .map(|(path, message)| Problem::new(nearest_position(&root, path, origin), format!("`{path}`: {message}"))),
+            );
+            if problems.is_empty() {
+                return Ok(Self { settings });
+            }
+        }
+        Err(Error::Config(problems))
+    }
+
+    /// The config with every default written out; reading it again gives the same config.
+    pub fn to_yaml(&self) -> String {
+        self.settings.text()
+    }
+
+    /// SHA-256 of the resolved text. The number of threads changes no result and is left out.
+    pub fn hash(&self) -> String {
+        crate::artefacts::sha256(self.without_threads().to_yaml().as_bytes())
+    }
+
+    /// SHA-256 over just those settings that the stage's output depends on, those of the stages before it included.
+    pub fn stage_hash(&self, stage: Stage) -> String {
+        let text = Json::from_iter(self.stage_keys(stage)).to_string();
+        crate::artefacts::sha256(text.as_bytes())
+    }
+
+    /// The settings behind [`Config::stage_hash`], by dotted key.
+    pub fn stage_keys(&self, stage: Stage) -> BTreeMap<String, Json> {
+        let upstream = self.upstream(stage);
+        let counts = |scope: Scope| match scope {
+            Scope::Nothing => false,
+            Scope::Every => true,
+            Scope::Of(of) => of == stage || upstream.contains(&of),
+        };
+        let mut keys = self.flat();
+        keys.retain(|path, _| keys::find(path).is_some_and(|key| counts(key.scope)));
+        keys
+    }
+
+    /// The stages whose artefacts this one reads.
+    pub fn upstream(&self, stage: Stage) -> &'static [Stage] {
+        match (stage, self.finetune.from) {
+            (Stage::Pretrain, _) | (Stage::Finetune, FinetuneFrom::Scratch) => &[],
+            (Stage::Encode, _) | (Stage::Finetune, FinetuneFrom::Pretrained) => &[Stage::Pretrain],
+            (Stage::Finetune, FinetuneFrom::Latents) => &[Stage::Pretrain, Stage::Encode],
+        }
+    }
+
+    /// The settings for a manifest, without the number of threads.
+    pub(crate) fn to_json(&self) -> Json {
+        self.without_threads().settings.json()
+    }
+
+    fn without_threads(&self) -> Self {
+        let mut same = self.clone();
+        same.settings.engine.threads = 0;
+        same
+    }
+
+    /// Every setting by its dotted key.
+    fn flat(&self) -> BTreeMap<String, Json> {
+        fn walk(path: &str, value: Json, out: &mut BTreeMap<String, Json>) {
+            match value {
+                Json::Object(entries) => {
+                    for (name, value) in entries {
+                        walk(&if path.is_empty() { name } else { format!("{path}.{name}") }, value, out);
+                    }
+                }
+                leaf => {
+                    out.insert(path.to_owned(), leaf);
+                }
+            }
+        }
+        let mut out = BTreeMap::new();
+        walk("", self.to_json(), &mut out);
+        out
+    }
+}
+
+/// Fills in what was not written. A choice other than the default one starts from its own defaults.
+fn with_defaults(written: Mapping) -> Settings {
+    fn merge(base: &mut Mapping, over: Mapping, path: &str) {
+        for (name, value) in over {
+            let key = name.as_str().unwrap_or_default();
+            let full = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+            match (base.get_mut(&name), value) {
+                (Some(Yaml::Mapping(base)), Yaml::Mapping(over)) => {
+                    if keys::find(&full).is_some_and(keys::Key::is_choice) {
+                        base.retain(|chosen, _| over.contains_key(chosen));
+                    }
+                    merge(base, over, &full);
+                }
+                (_, value) => {
+                    base.insert(name, value);
+                }
+            }
+        }
+    }
+    let Yaml::Mapping(mut all) = Settings::default().yaml() else { unreachable!("settings are a mapping") };
+    merge(&mut all, written, "");
+    serde_yaml::from_value(Yaml::Mapping(all)).expect("the checker has seen every value")
+}
+
+/// Where the setting, or the nearest section around it, was written.
+fn nearest_position(root: &Node, path: &str, origin: &str) -> String {
+    let mut node = root;
+    let mut at = origin.to_owned();
+    for segment in path.split('.') {
+        let Some(next) = node.get(segment) else { break };
+        at.clone_from(&next.at.0);
+        node = next;
+    }
+    at
+}
+
+#[cfg(test)]
+#[path = "config/tests.rs"]
+mod tests;

@@ -1,0 +1,191 @@
+//! From a marked tree to values that are known to be good, with every problem found on the way.
+
+use std::ops::RangeBounds;
+
+use serde_yaml::{Mapping, Value as Yaml};
+
+use super::keys::{self, Key, Rule};
+use super::yaml::{self, Entry, Node, Position, Value};
+use crate::error::Problem;
+
+/// Puts `--set path=value` into the tree, as if it had been written there.
+pub(super) fn apply_override(root: &mut Node, text: &str) -> Result<(), Vec<Problem>> {
+    let at = Position(format!("--set {text}"));
+    let refuse = |message: &str| Err(vec![Problem::new(at.0.clone(), message)]);
+    let Some((path, raw)) = text.split_once('=') else {
+        return refuse("expected `dotted.key=value`, found no `=`");
+    };
+    let path = path.trim();
+    if path.is_empty() || path.split('.').any(str::is_empty) {
+        return refuse("expected `dotted.key=value`, found an empty key");
+    }
+    // Text is taken as it stands, so that no path or name needs quoting twice.
+    let is_text = keys::find(path).is_some_and(|key| matches!(key.rule, Rule::Text));
+    let value = match raw.trim() {
+        "" | "null" | "~" => Node { at: at.clone(), value: Value::Null },
+        raw if is_text => Node { at: at.clone(), value: Value::Scalar { text: raw.to_owned(), plain: false } },
+        raw => yaml::parse(raw, |_, _| at.clone())?,
+    };
+
+    let mut node = root;
+    let mut so_far = String::new();
+    for segment in path.split('.') {
+        if !matches!(node.value, Value::Map(_)) {
+            *node = Node::empty_map(at.clone());
+        }
+        let Value::Map(entries) = &mut node.value else { unreachable!("made a mapping just above") };
+        if keys::find(&so_far).is_some_and(Key::is_choice) {
+            entries.retain(|entry| entry.key == segment); // another choice replaces the one made
+        }
+        let index = entries.iter().position(|entry| entry.key == segment).unwrap_or_else(|| {
+            let value = Node { at: at.clone(), value: Value::Null };
+            entries.push(Entry { key: segment.to_owned(), key_at: at.clone(), value });
+            entries.len() - 1
+        });
+        node = &mut entries[index].value;
+        if !so_far.is_empty() {
+            so_far.push('.');
+        }
+        so_far.push_str(segment);
+    }
+    *node = value;
+    Ok(())
+}
+
+/// Reads the section at `path`; what is wrong is left out and reported.
+pub(super) fn section(node: &Node, path: &str, problems: &mut Vec<Problem>) -> Mapping {
+    let mut out = Mapping::new();
+    let entries = match &node.value {
+        Value::Map(entries) => entries.as_slice(),
+        Value::Null => &[],
+        _ => {
+            let whole = if path.is_empty() { "the config".to_owned() } else { format!("`{path}`") };
+            problems.push(Problem::new(node.at.0.clone(), format!("{whole}: expected a mapping, found {}", node.found())));
+            &[]
+        }
+    };
+    for entry in entries {
+        let full = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
+        let value = if let Some(key) = keys::find(&full) {
+            setting(key, &entry.value, problems)
+        } else if keys::is_section(&full) {
+            Some(Yaml::Mapping(section(&entry.value, &full, problems)))
+        } else {
+            problems.push(unknown(entry, path, &full));
+            None
+        };
+        if let Some(value) = value {
+            out.insert(entry.key.clone().into(), value);
+        }
+    }
+    out
+}
+
+fn setting(key: &Key, node: &Node, problems: &mut Vec<Problem>) -> Option<Yaml> {
+    let value = match (&key.rule, &node.value) {
+        (_, Value::Null) if key.nullable => Some(Yaml::Null),
+        (Rule::Choice(names), _) => return choice(key, names, node, problems),
+        (rule, Value::Scalar { text, plain }) => scalar(rule, text, *plain),
+        _ => None,
+    };
+    if value.is_none() {
+        problems.push(wrong(key, node));
+    }
+    value
+}
+
+fn scalar(rule: &Rule, text: &str, plain: bool) -> Option<Yaml> {
+    match rule {
+        Rule::Text => {
+            let is_text = !plain || (!matches!(text, "true" | "false") && number(text).is_none());
+            (is_text && !text.is_empty()).then(|| text.into())
+        }
+        Rule::OneOf(names) => names.contains(&text).then(|| text.into()),
+        _ if !plain => None,
+        Rule::Switch => text.parse::<bool>().ok().map(Yaml::from),
+        Rule::Whole(low, high) => text.parse::<u64>().ok().filter(|value| (low..=high).contains(&value)).map(Yaml::from),
+        Rule::Number(low, high) => number(text).filter(|value| (*low, *high).contains(value)).map(Yaml::from),
+        Rule::Choice(_) => None,
+    }
+}
+
+/// A finite decimal number; Rust's parser would also take `inf` and `nan`.
+fn number(text: &str) -> Option<f64> {
+    let is_decimal = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
+    text.parse().ok().filter(|value: &f64| is_decimal && value.is_finite())
+}
+
+/// `mae: { … }`, or the bare name for its defaults.
+fn choice(key: &Key, names: &[&str], node: &Node, problems: &mut Vec<Problem>) -> Option<Yaml> {
+    let mut out = Mapping::new();
+    match &node.value {
+        Value::Scalar { text, .. } if names.contains(&text.as_str()) => {
+            out.insert(text.as_str().into(), Yaml::Mapping(Mapping::new()));
+        }
+        Value::Map(entries) => match entries.as_slice() {
+            [entry] if names.contains(&entry.key.as_str()) => {
+                let full = format!("{}.{}", key.path, entry.key);
+                out.insert(entry.key.as_str().into(), Yaml::Mapping(section(&entry.value, &full, problems)));
+            }
+            [entry] => {
+                let full = format!("{}.{}", key.path, entry.key);
+                problems.push(unknown(entry, key.path, &full));
+                return None;
+            }
+            [] => {
+                problems.push(wrong(key, node));
+                return None;
+            }
+            [_, second, ..] => {
+                let chosen: Vec<String> = entries.iter().map(|entry| format!("`{}`", entry.key)).collect();
+                let message = format!("`{}`: expected exactly {}, found {}", key.path, key.expected(), chosen.join(" and "));
+                problems.push(Problem::new(second.key_at.0.clone(), message));
+                return None;
+            }
+        },
+        _ => {
+            problems.push(wrong(key, node));
+            return None;
+        }
+    }
+    Some(Yaml::Mapping(out))
+}
+
+fn wrong(key: &Key, node: &Node) -> Problem {
+    let mut message = format!("`{}`: expected {}, found {}", key.path, key.expected(), node.found());
+    if let (Rule::OneOf(names) | Rule::Choice(names), Value::Scalar { text, .. }) = (&key.rule, &node.value)
+        && let Some(name) = nearest(text, names)
+    {
+        message = format!("{message}: did you mean `{name}`?");
+    }
+    Problem::new(node.at.0.clone(), message)
+}
+
+fn unknown(entry: &Entry, path: &str, full: &str) -> Problem {
+    let siblings = keys::children(path);
+    let elsewhere: Vec<String> = keys::KEYS
+        .iter()
+        .filter(|key| key.path.strip_suffix(&entry.key).is_some_and(|rest| rest.ends_with('.')))
+        .map(|key| format!("`{}`", key.path))
+        .take(3)
+        .collect();
+    let hint = if let Some(name) = nearest(&entry.key, &siblings) {
+        let name = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        format!("did you mean `{name}`?")
+    } else if elsewhere.is_empty() {
+        let names: Vec<String> = siblings.iter().map(|name| format!("`{name}`")).collect();
+        format!("expected one of {}", names.join(", "))
+    } else {
+        format!("did you mean {}?", elsewhere.join(" or "))
+    };
+    Problem::new(entry.key_at.0.clone(), format!("unknown key `{full}`: {hint}"))
+}
+
+fn nearest<'a>(word: &str, names: &[&'a str]) -> Option<&'a str> {
+    names
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(word, name), *name))
+        .filter(|(distance, name)| *distance <= name.len().max(3) / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}

@@ -1,0 +1,202 @@
+//! Every key of a config: what it accepts, and which stage's output depends on it.
+//!
+//! The checker, the suggestions and the stage hashes all walk this one table; a test holds it against [`super::Settings`].
+
+use std::ops::Bound::{self, Excluded, Included, Unbounded};
+
+use super::Stage;
+
+/// One setting.
+pub(super) struct Key {
+    pub(super) path: &'static str,
+    pub(super) rule: Rule,
+    pub(super) nullable: bool,
+    pub(super) scope: Scope,
+}
+
+/// What a setting accepts.
+pub(super) enum Rule {
+    Whole(u64, u64),
+    Number(Bound<f64>, Bound<f64>),
+    Switch,
+    Text,
+    OneOf(&'static [&'static str]),
+    /// Exactly one of these, each a mapping of its own settings.
+    Choice(&'static [&'static str]),
+}
+
+/// Whose output a setting changes.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Scope {
+    /// Nobody's: a name, a number of threads, how often to print.
+    Nothing,
+    Every,
+    Of(Stage),
+}
+
+const ANY: u64 = u64::MAX;
+const FRACTION: Rule = Rule::Number(Included(0.0), Excluded(1.0));
+const UP_TO_ONE: Rule = Rule::Number(Included(0.0), Included(1.0));
+const INSIDE: Rule = Rule::Number(Excluded(0.0), Excluded(1.0));
+const POSITIVE: Rule = Rule::Number(Excluded(0.0), Unbounded);
+const NOT_NEGATIVE: Rule = Rule::Number(Included(0.0), Unbounded);
+const EXPANSION: Rule = Rule::Number(Excluded(0.0), Included(64.0));
+
+const NOTHING: Scope = Scope::Nothing;
+const EVERY: Scope = Scope::Every;
+const PRETRAIN: Scope = Scope::Of(Stage::Pretrain);
+const ENCODE: Scope = Scope::Of(Stage::Encode);
+const FINETUNE: Scope = Scope::Of(Stage::Finetune);
+
+const fn key(path: &'static str, rule: Rule, scope: Scope) -> Key {
+    Key { path, rule, nullable: false, scope }
+}
+
+const fn nullable(path: &'static str, rule: Rule, scope: Scope) -> Key {
+    Key { path, rule, nullable: true, scope }
+}
+
+pub(super) static KEYS: &[Key] = &[
+    key("name", Rule::Text, NOTHING),
+    key("seed", Rule::Whole(0, ANY), EVERY),
+    key("data.schema", Rule::Text, EVERY),
+    nullable("data.train", Rule::Text, EVERY),
+    nullable("data.unlabelled", Rule::Text, PRETRAIN),
+    key("data.validation_fraction", INSIDE, EVERY),
+    key("data.synthetic.rows", Rule::Whole(10, 100_000_000), EVERY),
+    key("data.synthetic.unlabelled_rows", Rule::Whole(0, 100_000_000), PRETRAIN),
+    key("tokeniser.normalisation", Rule::OneOf(&["features", "standard", "global_max"]), EVERY),
+    key("tokeniser.quantile", Rule::Switch, EVERY),
+    key("tokeniser.log1p", Rule::Switch, EVERY),
+    key("tokeniser.bins", Rule::Whole(0, 1024), EVERY),
+    key("tokeniser.one_hot", Rule::Switch, EVERY),
+    key("tokeniser.min_count", Rule::Whole(1, ANY), EVERY),
+    key("tokeniser.max_categories", Rule::Whole(1, 65_535), EVERY),
+    key("model.dim", Rule::Whole(1, 4096), EVERY),
+    key("model.depth", Rule::Whole(1, 256), EVERY),
+    key("model.token_expansion", EXPANSION, EVERY),
+    key("model.channel_expansion", EXPANSION, EVERY),
+    key("model.n_registers", Rule::Whole(0, 1024), EVERY),
+    key("model.activation", Rule::OneOf(&["gelu", "tanh"]), EVERY),
+    key("model.dropout", FRACTION, EVERY),
+    key("model.drop_path", FRACTION, EVERY),
+    key("engine.threads", Rule::Whole(0, 1024), NOTHING),
+    key("engine.gemm", Rule::OneOf(&["openblas"]), EVERY),
+    key("engine.shard", Rule::Whole(1, 65_536), EVERY),
+    key("engine.gradient_groups", Rule::Whole(0, 256), EVERY),
+    key("pretrain.objective", Rule::Choice(&["mae"]), PRETRAIN),
+    key("pretrain.objective.mae.mask_ratio", INSIDE, PRETRAIN),
+    key("pretrain.objective.mae.encoder", Rule::OneOf(&["mask_token", "visible_only"]), PRETRAIN),
+    key("pretrain.objective.mae.decoder_depth", Rule::Whole(0, 64), PRETRAIN),
+    key("pretrain.steps", Rule::Whole(1, ANY), PRETRAIN),
+    key("pretrain.batch_size", Rule::Whole(1, 1 << 20), PRETRAIN),
+    key("pretrain.micro_batch", Rule::Whole(1, 1 << 20), PRETRAIN),
+    key("pretrain.optimiser", Rule::Choice(&["adamw", "adam"]), PRETRAIN),
+    key("pretrain.optimiser.adamw.beta1", FRACTION, PRETRAIN),
+    key("pretrain.optimiser.adamw.beta2", FRACTION, PRETRAIN),
+    key("pretrain.optimiser.adamw.eps", POSITIVE, PRETRAIN),
+    key("pretrain.optimiser.adamw.weight_decay", NOT_NEGATIVE, PRETRAIN),
+    key("pretrain.optimiser.adam.beta1", FRACTION, PRETRAIN),
+    key("pretrain.optimiser.adam.beta2", FRACTION, PRETRAIN),
+    key("pretrain.optimiser.adam.eps", POSITIVE, PRETRAIN),
+    key("pretrain.optimiser.adam.weight_decay", NOT_NEGATIVE, PRETRAIN),
+    key("pretrain.lr", POSITIVE, PRETRAIN),
+    key("pretrain.schedule", Rule::Choice(&["cosine", "constant"]), PRETRAIN),
+    key("pretrain.schedule.cosine.warmup", UP_TO_ONE, PRETRAIN),
+    key("pretrain.schedule.cosine.min_lr", NOT_NEGATIVE, PRETRAIN),
+    key("pretrain.schedule.constant.warmup", UP_TO_ONE, PRETRAIN),
+    nullable("pretrain.clip_norm", POSITIVE, PRETRAIN),
+    key("pretrain.log_every", Rule::Whole(1, ANY), NOTHING),
+    key("encode.latents", Rule::OneOf(&["mean", "tokens"]), ENCODE),
+    key("encode.noise.sigma", NOT_NEGATIVE, ENCODE),
+    key("encode.noise.copies", Rule::Whole(0, 1024), ENCODE),
+    key("encode.noise.fresh", Rule::Switch, ENCODE),
+    key("encode.ridge", POSITIVE, ENCODE),
+    key("finetune.from", Rule::OneOf(&["pretrained", "latents", "scratch"]), FINETUNE),
+    nullable("finetune.labels", Rule::Whole(2, ANY), FINETUNE),
+    key("finetune.patch_size", Rule::Whole(1, 65_536), FINETUNE),
+    key("finetune.steps", Rule::Whole(1, ANY), FINETUNE),
+    key("finetune.batch_size", Rule::Whole(1, 1 << 20), FINETUNE),
+    key("finetune.micro_batch", Rule::Whole(1, 1 << 20), FINETUNE),
+    key("finetune.optimiser", Rule::Choice(&["adamw", "adam"]), FINETUNE),
+    key("finetune.optimiser.adamw.beta1", FRACTION, FINETUNE),
+    key("finetune.optimiser.adamw.beta2", FRACTION, FINETUNE),
+    key("finetune.optimiser.adamw.eps", POSITIVE, FINETUNE),
+    key("finetune.optimiser.adamw.weight_decay", NOT_NEGATIVE, FINETUNE),
+    key("finetune.optimiser.adam.beta1", FRACTION, FINETUNE),
+    key("finetune.optimiser.adam.beta2", FRACTION, FINETUNE),
+    key("finetune.optimiser.adam.eps", POSITIVE, FINETUNE),
+    key("finetune.optimiser.adam.weight_decay", NOT_NEGATIVE, FINETUNE),
+    key("finetune.lr", POSITIVE, FINETUNE),
+    key("finetune.encoder_lr_scale", NOT_NEGATIVE, FINETUNE),
+    key("finetune.schedule", Rule::Choice(&["cosine", "constant"]), FINETUNE),
+    key("finetune.schedule.cosine.warmup", UP_TO_ONE, FINETUNE),
+    key("finetune.schedule.cosine.min_lr", NOT_NEGATIVE, FINETUNE),
+    key("finetune.schedule.constant.warmup", UP_TO_ONE, FINETUNE),
+    key("finetune.loss.pos_weight", POSITIVE, FINETUNE),
+    nullable("finetune.clip_norm", POSITIVE, FINETUNE),
+    key("finetune.log_every", Rule::Whole(1, ANY), NOTHING),
+    key("finetune.eval_every", Rule::Whole(1, ANY), FINETUNE),
+    key("evaluate.threshold", UP_TO_ONE, NOTHING),
+];
+
+/// The setting of that name.
+pub(super) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// Whether settings lie below `path` (the empty path is the whole config).
+pub(super) fn is_section(path: &str) -> bool {
+    !children(path).is_empty()
+}
+
+/// The names directly below `path`, in the order of the table.
+pub(super) fn children(path: &str) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for key in KEYS {
+        let below =
+            if path.is_empty() { Some(key.path) } else { key.path.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')) };
+        if let Some(name) = below.and_then(|rest| rest.split('.').next())
+            && !names.contains(&name)
+        {
+            names.push(name);
+        }
+    }
+    names
+}
+
+impl Key {
+    pub(super) fn is_choice(&self) -> bool {
+        matches!(self.rule, Rule::Choice(_))
+    }
+
+    /// "a number between 0 and 1", for "expected …".
+    pub(super) fn expected(&self) -> String {
+        let mut text = match &self.rule {
+            Rule::Whole(low, ANY) => format!("a whole number from {low} up"),
+            Rule::Whole(low, high) => format!("a whole number between {low} and {high}"),
+            Rule::Number(low, high) => match (low, high) {
+                (Included(low), Included(high)) => format!("a number between {low} and {high}"),
+                (Included(low), Excluded(high)) => format!("a number from {low} to below {high}"),
+                (Excluded(low), Included(high)) => format!("a number above {low}, at most {high}"),
+                (Excluded(low), Excluded(high)) => format!("a number between {low} and {high}, both excluded"),
+                (Included(low), Unbounded) => format!("a number from {low} up"),
+                (Excluded(low), Unbounded) => format!("a number above {low}"),
+                (Unbounded, _) => "a number".to_owned(),
+            },
+            Rule::Switch => "`true` or `false`".to_owned(),
+            Rule::Text => "text (in quotes where it looks like a number)".to_owned(),
+            Rule::OneOf(names) | Rule::Choice(names) => {
+                let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+                match names.as_slice() {
+                    [only] => only.clone(),
+                    _ => format!("one of {}", names.join(", ")),
+                }
+            }
+        };
+        if self.nullable {
+            text.push_str(" or `null`");
+        }
+        text
+    }
+}

@@ -1,0 +1,550 @@
+//! The settings themselves, with their defaults: those of the shipped `configs/unsw-nb15.yaml`, but on synthetic flows.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use serde_yaml::Value as Yaml;
+use serde_yaml::with::singleton_map;
+
+/// All settings of a run. Only a checked [`super::Config`] hands them out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Names the run; `runs/<name>` is the default run folder. The one setting without a default.
+    pub name: String,
+    /// Everything random follows from it. Default 0.
+    pub seed: u64,
+    /// Where the rows come from.
+    pub data: Data,
+    /// How a row becomes numbers.
+    pub tokeniser: TokeniserConfig,
+    /// The Mixer.
+    pub model: Model,
+    /// How the work is cut up.
+    pub engine: Engine,
+    /// The first stage.
+    pub pretrain: Pretrain,
+    /// The second stage.
+    pub encode: Encode,
+    /// The third stage.
+    pub finetune: Finetune,
+    /// What a verdict is.
+    pub evaluate: Evaluate,
+}
+
+/// Where the rows come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Data {
+    /// A built-in schema (`unsw-nb15`, `nsl-kdd`) or the path of a schema file. Default `unsw-nb15`.
+    pub schema: String,
+    /// Labelled rows, CSV or Parquet; null (the default): synthetic flows are generated.
+    pub train: Option<String>,
+    /// Rows for pretraining beside those of `train`; null (the default): those of `train` alone, or synthetic ones.
+    pub unlabelled: Option<String>,
+    /// The share of `train` held out; rows with equal features never straddle. Default 0.2.
+    pub validation_fraction: f64,
+    /// The flows generated where `train` is null.
+    pub synthetic: Synthetic,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            schema: "unsw-nb15".to_owned(),
+            train: None,
+            unlabelled: None,
+            validation_fraction: 0.2,
+            synthetic: Synthetic::default(),
+        }
+    }
+}
+
+/// The flows generated where there are no data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Synthetic {
+    /// Labelled rows. Default 20,000.
+    pub rows: usize,
+    /// Rows for pretraining beside them. Default 30,000.
+    pub unlabelled_rows: usize,
+}
+
+impl Default for Synthetic {
+    fn default() -> Self {
+        Self { rows: 20_000, unlabelled_rows: 30_000 }
+    }
+}
+
+/// The Mixer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// D, the width of a token. Default 64.
+    pub dim: usize,
+    /// Mixer blocks. Default 4.
+    pub depth: usize,
+    /// Hidden width of token mixing over the number of tokens. Default 2.
+    pub token_expansion: f64,
+    /// Hidden width of channel mixing over D. Default 2.
+    pub channel_expansion: f64,
+    /// Learned tokens beside those of the features. Default 6.
+    pub n_registers: usize,
+    /// Default GELU.
+    pub activation: Activation,
+    /// Probability of dropping a hidden value. Default 0.1.
+    pub dropout: f64,
+    /// Probability of skipping the last block for a row; it grows from 0 over depth. Default 0.1.
+    pub drop_path: f64,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            dim: 64,
+            depth: 4,
+            token_expansion: 2.0,
+            channel_expansion: 2.0,
+            n_registers: 6,
+            activation: Activation::Gelu,
+            dropout: 0.1,
+            drop_path: 0.1,
+        }
+    }
+}
+
+/// The non-linearity between the two maps of a mixing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// Exact GELU.
+    Gelu,
+    /// Hyperbolic tangent.
+    Tanh,
+}
+
+/// How the work is cut up. All but `threads` belong to the algorithm: they change the order of sums.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Engine {
+    /// Workers; 0 (the default) is one per core. Any number gives the same bytes.
+    pub threads: usize,
+    /// Who multiplies matrices. Default OpenBLAS.
+    pub gemm: Gemm,
+    /// Rows that go through the whole network at once. Default 4.
+    pub shard: usize,
+    /// Gradient buffers summed in fixed order; 0 (the default) is a 64th of the batch, between 2 and 16.
+    pub gradient_groups: usize,
+}
+
+impl Engine {
+    /// The gradient groups of a batch of that size.
+    pub fn groups(&self, batch_size: usize) -> usize {
+        if self.gradient_groups == 0 { (batch_size / 64).clamp(2, 16) } else { self.gradient_groups }
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self { threads: 0, gemm: Gemm::Openblas, shard: 4, gradient_groups: 0 }
+    }
+}
+
+/// Who multiplies matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gemm {
+    /// The system's OpenBLAS.
+    Openblas,
+}
+
+/// The first stage: learn from rows without labels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pretrain {
+    /// Default: the masked autoencoder.
+    #[serde(with = "singleton_map")]
+    pub objective: Objective,
+    /// Default 2,000.
+    pub steps: u64,
+    /// Rows a step. Default 512.
+    pub batch_size: usize,
+    /// Rows whose gradient is computed at once; `batch_size` is a multiple, or smaller. Default 512.
+    pub micro_batch: usize,
+    /// Default AdamW with weight decay 0.01.
+    #[serde(with = "singleton_map")]
+    pub optimiser: Optimiser,
+    /// The highest learning rate. Default 1.5e-3.
+    pub lr: f64,
+    /// Default cosine after 5 % warm-up.
+    #[serde(with = "singleton_map")]
+    pub schedule: Schedule,
+    /// The gradient's norm over all parameters is cut to this; null: never. Default 1.
+    pub clip_norm: Option<f64>,
+    /// Steps between lines of `metrics.jsonl`. Default 50.
+    pub log_every: u64,
+}
+
+impl Default for Pretrain {
+    fn default() -> Self {
+        Self {
+            objective: Objective::Mae(Mae::default()),
+            steps: 2000,
+            batch_size: 512,
+            micro_batch: 512,
+            optimiser: Optimiser::AdamW(AdamW::default()),
+            lr: 1.5e-3,
+            schedule: Schedule::Cosine(Cosine::default()),
+            clip_norm: Some(1.0),
+            log_every: 50,
+        }
+    }
+}
+
+/// What pretraining learns.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// Masked autoencoder over feature tokens.
+    Mae(Mae),
+}
+
+/// Masked autoencoder over feature tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mae {
+    /// The share of feature tokens hidden. Default 0.4.
+    pub mask_ratio: f64,
+    /// What the encoder sees. Default `mask_token`.
+    pub encoder: MaskedEncoder,
+    /// Mixer blocks of the decoder. Default 1.
+    pub decoder_depth: usize,
+}
+
+impl Default for Mae {
+    fn default() -> Self {
+        Self { mask_ratio: 0.4, encoder: MaskedEncoder::MaskToken, decoder_depth: 1 }
+    }
+}
+
+/// What the encoder sees of a masked row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaskedEncoder {
+    /// All N tokens, the hidden ones replaced by a learned one.
+    MaskToken,
+    /// Only the K visible tokens.
+    VisibleOnly,
+}
+
+/// The optimiser.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimiser {
+    /// Decay apart from the gradient.
+    AdamW(AdamW),
+    /// Decay as part of the gradient.
+    Adam(Adam),
+}
+
+/// AdamW (Loshchilov and Hutter 2019).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AdamW {
+    /// Default 0.9.
+    pub beta1: f64,
+    /// Default 0.999.
+    pub beta2: f64,
+    /// Default 1e-8.
+    pub eps: f64,
+    /// Decoupled decay. Default 0.01; 0.05 in `finetune`.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamW {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 }
+    }
+}
+
+/// Adam (Kingma and Ba 2015).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Adam {
+    /// Default 0.9.
+    pub beta1: f64,
+    /// Default 0.99.
+    pub beta2: f64,
+    /// Default 1e-8.
+    pub eps: f64,
+    /// L2 penalty, added to the gradient. Default 0.
+    pub weight_decay: f64,
+}
+
+impl Default for Adam {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 }
+    }
+}
+
+/// The learning rate over the steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Linear warm-up, then half a cosine down to `min_lr`.
+    Cosine(Cosine),
+    /// Linear warm-up, then level.
+    Constant(Constant),
+}
+
+/// Linear warm-up, then half a cosine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cosine {
+    /// The share of steps that warm up. Default 0.05; 0.1 in `finetune`.
+    pub warmup: f64,
+    /// Where it ends. Default 0.
+    pub min_lr: f64,
+}
+
+impl Default for Cosine {
+    fn default() -> Self {
+        Self { warmup: 0.05, min_lr: 0.0 }
+    }
+}
+
+/// Linear warm-up, then level.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Constant {
+    /// The share of steps that warm up. Default 0.05.
+    pub warmup: f64,
+}
+
+impl Default for Constant {
+    fn default() -> Self {
+        Self { warmup: 0.05 }
+    }
+}
+
+/// The second stage: latents and their probe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Encode {
+    /// Default `mean`.
+    pub latents: Latents,
+    /// Augmentation of the latents; raw features are never augmented.
+    pub noise: Noise,
+    /// The penalty of the ridge probe. Default 1.
+    pub ridge: f64,
+}
+
+impl Default for Encode {
+    fn default() -> Self {
+        Self { latents: Latents::Mean, noise: Noise::default(), ridge: 1.0 }
+    }
+}
+
+/// What is kept of the encoder's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Latents {
+    /// The mean over tokens, `[rows, D]`.
+    Mean,
+    /// Every token, `[rows, N, D]`.
+    Tokens,
+}
+
+/// Gaussian noise on latents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Noise {
+    /// In units of each latent dimension's standard deviation; 0 is off. Default 0.1.
+    pub sigma: f64,
+    /// Noisy copies written beside the clean latents. Default 0.
+    pub copies: usize,
+    /// Whether `finetune` from latents draws new noise each epoch. Default true.
+    pub fresh: bool,
+}
+
+impl Default for Noise {
+    fn default() -> Self {
+        Self { sigma: 0.1, copies: 0, fresh: true }
+    }
+}
+
+/// The third stage: the classifier.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finetune {
+    /// Default: the pretrained encoder.
+    pub from: FinetuneFrom,
+    /// Labelled training rows drawn by seed; null (the default): all.
+    pub labels: Option<usize>,
+    /// Latent values a token, where `from` is `latents`. Default 4.
+    pub patch_size: usize,
+    /// Default 1,500.
+    pub steps: u64,
+    /// Rows a step. Default 512.
+    pub batch_size: usize,
+    /// Rows whose gradient is computed at once; `batch_size` is a multiple, or smaller. Default 512.
+    pub micro_batch: usize,
+    /// Default AdamW with weight decay 0.05.
+    #[serde(with = "singleton_map")]
+    pub optimiser: Optimiser,
+    /// The highest learning rate. Default 1e-3.
+    pub lr: f64,
+    /// The pretrained encoder's learning rate over `lr`. Default 0.5.
+    pub encoder_lr_scale: f64,
+    /// Default cosine after 10 % warm-up.
+    #[serde(with = "singleton_map")]
+    pub schedule: Schedule,
+    /// Binary cross-entropy with logits.
+    pub loss: Loss,
+    /// The gradient's norm over all parameters is cut to this; null: never. Default 1.
+    pub clip_norm: Option<f64>,
+    /// Steps between lines of `metrics.jsonl`. Default 50.
+    pub log_every: u64,
+    /// Steps between looks at the validation rows. Default 500.
+    pub eval_every: u64,
+}
+
+impl Default for Finetune {
+    fn default() -> Self {
+        Self {
+            from: FinetuneFrom::Pretrained,
+            labels: None,
+            patch_size: 4,
+            steps: 1500,
+            batch_size: 512,
+            micro_batch: 512,
+            optimiser: Optimiser::AdamW(AdamW { weight_decay: 0.05, ..AdamW::default() }),
+            lr: 1e-3,
+            encoder_lr_scale: 0.5,
+            schedule: Schedule::Cosine(Cosine { warmup: 0.1, min_lr: 0.0 }),
+            loss: Loss::default(),
+            clip_norm: Some(1.0),
+            log_every: 50,
+            eval_every: 500,
+        }
+    }
+}
+
+/// What the classifier starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinetuneFrom {
+    /// The encoder that `pretrain` left, trained further.
+    Pretrained,
+    /// The latents that `encode` left, frozen.
+    Latents,
+    /// Random weights.
+    Scratch,
+}
+
+/// Binary cross-entropy with logits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Weight of an attack over that of a normal row. Default 1.
+    pub pos_weight: f64,
+}
+
+impl Default for Loss {
+    fn default() -> Self {
+        Self { pos_weight: 1.0 }
+    }
+}
+
+/// What a verdict is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluate {
+    /// A probability at or above it is an attack. Default 0.5.
+    pub threshold: f64,
+}
+
+impl Default for Evaluate {
+    fn default() -> Self {
+        Self { threshold: 0.5 }
+    }
+}
+
+/// How a row becomes numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokeniserConfig {
+    /// Default `features`.
+    pub normalisation: Normalisation,
+    /// Default true.
+    pub quantile: bool,
+    /// Default true.
+    pub log1p: bool,
+    /// Default 32.
+    pub bins: usize,
+    /// Default true.
+    pub one_hot: bool,
+    /// Default 5.
+    pub min_count: usize,
+    /// Default 31.
+    pub max_categories: usize,
+}
+
+impl Default for TokeniserConfig {
+    fn default() -> Self {
+        Self {
+            normalisation: Normalisation::Features,
+            quantile: true,
+            log1p: true,
+            bins: 32,
+            one_hot: true,
+            min_count: 5,
+            max_categories: 31,
+        }
+    }
+}
+
+/// How numeric columns are scaled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalisation {
+    /// Per feature, in several views.
+    Features,
+    /// Mean 0, variance 1.
+    Standard,
+    /// The predecessor's.
+    GlobalMax,
+}
+
+impl Settings {
+    pub(super) fn yaml(&self) -> Yaml {
+        serde_yaml::to_value(self).expect("settings are plain numbers, text and mappings")
+    }
+
+    pub(super) fn json(&self) -> Json {
+        serde_json::to_value(self).expect("settings are plain numbers, text and mappings")
+    }
+
+    pub(super) fn text(&self) -> String {
+        serde_yaml::to_string(self).expect("settings are plain numbers, text and mappings")
+    }
+
+    /// Settings that are good by themselves and not together: the key to blame, and why.
+    pub(super) fn contradictions(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        if self.name.starts_with('.') || self.name.contains(['/', '\\']) {
+            found.push(("name", format!("expected a name that can be a folder's, found `{}`", self.name)));
+        }
+        let batches = [
+            ("pretrain.batch_size", self.pretrain.batch_size, self.pretrain.micro_batch),
+            ("finetune.batch_size", self.finetune.batch_size, self.finetune.micro_batch),
+        ];
+        for (path, batch, micro) in batches {
+            if batch > micro && batch % micro != 0 {
+                found.push((path, format!("expected a multiple of `micro_batch` ({micro}), found `{batch}`")));
+            }
+        }
+        let tokeniser = &self.tokeniser;
+        if tokeniser.normalisation == Normalisation::Features && !tokeniser.quantile && !tokeniser.log1p && tokeniser.bins == 0 {
+            found.push((
+                "tokeniser",
+                "with `quantile` and `log1p` off and no `bins` nothing is left of a number: switch one on".into(),
+            ));
+        }
+        if self.data.train.is_none() && self.data.schema != "unsw-nb15" {
+            let message = "without it flows shaped like `unsw-nb15` are generated: give the file, or leave `data.schema` out";
+            found.push(("data.train", message.to_owned()));
+        }
+        if self.data.train.is_none() && self.data.unlabelled.is_some() {
+            found.push(("data.unlabelled", "is only read beside `data.train`, which is missing".to_owned()));
+        }
+        found
+    }
+}

@@ -1,0 +1,263 @@
+use std::path::PathBuf;
+
+use super::*;
+
+fn config(text: &str, overrides: &[&str]) -> Config {
+    check(text, overrides).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// Every problem on a line of its own.
+fn problems(text: &str, overrides: &[&str]) -> String {
+    check(text, overrides).expect_err("a bad config")
+}
+
+fn check(text: &str, overrides: &[&str]) -> std::result::Result<Config, String> {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    Config::parse(text, "c.yaml", &overrides).map_err(|error| {
+        assert_eq!(error.exit_code(), 2);
+        error.messages().join("\n")
+    })
+}
+
+#[test]
+fn the_table_and_the_settings_name_the_same_keys() {
+    let variants = [
+        "name: x",
+        "name: x\npretrain: { optimiser: adam, schedule: constant }\nfinetune: { optimiser: adam, schedule: constant }",
+    ];
+    let mut named: Vec<String> = variants.iter().flat_map(|text| config(text, &[]).flat().into_keys()).collect();
+    named.sort();
+    named.dedup();
+    let mut listed: Vec<&str> = keys::KEYS.iter().filter(|key| !key.is_choice()).map(|key| key.path).collect();
+    listed.sort_unstable();
+    assert_eq!(named, listed);
+}
+
+#[test]
+fn defaults_of_a_section_survive_a_partial_choice() {
+    let config = config("name: x\nfinetune: { optimiser: { adamw: { beta1: 0.8 } } }", &[]);
+    assert_eq!(config.finetune.optimiser, Optimiser::AdamW(AdamW { beta1: 0.8, weight_decay: 0.05, ..AdamW::default() }));
+}
+
+#[test]
+fn another_choice_starts_from_its_own_defaults() {
+    let by_file = config("name: x\nfinetune: { schedule: { constant: {} } }", &[]);
+    assert_eq!(by_file.finetune.schedule, Schedule::Constant(Constant::default()));
+    for set in ["finetune.schedule=constant", "finetune.schedule={constant: {}}", "finetune.schedule.constant.warmup=0.05"] {
+        assert_eq!(config("name: x\nfinetune: { schedule: { cosine: { warmup: 0.3 } } }", &[set]), by_file, "{set}");
+    }
+}
+
+#[test]
+fn overrides_win_and_the_last_wins() {
+    let config = config("name: x\nseed: 1", &["seed=2", "seed=3", "data.train=a: b #c.csv", "finetune.labels=100"]);
+    assert_eq!((config.seed, config.data.train.as_deref(), config.finetune.labels), (3, Some("a: b #c.csv"), Some(100)));
+}
+
+#[test]
+fn null_takes_a_value_back() {
+    let text = "name: x\ndata: { train: a.csv }\npretrain: { clip_norm: 2 }";
+    let config = config(text, &["data.train=", "pretrain.clip_norm=null"]);
+    assert_eq!((config.data.train.as_deref(), config.pretrain.clip_norm), (None, None));
+}
+
+#[test]
+fn resolved_text_gives_the_same_config() {
+    let settings = [
+        "seed=18446744073709551615",
+        "pretrain.lr=3.3333333333333335e-4",
+        "finetune.optimiser=adam",
+        "finetune.optimiser.adam.eps=1e-12",
+        "data.train=true.csv",
+        "name=0123",
+        "encode.noise.sigma=0",
+        "pretrain.schedule=constant",
+    ];
+    let first = config("name: x", &settings);
+    let again = config(&first.to_yaml(), &[]);
+    assert_eq!((again.to_yaml(), again.hash(), &again), (first.to_yaml(), first.hash(), &first));
+}
+
+#[test]
+fn every_shipped_config_loads_and_round_trips() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            let config = Config::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(Config::parse(&config.to_yaml(), "again", &[]).unwrap(), config, "{}", path.display());
+            assert_eq!(Some(config.name.as_str()), path.file_stem().and_then(std::ffi::OsStr::to_str));
+            names.push(config.name.clone());
+        }
+    }
+    names.sort();
+    assert_eq!(names, ["nsl-kdd", "synthetic", "tiny", "unsw-nb15", "unsw-nb15-batch4096", "unsw-nb15-d128"]);
+}
+
+#[test]
+fn shipped_unsw_nb15_is_the_default_on_real_data() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../configs/unsw-nb15.yaml");
+    let shipped = Config::load(&path, &["data.train=".to_owned(), "data.unlabelled=".to_owned()]).unwrap();
+    assert_eq!(shipped, config("name: unsw-nb15", &[]));
+}
+
+#[test]
+fn hashes_move_with_what_matters_and_nothing_else() {
+    let base = config("name: x", &[]);
+    let moved = |set: &str| {
+        let other = config("name: x", &[set]);
+        let stages: Vec<&str> =
+            Stage::ALL.into_iter().filter(|&s| base.stage_hash(s) != other.stage_hash(s)).map(Stage::name).collect();
+        format!("{}{}", if base.hash() == other.hash() { "" } else { "whole " }, stages.join(" "))
+    };
+    assert_eq!(moved("engine.threads=7"), "");
+    assert_eq!(moved("pretrain.log_every=7"), "whole ");
+    assert_eq!(moved("seed=7"), "whole pretrain encode finetune");
+    assert_eq!(moved("data.unlabelled="), "");
+    assert_eq!(moved("pretrain.steps=7"), "whole pretrain encode finetune");
+    assert_eq!(moved("encode.noise.sigma=0.7"), "whole encode");
+    assert_eq!(moved("finetune.labels=7"), "whole finetune");
+    assert_eq!(moved("evaluate.threshold=0.7"), "whole ");
+    let scratch = config("name: x", &["finetune.from=scratch"]);
+    let moved = config("name: x", &["finetune.from=scratch", "pretrain.steps=7"]);
+    assert_eq!(scratch.stage_hash(Stage::Finetune), moved.stage_hash(Stage::Finetune));
+}
+
+#[test]
+fn hash_is_stable_across_versions() {
+    // A change here means that every run folder made before is stale: say so in the changelog.
+    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"d95032e146656815600be28b85e63fc57b3f9ac5fd481d83f5e4aba7e3d0fa61");
+}
+
+#[test]
+fn unknown_keys_are_named_with_a_suggestion() {
+    let text = "name: x\nsead: 1\nmodel:\n  dims: 3\n  lr: 0.1\n  zzzz: 1\nfintune: {}\npretrain: { objective: { mea: {} } }";
+    insta::assert_snapshot!(problems(text, &["model.dpeth=3", "engine=3", "seed.x=1"]), @r"
+    c.yaml:2:1: unknown key `sead`: did you mean `seed`?
+    c.yaml:4:3: unknown key `model.dims`: did you mean `model.dim`?
+    c.yaml:5:3: unknown key `model.lr`: did you mean `pretrain.lr` or `finetune.lr`?
+    c.yaml:6:3: unknown key `model.zzzz`: expected one of `dim`, `depth`, `token_expansion`, `channel_expansion`, `n_registers`, `activation`, `dropout`, `drop_path`
+    --set model.dpeth=3: unknown key `model.dpeth`: did you mean `model.depth`?
+    c.yaml:7:1: unknown key `fintune`: did you mean `finetune`?
+    c.yaml:8:26: unknown key `pretrain.objective.mea`: did you mean `pretrain.objective.mae`?
+    --set engine=3: `engine`: expected a mapping, found `3`
+    --set seed.x=1: `seed`: expected a whole number from 0 up, found a mapping
+    ");
+}
+
+#[test]
+fn mistyped_and_out_of_range_values_say_what_was_wanted() {
+    let text = r#"
+name: 2024
+seed: -1
+data: { train: true, validation_fraction: 1 }
+tokeniser: { quantile: yes, normalisation: standart, bins: 3.5 }
+model: { dim: "64", depth: [4], dropout: abc, token_expansion: 0, activation: relu }
+pretrain:
+  steps: 1e3
+  lr: .inf
+  clip_norm: 0
+  objective: { mae: { mask_ratio: 1.5, encoder: visible } }
+  optimiser: sgd
+  schedule: { cosine: {}, constant: {} }
+encode: { noise: 3 }
+finetune: { labels: many, steps: null, optimiser: {} }
+"#;
+    insta::assert_snapshot!(problems(text, &["evaluate.threshold=2", "engine.gemm=mkl"]), @r#"
+    c.yaml:2:7: `name`: expected text (in quotes where it looks like a number), found `2024`
+    c.yaml:3:7: `seed`: expected a whole number from 0 up, found `-1`
+    c.yaml:4:16: `data.train`: expected text (in quotes where it looks like a number) or `null`, found `true`
+    c.yaml:4:43: `data.validation_fraction`: expected a number between 0 and 1, both excluded, found `1`
+    c.yaml:5:24: `tokeniser.quantile`: expected `true` or `false`, found `yes`
+    c.yaml:5:44: `tokeniser.normalisation`: expected one of `features`, `standard`, `global_max`, found `standart`: did you mean `standard`?
+    c.yaml:5:60: `tokeniser.bins`: expected a whole number between 0 and 1024, found `3.5`
+    c.yaml:6:15: `model.dim`: expected a whole number between 1 and 4096, found `"64"`
+    c.yaml:6:28: `model.depth`: expected a whole number between 1 and 256, found a list
+    c.yaml:6:42: `model.dropout`: expected a number from 0 to below 1, found `abc`
+    c.yaml:6:64: `model.token_expansion`: expected a number above 0, at most 64, found `0`
+    c.yaml:6:79: `model.activation`: expected one of `gelu`, `tanh`, found `relu`: did you mean `gelu`?
+    c.yaml:8:10: `pretrain.steps`: expected a whole number from 1 up, found `1e3`
+    c.yaml:9:7: `pretrain.lr`: expected a number above 0, found `.inf`
+    c.yaml:10:14: `pretrain.clip_norm`: expected a number above 0 or `null`, found `0`
+    c.yaml:11:35: `pretrain.objective.mae.mask_ratio`: expected a number between 0 and 1, both excluded, found `1.5`
+    c.yaml:11:49: `pretrain.objective.mae.encoder`: expected one of `mask_token`, `visible_only`, found `visible`
+    c.yaml:12:14: `pretrain.optimiser`: expected one of `adamw`, `adam`, found `sgd`
+    c.yaml:13:27: `pretrain.schedule`: expected exactly one of `cosine`, `constant`, found `cosine` and `constant`
+    c.yaml:14:18: `encode.noise`: expected a mapping, found `3`
+    c.yaml:15:21: `finetune.labels`: expected a whole number from 2 up or `null`, found `many`
+    c.yaml:15:34: `finetune.steps`: expected a whole number from 1 up, found nothing
+    c.yaml:15:51: `finetune.optimiser`: expected one of `adamw`, `adam`, found an empty mapping
+    --set evaluate.threshold=2: `evaluate.threshold`: expected a number between 0 and 1, found `2`
+    --set engine.gemm=mkl: `engine.gemm`: expected `openblas`, found `mkl`
+    "#);
+}
+
+#[test]
+fn contradictions_are_found_once_the_values_are_good() {
+    let text = "name: ../x\ndata: { schema: nsl-kdd, unlabelled: u.csv }\npretrain: { batch_size: 100, micro_batch: 30 }";
+    let off = "tokeniser={quantile: false, log1p: false, bins: 0}";
+    insta::assert_snapshot!(problems(text, &[off]), @r"
+    c.yaml:1:7: `name`: expected a name that can be a folder's, found `../x`
+    c.yaml:3:25: `pretrain.batch_size`: expected a multiple of `micro_batch` (30), found `100`
+    --set tokeniser={quantile: false, log1p: false, bins: 0}: `tokeniser`: with `quantile` and `log1p` off and no `bins` nothing is left of a number: switch one on
+    c.yaml:2:7: `data.train`: without it flows shaped like `unsw-nb15` are generated: give the file, or leave `data.schema` out
+    c.yaml:2:38: `data.unlabelled`: is only read beside `data.train`, which is missing
+    ");
+    // A batch below the micro-batch is taken whole.
+    config("name: x", &["pretrain.batch_size=100"]);
+}
+
+#[test]
+fn what_is_no_config_is_refused_early() {
+    let cases = [
+        ("", &[][..]),
+        ("- a\n- b", &[]),
+        ("name: x\nseed: 1\nseed: 2", &[]),
+        ("name: &a x\nseed: *a", &[]),
+        ("name: !!str x", &[]),
+        ("name: [", &[]),
+        ("name: x\n---\nname: y", &[]),
+        ("name: x\n? {a: b}\n: 1", &[]),
+        ("name: x\n\tseed: 1", &[]),
+        ("name: x", &["seed", "=1", "a..b=1", "seed=[", "seed=*a"]),
+    ];
+    let all: Vec<String> = cases.iter().map(|(text, overrides)| problems(text, overrides)).collect();
+    insta::assert_snapshot!(all.join("\n"), @r"
+    c.yaml: `name` is missing: give the run a name, as in `name: unsw-nb15`
+    c.yaml:1:1: the config: expected a mapping, found a list
+    c.yaml:3:1: `seed` is written twice (first at c.yaml:2:1)
+    c.yaml:2:7: aliases (`*name`) are not read here: write the value out
+    c.yaml:1:13: tags (`tag:yaml.org,2002:!str`) are not read here: write the plain value
+    c.yaml:2:1: not YAML: while parsing a node, did not find expected node content
+    c.yaml:2:1: a second document: only one is read
+    c.yaml:2:3: expected a key, found a mapping
+    c.yaml:1:7: not YAML: while scanning a plain scalar, found a tab
+    --set seed: expected `dotted.key=value`, found no `=`
+    --set =1: expected `dotted.key=value`, found an empty key
+    --set a..b=1: expected `dotted.key=value`, found an empty key
+    --set seed=[: not YAML: while parsing a node, did not find expected node content
+    --set seed=*a: not YAML: while parsing node, found unknown anchor
+    ");
+    assert!(problems(&format!("name: {}", "[".repeat(200)), &[]).contains("nested deeper"));
+    assert!(problems(&format!("name: {}", "[".repeat(100_000)), &[]).contains("not YAML")); // the scanner's own limit
+}
+
+#[test]
+fn a_missing_huge_or_binary_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut all = Vec::new();
+    for (name, content) in [("none", None), ("huge", Some(vec![b'#'; (1 << 20) + 1])), ("binary", Some(vec![0xff, 0xfe]))] {
+        let path = folder.path().join(name);
+        if let Some(content) = content {
+            crate::artefacts::write_atomic(&path, |out| out.write_all(&content)).unwrap();
+        }
+        let error = Config::load(&path, &[]).unwrap_err();
+        all.push(error.to_string().replace(&folder.path().display().to_string(), "F"));
+    }
+    insta::assert_snapshot!(all.join("\n"), @r"
+    F/none: cannot read the config: No such file or directory (os error 2)
+    F/huge: larger than 1 MiB, hence no config
+    F/binary: not UTF-8: invalid utf-8 sequence of 1 bytes from index 0
+    ");
+}

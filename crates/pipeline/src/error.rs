@@ -1,0 +1,119 @@
+//! The one error of this crate and the exit code that each kind ends a command with.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// What can go wrong in a stage.
+///
+/// | exit code | kind | what it means | what helps |
+/// |---|---|---|---|
+/// | 0 | | done | |
+/// | 2 | [`Error::Usage`], [`Error::Config`] | the command line or the config is wrong | the message names the argument, or file, line and column |
+/// | 3 | [`Error::Data`] | a CSV or Parquet file, its schema or its labels | the message names file, line and column |
+/// | 4 | [`Error::Artefact`] | something in the run folder is missing, stale, truncated or foreign | the message names the command that makes it |
+/// | 5 | [`Error::Numerics`] | a loss or weight that is no longer a number, a matrix that cannot be solved | a lower `lr`, a larger `encode.ridge` |
+/// | 6 | [`Error::Io`] | disk full, permission denied | make room, or give another `--run` |
+/// | 130, 143 | [`Error::Interrupted`] | stopped by Ctrl-C or by SIGTERM | run the command again |
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The call makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// Every problem of a config.
+    #[error("{}", join(.0))]
+    Config(Vec<Problem>),
+    /// Flow records or their schema.
+    #[error("{0}")]
+    Data(String),
+    /// An artefact that cannot be used.
+    #[error("{}: {what}: {remedy}", path.display())]
+    Artefact {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// Numbers that have stopped being useful.
+    #[error("{0}")]
+    Numerics(String),
+    /// The file system said no.
+    #[error("{}: cannot {doing}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was being done, as a verb.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Stopped by a signal.
+    #[error("interrupted")]
+    Interrupted {
+        /// Its number: 2 or 15.
+        signal: u8,
+    },
+}
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The exit code, as in the table above.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Config(_) => 2,
+            Self::Data(_) => 3,
+            Self::Artefact { .. } => 4,
+            Self::Numerics(_) => 5,
+            Self::Io { .. } => 6,
+            Self::Interrupted { signal } => 128 + signal,
+        }
+    }
+
+    /// One line per problem.
+    pub fn messages(&self) -> Vec<String> {
+        match self {
+            Self::Config(problems) => problems.iter().map(ToString::to_string).collect(),
+            other => vec![other.to_string()],
+        }
+    }
+
+    /// For `map_err` on an I/O result.
+    pub fn io(path: impl Into<PathBuf>, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, doing, source }
+    }
+
+    /// An artefact that cannot be used.
+    pub fn artefact(path: impl Into<PathBuf>, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Artefact { path: path.into(), what: what.into(), remedy: remedy.into() }
+    }
+}
+
+/// One thing wrong with a config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// `file:line:column` or `--set key=value`.
+    pub at: String,
+    /// What was found and what was wanted.
+    pub message: String,
+}
+
+impl Problem {
+    pub(crate) fn new(at: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { at: at.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.at, self.message)
+    }
+}
+
+fn join(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

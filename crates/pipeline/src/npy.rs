@@ -1,0 +1,133 @@
+//! Arrays as `.npy` files, which numpy opens as they are.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use ndarray::{Array, ArrayBase, ArrayView, Data, Dimension};
+use ndarray_npy::{ViewElement, ViewNpyExt, WritableElement, WriteNpyExt};
+
+use crate::error::{Error, Result};
+
+/// numpy writes headers of 128 bytes; one far longer is an attack on the parser.
+const MAX_HEADER: usize = 1024;
+
+/// Writes an array of any layout.
+pub fn write<A, S, D>(array: &ArrayBase<S, D>, out: &mut dyn Write) -> io::Result<()>
+where
+    A: WritableElement,
+    S: Data<Elem = A>,
+    D: Dimension,
+{
+    array.write_npy(out).map_err(io::Error::other)
+}
+
+/// Reads an array of exactly that element type and number of dimensions.
+///
+/// The whole file is read first and looked at in place, so that a header cannot ask for more memory than the file has.
+pub fn read<A, D>(path: &Path) -> Result<Array<A, D>>
+where
+    A: ViewElement + Clone,
+    D: Dimension,
+{
+    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+    let refuse = |what: String| Error::artefact(path, what, "run the stage that makes it again");
+    let header = header_len(&bytes).ok_or_else(|| refuse("foreign: not an `.npy` file".to_owned()))?;
+    if header > MAX_HEADER {
+        return Err(refuse(format!("foreign: an `.npy` header of {header} bytes, expected at most {MAX_HEADER}")));
+    }
+    let wanted = format!("expected {} dimensions of {}", D::NDIM.unwrap_or(0), std::any::type_name::<A>());
+    let view = ArrayView::<A, D>::view_npy(&bytes).map_err(|error| refuse(format!("unreadable `.npy`: {error}; {wanted}")))?;
+    Ok(view.to_owned())
+}
+
+/// The length of the header's text: 2 bytes in version 1, 4 in versions 2 and 3.
+fn header_len(bytes: &[u8]) -> Option<usize> {
+    let rest = bytes.strip_prefix(b"\x93NUMPY")?;
+    match rest {
+        [1, _, a, b, ..] => Some(usize::from(u16::from_le_bytes([*a, *b]))),
+        [2 | 3, _, a, b, c, d, ..] => usize::try_from(u32::from_le_bytes([*a, *b, *c, *d])).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array1, Array2, Array3, Ix1, Ix2, Ix3, array};
+
+    fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    fn bytes<A: WritableElement, D: Dimension>(array: &Array<A, D>) -> Vec<u8> {
+        let mut out = Vec::new();
+        write(array, &mut out).unwrap();
+        out
+    }
+
+    fn round_trip<A, D>(array: &Array<A, D>)
+    where
+        A: WritableElement + ViewElement + Clone + PartialEq + std::fmt::Debug,
+        D: Dimension,
+    {
+        assert_eq!(&read::<A, D>(file(&bytes(array)).path()).unwrap(), array);
+    }
+
+    fn error<A: ViewElement + Clone, D: Dimension>(bytes: &[u8]) -> String {
+        let file = file(bytes);
+        let error = read::<A, D>(file.path()).map(|_| ()).unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        error.to_string().replace(&file.path().display().to_string(), "x.npy")
+    }
+
+    #[test]
+    fn arrays_come_back_as_they_were() {
+        round_trip::<f32, Ix1>(&Array1::linspace(0.0, 1.0, 7));
+        round_trip::<f32, Ix2>(&Array2::from_shape_fn((3, 5), |(i, j)| (i * 7 + j) as f32));
+        round_trip::<f32, Ix3>(&Array3::from_shape_fn((3, 4, 5), |(i, j, k)| (i * 70 + j * 7 + k) as f32));
+        round_trip::<f32, Ix2>(&Array2::zeros((0, 5)));
+        round_trip::<u8, Ix1>(&array![0, 1, 255]);
+        round_trip::<u32, Ix1>(&array![0, 1, u32::MAX]);
+        round_trip::<i64, Ix1>(&array![i64::MIN, 0, i64::MAX]);
+    }
+
+    #[test]
+    fn a_transposed_array_keeps_its_indices() {
+        let array = Array2::from_shape_fn((3, 5), |(i, j)| (i * 7 + j) as f32).reversed_axes();
+        round_trip::<f32, Ix2>(&array);
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_refused() {
+        let whole = bytes::<f32, Ix2>(&Array2::ones((3, 5)));
+        for end in 0..whole.len() {
+            error::<f32, Ix2>(&whole[..end]);
+        }
+        insta::assert_snapshot!(error::<f32, Ix2>(&whole[..whole.len() - 1]), @"x.npy: unreadable `.npy`: missing 1 bytes of data specified in header; expected 2 dimensions of f32: run the stage that makes it again");
+        insta::assert_snapshot!(error::<f32, Ix2>(&[whole.as_slice(), b"!"].concat()), @"x.npy: unreadable `.npy`: file had 1 extra bytes before EOF; expected 2 dimensions of f32: run the stage that makes it again");
+    }
+
+    #[test]
+    fn a_foreign_file_is_named_so() {
+        insta::assert_snapshot!(error::<f32, Ix2>(b"id,dur,proto\n1,2,tcp\n"), @"x.npy: foreign: not an `.npy` file: run the stage that makes it again");
+        insta::assert_snapshot!(error::<u8, Ix1>(&bytes::<f32, Ix1>(&Array1::ones(3))), @"x.npy: unreadable `.npy`: incorrect descriptor ('<f4') for this type; expected 1 dimensions of u8: run the stage that makes it again");
+        insta::assert_snapshot!(error::<f32, Ix1>(&bytes::<f32, Ix2>(&Array2::ones((3, 5)))), @"x.npy: unreadable `.npy`: ndim 2 of array did not match Dimension type with NDIM = Some(1); expected 1 dimensions of f32: run the stage that makes it again");
+    }
+
+    #[test]
+    fn a_header_cannot_ask_for_memory() {
+        let header = |shape: &str, length: Option<u16>| {
+            let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+            let length = length.unwrap_or(text.len() as u16);
+            [b"\x93NUMPY\x01\x00".as_slice(), &length.to_le_bytes(), text.as_bytes()].concat()
+        };
+        insta::assert_snapshot!(error::<f32, Ix2>(&header("(99999999999, 64)", None)), @"x.npy: unreadable `.npy`: missing 25599999999744 bytes of data specified in header; expected 2 dimensions of f32: run the stage that makes it again");
+        error::<f32, Ix2>(&header("(18446744073709551615, 18446744073709551615)", None));
+        error::<f32, Ix2>(&header("(-1, 64)", None));
+        insta::assert_snapshot!(error::<f32, Ix2>(&header("(3, 5)", Some(u16::MAX))), @"x.npy: foreign: an `.npy` header of 65535 bytes, expected at most 1024: run the stage that makes it again");
+        error::<f32, Ix2>(b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}");
+    }
+}

@@ -1,0 +1,190 @@
+use super::*;
+use tempfile::TempDir;
+
+fn config(overrides: &[&str]) -> Config {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    Config::parse("name: x", "c.yaml", &overrides).unwrap()
+}
+
+/// A run folder in which `pretrain` has left `weights` and, from it, `finetune` has left `model`.
+fn filled() -> (TempDir, Run) {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::create(&folder.path().join("run")).unwrap();
+    pretrain(&run, "weights of seed 0", &config(&[]));
+    finetune(&run);
+    (folder, run)
+}
+
+fn pretrain(run: &Run, weights: &str, config: &Config) {
+    let mut stage = run.begin(Stage::Pretrain, config).unwrap();
+    stage.write("weights", weights.as_bytes()).unwrap();
+    stage.log(&serde_json::json!({ "step": 1, "loss": 0.5 })).unwrap();
+    stage.finish("scalar").unwrap();
+}
+
+fn finetune(run: &Run) {
+    let config = config(&[]);
+    let mut stage = run.begin(Stage::Finetune, &config).unwrap();
+    stage.require(Stage::Pretrain, "weights").unwrap();
+    stage.write("model/model", b"classifier").unwrap();
+    stage.finish("scalar").unwrap();
+}
+
+fn shown(run: &Run, error: &Error) -> String {
+    assert_eq!(error.exit_code(), 4, "{error}");
+    error.to_string().replace(&run.folder().display().to_string(), "RUN")
+}
+
+fn refused(run: &Run, stage: Stage, name: &str) -> String {
+    shown(run, &run.require(stage, name).unwrap_err())
+}
+
+fn overwrite(run: &Run, name: &str, text: &str) {
+    artefacts::write_atomic(&run.folder().join(name), |out| out.write_all(text.as_bytes())).unwrap();
+}
+
+#[test]
+fn a_later_stage_finds_what_an_earlier_one_left() {
+    let (_guard, run) = filled();
+    let path = run.require(Stage::Finetune, "model/model").unwrap();
+    assert_eq!(fs::read(path).unwrap(), b"classifier");
+    assert_eq!(run.config(&[]).unwrap(), config(&[]));
+    assert_eq!(run.config_of(Stage::Pretrain).unwrap(), config(&[]));
+}
+
+#[test]
+fn the_same_run_gives_the_same_bytes_for_any_number_of_threads() {
+    let manifest = |threads: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let run = Run::create(folder.path()).unwrap();
+        pretrain(&run, "weights", &config(&[threads]));
+        fs::read_to_string(folder.path().join("manifest-pretrain.json")).unwrap()
+    };
+    assert_eq!(manifest("engine.threads=1"), manifest("engine.threads=4"));
+}
+
+#[test]
+fn what_was_never_made_names_the_command_that_makes_it() {
+    let (_guard, run) = filled();
+    overwrite(&run, "stray", "written by hand");
+    let missing = run.folder().join("no");
+    let all = [
+        refused(&run, Stage::Encode, "latents/train.npy"),
+        refused(&run, Stage::Pretrain, "stray"),
+        refused(&run, Stage::Pretrain, "../outside"),
+        shown(&run, &Run::open(&missing).unwrap_err()),
+    ];
+    insta::assert_snapshot!(all.join("\n"), @r"
+    RUN: `encode` has not finished here: run `nids-mixer encode --config FILE --run RUN` first
+    RUN/stray: `pretrain` made no such artefact: run `nids-mixer pretrain --config FILE --run RUN` first
+    RUN: `../outside` lies outside the run folder: use a plain relative name
+    RUN/no: no such run folder: run `nids-mixer pretrain --config FILE --run RUN/no` first
+    ");
+}
+
+#[test]
+fn a_file_that_differs_from_its_manifest_is_refused() {
+    let (_guard, run) = filled();
+    overwrite(&run, "weights", "weights");
+    let mut all = vec![refused(&run, Stage::Pretrain, "weights")];
+    overwrite(&run, "weights", "weights of seed 9");
+    all.push(refused(&run, Stage::Pretrain, "weights"));
+    fs::remove_file(run.folder().join("weights")).unwrap();
+    all.push(refused(&run, Stage::Pretrain, "weights"));
+    insta::assert_snapshot!(all.join("\n"), @r"
+    RUN/weights: truncated: 7 bytes of 17: run `nids-mixer pretrain --config FILE --run RUN` first
+    RUN/weights: changed since `pretrain` wrote it: run `nids-mixer pretrain --config FILE --run RUN` first
+    RUN/weights: missing: run `nids-mixer pretrain --config FILE --run RUN` first
+    ");
+}
+
+#[test]
+fn an_artefact_outlived_by_its_inputs_is_stale() {
+    let (_guard, run) = filled();
+    pretrain(&run, "weights of a longer run", &config(&[]));
+    insta::assert_snapshot!(refused(&run, Stage::Finetune, "model/model"), @"RUN/model/model: stale: `pretrain` has made another `weights` since: run `nids-mixer finetune --config FILE --run RUN` first");
+    finetune(&run);
+    run.require(Stage::Finetune, "model/model").unwrap();
+}
+
+#[test]
+fn another_config_is_refused_with_the_keys_that_differ() {
+    let (_guard, run) = filled();
+    let other = config(&["model.dim=32", "pretrain.steps=7", "pretrain.optimiser=adam", "finetune.labels=100"]);
+    let mut stage = run.begin(Stage::Finetune, &other).unwrap();
+    insta::assert_snapshot!(shown(&run, &stage.require(Stage::Pretrain, "weights").unwrap_err()), @"RUN/weights: made by another config: `model.dim` was 64 and is 32; `pretrain.optimiser.adam.beta1` was unset and is 0.9; `pretrain.optimiser.adam.beta2` was unset and is 0.99; `pretrain.optimiser.adam.eps` was unset and is 1e-8; and 6 more: run `nids-mixer pretrain --config FILE --run RUN` first, or keep its settings");
+    let same = config(&["finetune.labels=100", "engine.threads=2", "evaluate.threshold=0.9"]);
+    run.begin(Stage::Finetune, &same).unwrap().require(Stage::Pretrain, "weights").unwrap();
+}
+
+#[test]
+fn a_data_file_must_be_the_same_for_every_stage() {
+    let (guard, run) = filled();
+    let data = guard.path().join("train.csv");
+    let config = config(&[]);
+    artefacts::write_atomic(&data, |out| out.write_all(b"a")).unwrap();
+    let mut stage = run.begin(Stage::Pretrain, &config).unwrap();
+    stage.input("data.train", &data).unwrap();
+    stage.write("weights", b"w").unwrap();
+    stage.finish("scalar").unwrap();
+    artefacts::write_atomic(&data, |out| out.write_all(b"b")).unwrap();
+    let mut stage = run.begin(Stage::Finetune, &config).unwrap();
+    stage.require(Stage::Pretrain, "weights").unwrap();
+    insta::assert_snapshot!(shown(&run, &stage.input("data.train", &data).unwrap_err()), @"RUN: stale: the file behind `data.train` has changed since `pretrain` ran: run `nids-mixer pretrain --config FILE --run RUN` first");
+}
+
+#[test]
+fn an_unfinished_stage_leaves_no_artefact_and_a_refused_one_takes_none_away() {
+    let (_guard, run) = filled();
+    let config = config(&[]);
+    drop(run.begin(Stage::Pretrain, &config).unwrap());
+    run.require(Stage::Pretrain, "weights").unwrap();
+    run.begin(Stage::Pretrain, &config).unwrap().write("weights", b"half").unwrap();
+    insta::assert_snapshot!(refused(&run, Stage::Pretrain, "weights"), @"RUN: `pretrain` has not finished here: run `nids-mixer pretrain --config FILE --run RUN` first");
+}
+
+#[test]
+fn a_stage_run_again_replaces_its_own_metrics() {
+    let (_guard, run) = filled();
+    let config = config(&[]);
+    let mut stage = run.begin(Stage::Finetune, &config).unwrap();
+    stage.log(&serde_json::json!({ "step": 1 })).unwrap();
+    stage.finish("scalar").unwrap();
+    pretrain(&run, "weights of seed 0", &config);
+    let text = fs::read_to_string(run.folder().join("metrics.jsonl")).unwrap();
+    insta::assert_snapshot!(text, @r#"
+    {"stage":"finetune","step":1}
+    {"stage":"pretrain","loss":0.5,"step":1}
+    "#);
+}
+
+#[test]
+fn a_foreign_manifest_is_refused() {
+    let (_guard, run) = filled();
+    let good = fs::read_to_string(run.folder().join("manifest-pretrain.json")).unwrap();
+    let mut all = Vec::new();
+    let cases = [
+        "{}".to_owned(),
+        good[..good.len() / 2].to_owned(),
+        good.replace("nids-mixer stage", "something else"),
+        good.replace("\"stage\": \"pretrain\"", "\"stage\": \"encode\""),
+        good.replace("\"dropout\"", "\"dropped\""),
+    ];
+    let config = config(&[]);
+    for text in cases {
+        overwrite(&run, "manifest-pretrain.json", &text);
+        let mut stage = run.begin(Stage::Finetune, &config).unwrap();
+        all.push(shown(&run, &stage.require(Stage::Pretrain, "weights").unwrap_err()));
+    }
+    let outside = good.replace("\"weights\"", "\"../weights\"");
+    overwrite(&run, "manifest-pretrain.json", &outside);
+    all.push(refused(&run, Stage::Pretrain, "../weights"));
+    insta::assert_snapshot!(all.join("\n"), @r"
+    RUN/manifest-pretrain.json: not a manifest: missing field `kind` at line 1 column 2: run `nids-mixer pretrain --config FILE --run RUN` first
+    RUN/manifest-pretrain.json: not a manifest: EOF while parsing an object at line 62 column 7: run `nids-mixer pretrain --config FILE --run RUN` first
+    RUN/manifest-pretrain.json: foreign manifest: `something else` version 1 of `pretrain`: run `nids-mixer pretrain --config FILE --run RUN` first
+    RUN/manifest-pretrain.json: foreign manifest: `nids-mixer stage` version 1 of `encode`: run `nids-mixer pretrain --config FILE --run RUN` first
+    RUN/manifest-pretrain.json: made by another version (nids-mixer 0.1.0): run `nids-mixer pretrain --config FILE --run RUN` first
+    RUN: `../weights` lies outside the run folder: use a plain relative name
+    ");
+}
