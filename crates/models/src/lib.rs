@@ -1,2 +1,14 @@
-//! The MLP-Mixer and the masked autoencoder over feature tokens.
+//! The MLP-Mixer and the masked autoencoder over feature tokens: layers put together, one file each, to be read beside the
+//! paper. Nothing here knows a data set or a stage.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "tensors and caches are moved in, so that they are used once and may be overwritten"
+)]
+#![allow(clippy::missing_panics_doc, reason = "every layer asserts the shapes that its first line states")]
+
+mod mae;
+mod mixer;
+
+pub use mae::{Mae, MaeConfig, MaeEncoder, Target, random_masking};
+pub use mixer::{Block, Classifier, ClassifierCache, Encoder, EncoderCache, Input, MixerConfig};

@@ -1,0 +1,289 @@
+//! A masked autoencoder (He et al. 2022) over feature tokens: some features of each flow are hidden and predicted from the
+//! others.
+//!
+//! Two encoders share all weights' names and shapes. `mask_token` encodes the full length, with a learned token in the place
+//! of what is hidden. `visible_only` encodes the K visible tokens alone and is faster by about the share that is hidden; what
+//! token mixing does with a shortened sequence is said at [`Visible`]. Weights pretrained either way load into the full-length
+//! encoder that classifies.
+
+use nids_kernels::{Key, add_assign};
+use nids_nn::loss::{cross_entropy, mse};
+use nids_nn::{Cx, FeatureEmbedding, Init, LayerNorm, Linear, Param, Real, Scope, Tensor, Visible};
+use rand::RngExt as _;
+
+use crate::mixer::{Block, Embedding, Encoder, Input, MixerConfig, backward_trunk, blocks, forward_trunk};
+
+/// What the encoder sees of a masked flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaeEncoder {
+    /// All tokens, the masked ones replaced by a learned token.
+    MaskToken,
+    /// The visible tokens only.
+    VisibleOnly,
+}
+
+/// Settings of the pretext task.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MaeConfig {
+    /// Share of the feature tokens that is masked, rounded to whole tokens; at least one is masked and one visible.
+    pub mask_ratio: f64,
+    /// What the encoder sees.
+    pub encoder: MaeEncoder,
+    /// Mixer blocks of the decoder.
+    pub decoder_depth: usize,
+}
+
+/// What is predicted of a masked feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A number: squared error.
+    Numeric,
+    /// One of so many classes: softmax cross-entropy.
+    Categorical(usize),
+}
+
+/// Encoder, decoder and a head for every feature.
+#[derive(Clone, Debug)]
+pub struct Mae {
+    encoder: Encoder,
+    mask_token: Param,
+    decoder: Vec<Block>,
+    decoder_norm: LayerNorm,
+    heads: Vec<(Linear, Target)>,
+    config: MaeConfig,
+}
+
+/// Masks exactly `n_masked` of `n_features` tokens for every sample, each subset as likely as any other, as a function of the
+/// key and the sample (selection sampling, Knuth 3.4.2 S: one pass, no sorting).   mask: [F, b], 1 = masked
+pub fn random_masking<R: Real>(key: Key, samples: &[u32], n_features: usize, n_masked: usize, mask: &mut [R]) {
+    let b = samples.len();
+    assert_eq!(mask.len(), n_features * b);
+    for (j, &sample) in samples.iter().enumerate() {
+        let mut stream = key.stream(MASKING_SITE, sample);
+        let mut left = n_masked;
+        for t in 0..n_features {
+            let masked = (stream.random_range(0..n_features - t)) < left;
+            mask[t * b + j] = if masked { R::one() } else { R::zero() };
+            left -= usize::from(masked);
+        }
+    }
+}
+
+/// Apart from the sites that layers are given, which count from 1.
+const MASKING_SITE: u32 = u32::MAX;
+
+impl Mae {
+    /// Adds `encoder`, `mask_token`, `decoder.blocks.{i}`, `decoder.norm` and `heads.{feature}`. `targets` says what is
+    /// predicted of each of the `features`.
+    pub fn new(
+        scope: &mut Scope<'_>,
+        features: &[(String, usize)],
+        targets: &[Target],
+        mixer: &MixerConfig,
+        config: MaeConfig,
+    ) -> Self {
+        assert_eq!(features.len(), targets.len(), "a target a feature");
+        assert!(features.len() > 1, "one feature has nothing to be predicted from");
+        let encoder = Encoder::new(&mut scope.at("encoder"), Input::Features(features), mixer);
+        let mask_token = scope.param("mask_token", &[mixer.dim], Init::Normal { std: 0.02 });
+        // the decoder is thrown away after pretraining: nothing is gained by regularising it
+        let plain = MixerConfig { dropout: 0.0, drop_path: 0.0, ..*mixer };
+        let decoder = blocks(&mut scope.at("decoder").at("blocks"), encoder.n_tokens(), config.decoder_depth, &plain);
+        let decoder_norm = LayerNorm::new(&mut scope.at("decoder").at("norm"), mixer.dim);
+        let mut heads_scope = scope.at("heads");
+        let heads = features
+            .iter()
+            .zip(targets)
+            .map(|((name, _), &target)| {
+                let outputs = if let Target::Categorical(n_classes) = target { n_classes } else { 1 };
+                (Linear::new(&mut heads_scope.at(name), mixer.dim, outputs), target)
+            })
+            .collect();
+        Self { encoder, mask_token, decoder, decoder_norm, heads, config }
+    }
+
+    /// The part that is kept.
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// Masked tokens a sample.
+    pub fn n_masked(&self) -> usize {
+        let features = self.heads.len();
+        ((features as f64 * self.config.mask_ratio).round() as usize).clamp(1, features - 1)
+    }
+
+    /// Takes a shard forward and, where `grads` is given, back. Returns Σ over masked tokens of their loss / `divisor`.
+    ///
+    /// x: b samples as [`Input::Features`] has them; what `mask` hides is overwritten   mask, targets: [F, b]; a class is a
+    /// small integer
+    pub fn loss<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        grads: Option<&mut [R]>,
+        b: usize,
+        x: &'a mut [R],
+        mask: &'a [R],
+        targets: &[R],
+        divisor: R,
+    ) -> f64 {
+        self.hide(b, x, mask);
+        let (mut tokens, embedding) = self.encoder.embed(cx, b, x);
+        let visible = match self.config.encoder {
+            MaeEncoder::MaskToken => {
+                self.each_masked(b, mask, |t, j| add_assign(tokens.row(t, j), self.mask_token.of(cx.params)));
+                None
+            }
+            MaeEncoder::VisibleOnly => {
+                let visible = self.visible(cx, b, mask);
+                tokens = gather(cx, visible, tokens);
+                Some(visible)
+            }
+        };
+        let (encoded, trunk) = self.encoder.mix(cx, visible, tokens);
+        let decoder_input = match visible {
+            None => encoded,
+            Some(visible) => {
+                let mut full = scatter(cx, visible, self.encoder.n_tokens(), encoded);
+                self.each_masked(b, mask, |t, j| {
+                    let row = full.row(t, j);
+                    row.copy_from_slice(self.mask_token.of(cx.params));
+                    add_assign(row, self.embedding().bias(cx.params, t));
+                });
+                full
+            }
+        };
+        let (decoded, decoder) = forward_trunk(cx, &self.decoder, &self.decoder_norm, None, decoder_input);
+        let Some(grads) = grads else { return self.predict(cx, None, &decoded, mask, targets, divisor).0 };
+
+        let (loss, ddecoded) = self.predict(cx, Some(grads), &decoded, mask, targets, divisor);
+        cx.recycle(decoded.data);
+        let mut dinput = backward_trunk(cx, grads, &self.decoder, &self.decoder_norm, decoder, ddecoded);
+        let dencoded = match visible {
+            None => dinput,
+            Some(visible) => {
+                self.each_masked(b, mask, |t, j| {
+                    add_assign(self.mask_token.of_mut(grads), dinput.row(t, j));
+                    self.embedding().add_bias_gradient(grads, t, dinput.row(t, j));
+                });
+                gather(cx, visible, dinput)
+            }
+        };
+        let mut dtokens = self.encoder.mix_backward(cx, grads, trunk, dencoded);
+        match visible {
+            None => self.each_masked(b, mask, |t, j| add_assign(self.mask_token.of_mut(grads), dtokens.row(t, j))),
+            Some(visible) => dtokens = scatter(cx, visible, self.encoder.n_tokens(), dtokens),
+        }
+        self.encoder.embed_backward(cx, grads, embedding, dtokens);
+        loss
+    }
+
+    /// Every head on its token: the loss of what is masked and, where `grads` is given, the gradient of the decoder's output.
+    fn predict<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        mut grads: Option<&mut [R]>,
+        decoded: &Tensor<'a, R>,
+        mask: &[R],
+        targets: &[R],
+        divisor: R,
+    ) -> (f64, Tensor<'a, R>) {
+        let [_, b, d] = decoded.shape;
+        let ddecoded = cx.zeros(decoded.shape);
+        let mut loss = 0.0;
+        for (t, (head, target)) in self.heads.iter().enumerate() {
+            let of_token = t * b * d..(t + 1) * b * d;
+            let outputs = if let Target::Categorical(n_classes) = target { *n_classes } else { 1 };
+            let (y, dy) = (cx.alloc(b * outputs), cx.alloc(b * outputs));
+            head.apply(cx.params, &decoded.data[of_token.clone()], y);
+            dy.fill(R::zero());
+            for j in 0..b {
+                if mask[t * b + j] == R::zero() {
+                    continue;
+                }
+                let (y, dy) = (&y[j * outputs..][..outputs], &mut dy[j * outputs..][..outputs]);
+                let target_value = &targets[t * b + j..=t * b + j];
+                loss += match target {
+                    Target::Numeric => mse(y, target_value, divisor, dy),
+                    Target::Categorical(_) => {
+                        let class = target_value[0].to_usize().expect("a class is a small integer");
+                        cross_entropy(y, class, divisor, dy)
+                    }
+                };
+            }
+            if let Some(grads) = grads.as_deref_mut() {
+                head.add_gradients(grads, &decoded.data[of_token.clone()], dy);
+                head.input_gradient(cx.params, dy, &mut ddecoded.data[of_token]);
+            }
+            cx.recycle(y);
+            cx.recycle(dy);
+        }
+        (loss, ddecoded)
+    }
+
+    fn embedding(&self) -> &FeatureEmbedding {
+        match &self.encoder.embedding {
+            Embedding::Features(embedding) => embedding,
+            Embedding::Patches { .. } => unreachable!("built over features"),
+        }
+    }
+
+    /// Zeroes the input of masked tokens, so that their embedding is their bias alone: it says where they stand.
+    fn hide<R: Real>(&self, b: usize, x: &mut [R], mask: &[R]) {
+        let mut rest = x;
+        for (width, mask) in self.embedding().widths().zip(mask.chunks_exact(b)) {
+            let (token, after) = rest.split_at_mut(b * width);
+            for (row, &masked) in token.chunks_exact_mut(width).zip(mask) {
+                if masked != R::zero() {
+                    row.fill(R::zero());
+                }
+            }
+            rest = after;
+        }
+    }
+
+    fn each_masked<R: Real>(&self, b: usize, mask: &[R], mut apply: impl FnMut(usize, usize)) {
+        for t in 0..self.heads.len() {
+            (0..b).filter(|j| mask[t * b + j] != R::zero()).for_each(|j| apply(t, j));
+        }
+    }
+
+    /// Which tokens each sample still has: its visible features, then the registers.
+    fn visible<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, mask: &[R]) -> Visible<'a, R> {
+        let features = self.heads.len();
+        let n_visible = self.encoder.n_tokens() - self.n_masked();
+        let index = cx.alloc(n_visible * b);
+        for j in 0..b {
+            let kept = (0..self.encoder.n_tokens()).filter(|&t| t >= features || mask[t * b + j] == R::zero());
+            let mut k = 0;
+            for t in kept {
+                index[k * b + j] = R::from_f64(t as f64);
+                k += 1;
+            }
+            assert_eq!(k, n_visible, "every sample hides as many tokens");
+        }
+        Visible { index, b }
+    }
+}
+
+/// packed[k, j] = full[token(k, j), j].   full: [N, b, D]   packed: [K, b, D]
+fn gather<'a, R: Real>(cx: &Cx<'a, R>, visible: Visible<'a, R>, mut full: Tensor<'a, R>) -> Tensor<'a, R> {
+    let [_, b, d] = full.shape;
+    let mut packed = cx.tensor([visible.index.len() / b, b, d]);
+    for k in 0..packed.shape[0] {
+        (0..b).for_each(|j| packed.row(k, j).copy_from_slice(full.row(visible.token(k, j as u32), j)));
+    }
+    cx.recycle(full.data);
+    packed
+}
+
+/// full[token(k, j), j] = packed[k, j], 0 elsewhere.   packed: [K, b, D]   full: [N, b, D]
+fn scatter<'a, R: Real>(cx: &Cx<'a, R>, visible: Visible<'a, R>, n_tokens: usize, mut packed: Tensor<'a, R>) -> Tensor<'a, R> {
+    let [n_visible, b, d] = packed.shape;
+    let mut full = cx.zeros([n_tokens, b, d]);
+    for k in 0..n_visible {
+        (0..b).for_each(|j| full.row(visible.token(k, j as u32), j).copy_from_slice(packed.row(k, j)));
+    }
+    cx.recycle(packed.data);
+    full
+}

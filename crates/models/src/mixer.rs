@@ -1,0 +1,361 @@
+//! The MLP-Mixer (Tolstikhin et al. 2021) over tokens made from flow features, and a classifier on its mean token.
+
+use nids_nn::{
+    Activation, Axis, Cx, FeatureEmbedding, LayerNorm, Linear, Mixing, MixingConfig, PreNormResidual, Real, RegisterTokens,
+    Scope, Tensor, Visible, mean_tokens, mean_tokens_backward, patchify,
+};
+
+/// Sizes and regularisation of an encoder.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MixerConfig {
+    /// D
+    pub dim: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Hidden units of token mixing.
+    pub token_hidden: usize,
+    /// Hidden units of channel mixing.
+    pub channel_hidden: usize,
+    /// Learned tokens beside those of the input.
+    pub n_registers: usize,
+    /// Of both MLPs.
+    pub activation: Activation,
+    /// Inside both MLPs.
+    pub dropout: f32,
+    /// Stochastic depth: 0 at the first block, this at the last, linear between (Huang et al. 2016).
+    pub drop_path: f32,
+}
+
+/// What an encoder reads.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'n> {
+    /// A sequence cut into tokens of equal width, sharing one linear map: x is [b, N·P].
+    Patches {
+        /// N
+        n_tokens: usize,
+        /// P
+        width: usize,
+    },
+    /// Named features of their own widths, a linear map each: x holds them one after the other, each [b, F_t].
+    Features(&'n [(String, usize)]),
+}
+
+/// One Mixer block: x + TokenMixing(LN(x)), then x + ChannelMixing(LN(x)).
+#[derive(Clone, Copy, Debug)]
+pub struct Block {
+    token: PreNormResidual,
+    channel: PreNormResidual,
+}
+
+/// What [`Block::backward`] needs.
+#[derive(Debug)]
+pub struct BlockCache<'a, R> {
+    token: nids_nn::PreNormResidualCache<'a, R>,
+    channel: nids_nn::PreNormResidualCache<'a, R>,
+}
+
+impl Block {
+    /// Adds `token_norm`, `token_mixing`, `channel_norm` and `channel_mixing`.
+    pub fn new(scope: &mut Scope<'_>, n_tokens: usize, config: &MixerConfig, drop_path: f32) -> Self {
+        let mut branch = |name: &str, axis, size, hidden| {
+            let norm = LayerNorm::new(&mut scope.at(format!("{name}_norm")), config.dim);
+            let MixerConfig { activation, dropout, .. } = *config;
+            let mixing =
+                Mixing::new(&mut scope.at(format!("{name}_mixing")), MixingConfig { axis, size, hidden, activation, dropout });
+            PreNormResidual::new(scope, norm, mixing, drop_path)
+        };
+        Self {
+            token: branch("token", Axis::Token, n_tokens, config.token_hidden),
+            channel: branch("channel", Axis::Channel, config.dim, config.channel_hidden),
+        }
+    }
+
+    /// The two residual branches, token then channel.
+    pub fn branches(&self) -> [&PreNormResidual; 2] {
+        [&self.token, &self.channel]
+    }
+
+    /// x, y: [N, b, D]
+    pub fn forward<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        visible: Option<Visible<'a, R>>,
+        x: Tensor<'a, R>,
+    ) -> (Tensor<'a, R>, BlockCache<'a, R>) {
+        let (x, token) = self.token.forward(cx, visible, x);
+        let (y, channel) = self.channel.forward(cx, visible, x);
+        (y, BlockCache { token, channel })
+    }
+
+    /// dx from dy.
+    pub fn backward<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        grads: &mut [R],
+        cache: BlockCache<'a, R>,
+        dy: Tensor<'a, R>,
+    ) -> Tensor<'a, R> {
+        let BlockCache { token, channel } = cache;
+        let dx = self.channel.backward(cx, grads, channel, dy);
+        self.token.backward(cx, grads, token, dx)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Embedding {
+    Patches { proj: Linear, n_tokens: usize, width: usize },
+    Features(FeatureEmbedding),
+}
+
+/// Embedding, registers, blocks and a last norm: x -> tokens [N, b, D].
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    pub(crate) embedding: Embedding,
+    registers: RegisterTokens,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    n_tokens: usize,
+    config: MixerConfig,
+}
+
+/// What [`Encoder::backward`] needs.
+#[derive(Debug)]
+pub struct EncoderCache<'a, R> {
+    embedding: EmbeddingCache<'a, R>,
+    trunk: TrunkCache<'a, R>,
+}
+
+#[derive(Debug)]
+pub(crate) enum EmbeddingCache<'a, R> {
+    Patches(nids_nn::LinearCache<'a, R>),
+    Features(nids_nn::FeatureEmbeddingCache<'a, R>),
+}
+
+#[derive(Debug)]
+pub(crate) struct TrunkCache<'a, R> {
+    blocks: Vec<BlockCache<'a, R>>,
+    norm: nids_nn::LayerNormCache<'a, R>,
+}
+
+impl Encoder {
+    /// Adds `proj` or `embed.{feature}`, `registers`, `blocks.{i}` and `norm`.
+    pub fn new(scope: &mut Scope<'_>, input: Input<'_>, config: &MixerConfig) -> Self {
+        let dim = config.dim;
+        let (embedding, of_input) = match input {
+            Input::Patches { n_tokens, width } => {
+                (Embedding::Patches { proj: Linear::new(&mut scope.at("proj"), width, dim), n_tokens, width }, n_tokens)
+            }
+            Input::Features(features) => {
+                let named = features.iter().map(|(name, width)| (name.as_str(), *width));
+                (Embedding::Features(FeatureEmbedding::new(&mut scope.at("embed"), named, dim)), features.len())
+            }
+        };
+        let n_tokens = of_input + config.n_registers;
+        Self {
+            embedding,
+            registers: RegisterTokens::new(&mut scope.at("registers"), config.n_registers, dim),
+            blocks: blocks(&mut scope.at("blocks"), n_tokens, config.depth, config),
+            norm: LayerNorm::new(&mut scope.at("norm"), dim),
+            n_tokens,
+            config: *config,
+        }
+    }
+
+    /// N, registers included.
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// D
+    pub fn dim(&self) -> usize {
+        self.config.dim
+    }
+
+    /// The blocks, first to last.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// Numbers a sample in the input.
+    pub fn input_width(&self) -> usize {
+        match &self.embedding {
+            Embedding::Patches { n_tokens, width, .. } => n_tokens * width,
+            Embedding::Features(embedding) => embedding.width(),
+        }
+    }
+
+    /// x: b samples, as [`Input`] says   tokens: [N, b, D]
+    pub fn forward<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, x: &'a mut [R]) -> (Tensor<'a, R>, EncoderCache<'a, R>) {
+        let (tokens, embedding) = self.embed(cx, b, x);
+        let (tokens, trunk) = self.mix(cx, None, tokens);
+        (tokens, EncoderCache { embedding, trunk })
+    }
+
+    /// Adds every gradient; returns that of the patches `[N, b, P]` (None for features).
+    pub fn backward<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        grads: &mut [R],
+        cache: EncoderCache<'a, R>,
+        dtokens: Tensor<'a, R>,
+    ) -> Option<Tensor<'a, R>> {
+        let EncoderCache { embedding, trunk } = cache;
+        let dtokens = self.mix_backward(cx, grads, trunk, dtokens);
+        self.embed_backward(cx, grads, embedding, dtokens)
+    }
+
+    /// The tokens before the first block.
+    pub(crate) fn embed<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, x: &'a mut [R]) -> (Tensor<'a, R>, EmbeddingCache<'a, R>) {
+        let d = self.config.dim;
+        let mut tokens = cx.tensor([self.n_tokens, b, d]);
+        let cache = match &self.embedding {
+            Embedding::Patches { proj, n_tokens, width } => {
+                let patches = cx.tensor([*n_tokens, b, *width]);
+                patchify(x, patches.shape, patches.data);
+                cx.recycle(x);
+                let (projected, cache) = proj.forward(cx, patches);
+                tokens.data[..projected.data.len()].copy_from_slice(projected.data);
+                cx.recycle(projected.data);
+                EmbeddingCache::Patches(cache)
+            }
+            Embedding::Features(embedding) => EmbeddingCache::Features(embedding.forward(cx, x, &mut tokens)),
+        };
+        self.registers.forward(cx, &mut tokens);
+        (tokens, cache)
+    }
+
+    pub(crate) fn embed_backward<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        grads: &mut [R],
+        cache: EmbeddingCache<'a, R>,
+        dtokens: Tensor<'a, R>,
+    ) -> Option<Tensor<'a, R>> {
+        self.registers.backward(grads, &dtokens);
+        match (&self.embedding, cache) {
+            (Embedding::Features(embedding), EmbeddingCache::Features(cache)) => {
+                embedding.backward(cx, grads, cache, &dtokens);
+                cx.recycle(dtokens.data);
+                None
+            }
+            (Embedding::Patches { proj, n_tokens, .. }, EmbeddingCache::Patches(cache)) => {
+                let [_, b, d] = dtokens.shape;
+                let projected = cx.tensor([*n_tokens, b, d]);
+                projected.data.copy_from_slice(&dtokens.data[..n_tokens * b * d]);
+                cx.recycle(dtokens.data);
+                Some(proj.backward(cx, grads, cache, projected))
+            }
+            _ => unreachable!("an embedding makes its own kind of cache"),
+        }
+    }
+
+    /// Blocks and norm.   tokens: [N or K, b, D]
+    pub(crate) fn mix<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        visible: Option<Visible<'a, R>>,
+        tokens: Tensor<'a, R>,
+    ) -> (Tensor<'a, R>, TrunkCache<'a, R>) {
+        forward_trunk(cx, &self.blocks, &self.norm, visible, tokens)
+    }
+
+    pub(crate) fn mix_backward<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        grads: &mut [R],
+        cache: TrunkCache<'a, R>,
+        dtokens: Tensor<'a, R>,
+    ) -> Tensor<'a, R> {
+        backward_trunk(cx, grads, &self.blocks, &self.norm, cache, dtokens)
+    }
+}
+
+/// `depth` blocks whose drop-path rises from 0 to the config's.
+pub(crate) fn blocks(scope: &mut Scope<'_>, n_tokens: usize, depth: usize, config: &MixerConfig) -> Vec<Block> {
+    let rate = |i: usize| if depth > 1 { config.drop_path * i as f32 / (depth - 1) as f32 } else { 0.0 };
+    (0..depth).map(|i| Block::new(&mut scope.at(i), n_tokens, config, rate(i))).collect()
+}
+
+pub(crate) fn forward_trunk<'a, R: Real>(
+    cx: &Cx<'a, R>,
+    blocks: &[Block],
+    norm: &LayerNorm,
+    visible: Option<Visible<'a, R>>,
+    tokens: Tensor<'a, R>,
+) -> (Tensor<'a, R>, TrunkCache<'a, R>) {
+    let mut x = tokens;
+    let mut caches = Vec::with_capacity(blocks.len());
+    for block in blocks {
+        let (y, cache) = block.forward(cx, visible, x);
+        caches.push(cache);
+        x = y;
+    }
+    let (y, norm) = norm.forward(cx, x);
+    (y, TrunkCache { blocks: caches, norm })
+}
+
+pub(crate) fn backward_trunk<'a, R: Real>(
+    cx: &Cx<'a, R>,
+    grads: &mut [R],
+    blocks: &[Block],
+    norm: &LayerNorm,
+    cache: TrunkCache<'a, R>,
+    dtokens: Tensor<'a, R>,
+) -> Tensor<'a, R> {
+    let TrunkCache { blocks: caches, norm: norm_cache } = cache;
+    let mut dx = norm.backward(cx, grads, norm_cache, dtokens);
+    for (block, cache) in blocks.iter().zip(caches).rev() {
+        dx = block.backward(cx, grads, cache, dx);
+    }
+    dx
+}
+
+/// logits = mean over tokens of Encoder(x) · Wᵀ + b.   logits: [1, b, C]
+#[derive(Clone, Debug)]
+pub struct Classifier {
+    encoder: Encoder,
+    head: Linear,
+}
+
+/// What [`Classifier::backward`] needs.
+#[derive(Debug)]
+pub struct ClassifierCache<'a, R> {
+    encoder: EncoderCache<'a, R>,
+    head: nids_nn::LinearCache<'a, R>,
+}
+
+impl Classifier {
+    /// Adds the encoder under `encoder` and the head under `classifier`.
+    pub fn new(scope: &mut Scope<'_>, input: Input<'_>, config: &MixerConfig, n_outputs: usize) -> Self {
+        let encoder = Encoder::new(&mut scope.at("encoder"), input, config);
+        let head = Linear::new(&mut scope.at("classifier"), config.dim, n_outputs);
+        Self { encoder, head }
+    }
+
+    /// The encoder.
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// x: b samples, as [`Input`] says   logits: [1, b, C]
+    pub fn forward<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, x: &'a mut [R]) -> (Tensor<'a, R>, ClassifierCache<'a, R>) {
+        let (tokens, encoder) = self.encoder.forward(cx, b, x);
+        let pooled = mean_tokens(cx, tokens);
+        let (logits, head) = self.head.forward(cx, pooled);
+        (logits, ClassifierCache { encoder, head })
+    }
+
+    /// Adds every gradient; returns that of the patches, if the input is one of patches.
+    pub fn backward<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        grads: &mut [R],
+        cache: ClassifierCache<'a, R>,
+        dlogits: Tensor<'a, R>,
+    ) -> Option<Tensor<'a, R>> {
+        let ClassifierCache { encoder, head } = cache;
+        let dpooled = self.head.backward(cx, grads, head, dlogits);
+        let dtokens = mean_tokens_backward(cx, self.encoder.n_tokens, dpooled);
+        self.encoder.backward(cx, grads, encoder, dtokens)
+    }
+}

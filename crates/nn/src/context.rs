@@ -1,0 +1,166 @@
+//! What a pass over one shard needs besides its input: parameters, memory and randomness.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use arrayvec::ArrayVec;
+use nids_kernels::{Arena, Key, Keyed, Mask, Real, Rows};
+use rand::RngExt as _;
+
+/// Most samples a shard may hold.
+pub const MAX_SHARD: usize = 64;
+
+/// A few numbers for each sample of a shard, on the stack.
+pub type Samples = ArrayVec<u32, MAX_SHARD>;
+
+/// Buffers that wait to be used again within a pass.
+const MAX_FREE: usize = 32;
+
+/// Activations `[n, b, d]` in the arena.
+#[derive(Debug)]
+pub struct Tensor<'a, R> {
+    /// n·b·d numbers, row-major.
+    pub data: &'a mut [R],
+    /// [n, b, d]
+    pub shape: [usize; 3],
+}
+
+impl<R> Tensor<'_, R> {
+    /// Row `[d]` of outer index `n` and sample `j`.
+    pub fn row(&mut self, n: usize, j: usize) -> &mut [R] {
+        let [_, b, d] = self.shape;
+        &mut self.data[(n * b + j) * d..][..d]
+    }
+}
+
+/// Masks that replace drawn ones: how the randomness of another implementation is replayed.
+#[derive(Clone, Debug, Default)]
+pub struct GivenMasks<R> {
+    /// Multipliers (0 or 1 / (1 - p)) of each dropout, by site, in this crate's layout.
+    pub dropout: BTreeMap<u32, Vec<R>>,
+    /// Whether the whole batch takes the branch, by site of the drop-path.
+    pub drop_path: BTreeMap<u32, bool>,
+}
+
+/// Whether a pass trains.
+#[derive(Clone, Copy, Debug)]
+pub enum Mode<'a, R> {
+    /// No dropout, no drop-path.
+    Eval,
+    /// Masks are functions of `key` (seed and step) and of what identifies each sample of the shard.
+    Train {
+        /// Seed and step.
+        key: Key,
+        /// One number a sample, unique within the step.
+        samples: &'a [u32],
+    },
+    /// Masks are given.
+    Replay(&'a GivenMasks<R>),
+}
+
+/// The context of one pass over one shard.
+#[derive(Debug)]
+pub struct Cx<'a, R: Real> {
+    /// Every parameter of the network.
+    pub params: &'a [R],
+    /// Whether the pass trains.
+    pub mode: Mode<'a, R>,
+    arena: &'a Arena<R>,
+    free: RefCell<ArrayVec<&'a mut [R], MAX_FREE>>,
+}
+
+impl<'a, R: Real> Cx<'a, R> {
+    /// A pass over one shard.
+    pub fn new(params: &'a [R], arena: &'a Arena<R>, mode: Mode<'a, R>) -> Self {
+        Self { params, mode, arena, free: RefCell::default() }
+    }
+
+    /// Whether backward may follow.
+    pub fn trains(&self) -> bool {
+        !matches!(self.mode, Mode::Eval)
+    }
+
+    /// `len` numbers with nothing certain in them. What was recycled last comes first: it is still in the cache.
+    pub fn alloc(&self, len: usize) -> &'a mut [R] {
+        let mut free = self.free.borrow_mut();
+        match free.iter().rposition(|slice| slice.len() == len) {
+            Some(i) => {
+                let slice = free.remove(i);
+                if cfg!(debug_assertions) {
+                    slice.fill(R::nan());
+                }
+                slice
+            }
+            None => self.arena.alloc(len),
+        }
+    }
+
+    /// A tensor with nothing certain in it.
+    pub fn tensor(&self, shape: [usize; 3]) -> Tensor<'a, R> {
+        Tensor { data: self.alloc(shape.iter().product()), shape }
+    }
+
+    /// A tensor of zeros.
+    pub fn zeros(&self, shape: [usize; 3]) -> Tensor<'a, R> {
+        let tensor = self.tensor(shape);
+        tensor.data.fill(R::zero());
+        tensor
+    }
+
+    /// Gives a buffer back before the pass ends.
+    pub fn recycle(&self, slice: &'a mut [R]) {
+        // where the list is full the arena takes it back at the end
+        let _ = self.free.borrow_mut().try_push(slice);
+    }
+
+    /// The mask of a dropout with probability `p` at `site`; `samples` are the keys from [`Taken::keys`].
+    pub(crate) fn mask<'m>(&'m self, site: u32, p: f32, samples: &'m [u32]) -> Mask<'m, R> {
+        match self.mode {
+            Mode::Eval => Mask::Off,
+            Mode::Replay(masks) => masks.dropout.get(&site).map_or(Mask::Off, |mask| Mask::Given(mask)),
+            Mode::Train { .. } if p == 0.0 => Mask::Off,
+            Mode::Train { key, .. } => Mask::Keyed(Keyed { key, site, samples, p }),
+        }
+    }
+
+    /// Which of a shard's `b` samples take a branch that is dropped with probability `p` (stochastic depth, Huang et al. 2016,
+    /// per sample).
+    pub(crate) fn drop_path(&self, site: u32, p: f32, b: usize) -> Taken {
+        let keep = |i: u32| match self.mode {
+            Mode::Eval => true,
+            Mode::Replay(masks) => masks.drop_path.get(&site).copied().unwrap_or(true),
+            Mode::Train { key, samples } => p == 0.0 || key.stream(site, samples[i as usize]).random::<f32>() >= p,
+        };
+        let scale = if self.trains() { 1.0 / (1.0 - f64::from(p)) } else { 1.0 };
+        Taken { kept: (0..b as u32).filter(|&i| keep(i)).collect(), b, scale }
+    }
+}
+
+/// The samples of a shard that take a branch.
+#[derive(Clone, Debug)]
+pub(crate) struct Taken {
+    pub(crate) kept: Samples,
+    pub(crate) b: usize,
+    /// 1 / (1 - p), which keeps the expectation.
+    pub(crate) scale: f64,
+}
+
+impl Taken {
+    /// Every one of `b` samples.
+    pub(crate) fn all(b: usize) -> Self {
+        Self { kept: (0..b as u32).collect(), b, scale: 1.0 }
+    }
+
+    /// Their rows in `[outer, b, cols]`.
+    pub(crate) fn rows(&self, outer: usize, cols: usize) -> Rows<'_> {
+        Rows { outer, b: self.b, cols, kept: &self.kept }
+    }
+
+    /// What identifies them, for masks.
+    pub(crate) fn keys<R: Real>(&self, cx: &Cx<'_, R>) -> Samples {
+        match cx.mode {
+            Mode::Train { samples, .. } => self.kept.iter().map(|&i| samples[i as usize]).collect(),
+            Mode::Eval | Mode::Replay(_) => self.kept.clone(),
+        }
+    }
+}

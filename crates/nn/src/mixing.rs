@@ -1,0 +1,408 @@
+//! The two MLPs of a Mixer block (Tolstikhin et al. 2021): over tokens and over channels.
+
+use nids_kernels::{
+    Bias, Real, Trans, add_branch, add_column_sums, add_row_sums, bias_activation_dropout, branch_gradient, gemm, hadamard,
+};
+
+use crate::context::Taken;
+use crate::{Activation, Cx, Init, Param, Samples, Scope, Tensor};
+
+/// What an MLP mixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    /// The tokens of one channel: y = W2 · act(W1 · x).
+    Token,
+    /// The channels of one token: y = act(x · W1ᵀ) · W2ᵀ.
+    Channel,
+}
+
+/// Sizes of an MLP.
+#[derive(Clone, Copy, Debug)]
+pub struct MixingConfig {
+    /// What is mixed.
+    pub axis: Axis,
+    /// N for token mixing, D for channel mixing.
+    pub size: usize,
+    /// H
+    pub hidden: usize,
+    /// Between the two products.
+    pub activation: Activation,
+    /// Probability of dropout, after the activation and after the second product.
+    pub dropout: f32,
+}
+
+/// y = dropout(W2 · dropout(act(W1 · x + b1)) + b2) along one axis.   x, y: [N, b, D]
+///
+/// linear1.weight: [H, size]   linear1.bias: [H]   linear2.weight: [size, H]   linear2.bias: [size]
+#[derive(Clone, Copy, Debug)]
+pub struct Mixing {
+    config: MixingConfig,
+    weight1: Param,
+    bias1: Param,
+    weight2: Param,
+    bias2: Param,
+    site_hidden: u32,
+    site_output: u32,
+}
+
+/// The tokens that each sample of a shard still has, where most were dropped (a masked autoencoder that encodes visible tokens
+/// only).
+///
+/// Channel mixing does not care. Token mixing uses, for each sample, the columns of W1 and the rows of W2 and b2 that belong to
+/// its tokens, so that the weights keep their full-length shapes and names and load into a full-length encoder as they are.
+/// W1's columns are scaled by N / K, as inverted dropout would, so that hidden units see the same expected sum as over all N.
+#[derive(Clone, Copy, Debug)]
+pub struct Visible<'a, R> {
+    /// Which token each row is, ascending along `k`: [K, b]. Small integers, held in the arena as numbers.
+    pub index: &'a [R],
+    /// b
+    pub b: usize,
+}
+
+/// What [`Mixing::backward_open`] needs.
+#[derive(Debug)]
+pub(crate) struct OpenCache<'a, R> {
+    owner: Param,
+    /// act(W1 · x + b1) · mask: [H, b·D] or [N·b, H]
+    g: &'a mut [R],
+    /// act'(W1 · x + b1) · mask, same shape
+    derivative: &'a mut [R],
+}
+
+/// What [`Mixing::backward`] needs.
+#[derive(Debug)]
+pub struct MixingCache<'a, R> {
+    open: OpenCache<'a, R>,
+    x: Tensor<'a, R>,
+}
+
+impl Mixing {
+    /// Adds `linear1` and `linear2`.
+    pub fn new(scope: &mut Scope<'_>, config: MixingConfig) -> Self {
+        let MixingConfig { size, hidden, .. } = config;
+        let mut linear = |name: &str, inputs: usize, outputs: usize| {
+            let init = Init::KaimingUniform { fan_in: inputs };
+            let mut scope = scope.at(name);
+            (scope.param("weight", &[outputs, inputs], init), scope.param("bias", &[outputs], init))
+        };
+        let (weight1, bias1) = linear("linear1", size, hidden);
+        let (weight2, bias2) = linear("linear2", hidden, size);
+        Self { config, weight1, bias1, weight2, bias2, site_hidden: scope.site(), site_output: scope.site() }
+    }
+
+    /// The numbers under which the masks after the activation and after the second product are drawn or given.
+    pub fn sites(&self) -> [u32; 2] {
+        [self.site_hidden, self.site_output]
+    }
+
+    /// The MLP on its own, every token present.
+    pub fn forward<'a, R: Real>(&self, cx: &Cx<'a, R>, x: Tensor<'a, R>) -> (Tensor<'a, R>, MixingCache<'a, R>) {
+        let taken = Taken::all(x.shape[1]);
+        let (mut z, open) = self.forward_open(cx, None, &taken, &x);
+        let y = cx.zeros(x.shape);
+        let y = self.close(cx, None, &taken, &mut z, y);
+        cx.recycle(z.data);
+        (y, MixingCache { open, x })
+    }
+
+    /// The mirror of [`Mixing::forward`].
+    pub fn backward<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        grads: &mut [R],
+        cache: MixingCache<'a, R>,
+        dy: Tensor<'a, R>,
+    ) -> Tensor<'a, R> {
+        let MixingCache { open, x } = cache;
+        let taken = Taken::all(x.shape[1]);
+        let dz = self.backward_close(cx, grads, None, &taken, &dy);
+        cx.recycle(dy.data);
+        let dx = self.backward_open(cx, grads, open, None, &taken, &x, dz);
+        cx.recycle(x.data);
+        dx
+    }
+
+    /// z = W2 · dropout(act(W1 · x + b1)): the MLP without its last bias and dropout, which [`Mixing::close`] fuses with the
+    /// residual.   x, z: [n, taken, D]
+    pub(crate) fn forward_open<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        visible: Option<Visible<'a, R>>,
+        taken: &Taken,
+        x: &Tensor<'_, R>,
+    ) -> (Tensor<'a, R>, OpenCache<'a, R>) {
+        let [n, b, d] = x.shape;
+        let hidden = self.config.hidden;
+        let keys = taken.keys(cx);
+        let g = cx.alloc(if self.config.axis == Axis::Token { hidden * b * d } else { n * b * hidden });
+        let derivative = cx.alloc(g.len());
+        let z = cx.tensor(x.shape);
+        let (w1, w2) = (self.weight1.of(cx.params), self.weight2.of(cx.params));
+        let mask = cx.mask(self.site_hidden, self.config.dropout, &keys);
+        match self.config.axis {
+            Axis::Channel => {
+                assert_eq!(d, self.config.size, "channels");
+                product(Trans::No, Trans::Yes, [n * b, hidden, d], x.data, w1, R::zero(), g);
+                let bias = Bias::PerColumn(self.bias1.of(cx.params));
+                bias_activation_dropout(self.config.activation, bias, mask, hidden, g, Some(derivative));
+                product(Trans::No, Trans::Yes, [n * b, d, hidden], g, w2, R::zero(), z.data);
+            }
+            Axis::Token => {
+                match visible {
+                    None => {
+                        assert_eq!(n, self.config.size, "tokens");
+                        product(Trans::No, Trans::No, [hidden, b * d, n], w1, x.data, R::zero(), g);
+                    }
+                    Some(visible) => self.each_sample(cx, visible, taken, x.shape, |_, j, [w1, _]| {
+                        gemm(
+                            Trans::No,
+                            Trans::No,
+                            [hidden, d, n],
+                            R::one(),
+                            w1,
+                            n,
+                            &x.data[j * d..],
+                            b * d,
+                            R::zero(),
+                            &mut g[j * d..],
+                            b * d,
+                        );
+                    }),
+                }
+                let bias = spread(cx, self.bias1.of(cx.params), b);
+                bias_activation_dropout(self.config.activation, Bias::PerRow(bias), mask, d, g, Some(derivative));
+                cx.recycle(bias);
+                match visible {
+                    None => product(Trans::No, Trans::No, [n, b * d, hidden], w2, g, R::zero(), z.data),
+                    Some(visible) => self.each_sample(cx, visible, taken, x.shape, |_, j, [_, w2]| {
+                        gemm(
+                            Trans::No,
+                            Trans::No,
+                            [n, d, hidden],
+                            R::one(),
+                            w2,
+                            hidden,
+                            &g[j * d..],
+                            b * d,
+                            R::zero(),
+                            &mut z.data[j * d..],
+                            b * d,
+                        );
+                    }),
+                }
+            }
+        }
+        (z, OpenCache { owner: self.weight1, g, derivative })
+    }
+
+    /// dW1, db1, dW2 and dx from dz; `x` is the input again.   x, dz, dx: [n, taken, D]
+    pub(crate) fn backward_open<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        grads: &mut [R],
+        cache: OpenCache<'a, R>,
+        visible: Option<Visible<'a, R>>,
+        taken: &Taken,
+        x: &Tensor<'_, R>,
+        dz: Tensor<'a, R>,
+    ) -> Tensor<'a, R> {
+        let OpenCache { owner, g, derivative } = cache;
+        assert_eq!(owner, self.weight1, "the cache of another MLP");
+        let [n, b, d] = x.shape;
+        let hidden = self.config.hidden;
+        let (w1, w2) = (self.weight1.of(cx.params), self.weight2.of(cx.params));
+        let dx = cx.tensor(x.shape);
+        match (self.config.axis, visible) {
+            (Axis::Channel, _) => {
+                let rows = n * b;
+                product(Trans::Yes, Trans::No, [d, hidden, rows], dz.data, g, R::one(), self.weight2.of_mut(grads));
+                product(Trans::No, Trans::No, [rows, hidden, d], dz.data, w2, R::zero(), g);
+                let dh = hadamard_into(derivative, g);
+                add_column_sums(dh, self.bias1.of_mut(grads));
+                product(Trans::Yes, Trans::No, [hidden, d, rows], dh, x.data, R::one(), self.weight1.of_mut(grads));
+                product(Trans::No, Trans::No, [rows, d, hidden], dh, w1, R::zero(), dx.data);
+            }
+            (Axis::Token, None) => {
+                let m = b * d;
+                product(Trans::No, Trans::Yes, [n, hidden, m], dz.data, g, R::one(), self.weight2.of_mut(grads));
+                product(Trans::Yes, Trans::No, [hidden, m, n], w2, dz.data, R::zero(), g);
+                let dh = hadamard_into(derivative, g);
+                add_row_sums(dh, self.bias1.of_mut(grads));
+                product(Trans::No, Trans::Yes, [hidden, n, m], dh, x.data, R::one(), self.weight1.of_mut(grads));
+                product(Trans::Yes, Trans::No, [n, m, hidden], w1, dh, R::zero(), dx.data);
+            }
+            (Axis::Token, Some(visible)) => {
+                let m = b * d;
+                let dweight = cx.alloc(hidden * n);
+                self.each_sample(cx, visible, taken, x.shape, |tokens, j, [_, w2]| {
+                    let at = j * d;
+                    gemm(
+                        Trans::No,
+                        Trans::Yes,
+                        [n, hidden, d],
+                        R::one(),
+                        &dz.data[at..],
+                        m,
+                        &g[at..],
+                        m,
+                        R::zero(),
+                        dweight,
+                        hidden,
+                    );
+                    for (row, &token) in dweight.chunks_exact(hidden).zip(tokens) {
+                        let dw2 = &mut self.weight2.of_mut(grads)[token * hidden..][..hidden];
+                        nids_kernels::add_assign(dw2, row);
+                    }
+                    gemm(
+                        Trans::Yes,
+                        Trans::No,
+                        [hidden, d, n],
+                        R::one(),
+                        w2,
+                        hidden,
+                        &dz.data[at..],
+                        m,
+                        R::zero(),
+                        &mut g[at..],
+                        m,
+                    );
+                });
+                let dh = hadamard_into(derivative, g);
+                add_row_sums(dh, self.bias1.of_mut(grads));
+                let scale = R::from_f64(self.config.size as f64 / n as f64);
+                self.each_sample(cx, visible, taken, x.shape, |tokens, j, [w1, _]| {
+                    let at = j * d;
+                    gemm(Trans::No, Trans::Yes, [hidden, n, d], scale, &dh[at..], m, &x.data[at..], m, R::zero(), dweight, n);
+                    let dw1 = self.weight1.of_mut(grads);
+                    for (dw1, row) in dw1.chunks_exact_mut(self.config.size).zip(dweight.chunks_exact(n)) {
+                        tokens.iter().zip(row).for_each(|(&token, &dw)| dw1[token] += dw);
+                    }
+                    gemm(Trans::Yes, Trans::No, [n, d, hidden], R::one(), w1, n, &dh[at..], m, R::zero(), &mut dx.data[at..], m);
+                });
+                cx.recycle(dweight);
+            }
+        }
+        cx.recycle(g);
+        cx.recycle(derivative);
+        cx.recycle(dz.data);
+        dx
+    }
+
+    /// y += scale · dropout(z + b2) for the samples taken.   z: [n, taken, D], overwritten   y: [n, b, D]
+    pub(crate) fn close<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        visible: Option<Visible<'a, R>>,
+        taken: &Taken,
+        z: &mut Tensor<'_, R>,
+        y: Tensor<'a, R>,
+    ) -> Tensor<'a, R> {
+        let [n, _, d] = y.shape;
+        let keys = taken.keys(cx);
+        let mask = cx.mask(self.site_output, self.config.dropout, &keys);
+        let scale = R::from_f64(taken.scale);
+        let bias = self.bias2.of(cx.params);
+        match self.config.axis {
+            Axis::Channel => add_branch(taken.rows(n, d), Bias::PerColumn(bias), mask, scale, z.data, y.data),
+            Axis::Token => {
+                let b = taken.kept.len();
+                let bias = match visible {
+                    None => spread(cx, bias, b),
+                    Some(visible) => {
+                        let rows = cx.alloc(n * b);
+                        for (row, out) in rows.iter_mut().enumerate() {
+                            *out = bias[visible.token(row / b, taken.kept[row % b])];
+                        }
+                        rows
+                    }
+                };
+                add_branch(taken.rows(n, d), Bias::PerRow(bias), mask, scale, z.data, y.data);
+                cx.recycle(bias);
+            }
+        }
+        y
+    }
+
+    /// db2 += Σ dz;   dz = scale · mask · dy for the samples taken.   dy: [n, b, D]   dz: [n, taken, D]
+    pub(crate) fn backward_close<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        grads: &mut [R],
+        visible: Option<Visible<'a, R>>,
+        taken: &Taken,
+        dy: &Tensor<'a, R>,
+    ) -> Tensor<'a, R> {
+        let [n, _, d] = dy.shape;
+        let b = taken.kept.len();
+        let keys: Samples = taken.keys(cx);
+        let dz = cx.tensor([n, b, d]);
+        let mask = cx.mask(self.site_output, self.config.dropout, &keys);
+        branch_gradient(taken.rows(n, d), mask, R::from_f64(taken.scale), dy.data, dz.data);
+        let dbias = self.bias2.of_mut(grads);
+        match (self.config.axis, visible) {
+            (Axis::Channel, _) => add_column_sums(dz.data, dbias),
+            (Axis::Token, None) => add_row_sums(dz.data, dbias),
+            (Axis::Token, Some(visible)) => {
+                for (row, dz) in dz.data.chunks_exact(d).enumerate() {
+                    let token = visible.token(row / b, taken.kept[row % b]);
+                    add_row_sums(dz, &mut dbias[token..=token]);
+                }
+            }
+        }
+        dz
+    }
+
+    /// Calls `apply(tokens, packed position, [W1's columns · N / K, W2's rows])` for every sample taken.
+    /// W1's columns: [H, K]   W2's rows: [K, H]
+    fn each_sample<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        visible: Visible<'a, R>,
+        taken: &Taken,
+        [n, _, _]: [usize; 3],
+        mut apply: impl FnMut(&[usize], usize, [&[R]; 2]),
+    ) {
+        let MixingConfig { size, hidden, .. } = self.config;
+        let scale = R::from_f64(size as f64 / n as f64);
+        let (columns, rows) = (cx.alloc(hidden * n), cx.alloc(n * hidden));
+        for (j, &sample) in taken.kept.iter().enumerate() {
+            let tokens: Vec<usize> = (0..n).map(|k| visible.token(k, sample)).collect();
+            for (column, w1) in columns.chunks_exact_mut(n).zip(self.weight1.of(cx.params).chunks_exact(size)) {
+                column.iter_mut().zip(&tokens).for_each(|(column, &token)| *column = w1[token] * scale);
+            }
+            for (row, &token) in rows.chunks_exact_mut(hidden).zip(&tokens) {
+                row.copy_from_slice(&self.weight2.of(cx.params)[token * hidden..][..hidden]);
+            }
+            apply(&tokens, j, [columns, rows]);
+        }
+        cx.recycle(columns);
+        cx.recycle(rows);
+    }
+}
+
+impl<R: Real> Visible<'_, R> {
+    /// Which token row `k` of sample `sample` is.
+    pub fn token(&self, k: usize, sample: u32) -> usize {
+        self.index[k * self.b + sample as usize].to_usize().expect("a token's index is a small integer")
+    }
+}
+
+/// dh = d · dg, in the place of d.
+fn hadamard_into<'a, R: Real>(derivative: &'a mut [R], dg: &[R]) -> &'a [R] {
+    hadamard(derivative, dg);
+    derivative
+}
+
+/// op(a) · op(b) + beta · c of whole matrices.
+fn product<R: Real>(ta: Trans, tb: Trans, [m, n, k]: [usize; 3], a: &[R], b: &[R], beta: R, c: &mut [R]) {
+    let lda = if ta == Trans::No { k } else { m };
+    let ldb = if tb == Trans::No { n } else { k };
+    gemm(ta, tb, [m, n, k], R::one(), a, lda, b, ldb, beta, c, n);
+}
+
+/// A bias a token (or hidden unit) as a bias a row of `[outer, b]`.
+fn spread<'a, R: Real>(cx: &Cx<'a, R>, bias: &[R], b: usize) -> &'a mut [R] {
+    let rows = cx.alloc(bias.len() * b);
+    rows.chunks_exact_mut(b).zip(bias).for_each(|(rows, &bias)| rows.fill(bias));
+    rows
+}

@@ -1,0 +1,82 @@
+//! The residual branch of a Mixer block.
+
+use nids_kernels::Real;
+
+use crate::context::Taken;
+use crate::layer_norm::LayerNormCache;
+use crate::mixing::OpenCache;
+use crate::{Cx, LayerNorm, Mixing, Scope, Tensor, Visible};
+
+/// y = x + drop_path(MLP(LN(x))), pre-norm, with stochastic depth per sample (Huang et al. 2016).   x, y: [N, b, D]
+///
+/// Samples whose branch is dropped are left out of the computation both ways: the norm packs those that take it.
+#[derive(Clone, Copy, Debug)]
+pub struct PreNormResidual {
+    norm: LayerNorm,
+    mixing: Mixing,
+    drop_path: f32,
+    site: u32,
+}
+
+/// What [`PreNormResidual::backward`] needs.
+#[derive(Debug)]
+pub struct PreNormResidualCache<'a, R> {
+    taken: Taken,
+    visible: Option<Visible<'a, R>>,
+    /// None where no sample took the branch.
+    branch: Option<(LayerNormCache<'a, R>, OpenCache<'a, R>)>,
+}
+
+impl PreNormResidual {
+    /// A branch that is dropped with probability `drop_path`; its norm and MLP are built by the caller, under their own names.
+    pub fn new(scope: &mut Scope<'_>, norm: LayerNorm, mixing: Mixing, drop_path: f32) -> Self {
+        Self { norm, mixing, drop_path, site: scope.site() }
+    }
+
+    /// The number under which the drop-path is drawn or given.
+    pub fn site(&self) -> u32 {
+        self.site
+    }
+
+    /// The MLP.
+    pub fn mixing(&self) -> &Mixing {
+        &self.mixing
+    }
+
+    /// y = x + drop_path(MLP(LN(x))), in the place of x.
+    pub fn forward<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        visible: Option<Visible<'a, R>>,
+        x: Tensor<'a, R>,
+    ) -> (Tensor<'a, R>, PreNormResidualCache<'a, R>) {
+        let taken = cx.drop_path(self.site, self.drop_path, x.shape[1]);
+        if taken.kept.is_empty() {
+            return (x, PreNormResidualCache { taken, visible, branch: None });
+        }
+        let (normed, norm) = self.norm.forward_taken(cx, &taken, &x);
+        let (mut z, mixing) = self.mixing.forward_open(cx, visible, &taken, &normed);
+        cx.recycle(normed.data);
+        let y = self.mixing.close(cx, visible, &taken, &mut z, x);
+        cx.recycle(z.data);
+        (y, PreNormResidualCache { taken, visible, branch: Some((norm, mixing)) })
+    }
+
+    /// dx = dy + the branch's gradient, in the place of dy.
+    pub fn backward<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        grads: &mut [R],
+        cache: PreNormResidualCache<'a, R>,
+        dy: Tensor<'a, R>,
+    ) -> Tensor<'a, R> {
+        let PreNormResidualCache { taken, visible, branch } = cache;
+        let Some((norm, mixing)) = branch else { return dy };
+        let dz = self.mixing.backward_close(cx, grads, visible, &taken, &dy);
+        let normed = cx.tensor(dz.shape);
+        self.norm.output(cx, &norm, normed.data);
+        let dnormed = self.mixing.backward_open(cx, grads, mixing, visible, &taken, &normed, dz);
+        cx.recycle(normed.data);
+        self.norm.backward_taken(cx, grads, norm, &taken, dnormed, dy)
+    }
+}
