@@ -149,3 +149,56 @@ pub fn dropout_rows<R: Real>(mask: Mask<'_, R>, cols: usize, x: &mut [R]) {
         },
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{Source, assert_close, cast, numbers, sources, with_mask};
+
+    fn twin(activation: Activation, x: f64) -> (f64, f64) {
+        match activation {
+            Activation::Gelu => {
+                let cdf = 0.5 * (1.0 + libm::erf(x / 2.0_f64.sqrt()));
+                (x * cdf, cdf + x * (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt())
+            }
+            Activation::Tanh => (x.tanh(), x.cosh().powi(-2)),
+        }
+    }
+
+    fn check<R: Real>(activation: Activation, per_row: bool, source: Source, rows: usize, cols: usize) {
+        let h: Vec<f64> = numbers(1, rows * cols).iter().map(|x| 4.0 * x).collect();
+        let bias = numbers(2, if per_row { rows } else { cols });
+        let own: Vec<R> = cast(&bias);
+        let borrowed = if per_row { Bias::PerRow(&own[..]) } else { Bias::PerColumn(&own[..]) };
+        with_mask::<R>(source, &[3, 8, 1], rows, cols, |mask, multipliers| {
+            let both = h.iter().zip(multipliers).enumerate().map(|(i, (h, m))| {
+                let (y, dy) = twin(activation, h + bias[if per_row { i / cols } else { i % cols }]);
+                (y * m, dy * m)
+            });
+            let (want, want_derivative): (Vec<_>, Vec<_>) = both.unzip();
+            let (mut got, mut derivative) = (cast::<R>(&h), cast::<R>(&h));
+            bias_activation_dropout(activation, borrowed, mask, cols, &mut got, Some(&mut derivative));
+            assert_close(&got, &want);
+            assert_close(&derivative, &want_derivative);
+            let mut alone = cast::<R>(&h);
+            bias_activation_dropout(activation, borrowed, mask, cols, &mut alone, None);
+            assert_eq!(alone, got);
+            let mut dropped = cast::<R>(&h);
+            dropout_rows(mask, cols, &mut dropped);
+            assert_close(&dropped, &h.iter().zip(multipliers).map(|(h, m)| h * m).collect::<Vec<_>>());
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn one_pass_is_bias_then_activation_then_mask(
+            gelu: bool, per_row: bool, source in sources(), rows in 0..8_usize, cols in 1..150_usize,
+        ) {
+            let activation = if gelu { Activation::Gelu } else { Activation::Tanh };
+            check::<f32>(activation, per_row, source, rows, cols);
+            check::<f64>(activation, per_row, source, rows, cols);
+        }
+    }
+}

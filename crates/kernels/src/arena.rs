@@ -39,16 +39,17 @@ impl<R: Real> Arena<R> {
     pub fn alloc(&self, len: usize) -> &mut [R] {
         let padded = len.next_multiple_of(LINE);
         let mut chunks = self.chunks.borrow_mut();
-        let room = chunks.last().map_or(0, |chunk| chunk.len() - self.used.get());
-        if room < padded {
-            let size = chunks.last().map_or(FIRST_CHUNK, |chunk| chunk.len() * 2).max(padded);
+        // never a chunk's `len` through `Deref`: a reference to the whole chunk would overlap the slices handed out
+        let room = chunks.last().map(|chunk| chunk.capacity() - self.used.get());
+        if room.is_none_or(|room| room < padded) {
+            let size = chunks.last().map_or(FIRST_CHUNK, |chunk| chunk.capacity() * 2).max(padded);
             chunks.push(Buffer::zeros(size));
             self.used.set(0);
         }
         let start = self.used.get();
         self.used.set(start + padded);
         let chunk = chunks.last().expect("a chunk was pushed where there was none");
-        // SAFETY: `start + padded <= chunk.len()`, no other slice covers this range since `used` only grows until `reset`,
+        // SAFETY: `start + padded <= chunk.capacity()`, all of it initialised; no other slice covers this range since `used` only grows until `reset`,
         // which takes `&mut self` and so outlives every slice; a chunk's memory does not move when the list of chunks grows.
         let slice = unsafe { std::slice::from_raw_parts_mut(chunk.as_ptr().add(start), len) };
         if cfg!(debug_assertions) {
@@ -61,7 +62,7 @@ impl<R: Real> Arena<R> {
     pub fn reset(&mut self) {
         let chunks = self.chunks.get_mut();
         if chunks.len() > 1 {
-            let total = chunks.iter().map(|chunk| chunk.len()).sum();
+            let total = chunks.iter().map(Buffer::capacity).sum();
             chunks.clear();
             chunks.push(Buffer::zeros(total));
         }
@@ -70,7 +71,7 @@ impl<R: Real> Arena<R> {
 
     /// Numbers that the arena holds memory for.
     pub fn capacity(&self) -> usize {
-        self.chunks.borrow().iter().map(|chunk| chunk.len()).sum()
+        self.chunks.borrow().iter().map(Buffer::capacity).sum()
     }
 }
 
@@ -87,10 +88,12 @@ mod tests {
     #[test]
     fn slices_are_aligned_and_disjoint() {
         let arena = Arena::<f32>::default();
-        let slices: Vec<_> = [1, 17, 0, 300_000, 5].into_iter().map(|len| arena.alloc(len)).collect();
-        for (i, slice) in slices.into_iter().enumerate() {
+        let mut slices: Vec<_> = [0, 1, 17, 0, 300_000, 5].into_iter().map(|len| arena.alloc(len)).collect();
+        for (i, slice) in slices.iter_mut().enumerate() {
             assert_eq!(slice.as_ptr() as usize % 64, 0);
             slice.fill(i as f32);
+        }
+        for (i, slice) in slices.iter().enumerate() {
             assert!(slice.iter().all(|&x| x.to_bits() == (i as f32).to_bits()));
         }
     }

@@ -36,6 +36,11 @@ impl<R: Real> Buffer<R> {
         Layout::array::<R>(len).and_then(|l| l.align_to(ALIGN)).expect("a buffer is smaller than the address space")
     }
 
+    /// The length, without a reference to the numbers.
+    pub(crate) fn capacity(&self) -> usize {
+        self.len
+    }
+
     pub(crate) fn as_ptr(&self) -> *mut R {
         self.ptr.as_ptr()
     }
@@ -45,7 +50,8 @@ impl<R: Real> Deref for Buffer<R> {
     type Target = [R];
 
     fn deref(&self) -> &[R] {
-        // SAFETY: `ptr` points to `len` numbers, initialised (zero bytes are 0.0) and owned by self; dangling only where len is 0.
+        // SAFETY: `ptr` points to `len` numbers, initialised (a `Real` is f32 or f64, whose zero bytes are 0.0) and
+        // owned by self; dangling, but aligned, only where len is 0.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 }
@@ -84,3 +90,21 @@ impl<R: Real> fmt::Debug for Buffer<R> {
 unsafe impl<R: Real> Send for Buffer<R> {}
 // SAFETY: shared access only reads, and R is Sync.
 unsafe impl<R: Real> Sync for Buffer<R> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_zeroed_aligned_and_copied_deeply() {
+        for len in [0, 1, 17, 100] {
+            let mut buffer = Buffer::<f64>::zeros(len);
+            assert!(len == 0 || (buffer.as_ptr() as usize).is_multiple_of(64));
+            assert_eq!(buffer[..], vec![0.0; len]);
+            let copy = buffer.clone();
+            buffer.fill(1.0);
+            assert_eq!(copy[..], vec![0.0; len]);
+            assert_eq!(buffer[..], vec![1.0; len]);
+        }
+    }
+}

@@ -48,6 +48,8 @@ pub fn gemm<R: Real>(
         return;
     }
     single_threaded();
+    // BLAS wants a distance of at least 1 also where k is 0 and nothing is read
+    let (lda, ldb) = (lda.max(1), ldb.max(1));
     // SAFETY: the slices cover what the sizes and leading dimensions reach, as asserted above; `c` is borrowed uniquely.
     unsafe { R::raw_gemm(ta, tb, [m, n, k], alpha, a.as_ptr(), lda, b.as_ptr(), ldb, beta, c.as_mut_ptr(), ldc) }
 }
@@ -141,3 +143,55 @@ macro_rules! blas {
 
 blas!(f32, cblas_sys::cblas_sgemm);
 blas!(f64, cblas_sys::cblas_dgemm);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{assert_close, cast, numbers};
+
+    /// Rows are `pad` longer than a matrix is wide; `c` holds NaN where it must not be read.
+    fn check<R: Real>(ta: Trans, tb: Trans, [m, n, k]: [usize; 3], pad: usize, alpha: f64, beta: f64) {
+        let stored = |trans, rows, cols| if trans == Trans::No { (rows, cols) } else { (cols, rows) };
+        let ((rows_a, cols_a), (rows_b, cols_b)) = (stored(ta, m, k), stored(tb, k, n));
+        let (lda, ldb, ldc) = (cols_a + pad, cols_b + 2 * pad, n + 3 * pad);
+        let (a, b, c) = (numbers(1, rows_a * lda), numbers(2, rows_b * ldb), numbers(3, m * ldc));
+        let at = |trans, x: &[f64], ld: usize, i: usize, j: usize| if trans == Trans::No { x[i * ld + j] } else { x[j * ld + i] };
+        let mut got: Vec<R> = cast(&c);
+        let mut want = c.clone();
+        for i in 0..m {
+            for j in 0..n {
+                let sum: f64 = (0..k).map(|l| at(ta, &a, lda, i, l) * at(tb, &b, ldb, l, j)).sum();
+                want[i * ldc + j] = alpha * sum + beta * want[i * ldc + j];
+                if beta == 0.0 {
+                    got[i * ldc + j] = R::nan();
+                }
+            }
+        }
+        let real = R::from_f64;
+        gemm(ta, tb, [m, n, k], real(alpha), &cast(&a), lda, &cast(&b), ldb, real(beta), &mut got, ldc);
+        assert_close(&got, &want);
+    }
+
+    proptest! {
+        #[test]
+        fn product_is_the_triple_loop(
+            m in 0..20_usize, n in 0..40_usize, k in 0..70_usize, pad in 0..4_usize,
+            alpha in prop::sample::select(&[1.0, -0.5][..]), beta in prop::sample::select(&[0.0, 1.0, 0.5][..]),
+        ) {
+            for ta in [Trans::No, Trans::Yes] {
+                for tb in [Trans::No, Trans::Yes] {
+                    check::<f32>(ta, tb, [m, n, k], pad, alpha, beta);
+                    check::<f64>(ta, tb, [m, n, k], pad, alpha, beta);
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a: 5 numbers for 2 x 3, ld 3")]
+    fn a_slice_too_short_is_refused() {
+        gemm(Trans::No, Trans::No, [2, 1, 3], 1.0, &[0.0; 5], 3, &[0.0; 3], 1, 0.0, &mut [0.0; 2], 1);
+    }
+}

@@ -3,7 +3,7 @@
 //! Everything a layer does to memory is here: matrix products over OpenBLAS behind one seam ([`gemm()`]), the fused passes
 //! around them, counter-based random numbers and the arena. Nothing here knows a layer or a file.
 //!
-//! Kernels are written once, generic over [`Real`], as loops that the compiler vectorises; [`simd`] compiles each of them for
+//! Kernels are written once, generic over [`Real`], as loops that the compiler vectorises; `simd` compiles each of them for
 //! AVX-512, AVX2 + FMA and the portable baseline and picks one at run time. f64 runs the same source with reference
 //! transcendentals and is what gradient checks use.
 //!
@@ -26,6 +26,8 @@ mod real;
 mod reduce;
 mod residual;
 mod simd;
+#[cfg(test)]
+mod testing;
 
 pub use activation::{Activation, Bias, bias_activation_dropout, dropout_rows};
 pub use arena::Arena;

@@ -87,3 +87,68 @@ pub fn scale<R: Real>(factor: R, x: &mut [R]) {
         || update([x], [], |[x], []| [x * factor]),
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{assert_close, cast, numbers};
+
+    fn check<R: Real>(len: usize, decoupled: bool) {
+        let (lr, beta1, beta2, eps, decay, t) = (0.1, 0.9, 0.99, 1e-3, 0.05, 3);
+        let (bias1, bias2) = (1.0 - f64::powi(beta1, t), 1.0 - f64::powi(beta2, t));
+        let (mut p, grad, mut m) = (numbers(1, len), numbers(2, len), numbers(3, len));
+        let mut v: Vec<f64> = numbers(4, len).iter().map(|x| x.abs()).collect();
+        let [mut got_p, mut got_m, mut got_v] = [&p, &m, &v].map(|x| cast::<R>(x));
+        for i in 0..len {
+            let g = if decoupled { grad[i] } else { grad[i] + decay * p[i] };
+            m[i] = beta1 * m[i] + (1.0 - beta1) * g;
+            v[i] = beta2 * v[i] + (1.0 - beta2) * g * g;
+            if decoupled {
+                p[i] -= lr * decay * p[i];
+                p[i] -= lr / bias1 * m[i] / ((v[i] / bias2).sqrt() + eps);
+            } else {
+                p[i] -= lr * bias2.sqrt() / bias1 * m[i] / (v[i].sqrt() + eps);
+            }
+        }
+        let [lr, beta1, beta2, eps, weight_decay, bias1, bias2] = [lr, beta1, beta2, eps, decay, bias1, bias2].map(R::from_f64);
+        let step = AdamStep { lr, beta1, beta2, eps, weight_decay, bias1, bias2 };
+        let update = if decoupled { adamw } else { adam };
+        update(step, &mut got_p, &cast(&grad), &mut got_m, &mut got_v);
+        assert_close(&got_p, &p);
+        assert_close(&got_m, &m);
+        assert_close(&got_v, &v);
+    }
+
+    fn check_norm<R: Real>(len: usize) {
+        let x = numbers(1, len);
+        // 1024 terms in R, then f64: relative to the sum as the terms have one sign
+        let want: f64 = x.iter().map(|x| x * x).sum();
+        assert_close(&[R::from_f64(sum_of_squares(&cast::<R>(&x)) / len.max(1) as f64)], &[want / len.max(1) as f64]);
+        let mut scaled = cast::<R>(&x);
+        scale(R::from_f64(-0.75), &mut scaled);
+        assert_close(&scaled, &x.iter().map(|x| -0.75 * x).collect::<Vec<_>>());
+    }
+
+    proptest! {
+        #[test]
+        fn an_update_is_the_scalar_recurrence(len in 0..200_usize, decoupled: bool) {
+            check::<f32>(len, decoupled);
+            check::<f64>(len, decoupled);
+        }
+
+        #[test]
+        fn norm_and_scaling_cover_every_element(len in 0..5000_usize) {
+            check_norm::<f32>(len);
+            check_norm::<f64>(len);
+        }
+    }
+
+    #[test]
+    fn clipping_shortens_only_what_is_too_long() {
+        assert!((clip_scale(4.0, 1.0) - 0.25).abs() < 1e-6);
+        assert!((clip_scale(0.5, 1.0) - 1.0).abs() < f64::EPSILON);
+        assert!((clip_scale(0.0, 1.0) - 1.0).abs() < f64::EPSILON);
+    }
+}

@@ -103,8 +103,18 @@ impl TryRng for Stream {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The algorithm as the paper writes it.
+    pub(crate) fn twin(Key([mut k0, mut k1]): Key, mut c: [u32; 4]) -> [u32; 4] {
+        for _ in 0..10 {
+            let (p0, p1) = (u64::from(c[0]) * 0xD251_1F53, u64::from(c[2]) * 0xCD9E_8D57);
+            c = [(p1 >> 32) as u32 ^ c[1] ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k1, p0 as u32];
+            (k0, k1) = (k0.wrapping_add(0x9E37_79B9), k1.wrapping_add(0xBB67_AE85));
+        }
+        c
+    }
 
     #[test]
     fn published_test_vectors() {
@@ -120,6 +130,17 @@ mod tests {
         ];
         for (counter, key, want) in cases {
             assert_eq!(block(Key(key), counter), want);
+            assert_eq!(twin(Key(key), counter), want);
+        }
+    }
+
+    #[test]
+    fn a_stream_reads_consecutive_blocks() {
+        let key = Key::new(0x1234_5678_9abc_def0).child(11);
+        let mut stream = key.stream(6, 7);
+        for counter in 0..3 {
+            let Ok(words) = (0..4).map(|_| stream.try_next_u32()).collect::<Result<Vec<_>, _>>();
+            assert_eq!(words, twin(key, [counter, 7, 6, 0]));
         }
     }
 

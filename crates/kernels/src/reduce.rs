@@ -83,7 +83,7 @@ pub fn hadamard<R: Real>(x: &mut [R], y: &[R]) {
     );
 }
 
-/// out[r] += Σ_c x[r, c].   x: [rows, cols]   out: [rows]
+/// `out[r]` += Σ_c x[r, c].   x: [rows, cols]   out: `[rows]`
 ///
 /// # Panics
 /// If lengths do not fit.
@@ -99,7 +99,7 @@ pub fn add_row_sums<R: Real>(x: &[R], out: &mut [R]) {
     );
 }
 
-/// out[c] += Σ_r x[r, c].   x: [rows, cols]   out: [cols]
+/// `out[c]` += Σ_r x[r, c].   x: [rows, cols]   out: `[cols]`
 ///
 /// # Panics
 /// If lengths do not fit.
@@ -116,4 +116,41 @@ pub fn add_column_sums<R: Real>(x: &[R], out: &mut [R]) {
             }
         },
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{assert_close, cast, numbers};
+
+    fn check<R: Real>(rows: usize, cols: usize) {
+        let (x, y) = (numbers(1, rows * cols), numbers(2, rows * cols));
+        let zip = |f: fn(f64, f64) -> f64| x.iter().zip(&y).map(|(&x, &y)| f(x, y)).collect::<Vec<_>>();
+        let (mut total, mut product) = (cast::<R>(&x), cast::<R>(&x));
+        add_assign(&mut total, &cast(&y));
+        assert_close(&total, &zip(|x, y| x + y));
+        hadamard(&mut product, &cast(&y));
+        assert_close(&product, &zip(|x, y| x * y));
+
+        let (mut by_row, mut by_column) = (numbers(3, rows), numbers(4, cols));
+        let (mut got_by_row, mut got_by_column) = (cast::<R>(&by_row), cast::<R>(&by_column));
+        for (i, x) in x.iter().enumerate() {
+            by_row[i / cols] += x;
+            by_column[i % cols] += x;
+        }
+        add_row_sums(&cast(&x), &mut got_by_row);
+        assert_close(&got_by_row, &by_row);
+        add_column_sums(&cast(&x), &mut got_by_column);
+        assert_close(&got_by_column, &by_column);
+    }
+
+    proptest! {
+        #[test]
+        fn sums_are_those_of_a_plain_loop(rows in 0..12_usize, cols in 0..150_usize) {
+            check::<f32>(rows, cols);
+            check::<f64>(rows, cols);
+        }
+    }
 }

@@ -93,3 +93,48 @@ pub fn branch_gradient<R: Real>(rows: Rows<'_>, mask: Mask<'_, R>, scale: R, dx:
         },
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{Source, assert_close, cast, numbers, sources, subset, with_mask};
+
+    fn check<R: Real>(rows: Rows<'_>, per_row: bool, source: Source, scale: f64) {
+        let Rows { outer, b, cols, kept } = rows;
+        let x = numbers(1, outer * b * cols);
+        let y = numbers(2, rows.len() * cols);
+        let bias = numbers(3, if per_row { rows.len() } else { cols });
+        let own: Vec<R> = cast(&bias);
+        let borrowed = if per_row { Bias::PerRow(&own[..]) } else { Bias::PerColumn(&own[..]) };
+        let samples: Vec<u32> = kept.iter().map(|&i| 10 + i).collect();
+        with_mask::<R>(source, &samples, rows.len(), cols, |mask, multipliers| {
+            let (mut want, mut want_dy) = (x.clone(), y.clone());
+            for i in 0..y.len() {
+                let (row, col) = (i / cols, i % cols);
+                let full = (row / kept.len() * b + kept[row % kept.len()] as usize) * cols + col;
+                want[full] += scale * multipliers[i] * (y[i] + bias[if per_row { row } else { col }]);
+                want_dy[i] = scale * multipliers[i] * x[full];
+            }
+            let (mut got, mut got_dy) = (cast::<R>(&x), cast::<R>(&y));
+            add_branch(rows, borrowed, mask, R::from_f64(scale), &mut cast(&y), &mut got);
+            assert_close(&got, &want);
+            branch_gradient(rows, mask, R::from_f64(scale), &cast(&x), &mut got_dy);
+            assert_close(&got_dy, &want_dy);
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn a_branch_reaches_the_rows_that_take_part(
+            outer in 0..5_usize, b in 0..5_usize, bits: u32, cols in 1..150_usize, per_row: bool, source in sources(),
+        ) {
+            let all: Vec<u32> = (0..b as u32).collect();
+            for kept in [&subset(b, bits), &all] {
+                check::<f32>(Rows { outer, b, cols, kept }, per_row, source, 1.25);
+                check::<f64>(Rows { outer, b, cols, kept }, per_row, source, 1.25);
+            }
+        }
+    }
+}
