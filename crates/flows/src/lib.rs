@@ -1,2 +1,30 @@
-//! Flow records: schema, readers, splits, tokeniser, synthetic generator.
+//! Flow records: schema, readers, duplicate-safe splits, feature tokeniser, synthetic generator.
+//!
+//! ```
+//! use nids_flows::{Tokeniser, TokeniserConfig, split, synthetic};
+//!
+//! let flows = synthetic(500, 7);
+//! let split = split(&flows, 0.2, 1)?;
+//! let tokeniser = Tokeniser::fit(&flows, &split.train, &TokeniserConfig::default())?;
+//! let encoded = tokeniser.encode(&flows)?;
+//! let mut token = vec![0.0; tokeniser.tokens()[0].width];
+//! encoded.expand(split.val[0] as usize, 0, &mut token);
+//! # Ok::<(), nids_flows::Error>(())
+//! ```
 #![forbid(unsafe_code)]
+
+mod error;
+mod flows;
+mod reader;
+mod schema;
+mod split;
+mod synthetic;
+mod tokeniser;
+
+pub use error::{At, Error, Result};
+pub use flows::{FeatureColumn, Flows, TextColumn, write_csv};
+pub use reader::{FlowReader, Labels, MAX_MAGNITUDE, read};
+pub use schema::{Column, ColumnKind, Schema};
+pub use split::{Split, draw_labelled, split};
+pub use synthetic::synthetic;
+pub use tokeniser::{Encoded, Normalisation, TokenKind, TokenSpec, Tokeniser, TokeniserConfig, global_max};

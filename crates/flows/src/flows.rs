@@ -1,0 +1,234 @@
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::{ColumnKind, Schema};
+
+/// Flow records, column by column. Features stand in schema order; every number is finite, and no zero is negative.
+#[derive(Debug, Clone)]
+pub struct Flows {
+    pub(crate) schema: Arc<Schema>,
+    pub(crate) ids: Vec<String>,
+    pub(crate) features: Vec<FeatureColumn>,
+    pub(crate) labels: Option<Vec<u8>>,
+    pub(crate) categories: Option<TextColumn>,
+}
+
+/// The cells of one feature.
+#[derive(Debug, Clone)]
+pub enum FeatureColumn {
+    /// Finite numbers.
+    Numeric(Vec<f64>),
+    /// Short texts.
+    Categorical(TextColumn),
+}
+
+/// Texts as codes into a vocabulary that belongs to this column alone, in order of first appearance.
+#[derive(Debug, Clone, Default)]
+pub struct TextColumn {
+    codes: Vec<u32>,
+    vocabulary: Vec<String>,
+    index: HashMap<String, u32>,
+}
+
+impl Flows {
+    /// No rows yet; `labels` and `categories` say whether rows will have them.
+    pub(crate) fn empty(schema: &Arc<Schema>, labels: bool, categories: bool) -> Flows {
+        let column = |kind| match kind {
+            ColumnKind::Numeric => FeatureColumn::Numeric(Vec::new()),
+            _ => FeatureColumn::Categorical(TextColumn::default()),
+        };
+        Flows {
+            schema: Arc::clone(schema),
+            ids: Vec::new(),
+            features: schema.features().map(|feature| column(feature.kind)).collect(),
+            labels: labels.then(Vec::new),
+            categories: categories.then(TextColumn::default),
+        }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// The schema that the rows were read by.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// Text of the schema's id column, else the 1-based row number in the file.
+    pub fn ids(&self) -> &[String] {
+        &self.ids
+    }
+
+    /// The features, in schema order.
+    pub fn features(&self) -> &[FeatureColumn] {
+        &self.features
+    }
+
+    /// 0 for benign, 1 for attack; `None` where the file has no label column.
+    pub fn labels(&self) -> Option<&[u8]> {
+        self.labels.as_deref()
+    }
+
+    /// Kind of attack, where the file has such a column.
+    pub fn categories(&self) -> Option<&TextColumn> {
+        self.categories.as_ref()
+    }
+
+    /// The given rows, in the given order.
+    ///
+    /// # Panics
+    /// If a row is out of range.
+    #[must_use]
+    pub fn select(&self, rows: &[u32]) -> Flows {
+        let rows = || rows.iter().map(|&row| row as usize);
+        let pick = |column: &FeatureColumn| match column {
+            FeatureColumn::Numeric(values) => FeatureColumn::Numeric(rows().map(|row| values[row]).collect()),
+            FeatureColumn::Categorical(texts) => FeatureColumn::Categorical(texts.select(rows())),
+        };
+        Flows {
+            schema: Arc::clone(&self.schema),
+            ids: rows().map(|row| self.ids[row].clone()).collect(),
+            features: self.features.iter().map(pick).collect(),
+            labels: self.labels.as_ref().map(|labels| rows().map(|row| labels[row]).collect()),
+            categories: self.categories.as_ref().map(|categories| categories.select(rows())),
+        }
+    }
+
+    /// Appends the rows of `other`. Labels and categories are kept only where both sides have them.
+    ///
+    /// # Panics
+    /// If the two were read by different schemas.
+    pub fn extend(&mut self, other: Flows) {
+        assert_eq!(self.schema, other.schema, "rows of different schemas do not join");
+        self.ids.extend(other.ids);
+        for (column, more) in self.features.iter_mut().zip(other.features) {
+            match (column, more) {
+                (FeatureColumn::Numeric(values), FeatureColumn::Numeric(more)) => values.extend(more),
+                (FeatureColumn::Categorical(texts), FeatureColumn::Categorical(more)) => texts.extend(&more),
+                _ => unreachable!("one schema gives one kind"),
+            }
+        }
+        self.labels = self.labels.take().zip(other.labels).map(|(mut labels, more)| {
+            labels.extend(more);
+            labels
+        });
+        self.categories = self.categories.take().zip(other.categories).map(|(mut categories, more)| {
+            categories.extend(&more);
+            categories
+        });
+    }
+
+    /// SHA-256 of the content (columns, ids, features, labels, categories), in hex: the same rows
+    /// give the same text whatever file format they came from.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        let text = |hash: &mut Sha256, text: &str| {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        };
+        hash.update((self.len() as u64).to_le_bytes());
+        self.ids.iter().for_each(|id| text(&mut hash, id));
+        for (feature, column) in self.schema.features().zip(&self.features) {
+            text(&mut hash, &feature.name);
+            match column {
+                FeatureColumn::Numeric(values) => values.iter().for_each(|v| hash.update(v.to_bits().to_le_bytes())),
+                FeatureColumn::Categorical(texts) => texts.iter().for_each(|t| text(&mut hash, t)),
+            }
+        }
+        hash.update([self.labels.is_some().into(), self.categories.is_some().into()]);
+        self.labels.iter().for_each(|labels| hash.update(labels));
+        self.categories.iter().flat_map(TextColumn::iter).for_each(|t| text(&mut hash, t));
+        hex::encode(hash.finalize())
+    }
+}
+
+impl TextColumn {
+    /// Text of one row.
+    pub fn get(&self, row: usize) -> &str {
+        &self.vocabulary[self.codes[row] as usize]
+    }
+
+    /// Texts of all rows.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.codes.iter().map(|&code| self.vocabulary[code as usize].as_str())
+    }
+
+    /// Index into `vocabulary` of each row.
+    pub fn codes(&self) -> &[u32] {
+        &self.codes
+    }
+
+    /// Distinct texts in order of first appearance; some may belong to no row after `Flows::select`.
+    pub fn vocabulary(&self) -> &[String] {
+        &self.vocabulary
+    }
+
+    pub(crate) fn push(&mut self, text: &str) {
+        let code = self.intern(text);
+        self.codes.push(code);
+    }
+
+    fn intern(&mut self, text: &str) -> u32 {
+        if let Some(&code) = self.index.get(text) {
+            return code;
+        }
+        let code = self.vocabulary.len() as u32;
+        self.vocabulary.push(text.to_owned());
+        self.index.insert(text.to_owned(), code);
+        code
+    }
+
+    fn extend(&mut self, more: &TextColumn) {
+        let codes: Vec<u32> = more.vocabulary.iter().map(|text| self.intern(text)).collect();
+        self.codes.extend(more.codes.iter().map(|&code| codes[code as usize]));
+    }
+
+    fn select(&self, rows: impl Iterator<Item = usize>) -> TextColumn {
+        TextColumn { codes: rows.map(|row| self.codes[row]).collect(), ..self.clone_vocabulary() }
+    }
+
+    fn clone_vocabulary(&self) -> TextColumn {
+        TextColumn { codes: Vec::new(), vocabulary: self.vocabulary.clone(), index: self.index.clone() }
+    }
+}
+
+/// Writes flows as CSV with the columns of their schema; columns that flows do not hold are left out.
+#[expect(clippy::missing_panics_doc, reason = "there is one column per feature")]
+pub fn write_csv(flows: &Flows, out: impl Write) -> std::io::Result<()> {
+    let mut writer = csv::Writer::from_writer(out);
+    let held = |kind| match kind {
+        ColumnKind::Numeric | ColumnKind::Categorical => true,
+        ColumnKind::Ignored => false,
+        ColumnKind::Label => flows.labels.is_some(),
+        ColumnKind::Category => flows.categories.is_some(),
+    };
+    let is_id = |name: &str| flows.schema.id() == Some(name);
+    let columns = || flows.schema.columns().iter().filter(|column| held(column.kind) || is_id(&column.name));
+    writer.write_record(columns().map(|column| column.name.as_str()))?;
+    for row in 0..flows.len() {
+        let mut features = flows.features.iter();
+        for column in columns() {
+            match column.kind {
+                ColumnKind::Ignored => writer.write_field(&flows.ids[row])?,
+                ColumnKind::Label => writer.write_field(flows.labels.iter().map(|labels| labels[row]).sum::<u8>().to_string())?,
+                ColumnKind::Category => writer.write_field(flows.categories.as_ref().map_or("", |c| c.get(row)))?,
+                _ => match features.next().expect("one column per feature") {
+                    FeatureColumn::Numeric(values) => writer.write_field(values[row].to_string())?,
+                    FeatureColumn::Categorical(texts) => writer.write_field(texts.get(row))?,
+                },
+            }
+        }
+        writer.write_record(None::<&[u8]>)?;
+    }
+    writer.flush()
+}

@@ -1,0 +1,87 @@
+use std::fs::File;
+use std::path::Path;
+
+use csv::{ByteRecord, ErrorKind};
+
+use super::{Filled, Slot, as_cell, as_label, bad_label, bad_number};
+use crate::{At, Error, FeatureColumn, Flows, Result};
+
+const BUFFER: usize = 1 << 18;
+
+/// The rows of a CSV file.
+pub(super) struct Reader {
+    rows: csv::Reader<File>,
+    record: ByteRecord,
+    header: Vec<String>,
+    slots: Vec<Slot>,
+}
+
+/// Reads the header line.
+pub(super) fn open(path: &Path, file: File) -> Result<(Vec<String>, csv::Reader<File>)> {
+    // the csv crate skips a byte order mark itself
+    let mut rows = csv::ReaderBuilder::new().buffer_capacity(BUFFER).from_reader(file);
+    let header = rows.byte_headers().map_err(|e| csv_error(path, e))?;
+    let names = header.iter().map(|name| std::str::from_utf8(name).map(|name| name.trim().to_owned()));
+    let names = names.collect::<std::result::Result<Vec<_>, _>>();
+    let names = names
+        .map_err(|_| Error::data(path, At::Line(1), None, "the header is not UTF-8 text; save the file as UTF-8".to_owned()))?;
+    Ok((names, rows))
+}
+
+impl Reader {
+    pub(super) fn new(rows: csv::Reader<File>, header: Vec<String>, slots: Vec<Slot>) -> Self {
+        Reader { rows, record: ByteRecord::new(), header, slots }
+    }
+
+    /// Appends up to `max_rows` rows to `flows`.
+    pub(super) fn fill(&mut self, path: &Path, flows: &mut Flows, max_rows: usize) -> Result<Filled> {
+        let mut n_rows = 0;
+        while n_rows < max_rows && self.rows.read_byte_record(&mut self.record).map_err(|e| csv_error(path, e))? {
+            n_rows += 1;
+            for (idx, (cell, slot)) in self.record.iter().zip(&self.slots).enumerate() {
+                push(flows, *slot, cell.trim_ascii()).map_err(|message| {
+                    let line = self.record.position().map_or(0, csv::Position::line);
+                    Error::data(path, At::Line(line), Some(&self.header[idx]), message)
+                })?;
+            }
+        }
+        Ok(Filled { n_rows, has_ids: self.slots.contains(&Slot::Id) })
+    }
+}
+
+fn push(flows: &mut Flows, slot: Slot, cell: &[u8]) -> std::result::Result<(), String> {
+    if slot == Slot::Skip {
+        return Ok(());
+    }
+    let text = std::str::from_utf8(cell)
+        .map_err(|_| format!("\"{}\" is not UTF-8 text; save the file as UTF-8", String::from_utf8_lossy(cell)))?;
+    match slot {
+        Slot::Skip => {}
+        Slot::Id => flows.ids.push(text.to_owned()),
+        Slot::Feature(feature) => match &mut flows.features[feature] {
+            FeatureColumn::Numeric(values) => {
+                let value = text.parse().ok().and_then(as_cell);
+                values.push(value.ok_or_else(|| bad_number(text))?);
+            }
+            FeatureColumn::Categorical(texts) => texts.push(text),
+        },
+        Slot::Label => {
+            let label = text.parse().ok().and_then(as_label).ok_or_else(|| bad_label(text))?;
+            flows.labels.iter_mut().for_each(|labels| labels.push(label));
+        }
+        Slot::Category => flows.categories.iter_mut().for_each(|categories| categories.push(text)),
+    }
+    Ok(())
+}
+
+fn csv_error(path: &Path, error: csv::Error) -> Error {
+    let line = error.position().map(csv::Position::line);
+    let at = line.map_or(At::File, At::Line);
+    match error.into_kind() {
+        ErrorKind::Io(source) => Error::Io { path: path.to_owned(), source },
+        ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            Error::data(path, at, None, format!("{len} cells, but the header has {expected_len}"))
+        }
+        kind => Error::data(path, at, None, format!("{kind:?}")),
+    }
+}

@@ -1,0 +1,224 @@
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// What a column is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColumnKind {
+    /// A feature: a finite number.
+    Numeric,
+    /// A feature: a short text out of a vocabulary.
+    Categorical,
+    /// Not a feature: read by nobody, except as the row's name.
+    Ignored,
+    /// 0 for benign, 1 for attack.
+    Label,
+    /// The kind of attack as text, for reports; never a feature.
+    Category,
+}
+
+/// One column of a data file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Column {
+    /// Name in the file's header; case and surrounding blanks do not count.
+    pub name: String,
+    /// What the column is for.
+    pub kind: ColumnKind,
+}
+
+/// The columns of a data set. The features keep the order in which the schema lists them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Raw")]
+pub struct Schema {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    columns: Vec<Column>,
+}
+
+/// A schema as written, before it is checked.
+#[derive(Deserialize)]
+#[serde(rename = "schema", deny_unknown_fields)]
+struct Raw {
+    name: String,
+    id: Option<String>,
+    columns: Vec<Column>,
+}
+
+const BUILTIN: [(&str, &str); 2] = [
+    ("unsw-nb15", include_str!("../../../configs/schemas/unsw-nb15.yaml")),
+    ("nsl-kdd", include_str!("../../../configs/schemas/nsl-kdd.yaml")),
+];
+
+impl Schema {
+    /// A schema that ships inside the binary: `unsw-nb15` or `nsl-kdd`.
+    #[expect(clippy::missing_panics_doc, reason = "a test parses every schema that ships")]
+    pub fn builtin(name: &str) -> Option<Schema> {
+        let (_, text) = BUILTIN.iter().find(|(builtin, _)| *builtin == name)?;
+        Some(serde_yaml::from_str(text).expect("it ships parsed"))
+    }
+
+    /// The built-in schema of that name, else the schema in the file of that path.
+    pub fn resolve(name_or_path: &str) -> Result<Schema> {
+        if let Some(schema) = Schema::builtin(name_or_path) {
+            return Ok(schema);
+        }
+        if Path::new(name_or_path).exists() {
+            return Schema::load(Path::new(name_or_path));
+        }
+        let names = BUILTIN.map(|(name, _)| name);
+        let hint = nearest(name_or_path, names).map_or_else(String::new, |name| format!("did you mean `{name}`? "));
+        Err(Error::Schema {
+            origin: format!("schema `{name_or_path}`"),
+            line: None,
+            message: format!("neither a built-in schema nor a file; {hint}built in are `{}`", names.join("`, `")),
+        })
+    }
+
+    /// Reads a schema file.
+    pub fn load(path: &Path) -> Result<Schema> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        Schema::parse(&path.display().to_string(), &text)
+    }
+
+    fn parse(origin: &str, text: &str) -> Result<Schema> {
+        serde_yaml::from_str(text).map_err(|e| Error::Schema {
+            origin: origin.to_owned(),
+            line: e.location().map(|at| at.line()),
+            message: e.to_string(),
+        })
+    }
+
+    /// Name of the data set.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The ignored column whose text names a row in predictions.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// All columns.
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// The numeric and categorical columns.
+    pub fn features(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().filter(|column| column.is_feature())
+    }
+
+    pub(crate) fn column_of(&self, kind: ColumnKind) -> Option<&Column> {
+        self.columns.iter().find(|column| column.kind == kind)
+    }
+}
+
+impl Column {
+    /// Whether models see this column.
+    pub fn is_feature(&self) -> bool {
+        matches!(self.kind, ColumnKind::Numeric | ColumnKind::Categorical)
+    }
+}
+
+impl TryFrom<Raw> for Schema {
+    type Error = String;
+
+    fn try_from(Raw { name, id, columns }: Raw) -> std::result::Result<Self, String> {
+        if name.trim().is_empty() {
+            return Err("`name` is empty".to_owned());
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for column in &columns {
+            if column.name.trim().is_empty() {
+                return Err("a column has an empty name".to_owned());
+            }
+            if !seen.insert(folded(&column.name)) {
+                return Err(format!("column `{}` is listed twice (case does not count)", column.name));
+            }
+        }
+        for kind in [ColumnKind::Label, ColumnKind::Category] {
+            let names: Vec<&str> = columns.iter().filter(|c| c.kind == kind).map(|c| c.name.as_str()).collect();
+            if names.len() > 1 {
+                let kind = if kind == ColumnKind::Label { "label" } else { "category" };
+                return Err(format!(
+                    "more than one column of kind `{kind}`: `{}`; keep one, mark the others `ignored`",
+                    names.join("`, `")
+                ));
+            }
+        }
+        if !columns.iter().any(Column::is_feature) {
+            return Err("no feature: at least one column must be `numeric` or `categorical`".to_owned());
+        }
+        if let Some(id) = &id {
+            match columns.iter().find(|column| column.name == *id) {
+                Some(column) if column.kind == ColumnKind::Ignored => {}
+                Some(_) => return Err(format!("`id` names column `{id}`, which must be of kind `ignored`")),
+                None => {
+                    let hint = nearest(id, columns.iter().map(|column| column.name.as_str()));
+                    let hint = hint.map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+                    return Err(format!("`id` names column `{id}`, which is not listed under `columns`{hint}"));
+                }
+            }
+        }
+        Ok(Schema { name, id, columns })
+    }
+}
+
+/// A column name as it is compared: without surrounding blanks, in lower case.
+pub(crate) fn folded(name: &str) -> String {
+    name.trim().to_lowercase()
+}
+
+/// The candidate that `name` is most likely a misspelling of.
+pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let name = folded(name);
+    let scored = candidates.into_iter().map(|c| (strsim::jaro_winkler(&name, &folded(c)), c));
+    scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score >= 0.8).map(|(_, c)| c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemas_that_ship_parse_and_have_their_features() {
+        for (name, n_features, n_categorical) in [("unsw-nb15", 42, 3), ("nsl-kdd", 41, 3)] {
+            let schema = Schema::builtin(name).unwrap();
+            assert_eq!(schema.name(), name);
+            assert_eq!(schema.features().count(), n_features);
+            let categorical = schema.features().filter(|c| c.kind == ColumnKind::Categorical);
+            assert_eq!(categorical.count(), n_categorical);
+            assert!(schema.column_of(ColumnKind::Label).is_some());
+        }
+    }
+
+    #[test]
+    fn unknown_name_suggests_the_nearest_builtin() {
+        let message = Schema::resolve("unsw-nb51").unwrap_err().to_string();
+        assert!(message.contains("did you mean `unsw-nb15`"), "{message}");
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_line() {
+        let check = |text: &str, wanted: &str| {
+            let message = Schema::parse("s.yaml", text).unwrap_err().to_string();
+            assert!(message.contains(wanted), "{message}");
+        };
+        check("name: a\nid: b\ncolums: []\n", "s.yaml:3: unknown field `colums`");
+        check("name: a\ncolumns:\n  - { name: x, kind: number }\n", "s.yaml:3: columns[0].kind: unknown variant `number`");
+        check("name: a\ncolumns:\n  - { name: x, kind: numeric, width: 2 }\n", "s.yaml:3: columns[0]: unknown field `width`");
+        let columns = |list: &str| format!("name: a\nid: i\ncolumns:\n{list}  - {{ name: i, kind: ignored }}\n");
+        check(&columns("  - { name: x, kind: numeric }\n  - { name: X, kind: ignored }\n"), "column `X` is listed twice");
+        check(&columns(""), "no feature");
+        check(
+            &columns("  - { name: x, kind: numeric }\n  - { name: l, kind: label }\n  - { name: m, kind: label }\n"),
+            "more than one column of kind `label`: `l`, `m`",
+        );
+        check("name: a\nid: ident\ncolumns:\n  - { name: identity, kind: numeric }\n", "did you mean `identity`?");
+    }
+}

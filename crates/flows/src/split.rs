@@ -1,0 +1,99 @@
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use sha2::{Digest, Sha256};
+
+use crate::{Error, FeatureColumn, Flows, Result};
+
+/// Rows for training and rows for validation, each in ascending order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// Rows to fit on.
+    pub train: Vec<u32>,
+    /// Rows held out.
+    pub val: Vec<u32>,
+}
+
+/// Holds out a fraction of the rows, such that rows with equal features never straddle the two sides,
+/// stratified by label as far as groups of equal rows allow.
+///
+/// Features are equal if their numbers have the same bits and their texts are the same; id, label and category do not count.
+pub fn split(flows: &Flows, validation_fraction: f64, seed: u64) -> Result<Split> {
+    if !(validation_fraction > 0.0 && validation_fraction < 1.0) {
+        return Err(Error::split(format!("validation fraction {validation_fraction} is not between 0 and 1")));
+    }
+    let class = |row: u32| flows.labels().map_or(0, |labels| labels[row as usize] as usize);
+    let mut groups = equal_rows(flows);
+    groups.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let mut room = [0_usize; 2];
+    (0..flows.len() as u32).for_each(|row| room[class(row)] += 1);
+    let room = &mut room.map(|n| (n as f64 * validation_fraction).round() as usize);
+    let mut split = Split { train: Vec::new(), val: Vec::new() };
+    for group in groups {
+        let mut counts = [0; 2];
+        for &row in &group {
+            counts[class(row)] += 1;
+        }
+        if counts[0] <= room[0] && counts[1] <= room[1] {
+            room[0] -= counts[0];
+            room[1] -= counts[1];
+            split.val.extend(group);
+        } else {
+            split.train.extend(group);
+        }
+    }
+    if split.train.is_empty() || split.val.is_empty() {
+        return Err(Error::split(format!(
+            "{} rows do not split with validation fraction {validation_fraction} while equal rows stay together; give more rows",
+            flows.len()
+        )));
+    }
+    split.train.sort_unstable();
+    split.val.sort_unstable();
+    Ok(split)
+}
+
+/// Groups of rows with equal features, ordered by their first row.
+fn equal_rows(flows: &Flows) -> Vec<Vec<u32>> {
+    let mut keys: Vec<([u8; 16], u32)> = (0..flows.len()).map(|row| (digest(flows, row), row as u32)).collect();
+    keys.sort_unstable();
+    let mut groups: Vec<Vec<u32>> =
+        keys.chunk_by(|a, b| a.0 == b.0).map(|group| group.iter().map(|&(_, row)| row).collect()).collect();
+    groups.sort_unstable_by_key(|group| group[0]);
+    groups
+}
+
+/// 128 bits of SHA-256 over the features: nobody can make two flows that collide.
+fn digest(flows: &Flows, row: usize) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    for column in &flows.features {
+        match column {
+            FeatureColumn::Numeric(values) => hash.update(values[row].to_bits().to_le_bytes()),
+            FeatureColumn::Categorical(texts) => hash.update(texts.codes()[row].to_le_bytes()),
+        }
+    }
+    std::array::from_fn::<u8, 16, _>({
+        let full = hash.finalize();
+        move |idx| full[idx]
+    })
+}
+
+/// Draws `n` of the given rows, with the classes in proportion. `labels` has a label for every row of the flows.
+///
+/// With the same rows and seed, the rows drawn for a smaller `n` are among those for a larger one. The result ascends.
+pub fn draw_labelled(labels: &[u8], rows: &[u32], n: usize, seed: u64) -> Result<Vec<u32>> {
+    if n == 0 || n > rows.len() {
+        return Err(Error::split(format!("cannot draw {n} labelled rows out of {}", rows.len())));
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let (mut attack, mut benign): (Vec<u32>, Vec<u32>) = rows.iter().partition(|&&row| labels[row as usize] == 1);
+    attack.shuffle(&mut rng);
+    benign.shuffle(&mut rng);
+    // rounded share of attacks: neither count falls as n grows
+    let n_attack = (2 * n * attack.len() + rows.len()) / (2 * rows.len());
+    attack.truncate(n_attack);
+    benign.truncate(n - n_attack);
+    let mut drawn = [attack, benign].concat();
+    drawn.sort_unstable();
+    Ok(drawn)
+}

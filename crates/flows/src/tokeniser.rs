@@ -1,0 +1,166 @@
+//! Flows to tokens: one token per feature, fitted on training rows only.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Flows, Result, Schema};
+
+mod config;
+mod encoded;
+mod fit;
+mod saved;
+
+pub use config::{Normalisation, TokeniserConfig};
+pub use encoded::Encoded;
+
+/// Quantile-normal values are clipped here, on both sides.
+const NORMAL_CLIP: f64 = 4.0;
+/// z-scores of log1p are clipped here.
+const LOG1P_CLIP: f64 = 6.0;
+/// Scaled values of `standard` and `global_max` are clipped here, so that none overflows f32.
+const SCALED_CLIP: f64 = 1e6;
+
+/// What a token is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    /// A number.
+    Numeric,
+    /// One of `n_classes` classes: the known values, then one class for all unknown ones.
+    Categorical {
+        /// Number of classes, the unknown one included.
+        n_classes: usize,
+    },
+}
+
+/// One token: one feature of the schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenSpec {
+    /// Name of the feature.
+    pub feature: String,
+    /// What the token is about.
+    pub kind: TokenKind,
+    /// How many values describe it.
+    pub width: usize,
+}
+
+/// Turns flows into tokens. Everything it knows was learnt from the training rows it was fitted on.
+///
+/// With `normalisation: features` a numeric feature x becomes, in this order, each part if it is switched on:
+/// 1. quantile-normal: Φ⁻¹ of the mid-rank of x among the training rows, linear between at most 1,000 knots, clipped at ±4;
+/// 2. log1p: sign(x) ln(1 + |x|), standardised, clipped at ±6;
+/// 3. piecewise-linear bins (Gorishniy et al. 2022, eq. 1): value j is how much of bin j lies below x, from 0 to 1.
+///    With at most `bins` distinct training values there is one bin per value: bin j ends at the j-th value and begins at the one
+///    before (the first is as wide as the second, or 1), so that the j-th value of training has j ones and then zeros.
+///    With more, the edges are the distinct ones of the `bins` + 1 training quantiles from minimum to maximum.
+///
+/// A categorical feature becomes a one-hot of its classes, or with `one_hot: false` its standardised class index.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tokeniser {
+    schema: Schema,
+    config: TokeniserConfig,
+    features: Vec<Feature>,
+    tokens: Vec<TokenSpec>,
+}
+
+/// What was learnt about a feature.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Feature {
+    /// The three parts of `normalisation: features`.
+    Parts {
+        /// Training values, strictly ascending.
+        knots: Vec<f64>,
+        /// Quantile-normal value at each knot.
+        normal: Vec<f64>,
+        log1p: Affine,
+        /// Edges of the bins, strictly ascending; empty where bins are off.
+        edges: Vec<f64>,
+    },
+    Scaled(Affine),
+    Categorical {
+        /// Known values, the most frequent first.
+        values: Vec<String>,
+        /// Scale of the class index where it stands for the class.
+        code: Affine,
+    },
+}
+
+/// x -> (x - mean) / std
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Affine {
+    mean: f64,
+    std: f64,
+}
+
+impl Affine {
+    fn apply(self, x: f64) -> f64 {
+        (x - self.mean) / self.std
+    }
+}
+
+impl Tokeniser {
+    /// Learns from the given rows of `flows`, and from no others.
+    pub fn fit(flows: &Flows, rows: &[u32], config: &TokeniserConfig) -> Result<Self> {
+        config.check()?;
+        if rows.is_empty() {
+            return Err(Error::tokeniser("no rows to fit on"));
+        }
+        Ok(Tokeniser::new(flows.schema().clone(), config.clone(), fit::features(flows, rows, config)))
+    }
+
+    fn new(schema: Schema, config: TokeniserConfig, features: Vec<Feature>) -> Self {
+        let token = |(column, feature): (&crate::Column, &Feature)| TokenSpec {
+            feature: column.name.clone(),
+            kind: match feature {
+                Feature::Categorical { values, .. } => TokenKind::Categorical { n_classes: values.len() + 1 },
+                _ => TokenKind::Numeric,
+            },
+            width: match feature {
+                Feature::Parts { edges, .. } => {
+                    usize::from(config.quantile) + usize::from(config.log1p) + edges.len().saturating_sub(1)
+                }
+                Feature::Categorical { values, .. } if config.expands_classes() => values.len() + 1,
+                _ => 1,
+            },
+        };
+        let tokens = schema.features().zip(&features).map(token).collect();
+        Tokeniser { schema, config, features, tokens }
+    }
+
+    /// The tokens, one per feature, in schema order.
+    pub fn tokens(&self) -> &[TokenSpec] {
+        &self.tokens
+    }
+
+    /// The schema of the flows it was fitted on: what is needed to read more of them.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// Encodes flows of the schema that it was fitted on.
+    pub fn encode(&self, flows: &Flows) -> Result<Encoded> {
+        let same = |(wanted, found): (&crate::Column, &crate::Column)| (&wanted.name, wanted.kind) == (&found.name, found.kind);
+        let (wanted, found) = (|| self.schema.features(), || flows.schema().features());
+        if wanted().count() != found().count() || !wanted().zip(found()).all(same) {
+            return Err(Error::tokeniser(format!(
+                "fitted on the features of schema `{}`, but the flows were read by another schema `{}`; use the one it was fitted with",
+                self.schema.name(),
+                flows.schema().name()
+            )));
+        }
+        Ok(Encoded::new(self, flows))
+    }
+}
+
+/// x = (raw - mean scale) / (std scale) with one scale, mean and std for all features, as the predecessor has it.
+///
+/// # Panics
+/// If the two slices differ in length.
+pub fn global_max(raw: &[f64], scale: f64, mean: f64, std: f64, out: &mut [f32]) {
+    assert_eq!(raw.len(), out.len());
+    let affine = Affine { mean: mean * scale, std: std * scale };
+    raw.iter().zip(out).for_each(|(&raw, out)| *out = affine.apply(raw) as f32);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+use std::sync::Arc;
+
+use super::fit::{class_of, signed_log1p};
+use super::{Affine, Feature, LOG1P_CLIP, SCALED_CLIP, Tokeniser};
+use crate::{FeatureColumn, Flows};
+
+/// Rows written together, so that a block of the output stays in cache while its columns are filled.
+const BLOCK: usize = 256;
+
+/// Encoded flows, row by row, before bins and one-hots are written out: three numbers per numeric feature (quantile-normal,
+/// log1p, place among the bins), or one where it is only scaled, and the class index per categorical one.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    cells: Vec<f32>,
+    stride: usize,
+    plan: Arc<[Plan]>,
+    n_rows: usize,
+    unknown: Vec<(String, usize)>,
+}
+
+/// How a token's values follow from its cells.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    /// First cell of the token in its row.
+    offset: usize,
+    width: usize,
+    kind: PlanKind,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum PlanKind {
+    Parts { quantile: bool, log1p: bool },
+    Scaled,
+    OneHot,
+    Code(Affine),
+}
+
+impl Encoded {
+    /// `flows` have the features that `tokeniser` was fitted on.
+    pub(super) fn new(tokeniser: &Tokeniser, flows: &Flows) -> Self {
+        let config = &tokeniser.config;
+        let mut stride = 0;
+        let mut plan = Vec::new();
+        for (feature, token) in tokeniser.features.iter().zip(&tokeniser.tokens) {
+            let (kind, n_cells) = match feature {
+                Feature::Parts { .. } => (PlanKind::Parts { quantile: config.quantile, log1p: config.log1p }, 3),
+                Feature::Scaled(_) => (PlanKind::Scaled, 1),
+                Feature::Categorical { .. } if config.expands_classes() => (PlanKind::OneHot, 1),
+                Feature::Categorical { code, .. } => (PlanKind::Code(*code), 1),
+            };
+            plan.push(Plan { offset: stride, width: token.width, kind });
+            stride += n_cells;
+        }
+        let n_rows = flows.len();
+        let mut cells = vec![0.0; n_rows * stride];
+        let columns: Vec<Column<'_>> = tokeniser.features.iter().zip(&flows.features).map(|(f, c)| Column::new(f, c)).collect();
+        for (block, cells) in cells.chunks_mut(BLOCK * stride).enumerate() {
+            for (column, plan) in columns.iter().zip(&plan) {
+                for (idx, row) in cells.chunks_exact_mut(stride).enumerate() {
+                    column.write(block * BLOCK + idx, &mut row[plan.offset..]);
+                }
+            }
+        }
+        let unknown = tokeniser.tokens.iter().zip(&columns).filter_map(|(token, column)| match column {
+            Column::Class { codes, classes, n_known } => {
+                let unknown = codes.iter().filter(|&&code| classes[code as usize] >= *n_known as f32);
+                Some((token.feature.clone(), unknown.count()))
+            }
+            _ => None,
+        });
+        Encoded { unknown: unknown.collect(), cells, stride, plan: plan.into(), n_rows }
+    }
+
+    /// Number of rows.
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Writes the values of one token of one row.
+    ///
+    /// # Panics
+    /// If row or token is out of range, or `out` is not as long as the token is wide.
+    pub fn expand(&self, row: usize, token: usize, out: &mut [f32]) {
+        let plan = &self.plan[token];
+        assert_eq!(out.len(), plan.width, "a token has as many values as its spec says");
+        let cells = &self.cells[row * self.stride + plan.offset..];
+        match plan.kind {
+            PlanKind::Parts { quantile, log1p } => {
+                let mut bins = out;
+                for (on, cell) in [(quantile, cells[0]), (log1p, cells[1])] {
+                    if on {
+                        bins[0] = cell;
+                        bins = &mut bins[1..];
+                    }
+                }
+                let place = cells[2];
+                bins.iter_mut().enumerate().for_each(|(bin, out)| *out = (place - bin as f32).clamp(0.0, 1.0));
+            }
+            PlanKind::Scaled => out[0] = cells[0],
+            PlanKind::OneHot => {
+                out.fill(0.0);
+                out[cells[0] as usize] = 1.0;
+            }
+            PlanKind::Code(affine) => out[0] = clipped(affine.apply(f64::from(cells[0])), SCALED_CLIP),
+        }
+    }
+
+    /// What masked training predicts: the quantile-normal value of a numeric feature (the scaled value under
+    /// `standard` and `global_max`), the class index of a categorical one.
+    pub fn target(&self, row: usize, token: usize) -> f32 {
+        self.cells[row * self.stride + self.plan[token].offset]
+    }
+
+    /// Name of each categorical feature, and in how many rows its value was unknown.
+    pub fn unknown_counts(&self) -> &[(String, usize)] {
+        &self.unknown
+    }
+
+    /// Appends the rows of `more`, encoded by the same tokeniser.
+    ///
+    /// # Panics
+    /// If the rows have other tokens.
+    pub fn append(&mut self, more: Encoded) {
+        assert_eq!((self.stride, self.plan.len()), (more.stride, more.plan.len()), "rows of different tokenisers do not join");
+        self.cells.extend(more.cells);
+        self.n_rows += more.n_rows;
+        self.unknown.iter_mut().zip(more.unknown).for_each(|((_, n), (_, more))| *n += more);
+    }
+}
+
+/// A column of flows beside what was learnt about it.
+enum Column<'a> {
+    Parts { values: &'a [f64], knots: &'a [f64], normal: &'a [f64], log1p: Affine, edges: &'a [f64] },
+    Scaled { values: &'a [f64], affine: Affine },
+    Class { codes: &'a [u32], classes: Vec<f32>, n_known: usize },
+}
+
+impl<'a> Column<'a> {
+    fn new(feature: &'a Feature, column: &'a FeatureColumn) -> Self {
+        match (feature, column) {
+            (Feature::Parts { knots, normal, log1p, edges }, FeatureColumn::Numeric(values)) => {
+                Column::Parts { values, knots, normal, log1p: *log1p, edges }
+            }
+            (Feature::Scaled(affine), FeatureColumn::Numeric(values)) => Column::Scaled { values, affine: *affine },
+            (Feature::Categorical { values, .. }, FeatureColumn::Categorical(texts)) => Column::Class {
+                codes: texts.codes(),
+                classes: class_of(values, texts).into_iter().map(|class| class as f32).collect(),
+                n_known: values.len(),
+            },
+            _ => unreachable!("features were compared with the schema"),
+        }
+    }
+
+    fn write(&self, row: usize, cells: &mut [f32]) {
+        match self {
+            Column::Parts { values, knots, normal, log1p, edges } => {
+                let x = values[row];
+                cells[0] = interpolate(knots, normal, x) as f32;
+                cells[1] = clipped(log1p.apply(signed_log1p(x)), LOG1P_CLIP);
+                cells[2] = place(edges, x) as f32;
+            }
+            Column::Scaled { values, affine } => cells[0] = clipped(affine.apply(values[row]), SCALED_CLIP),
+            Column::Class { codes, classes, .. } => cells[0] = classes[codes[row] as usize],
+        }
+    }
+}
+
+fn clipped(x: f64, clip: f64) -> f32 {
+    x.clamp(-clip, clip) as f32
+}
+
+/// The piecewise-linear function through the knots, constant beyond them.
+fn interpolate(knots: &[f64], values: &[f64], x: f64) -> f64 {
+    let last = knots.len() - 1;
+    match knots.partition_point(|&knot| knot <= x) {
+        0 => values[0],
+        above if above > last => values[last],
+        above => {
+            let t = (x - knots[above - 1]) / (knots[above] - knots[above - 1]);
+            values[above - 1] + t * (values[above] - values[above - 1])
+        }
+    }
+}
+
+/// How many bins lie below x, the one it is in counted in part; 0 without bins.
+fn place(edges: &[f64], x: f64) -> f64 {
+    match edges.partition_point(|&edge| edge <= x) {
+        0 => 0.0,
+        above if above == edges.len() => (above - 1) as f64,
+        above => (above - 1) as f64 + (x - edges[above - 1]) / (edges[above] - edges[above - 1]),
+    }
+}

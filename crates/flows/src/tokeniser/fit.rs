@@ -1,0 +1,176 @@
+use std::collections::BTreeMap;
+
+use super::{Affine, Feature, NORMAL_CLIP, Normalisation, TokeniserConfig};
+use crate::{FeatureColumn, Flows, TextColumn};
+
+/// The most knots of a quantile-normal map.
+pub(super) const MAX_KNOTS: usize = 1000;
+
+/// Learns every feature from the given rows.
+pub(super) fn features(flows: &Flows, rows: &[u32], config: &TokeniserConfig) -> Vec<Feature> {
+    let mut features: Vec<Feature> = flows
+        .features
+        .iter()
+        .map(|column| match column {
+            FeatureColumn::Numeric(values) => {
+                let values: Vec<f64> = rows.iter().map(|&row| values[row as usize]).collect();
+                match config.normalisation {
+                    Normalisation::Features => parts(values, config.bins),
+                    _ => Feature::Scaled(affine(&values)),
+                }
+            }
+            FeatureColumn::Categorical(texts) => categorical(texts, rows, config),
+        })
+        .collect();
+    if config.normalisation == Normalisation::GlobalMax {
+        let global = global_affine(flows, rows, &features);
+        for feature in &mut features {
+            match feature {
+                Feature::Scaled(affine) | Feature::Categorical { code: affine, .. } => *affine = global,
+                Feature::Parts { .. } => unreachable!("only made for `features`"),
+            }
+        }
+    }
+    features
+}
+
+fn parts(mut values: Vec<f64>, bins: usize) -> Feature {
+    let logs: Vec<f64> = values.iter().map(|&x| signed_log1p(x)).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let (knots, normal) = knots(&values);
+    Feature::Parts { knots, normal, log1p: affine(&logs), edges: edges(&values, bins) }
+}
+
+pub(super) fn signed_log1p(x: f64) -> f64 {
+    libm::log1p(x.abs()).copysign(x)
+}
+
+/// Distinct values at evenly spread ranks, each with Φ⁻¹ of its mid-rank: ties map to one place.
+fn knots(sorted: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    let n = sorted.len();
+    let step = (n - 1) as f64 / (MAX_KNOTS - 1) as f64;
+    let mut knots: Vec<f64> = distinct(sorted, MAX_KNOTS)
+        .unwrap_or_else(|| (0..MAX_KNOTS).map(|k| sorted[(k as f64 * step).round() as usize]).collect());
+    knots.dedup_by(|a, b| a.to_bits() == b.to_bits());
+    let normal = knots.iter().map(|&knot| {
+        let below = sorted.partition_point(|&x| x < knot);
+        let up_to = sorted.partition_point(|&x| x <= knot);
+        let mid_rank = (below + up_to) as f64 / (2 * n) as f64;
+        inverse_normal_cdf(mid_rank).clamp(-NORMAL_CLIP, NORMAL_CLIP)
+    });
+    let normal = normal.collect();
+    (knots, normal)
+}
+
+/// See [`super::Tokeniser`] for what the edges are.
+fn edges(sorted: &[f64], bins: usize) -> Vec<f64> {
+    if bins == 0 {
+        return Vec::new();
+    }
+    if let Some(values) = distinct(sorted, bins) {
+        let width = values.get(1).map_or(1.0, |second| second - values[0]);
+        // far from zero a step of 1 may be lost to rounding
+        let first = (values[0] - width).min(values[0].next_down());
+        return std::iter::once(first).chain(values).collect();
+    }
+    let mut edges: Vec<f64> = (0..=bins).map(|k| sorted[(k * (sorted.len() - 1) + bins / 2) / bins]).collect();
+    edges.dedup_by(|a, b| a.to_bits() == b.to_bits());
+    edges
+}
+
+/// The distinct values, if there are at most `max`.
+fn distinct(sorted: &[f64], max: usize) -> Option<Vec<f64>> {
+    let runs = sorted.chunk_by(|a, b| a.to_bits() == b.to_bits());
+    let values: Vec<f64> = runs.take(max + 1).map(|run| run[0]).collect();
+    (values.len() <= max).then_some(values)
+}
+
+/// Mean and population std; a std of 1 where the values do not vary.
+fn affine(values: &[f64]) -> Affine {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / n;
+    let std = variance.sqrt();
+    // below this, what is left is the rounding of the mean
+    let varies = std > 1e-12 * mean.abs() && std.is_normal();
+    Affine { mean, std: if varies { std } else { 1.0 } }
+}
+
+/// Known values by falling count, ties in order of text.
+fn categorical(texts: &TextColumn, rows: &[u32], config: &TokeniserConfig) -> Feature {
+    let mut counts = vec![0_usize; texts.vocabulary().len()];
+    for &row in rows {
+        counts[texts.codes()[row as usize] as usize] += 1;
+    }
+    let mut known: Vec<(usize, &String)> = counts.into_iter().zip(texts.vocabulary()).collect();
+    known.retain(|(count, _)| *count >= config.min_count.max(1));
+    known.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1)));
+    known.truncate(config.max_categories);
+    let values: Vec<String> = known.into_iter().map(|(_, text)| text.clone()).collect();
+    let classes = class_of(&values, texts);
+    let codes: Vec<f64> = rows.iter().map(|&row| classes[texts.codes()[row as usize] as usize] as f64).collect();
+    Feature::Categorical { values, code: affine(&codes) }
+}
+
+/// Class of every entry of a column's vocabulary; the class after the last known value is the unknown one.
+pub(super) fn class_of(values: &[String], texts: &TextColumn) -> Vec<usize> {
+    let classes: BTreeMap<&String, usize> = values.iter().enumerate().map(|(class, text)| (text, class)).collect();
+    texts.vocabulary().iter().map(|text| classes.get(text).copied().unwrap_or(values.len())).collect()
+}
+
+/// scale = largest raw value; mean and std of raw / scale over all features and rows, here times scale.
+fn global_affine(flows: &Flows, rows: &[u32], features: &[Feature]) -> Affine {
+    let mut raw = Vec::with_capacity(rows.len() * features.len());
+    for (column, feature) in flows.features.iter().zip(features) {
+        match (column, feature) {
+            (FeatureColumn::Numeric(values), _) => raw.extend(rows.iter().map(|&row| values[row as usize])),
+            (FeatureColumn::Categorical(texts), Feature::Categorical { values, .. }) => {
+                let classes = class_of(values, texts);
+                raw.extend(rows.iter().map(|&row| classes[texts.codes()[row as usize] as usize] as f64));
+            }
+            _ => unreachable!("a text column is categorical"),
+        }
+    }
+    // the scale cancels out: (raw - mean scale) / (std scale)
+    affine(&raw)
+}
+
+/// Φ⁻¹(p), to about 1e-9: Acklam's rational approximation.
+pub(super) fn inverse_normal_cdf(p: f64) -> f64 {
+    const A: [f64; 6] = [
+        -3.969_683_028_665_376e1,
+        2.209_460_984_245_205e2,
+        -2.759_285_104_469_687e2,
+        1.383_577_518_672_69e2,
+        -3.066_479_806_614_716e1,
+        2.506_628_277_459_239,
+    ];
+    const B: [f64; 6] = [
+        -5.447_609_879_822_406e1,
+        1.615_858_368_580_409e2,
+        -1.556_989_798_598_866e2,
+        6.680_131_188_771_972e1,
+        -1.328_068_155_288_572e1,
+        1.0,
+    ];
+    const C: [f64; 6] = [
+        -7.784_894_002_430_293e-3,
+        -3.223_964_580_411_365e-1,
+        -2.400_758_277_161_838,
+        -2.549_732_539_343_734,
+        4.374_664_141_464_968,
+        2.938_163_982_698_783,
+    ];
+    const D: [f64; 5] = [7.784_695_709_041_462e-3, 3.224_671_290_700_398e-1, 2.445_134_137_142_996, 3.754_408_661_907_416, 1.0];
+    let horner = |coefficients: &[f64], x: f64| coefficients.iter().fold(0.0, |sum, c| sum * x + c);
+    if p > 0.5 {
+        return -inverse_normal_cdf(1.0 - p);
+    }
+    if p < 0.024_25 {
+        let q = (-2.0 * libm::log(p)).sqrt();
+        return horner(&C, q) / horner(&D, q);
+    }
+    let q = p - 0.5;
+    let r = q * q;
+    q * horner(&A, r) / horner(&B, r)
+}

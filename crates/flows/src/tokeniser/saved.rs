@@ -1,0 +1,112 @@
+use serde::{Deserialize, Serialize};
+
+use super::fit::MAX_KNOTS;
+use super::{Affine, Feature, NORMAL_CLIP, Normalisation, Tokeniser, TokeniserConfig};
+use crate::{ColumnKind, Error, MAX_MAGNITUDE, Result, Schema};
+
+const FORMAT: &str = "nids-mixer/tokeniser";
+const VERSION: u32 = 1;
+/// No tokeniser comes near this; a file that does is not one.
+const MAX_BYTES: usize = 256 << 20;
+
+/// `tokeniser.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved<S, C, F> {
+    format: String,
+    version: u32,
+    schema: S,
+    config: C,
+    /// In the order of the schema's features.
+    features: F,
+}
+
+impl Tokeniser {
+    /// The tokeniser as JSON. Reading it back gives the same tokeniser to the bit.
+    #[expect(clippy::missing_panics_doc, reason = "numbers are finite and keys are texts")]
+    pub fn to_json(&self) -> String {
+        let saved = Saved {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            schema: &self.schema,
+            config: &self.config,
+            features: &self.features,
+        };
+        serde_json::to_string(&saved).expect("numbers are finite and keys are texts")
+    }
+
+    /// Reads what [`Tokeniser::to_json`] wrote. Nothing in the text is trusted.
+    pub fn from_json(text: &str) -> Result<Self> {
+        if text.len() > MAX_BYTES {
+            return Err(Error::tokeniser(format!("{} bytes of JSON; at most {MAX_BYTES}", text.len())));
+        }
+        let not_json = |e: serde_json::Error| Error::tokeniser(format!("not a tokeniser file: {e}"));
+        let saved: Saved<Schema, TokeniserConfig, Vec<Feature>> = serde_json::from_str(text).map_err(not_json)?;
+        let Saved { format, version, schema, config, features } = saved;
+        if format != FORMAT || version != VERSION {
+            return Err(Error::tokeniser(format!(
+                "format `{format}` version {version}; this program reads `{FORMAT}` version {VERSION}; fit it again"
+            )));
+        }
+        config.check()?;
+        let n_wanted = schema.features().count();
+        if features.len() != n_wanted {
+            return Err(Error::tokeniser(format!("{} features, but its schema has {n_wanted}", features.len())));
+        }
+        for (column, feature) in schema.features().zip(&features) {
+            check(feature, column.kind, &config)
+                .map_err(|message| Error::tokeniser(format!("feature `{}`: {message}; fit it again", column.name)))?;
+        }
+        Ok(Tokeniser::new(schema, config, features))
+    }
+}
+
+fn check(feature: &Feature, kind: ColumnKind, config: &TokeniserConfig) -> std::result::Result<(), String> {
+    let of_parts = config.normalisation == Normalisation::Features;
+    match feature {
+        Feature::Parts { knots, normal, log1p, edges } if kind == ColumnKind::Numeric && of_parts => {
+            ascending("knots", knots, 1..=MAX_KNOTS)?;
+            if normal.len() != knots.len() {
+                return Err(format!("{} values of `normal` for {} `knots`", normal.len(), knots.len()));
+            }
+            if !normal.iter().all(|z| z.abs() <= NORMAL_CLIP) || !normal.is_sorted() {
+                return Err(format!("`normal` does not ascend between ±{NORMAL_CLIP}"));
+            }
+            ascending("edges", edges, if config.bins == 0 { 0..=0 } else { 2..=config.bins + 1 })?;
+            scale(log1p)
+        }
+        Feature::Scaled(affine) if kind == ColumnKind::Numeric && !of_parts => scale(affine),
+        Feature::Categorical { values, code } if kind == ColumnKind::Categorical => {
+            if values.len() > config.max_categories {
+                return Err(format!("{} values; its config says at most {}", values.len(), config.max_categories));
+            }
+            let mut sorted: Vec<&String> = values.iter().collect();
+            sorted.sort_unstable();
+            match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+                Some(pair) => Err(format!("value {:?} stands there twice", pair[0])),
+                None => scale(code),
+            }
+        }
+        _ => Err("its kind is not that of the schema and config".to_owned()),
+    }
+}
+
+fn ascending(name: &str, values: &[f64], lengths: std::ops::RangeInclusive<usize>) -> std::result::Result<(), String> {
+    if !lengths.contains(&values.len()) {
+        return Err(format!("{} values of `{name}`; wanted {} to {}", values.len(), lengths.start(), lengths.end()));
+    }
+    // twice: the edge below the first value may lie one bin lower
+    let in_range = values.iter().all(|x| x.abs() <= 4.0 * MAX_MAGNITUDE);
+    if !in_range || !values.is_sorted_by(|a, b| a < b) {
+        return Err(format!("`{name}` does not ascend, or is out of range"));
+    }
+    Ok(())
+}
+
+fn scale(affine: &Affine) -> std::result::Result<(), String> {
+    let Affine { mean, std } = *affine;
+    if mean.abs() <= MAX_MAGNITUDE && std.is_normal() && std > 0.0 && std <= MAX_MAGNITUDE {
+        return Ok(());
+    }
+    Err(format!("mean {mean} and std {std} are no scale"))
+}
