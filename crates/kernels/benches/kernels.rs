@@ -42,9 +42,10 @@ fn time(bencher: Bencher<'_, '_>, len: usize, pass: impl FnMut()) {
     bencher.counter(ItemsCount::new(len)).bench_local(pass);
 }
 
-/// [rows, cols], mask: channel mixing (192 x 128), token mixing (96 x 256 where no mask is drawn, 384 x 64 where one is).
-const ACTIVATIONS: [(usize, usize, &str); 5] =
-    [(192, 64, "off"), (192, 128, "off"), (192, 128, "keyed"), (96, 256, "off"), (384, 64, "keyed")];
+/// [rows, cols], mask: channel mixing (192 x 128), token mixing (96 x 256 where no mask is drawn, 384 x 64 where one is), and a
+/// width that no vector divides.
+const ACTIVATIONS: [(usize, usize, &str); 6] =
+    [(192, 64, "off"), (192, 128, "off"), (192, 128, "keyed"), (96, 256, "off"), (384, 64, "keyed"), (192, 198, "keyed")];
 
 #[divan::bench(args = ACTIVATIONS)]
 fn gelu(bencher: Bencher<'_, '_>, (rows, cols, name): (usize, usize, &str)) {
@@ -55,6 +56,14 @@ fn gelu(bencher: Bencher<'_, '_>, (rows, cols, name): (usize, usize, &str)) {
     let bias = if rows == 192 { Bias::PerColumn(&per_column) } else { Bias::PerRow(&per_row) };
     time(bencher, h.len(), || {
         bias_activation_dropout(Activation::Gelu, black_box(bias), mask(name), cols, &mut h, Some(&mut d));
+    });
+}
+
+#[divan::bench]
+fn tanh(bencher: Bencher<'_, '_>) {
+    let (mut h, mut d, bias) = (numbers(192 * 128, 1), numbers(192 * 128, 2), numbers(128, 3));
+    time(bencher, h.len(), || {
+        bias_activation_dropout(Activation::Tanh, Bias::PerColumn(&bias), Mask::Off, 128, &mut h, Some(&mut d));
     });
 }
 
@@ -76,7 +85,7 @@ fn mask_write(bencher: Bencher<'_, '_>, cols: usize) {
     time(bencher, out.len(), || mask("keyed").write(cols, black_box(&mut out)));
 }
 
-#[divan::bench(args = [64, 128])]
+#[divan::bench(args = [64, 128, 198])]
 fn norm(bencher: Bencher<'_, '_>, cols: usize) {
     let (x, weight, bias) = (numbers(192 * cols, 1), numbers(cols, 2), numbers(cols, 3));
     let (mut xhat, mut y, mut rstd) = (x.clone(), x.clone(), vec![0.0; 192]);
@@ -85,7 +94,7 @@ fn norm(bencher: Bencher<'_, '_>, cols: usize) {
     });
 }
 
-#[divan::bench(args = [64, 128])]
+#[divan::bench(args = [64, 128, 198])]
 fn norm_back(bencher: Bencher<'_, '_>, cols: usize) {
     let (xhat, weight, rstd) = (numbers(192 * cols, 1), vec![1.0; cols], numbers(192, 2));
     let (mut dy, mut dx, mut dw, mut db) = (xhat.clone(), xhat.clone(), vec![0.0; cols], vec![0.0; cols]);

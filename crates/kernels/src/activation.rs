@@ -22,10 +22,7 @@ impl Activation {
                 let (cdf, pdf) = x.normal_cdf_pdf();
                 (x * cdf, x.mul_add(pdf, cdf))
             }
-            Self::Tanh => {
-                let y = x.tanh();
-                (y, R::one() - y * y)
-            }
+            Self::Tanh => x.tanh_and_derivative(),
         }
     }
 }

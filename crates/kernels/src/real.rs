@@ -15,6 +15,8 @@ pub trait Real: Float + NumAssign + Blas + Sum + Default + Debug + Display + Sen
     fn to_f64(self) -> f64;
     /// Distribution function and density of the standard normal at `self`: GELU(x) = x Φ(x), GELU'(x) = Φ(x) + x φ(x).
     fn normal_cdf_pdf(self) -> (Self, Self);
+    /// tanh x and its derivative 1 - tanh² x.
+    fn tanh_and_derivative(self) -> (Self, Self);
 }
 
 impl Real for f64 {
@@ -28,6 +30,10 @@ impl Real for f64 {
         let cdf = 0.5 * libm::erfc(-self * std::f64::consts::FRAC_1_SQRT_2);
         let pdf = (-0.5 * self * self).exp() * INV_SQRT_TAU;
         (cdf, pdf)
+    }
+    fn tanh_and_derivative(self) -> (Self, Self) {
+        let y = self.tanh();
+        (y, 1.0 - y * y)
     }
 }
 
@@ -53,6 +59,21 @@ impl Real for f32 {
         let cdf = if self < 0.0 { tail } else { 1.0 - tail };
         (cdf, exp * INV_SQRT_TAU as f32)
     }
+    /// (1 - e) / (1 + e), e = exp(-2 |x|), with the sign of x; near 0, where 1 - e loses digits, the Taylor polynomial of degree 9.
+    /// Within 5e-7 relatively; unlike the C library's, it vectorises.
+    #[inline(always)]
+    fn tanh_and_derivative(self) -> (Self, Self) {
+        let x = self.abs();
+        let exp = exp_nonpositive(-2.0 * x);
+        let square = x * x;
+        let poly = square
+            .mul_add(62.0 / 2835.0, -17.0 / 315.0)
+            .mul_add(square, 2.0 / 15.0)
+            .mul_add(square, -1.0 / 3.0)
+            .mul_add(square, 1.0);
+        let y = (if x < 0.25 { x * poly } else { (1.0 - exp) / (1.0 + exp) }).copysign(self);
+        (y, 1.0 - y * y)
+    }
 }
 
 /// 1 / sqrt(2 π)
@@ -68,7 +89,7 @@ fn exp_nonpositive(x: f32) -> f32 {
     // ln 2 in two parts, so that k ln 2 loses nothing
     const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
-    let x = if x > -80.0 { x } else { -80.0 };
+    let x = if x < -80.0 { -80.0 } else { x }; // NaN stays NaN
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let k = shifted - ROUND;
     let r = k.mul_add(-LN2_LO, k.mul_add(-LN2_HI, x));
@@ -96,6 +117,19 @@ mod tests {
             assert!((f64::from(cdf) - cdf64).abs() < 2.5e-7, "cdf({x}) = {cdf}, not {cdf64}");
             assert!((f64::from(pdf) - pdf64).abs() < 1e-7, "pdf({x}) = {pdf}, not {pdf64}");
         }
+    }
+
+    #[test]
+    fn f32_tanh_matches_f64() {
+        for i in -200_000..=200_000 {
+            let x = i as f32 * 1e-4;
+            let (y, dy) = x.tanh_and_derivative();
+            let want = f64::from(x).tanh();
+            assert!((f64::from(y) - want).abs() <= 5e-7 * want.abs(), "tanh({x}) = {y}, not {want}");
+            assert!((f64::from(dy) - (1.0 - want * want)).abs() < 5e-7, "derivative at {x}");
+        }
+        assert!((f32::INFINITY.tanh_and_derivative().0 - 1.0).abs() < f32::EPSILON);
+        assert!(f32::NAN.tanh_and_derivative().0.is_nan() && f32::NAN.normal_cdf_pdf().0.is_nan());
     }
 
     #[test]
