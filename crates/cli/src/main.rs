@@ -1,4 +1,154 @@
-//! The `nids-mixer` binary.
+//! The `nids-mixer` binary: arguments, progress, exit codes, errors. All else is in `nids-pipeline`.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod args;
+mod terminal;
+
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use comfy_table::{CellAlignment, Table, presets};
+use nids_pipeline::metrics::Metrics;
+use nids_pipeline::{Config, Error, Result, Run, artefacts, stages};
+
+use args::{Cli, Command, StageArgs};
+use terminal::Terminal;
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // `nids-mixer predict … | head` has what it wanted.
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            for message in error.messages() {
+                let _ = writeln!(io::stderr(), "error: {message}"); // nobody left to tell
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let mut progress = Terminal::new();
+    match command {
+        Command::Pretrain(args) => {
+            let (config, run) = open(&args)?;
+            stages::pretrain(&config, &run, &mut progress)
+        }
+        Command::Encode(args) => {
+            let (config, run) = open(&args)?;
+            stages::encode(&config, &run, &mut progress)
+        }
+        Command::Finetune(args) => {
+            let (config, run) = open(&args)?;
+            stages::finetune(&config, &run, &mut progress)
+        }
+        Command::Evaluate { model, json } => {
+            let metrics = stages::evaluate(&Run::open(&model.run)?, &model.data, &mut progress)?;
+            let text = if json { serde_json::to_string(&metrics).expect("metrics are plain numbers") } else { table(&metrics) };
+            output(None, |out| writeln!(out, "{text}").map_err(Error::io("stdout", "write")))
+        }
+        Command::Predict { model, output: path } => {
+            let run = Run::open(&model.run)?;
+            let summary = output(path.as_deref(), |out| stages::predict(&run, &model.data, out, &mut progress))?;
+            let say = |text: String| drop(writeln!(io::stderr(), "{text}"));
+            say(format!("predict: {} rows, {} attacks", summary.rows, summary.attacks));
+            for (column, count) in &summary.unknown_categories {
+                say(format!("predict: column `{column}`: {count} values never seen in training, taken as unknown"));
+            }
+            Ok(())
+        }
+        Command::Synth { rows, seed, output: path } => output(path.as_deref(), |out| stages::synth(rows, seed, out)),
+        Command::Config { config, set } => {
+            let text = Config::load(&config, &set)?.to_yaml();
+            output(None, |out| out.write_all(text.as_bytes()).map_err(Error::io("stdout", "write")))
+        }
+    }
+}
+
+/// The config, from `--config` or else from the run folder, and the run folder, from `--run` or else from the config.
+fn open(args: &StageArgs) -> Result<(Config, Run)> {
+    let config = match (&args.config, &args.run) {
+        (Some(path), _) => Config::load(path, &args.set)?,
+        (None, Some(folder)) => Run::open(folder)?.config(&args.set)?,
+        (None, None) => {
+            let message = "expected `--config FILE`, or `--run DIR` of a run that keeps a config: neither is given";
+            return Err(Error::Usage(message.to_owned()));
+        }
+    };
+    let folder = args.run.clone().unwrap_or_else(|| PathBuf::from("runs").join(&config.name));
+    Ok((config, Run::create(&folder)?))
+}
+
+/// Lets `fill` write to the file, which then appears whole or not at all, or to stdout.
+fn output<T>(path: Option<&Path>, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+    let Some(path) = path else {
+        let mut out = Stdout { inner: BufWriter::new(io::stdout().lock()), is_closed: false };
+        let result = fill(&mut out).and_then(|value| out.flush().map(|()| value).map_err(Error::io("stdout", "write")));
+        return if out.is_closed { Err(Error::io("stdout", "write")(io::ErrorKind::BrokenPipe.into())) } else { result };
+    };
+    let mut filled = None;
+    let written = artefacts::write_atomic(path, |out| {
+        let result = fill(out);
+        let is_good = result.is_ok();
+        filled = Some(result);
+        if is_good { Ok(()) } else { Err(io::Error::other("stopped")) }
+    });
+    match filled {
+        Some(Ok(value)) => written.map(|_| value),
+        Some(Err(error)) => Err(error),
+        None => Err(written.expect_err("nothing was filled in, so the file could not be opened")),
+    }
+}
+
+/// Remembers that the reader has left, however the writer words it.
+struct Stdout {
+    inner: BufWriter<io::StdoutLock<'static>>,
+    is_closed: bool,
+}
+
+impl Stdout {
+    fn noted<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        self.is_closed |= result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        result
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let result = self.inner.write(buffer);
+        self.noted(result)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let result = self.inner.flush();
+        self.noted(result)
+    }
+}
+
+fn table(metrics: &Metrics) -> String {
+    let rows = [
+        ("accuracy", metrics.accuracy),
+        ("balanced accuracy", metrics.balanced_accuracy),
+        ("precision", metrics.precision),
+        ("recall", metrics.recall),
+        ("F1", metrics.f1),
+        ("ROC-AUC", metrics.roc_auc),
+        ("PR-AUC", metrics.pr_auc),
+        ("recall at 1 % false alarms", metrics.recall_at_fpr_1pct),
+        ("log loss", metrics.log_loss),
+        ("Brier score", metrics.brier),
+    ];
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(["metric", "value"]);
+    for (name, value) in rows {
+        table.add_row([name.to_owned(), value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))]);
+    }
+    table.add_row(["rows".to_owned(), metrics.n.to_string()]);
+    if let Some(column) = table.column_mut(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}

@@ -47,7 +47,8 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result
     builder.prefix(".scratch-");
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less what the umask takes away
-    let scratch = builder.tempfile_in(folder).map_err(cannot_write)?;
+    // By kind alone: the scratch file's own name, which the error carries, says nothing to the reader.
+    let scratch = builder.tempfile_in(folder).map_err(|error| cannot_write(error.kind().into()))?;
     let digest = write_through(scratch.as_file(), fill).map_err(cannot_write)?;
     scratch.as_file().sync_all().map_err(cannot_write)?;
     scratch.persist(&target).map_err(|error| cannot_write(error.error))?;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 /// |---|---|---|---|
 /// | 0 | | done | |
 /// | 2 | [`Error::Usage`], [`Error::Config`] | the command line or the config is wrong | the message names the argument, or file, line and column |
-/// | 3 | [`Error::Data`] | a CSV or Parquet file, its schema or its labels | the message names file, line and column |
+/// | 3 | [`Error::Data`] | a CSV or Parquet file is missing or wrong, or its schema or labels | the message names file, line and column |
 /// | 4 | [`Error::Artefact`] | something in the run folder is missing, stale, truncated or foreign | the message names the command that makes it |
 /// | 5 | [`Error::Numerics`] | a loss or weight that is no longer a number, a matrix that cannot be solved | a lower `lr`, a larger `encode.ridge` |
 /// | 6 | [`Error::Io`] | disk full, permission denied | make room, or give another `--run` |
@@ -93,6 +93,15 @@ impl Error {
     }
 }
 
+impl From<nids_flows::Error> for Error {
+    fn from(error: nids_flows::Error) -> Self {
+        match error {
+            nids_flows::Error::Io { path, source } if source.kind() != io::ErrorKind::NotFound => Self::io(path, "read")(source),
+            other => Self::Data(other.to_string()),
+        }
+    }
+}
+
 /// One thing wrong with a config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -116,4 +125,16 @@ impl fmt::Display for Problem {
 
 fn join(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_data_file_is_bad_data_and_an_unreadable_one_is_not() {
+        let code =
+            |kind: io::ErrorKind| Error::from(nids_flows::Error::Io { path: "a.csv".into(), source: kind.into() }).exit_code();
+        assert_eq!((code(io::ErrorKind::NotFound), code(io::ErrorKind::PermissionDenied)), (3, 6));
+    }
 }

@@ -1,5 +1,6 @@
 //! The settings themselves, with their defaults: those of the shipped `configs/unsw-nb15.yaml`, but on synthetic flows.
 
+use nids_flows::TokeniserConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use serde_yaml::Value as Yaml;
@@ -14,7 +15,7 @@ pub struct Settings {
     pub seed: u64,
     /// Where the rows come from.
     pub data: Data,
-    /// How a row becomes numbers.
+    /// How a row becomes numbers; see [`TokeniserConfig`] for its defaults.
     pub tokeniser: TokeniserConfig,
     /// The Mixer.
     pub model: Model,
@@ -458,51 +459,6 @@ impl Default for Evaluate {
     }
 }
 
-/// How a row becomes numbers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TokeniserConfig {
-    /// Default `features`.
-    pub normalisation: Normalisation,
-    /// Default true.
-    pub quantile: bool,
-    /// Default true.
-    pub log1p: bool,
-    /// Default 32.
-    pub bins: usize,
-    /// Default true.
-    pub one_hot: bool,
-    /// Default 5.
-    pub min_count: usize,
-    /// Default 31.
-    pub max_categories: usize,
-}
-
-impl Default for TokeniserConfig {
-    fn default() -> Self {
-        Self {
-            normalisation: Normalisation::Features,
-            quantile: true,
-            log1p: true,
-            bins: 32,
-            one_hot: true,
-            min_count: 5,
-            max_categories: 31,
-        }
-    }
-}
-
-/// How numeric columns are scaled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Normalisation {
-    /// Per feature, in several views.
-    Features,
-    /// Mean 0, variance 1.
-    Standard,
-    /// The predecessor's.
-    GlobalMax,
-}
-
 impl Settings {
     pub(super) fn yaml(&self) -> Yaml {
         serde_yaml::to_value(self).expect("settings are plain numbers, text and mappings")
@@ -531,12 +487,8 @@ impl Settings {
                 found.push((path, format!("expected a multiple of `micro_batch` ({micro}), found `{batch}`")));
             }
         }
-        let tokeniser = &self.tokeniser;
-        if tokeniser.normalisation == Normalisation::Features && !tokeniser.quantile && !tokeniser.log1p && tokeniser.bins == 0 {
-            found.push((
-                "tokeniser",
-                "with `quantile` and `log1p` off and no `bins` nothing is left of a number: switch one on".into(),
-            ));
+        if let Err(nids_flows::Error::Tokeniser { message }) = self.tokeniser.check() {
+            found.push(("tokeniser", message));
         }
         if self.data.train.is_none() && self.data.schema != "unsw-nb15" {
             let message = "without it flows shaped like `unsw-nb15` are generated: give the file, or leave `data.schema` out";

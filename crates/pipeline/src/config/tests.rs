@@ -200,7 +200,7 @@ fn contradictions_are_found_once_the_values_are_good() {
     insta::assert_snapshot!(problems(text, &[off]), @r"
     c.yaml:1:7: `name`: expected a name that can be a folder's, found `../x`
     c.yaml:3:25: `pretrain.batch_size`: expected a multiple of `micro_batch` (30), found `100`
-    --set tokeniser={quantile: false, log1p: false, bins: 0}: `tokeniser`: with `quantile` and `log1p` off and no `bins` nothing is left of a number: switch one on
+    --set tokeniser={quantile: false, log1p: false, bins: 0}: `tokeniser`: `quantile`, `log1p` and `bins` are all off; switch one on, or use `normalisation: standard`
     c.yaml:2:7: `data.train`: without it flows shaped like `unsw-nb15` are generated: give the file, or leave `data.schema` out
     c.yaml:2:38: `data.unlabelled`: is only read beside `data.train`, which is missing
     ");

@@ -1,0 +1,139 @@
+//! The command line; its help texts are the manual.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const MANUAL: &str = "\
+Examples:
+  nids-mixer pretrain --config configs/unsw-nb15.yaml
+  nids-mixer finetune --config configs/unsw-nb15.yaml
+  nids-mixer evaluate --run runs/unsw-nb15 --data test.csv
+  nids-mixer predict --run runs/unsw-nb15 --data today.csv --output verdicts.csv
+
+  Without data, on generated flows and in seconds:
+  nids-mixer pretrain --config configs/tiny.yaml
+  nids-mixer finetune --config configs/tiny.yaml
+  nids-mixer synth --rows 1000 --seed 1 --output flows.csv
+  nids-mixer evaluate --run runs/tiny --data flows.csv
+
+Results go to stdout, progress and errors to stderr.
+
+Exit codes:
+    0        done
+    2        the command line or the config is wrong
+    3        a data file is missing or wrong, or its schema or its labels
+    4        something in the run folder is missing, stale, truncated or foreign
+    5        numbers that have stopped being numbers
+    6        disk full, permission denied and the like
+  130, 143   stopped by Ctrl-C, by SIGTERM";
+
+const SETTINGS: &str = "\
+Examples:
+  --set seed=1
+  --set data.train=flows.csv --set data.unlabelled=null
+  --set finetune.labels=100
+  --set pretrain.objective.mae.mask_ratio=0.3
+  --set pretrain.schedule=constant
+
+`nids-mixer config --config FILE` prints every key with its value. A key that
+does not exist or a value that makes no sense is an error, and all of them are
+reported at once (exit code 2).
+
+A second stage given the same --run finds what the first left there. Without
+--config it takes the config kept there. What was made with other settings, or
+has changed since, is refused with the command that makes it (exit code 4).";
+
+/// Self-supervised intrusion detection on plain CPUs
+///
+/// A flow record comes in as text and leaves as a verdict. `pretrain` learns from flows without labels, `finetune`
+/// from a few with labels, `predict` tells attacks from the rest. Each stage leaves its artefacts in a run folder,
+/// where the next one finds them.
+#[derive(Debug, Parser)]
+#[command(name = "nids-mixer", version, after_help = MANUAL, arg_required_else_help = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train the masked autoencoder on flows without labels
+    #[command(after_help = SETTINGS)]
+    Pretrain(StageArgs),
+    /// Write the latents of every row and print how far a straight cut through them gets
+    #[command(after_help = SETTINGS)]
+    Encode(StageArgs),
+    /// Train the classifier
+    #[command(after_help = SETTINGS)]
+    Finetune(StageArgs),
+    /// Compare verdicts with the labels of a file
+    ///
+    /// Prints accuracy, balanced accuracy, precision, recall, F1, ROC-AUC, PR-AUC, recall at 1 % false alarms, log loss,
+    /// Brier score and the number of rows. Whatever is undefined (one class only) is null.
+    Evaluate {
+        #[command(flatten)]
+        model: ModelArgs,
+        /// Print one JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a verdict for every row of a file, with or without labels
+    ///
+    /// One line per input row, in order: id, probability of an attack, verdict. Categories never seen in training count
+    /// as unknown and are reported on stderr.
+    Predict {
+        #[command(flatten)]
+        model: ModelArgs,
+        /// Where to write; stdout if left out. The file appears whole or not at all
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Write generated flows as CSV, shaped like UNSW-NB15
+    ///
+    /// The same rows and seed give the same bytes.
+    Synth {
+        /// How many
+        #[arg(long, value_name = "N")]
+        rows: usize,
+        /// What they follow from
+        #[arg(long, value_name = "S", default_value_t = 0)]
+        seed: u64,
+        /// Where to write; stdout if left out. The file appears whole or not at all
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Check a config and print it with every default written out
+    #[command(after_help = SETTINGS)]
+    Config {
+        /// The config
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Override one setting, as if it had been written in the file; may be repeated
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StageArgs {
+    /// The config; if left out, the one kept in --run
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Override one setting, as if it had been written in the file; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// The run folder [default: runs/<name of the config>]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// The run folder that `finetune` has filled
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run: PathBuf,
+    /// The flows, CSV or Parquet
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+}

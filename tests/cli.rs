@@ -1,0 +1,274 @@
+//! The command line as a user meets it: help, errors, exit codes.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use nids_pipeline::artefacts::write_atomic;
+use tempfile::TempDir;
+
+/// A folder to run in, and the repository's configs.
+struct Bench {
+    folder: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn file(&self, name: &str, text: &str) -> &Self {
+        write_atomic(&self.folder.path().join(name), |out| out.write_all(text.as_bytes())).unwrap();
+        self
+    }
+
+    fn command(&self, args: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nids-mixer"));
+        command.args(args.split_whitespace()).current_dir(self.folder.path()).env("COLUMNS", "110");
+        command
+    }
+
+    fn run(&self, args: &str) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Exit code and stderr of a command that must print nothing on stdout.
+    fn fails(&self, args: &str) -> String {
+        let output = self.run(args);
+        assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+        format!("exit code {}\n{}", output.status.code().unwrap(), text(&output.stderr))
+    }
+
+    /// stdout of a command that must succeed.
+    fn prints(&self, args: &str) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn shipped(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name).display().to_string()
+}
+
+#[test]
+fn help_is_the_manual() {
+    insta::assert_snapshot!(Bench::new().prints("--help"), @r"
+    Self-supervised intrusion detection on plain CPUs
+
+    A flow record comes in as text and leaves as a verdict. `pretrain` learns from flows without labels,
+    `finetune` from a few with labels, `predict` tells attacks from the rest. Each stage leaves its artefacts in a
+    run folder, where the next one finds them.
+
+    Usage: nids-mixer <COMMAND>
+
+    Commands:
+      pretrain  Train the masked autoencoder on flows without labels
+      encode    Write the latents of every row and print how far a straight cut through them gets
+      finetune  Train the classifier
+      evaluate  Compare verdicts with the labels of a file
+      predict   Write a verdict for every row of a file, with or without labels
+      synth     Write generated flows as CSV, shaped like UNSW-NB15
+      config    Check a config and print it with every default written out
+      help      Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+
+    Examples:
+      nids-mixer pretrain --config configs/unsw-nb15.yaml
+      nids-mixer finetune --config configs/unsw-nb15.yaml
+      nids-mixer evaluate --run runs/unsw-nb15 --data test.csv
+      nids-mixer predict --run runs/unsw-nb15 --data today.csv --output verdicts.csv
+
+      Without data, on generated flows and in seconds:
+      nids-mixer pretrain --config configs/tiny.yaml
+      nids-mixer finetune --config configs/tiny.yaml
+      nids-mixer synth --rows 1000 --seed 1 --output flows.csv
+      nids-mixer evaluate --run runs/tiny --data flows.csv
+
+    Results go to stdout, progress and errors to stderr.
+
+    Exit codes:
+        0        done
+        2        the command line or the config is wrong
+        3        a data file is missing or wrong, or its schema or its labels
+        4        something in the run folder is missing, stale, truncated or foreign
+        5        numbers that have stopped being numbers
+        6        disk full, permission denied and the like
+      130, 143   stopped by Ctrl-C, by SIGTERM
+    ");
+    insta::assert_snapshot!(Bench::new().prints("finetune --help"), @r"
+    Train the classifier
+
+    Usage: nids-mixer finetune [OPTIONS]
+
+    Options:
+          --config <FILE>    The config; if left out, the one kept in --run
+          --set <KEY=VALUE>  Override one setting, as if it had been written in the file; may be repeated
+          --run <DIR>        The run folder [default: runs/<name of the config>]
+      -h, --help             Print help
+
+    Examples:
+      --set seed=1
+      --set data.train=flows.csv --set data.unlabelled=null
+      --set finetune.labels=100
+      --set pretrain.objective.mae.mask_ratio=0.3
+      --set pretrain.schedule=constant
+
+    `nids-mixer config --config FILE` prints every key with its value. A key that
+    does not exist or a value that makes no sense is an error, and all of them are
+    reported at once (exit code 2).
+
+    A second stage given the same --run finds what the first left there. Without
+    --config it takes the config kept there. What was made with other settings, or
+    has changed since, is refused with the command that makes it (exit code 4).
+    ");
+}
+
+#[test]
+fn every_command_has_help() {
+    for command in ["pretrain", "encode", "finetune", "evaluate", "predict", "synth", "config"] {
+        assert!(Bench::new().prints(&format!("{command} --help")).contains("Usage: nids-mixer"));
+    }
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2() {
+    let bench = Bench::new();
+    let all =
+        ["frobnicate", "pretrain --conifg x", "evaluate --run x", "synth --rows many", "pretrain"].map(|args| bench.fails(args));
+    insta::assert_snapshot!(all.join("\n"), @r"
+    exit code 2
+    error: unrecognized subcommand 'frobnicate'
+
+    Usage: nids-mixer <COMMAND>
+
+    For more information, try '--help'.
+
+    exit code 2
+    error: unexpected argument '--conifg' found
+
+      tip: a similar argument exists: '--config'
+
+    Usage: nids-mixer pretrain --config <FILE>
+
+    For more information, try '--help'.
+
+    exit code 2
+    error: the following required arguments were not provided:
+      --data <FILE>
+
+    Usage: nids-mixer evaluate --run <DIR> --data <FILE>
+
+    For more information, try '--help'.
+
+    exit code 2
+    error: invalid value 'many' for '--rows <N>': invalid digit found in string
+
+    For more information, try '--help'.
+
+    exit code 2
+    error: expected `--config FILE`, or `--run DIR` of a run that keeps a config: neither is given
+    ");
+}
+
+#[test]
+fn every_problem_of_a_config_is_a_line_of_its_own() {
+    let bench = Bench::new();
+    bench.file("bad.yaml", "name: bad\nsede: 1\nmodel:\n  dim: abc\n  dropout: 1.5\nmodel: {}\n");
+    insta::assert_snapshot!(bench.fails("config --config bad.yaml"), @r"
+    exit code 2
+    error: bad.yaml:6:1: `model` is written twice (first at bad.yaml:3:1)
+    ");
+    bench.file("bad.yaml", "name: bad\nsede: 1\nmodel:\n  dim: abc\n  dropout: 1.5\n");
+    insta::assert_snapshot!(bench.fails("pretrain --config bad.yaml --set finetune.lables=3 --set seed=x"), @r"
+    exit code 2
+    error: bad.yaml:2:1: unknown key `sede`: did you mean `seed`?
+    error: bad.yaml:4:8: `model.dim`: expected a whole number between 1 and 4096, found `abc`
+    error: bad.yaml:5:12: `model.dropout`: expected a number from 0 to below 1, found `1.5`
+    error: --set finetune.lables=3: unknown key `finetune.lables`: did you mean `finetune.labels`?
+    error: --set seed=x: `seed`: expected a whole number from 0 up, found `x`
+    ");
+    assert!(!bench.folder.path().join("runs").exists(), "nothing is made before the config is good");
+}
+
+#[test]
+fn a_missing_config_or_run_folder_is_named() {
+    let bench = Bench::new();
+    fs::create_dir(bench.folder.path().join("empty")).unwrap();
+    bench.file("a-file", "");
+    let all = [
+        "pretrain --config none.yaml",
+        "finetune --run none",
+        "finetune --run empty",
+        "evaluate --run none --data x.csv",
+        "predict --run empty/none --data x.csv",
+        "evaluate --run a-file --data x.csv",
+    ]
+    .map(|args| bench.fails(args));
+    insta::assert_snapshot!(all.join("\n"), @r"
+    exit code 2
+    error: none.yaml: cannot read the config: No such file or directory (os error 2)
+
+    exit code 4
+    error: none: no such run folder: run `nids-mixer pretrain --config FILE --run none` first
+
+    exit code 4
+    error: empty/config.yaml: missing: give a config with `--config FILE`
+
+    exit code 4
+    error: none: no such run folder: run `nids-mixer pretrain --config FILE --run none` first
+
+    exit code 4
+    error: empty/none: no such run folder: run `nids-mixer pretrain --config FILE --run empty/none` first
+
+    exit code 4
+    error: a-file: no such run folder: run `nids-mixer pretrain --config FILE --run a-file` first
+    ");
+    let file = format!("pretrain --config {} --run a-file", shipped("tiny.yaml"));
+    insta::assert_snapshot!(bench.fails(&file), @r"
+    exit code 6
+    error: a-file: cannot make the run folder: File exists (os error 17)
+    ");
+}
+
+#[test]
+fn a_resolved_config_resolves_to_itself() {
+    let bench = Bench::new();
+    let first = bench.prints(&format!("config --config {} --set seed=7", shipped("tiny.yaml")));
+    assert!(first.contains("seed: 7\n"), "{first}");
+    bench.file("resolved.yaml", &first);
+    assert_eq!(bench.prints("config --config resolved.yaml"), first);
+}
+
+#[test]
+fn synthetic_flows_are_the_same_on_stdout_and_in_a_file() {
+    let bench = Bench::new();
+    let printed = bench.prints("synth --rows 50 --seed 3");
+    assert_eq!(printed.lines().count(), 51);
+    assert_eq!(bench.prints("synth --rows 50 --seed 3 --output flows.csv"), "");
+    assert_eq!(fs::read_to_string(bench.folder.path().join("flows.csv")).unwrap(), printed);
+    assert_ne!(bench.prints("synth --rows 50 --seed 4"), printed);
+    insta::assert_snapshot!(bench.fails("synth --rows 5 --output none/flows.csv"), @r#"
+    exit code 6
+    error: none/flows.csv: cannot write: entity not found
+    "#);
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_error() {
+    let bench = Bench::new();
+    let mut child = bench.command("synth --rows 20000").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
