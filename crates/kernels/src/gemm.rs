@@ -190,6 +190,15 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_sum_is_beta_c() {
+        for (ta, tb) in [(Trans::No, Trans::No), (Trans::No, Trans::Yes), (Trans::Yes, Trans::No), (Trans::Yes, Trans::Yes)] {
+            for beta in [0.0, 1.0, 0.5] {
+                check::<f32>(ta, tb, [2, 3, 0], 0, 1.0, beta);
+            }
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "a: 5 numbers for 2 x 3, ld 3")]
     fn a_slice_too_short_is_refused() {
         gemm(Trans::No, Trans::No, [2, 1, 3], 1.0, &[0.0; 5], 3, &[0.0; 3], 1, 0.0, &mut [0.0; 2], 1);
