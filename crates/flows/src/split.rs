@@ -97,3 +97,81 @@ pub fn draw_labelled(labels: &[u8], rows: &[u32], n: usize, seed: u64) -> Result
     drawn.sort_unstable();
     Ok(drawn)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::synthetic;
+
+    /// Equal rows by a naive comparison of their text.
+    fn key(flows: &Flows, row: u32) -> String {
+        let cell = |column: &FeatureColumn| match column {
+            FeatureColumn::Numeric(values) => values[row as usize].to_string(),
+            FeatureColumn::Categorical(texts) => texts.get(row as usize).to_owned(),
+        };
+        flows.features().iter().map(cell).collect::<Vec<_>>().join("|")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn equal_rows_never_straddle(seed: u64, n in 40_usize..300, fraction in 0.1..0.9) {
+            let flows = synthetic(n, seed);
+            let split = split(&flows, fraction, seed).unwrap();
+            prop_assert!(split.train.is_sorted() && split.val.is_sorted());
+            let mut all = [split.train.clone(), split.val.clone()].concat();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..n as u32).collect::<Vec<_>>());
+            let sides: BTreeMap<String, bool> = split.train.iter().map(|&row| (key(&flows, row), true)).collect();
+            for &row in &split.val {
+                prop_assert!(!sides.contains_key(&key(&flows, row)));
+            }
+        }
+    }
+
+    #[test]
+    fn classes_keep_their_share_and_the_seed_decides() {
+        let flows = synthetic(4000, 2);
+        let labels = flows.labels().unwrap();
+        let held_out = split(&flows, 0.25, 9).unwrap();
+        for class in [0, 1] {
+            let count = |rows: &[u32]| rows.iter().filter(|&&row| labels[row as usize] == class).count() as f64;
+            let share = count(&held_out.val) / (count(&held_out.val) + count(&held_out.train));
+            assert!((share - 0.25).abs() < 0.005, "class {class}: {share}");
+        }
+        assert_eq!(split(&flows, 0.25, 9).unwrap(), held_out);
+        assert_ne!(split(&flows, 0.25, 10).unwrap(), held_out);
+    }
+
+    #[test]
+    fn what_cannot_be_split_is_an_error() {
+        let flows = synthetic(30, 2);
+        for fraction in [0.0, 1.0, -1.0, f64::NAN] {
+            assert!(split(&flows, fraction, 1).is_err());
+        }
+        assert!(split(&flows.select(&[4, 4, 4, 4]), 0.5, 1).unwrap_err().to_string().contains("4 rows do not split"));
+    }
+
+    #[test]
+    fn smaller_draws_are_nested_in_larger_ones_and_stratified() {
+        let labels: Vec<u8> = (0..300).map(|row| u8::from(row % 3 == 0)).collect();
+        let rows: Vec<u32> = (0..300).filter(|row| row % 5 != 0).collect();
+        let mut before: Vec<u32> = Vec::new();
+        for n in 1..=rows.len() {
+            let drawn = draw_labelled(&labels, &rows, n, 8).unwrap();
+            assert!(drawn.len() == n && drawn.is_sorted_by(|a, b| a < b));
+            assert!(drawn.iter().all(|row| rows.contains(row)));
+            assert!(before.iter().all(|row| drawn.contains(row)));
+            let attacks = drawn.iter().filter(|&&row| labels[row as usize] == 1).count() as f64;
+            assert!((attacks - n as f64 / 3.0).abs() <= 0.5 + 1e-9);
+            before = drawn;
+        }
+        assert!(draw_labelled(&labels, &rows, 0, 8).is_err());
+        assert!(draw_labelled(&labels, &rows, rows.len() + 1, 8).is_err());
+    }
+}

@@ -1,27 +1,201 @@
 use std::sync::Arc;
 
+use rand::distr::weighted::WeightedIndex;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
 
 use crate::{FeatureColumn, Flows, Schema};
 
-/// Flows of the shape of UNSW-NB15, labelled; the same seed gives the same flows on every machine.
-#[expect(clippy::missing_panics_doc, reason = "the schema ships")]
+mod kinds;
+
+use kinds::{KINDS, Kind, Spread, Weighted};
+
+/// Flows of the shape of UNSW-NB15 for trying things without data: ten categories in about their real shares, 55 % attacks, a
+/// fifth of the rows repeats an earlier one. The same seed gives the same flows on every machine.
+///
+/// Packets, bytes and duration are drawn from what is typical of a kind of traffic; what a flow meter derives from
+/// them (rates, loads, means, gaps) is derived by the same formulas. No row stems from the real data.
+#[expect(clippy::missing_panics_doc, reason = "the schema ships, and no weight is zero")]
 pub fn synthetic(n_rows: usize, seed: u64) -> Flows {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let schema = Schema::builtin("unsw-nb15").expect("it ships");
     let mut flows = Flows::empty(&Arc::new(schema), true, true);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let kinds = WeightedIndex::new(KINDS.iter().map(|kind| kind.share)).expect("the table has weights");
+    let mut earlier: [Vec<Flow>; KINDS.len()] = std::array::from_fn(|_| Vec::new());
     for row in 0..n_rows {
-        let attack = rng.random_bool(0.55);
+        let idx = kinds.sample(&mut rng);
+        let kind = &KINDS[idx];
+        let repeats = rng.random_bool(kind.repeats) && !earlier[idx].is_empty();
+        let flow = if repeats {
+            earlier[idx][rng.random_range(0..earlier[idx].len())].clone()
+        } else {
+            let flow = draw(kind, &mut rng);
+            earlier[idx].push(flow.clone());
+            flow
+        };
         flows.ids.push((row + 1).to_string());
+        let (mut texts, mut numbers) = (flow.texts.iter(), flow.numbers.iter());
         for column in &mut flows.features {
             match column {
-                FeatureColumn::Numeric(values) => values.push(f64::from(rng.random_range(0..40_u8) + 10 * u8::from(attack))),
-                FeatureColumn::Categorical(texts) => texts.push(["tcp", "udp"][usize::from(rng.random_bool(0.5))]),
+                FeatureColumn::Numeric(values) => values.extend(numbers.next()),
+                FeatureColumn::Categorical(column) => texts.next().into_iter().for_each(|text| column.push(text)),
             }
         }
-        flows.labels.iter_mut().for_each(|labels| labels.push(attack.into()));
-        flows.categories.iter_mut().for_each(|c| c.push(if attack { "Generic" } else { "Normal" }));
+        flows.labels.iter_mut().for_each(|labels| labels.push((kind.category != "Normal").into()));
+        flows.categories.iter_mut().for_each(|categories| categories.push(kind.category));
     }
     flows
 }
+
+/// The features of a flow, in schema order.
+#[derive(Clone)]
+struct Flow {
+    texts: [&'static str; 3],
+    numbers: [f64; 39],
+}
+
+fn draw(kind: &Kind, rng: &mut ChaCha8Rng) -> Flow {
+    let proto = pick(kind.protos, rng);
+    let service = pick(kind.services, rng);
+    let tcp = proto == "tcp";
+    let spkts = log_normal(kind.packets, rng).round().max(1.0);
+    let dpkts = (spkts * log_normal(kind.reply, rng)).round();
+    let answered = dpkts > 0.0;
+    let sbytes = (spkts * log_normal(kind.bytes[0], rng).clamp(28.0, 1500.0)).round();
+    let dbytes = (dpkts * log_normal(kind.bytes[1], rng).clamp(28.0, 1500.0)).round();
+    let dur = micro(log_normal(kind.seconds, rng).clamp(1e-6, 60.0));
+
+    let handshake = log_normal(kind.rtt, rng).min(dur);
+    let synack = micro(handshake * rng.random_range(0.35..0.65));
+    let ackdat = micro(handshake - synack);
+    let (sloss, dloss) = (lost(spkts, kind.loss, rng), lost(dpkts, 0.7 * kind.loss, rng));
+    let (sinpkt, dinpkt) = (gap(spkts, dur, rng), gap(dpkts, dur, rng));
+    let (sjit, djit) = (jitter(spkts, sinpkt, 0.7, rng), jitter(dpkts, dinpkt, 0.2, rng));
+    let window = if tcp && answered { 255.0 } else { 0.0 };
+    let mut sequence = || if window > 0.0 { f64::from(rng.random::<u32>()) } else { 0.0 };
+    let (stcpb, dtcpb) = (sequence(), sequence());
+
+    let http = service == "http" && answered;
+    let trans_depth = f64::from(u8::from(http));
+    let body = if http && rng.random_bool(0.5) { (dbytes * rng.random_range(0.2..0.9)).round() } else { 0.0 };
+    let login = f64::from(u8::from(service == "ftp" && rng.random_bool(0.7)));
+    let [sttl, dttl] = kind.ttl.map(f64::from);
+    let state_ttl = match (kind.state, kind.ttl) {
+        ("REQ", _) => 6.0,
+        ("INT", _) => 2.0,
+        ("CON", [62, _]) => 3.0,
+        (_, [31, _]) => 0.0,
+        _ => 1.0,
+    };
+    let together = normal(rng);
+    let mut count = |typical: f64| crowd(typical, together, rng);
+    let [srv_src, dst, src, pair] = kind.crowd.map(&mut count);
+    let srv_dst = count(kind.crowd[0]);
+    let dport = part(src, answered, rng);
+    let sport = part(dst, answered, rng);
+
+    let numbers = [
+        dur,
+        spkts,
+        dpkts,
+        sbytes,
+        dbytes,
+        micro((spkts + dpkts - 1.0) / dur),
+        sttl,
+        dttl,
+        load(sbytes, spkts, dur),
+        load(dbytes, dpkts, dur),
+        sloss,
+        dloss,
+        sinpkt,
+        dinpkt,
+        sjit,
+        djit,
+        window,
+        stcpb,
+        dtcpb,
+        window,
+        micro(synack + ackdat),
+        synack,
+        ackdat,
+        (sbytes / spkts).round(),
+        if answered { (dbytes / dpkts).round() } else { 0.0 },
+        trans_depth,
+        body,
+        srv_src,
+        state_ttl,
+        dst,
+        dport,
+        sport,
+        pair,
+        login,
+        login,
+        trans_depth,
+        src,
+        srv_dst,
+        0.0,
+    ];
+    Flow { texts: [proto, service, kind.state], numbers }
+}
+
+fn pick(choices: Weighted, rng: &mut ChaCha8Rng) -> &'static str {
+    let mut at = rng.random_range(0..choices.iter().map(|(weight, _)| weight).sum());
+    for &(weight, choice) in choices {
+        if at < weight {
+            return choice;
+        }
+        at -= weight;
+    }
+    unreachable!("`at` was below the sum of the weights")
+}
+
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    StandardNormal.sample(rng)
+}
+
+/// libm, because `exp` of the system differs between systems in its last bit.
+fn log_normal(Spread(median, spread): Spread, rng: &mut ChaCha8Rng) -> f64 {
+    median * libm::exp(spread * normal(rng))
+}
+
+/// Rounded to six decimals, as the meter writes.
+fn micro(x: f64) -> f64 {
+    (x * 1e6).round() / 1e6
+}
+
+/// Bits per second, the last packet not counted.
+fn load(bytes: f64, packets: f64, dur: f64) -> f64 {
+    if packets > 1.0 { micro(8.0 * bytes * (packets - 1.0) / packets / dur) } else { 0.0 }
+}
+
+/// Mean milliseconds between packets of one direction, which is active for nearly the whole flow.
+fn gap(packets: f64, dur: f64, rng: &mut ChaCha8Rng) -> f64 {
+    let active = dur * rng.random_range(0.95..1.0);
+    if packets > 1.0 { micro(1e3 * active / (packets - 1.0)) } else { 0.0 }
+}
+
+/// Milliseconds by which gaps vary; two packets have but one gap.
+fn jitter(packets: f64, gap: f64, log_ratio: f64, rng: &mut ChaCha8Rng) -> f64 {
+    let ratio = log_normal(Spread(libm::exp(log_ratio), 0.9), rng);
+    if packets > 2.0 { micro(gap * ratio * packets.sqrt()) } else { 0.0 }
+}
+
+fn lost(packets: f64, share: f64, rng: &mut ChaCha8Rng) -> f64 {
+    (packets * share * rng.random_range(0.7..1.3)).round().min(packets)
+}
+
+/// A count of recent connections; `together` makes the counts of a flow rise and fall together.
+fn crowd(typical: f64, together: f64, rng: &mut ChaCha8Rng) -> f64 {
+    let z = 0.8 * together + 0.6 * normal(rng);
+    (typical * libm::exp(0.6 * z)).round().clamp(1.0, 63.0)
+}
+
+/// How many of `count` connections also share a port: most of a flood, few of conversations.
+fn part(count: f64, answered: bool, rng: &mut ChaCha8Rng) -> f64 {
+    let share: f64 = rng.random();
+    (count * if answered { share * share } else { 1.0 - 0.4 * share }).round().max(1.0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::Path;
 
-use csv::{ByteRecord, ErrorKind};
+use csv::{ByteRecord, ErrorKind, Position};
 
 use super::{Filled, Slot, as_cell, as_label, bad_label, bad_number};
 use crate::{At, Error, FeatureColumn, Flows, Result};
@@ -40,8 +41,8 @@ impl Reader {
             n_rows += 1;
             for (idx, (cell, slot)) in self.record.iter().zip(&self.slots).enumerate() {
                 push(flows, *slot, cell.trim_ascii()).map_err(|message| {
-                    let line = self.record.position().map_or(0, csv::Position::line);
-                    Error::data(path, At::Line(line), Some(&self.header[idx]), message)
+                    let at = line_of(path, self.record.position());
+                    Error::data(path, at, Some(&self.header[idx]), message)
                 })?;
             }
         }
@@ -74,9 +75,27 @@ fn push(flows: &mut Flows, slot: Slot, cell: &[u8]) -> std::result::Result<(), S
     Ok(())
 }
 
+/// Line of the first cell at or after a position. The line that the csv crate knows is where the record
+/// before ended, which is above any blank lines.
+fn line_of(path: &Path, position: Option<&Position>) -> At {
+    let newlines = |position: &Position| -> std::io::Result<u64> {
+        let mut before = position.byte();
+        let mut line = 1;
+        for byte in BufReader::new(File::open(path)?).bytes() {
+            let byte = byte?;
+            if before == 0 && !matches!(byte, b'\n' | b'\r') {
+                break;
+            }
+            before = before.saturating_sub(1);
+            line += u64::from(byte == b'\n');
+        }
+        Ok(line)
+    };
+    position.and_then(|position| newlines(position).ok()).map_or(At::File, At::Line)
+}
+
 fn csv_error(path: &Path, error: csv::Error) -> Error {
-    let line = error.position().map(csv::Position::line);
-    let at = line.map_or(At::File, At::Line);
+    let at = line_of(path, error.position());
     match error.into_kind() {
         ErrorKind::Io(source) => Error::Io { path: path.to_owned(), source },
         ErrorKind::UnequalLengths { expected_len, len, .. } => {

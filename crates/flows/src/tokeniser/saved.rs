@@ -8,6 +8,8 @@ const FORMAT: &str = "nids-mixer/tokeniser";
 const VERSION: u32 = 1;
 /// No tokeniser comes near this; a file that does is not one.
 const MAX_BYTES: usize = 256 << 20;
+/// No number is larger: a first bin may begin this far below its first value, and means are rounded.
+const LIMIT: f64 = 4.0 * MAX_MAGNITUDE;
 
 /// `tokeniser.json`.
 #[derive(Serialize, Deserialize)]
@@ -95,8 +97,7 @@ fn ascending(name: &str, values: &[f64], lengths: std::ops::RangeInclusive<usize
     if !lengths.contains(&values.len()) {
         return Err(format!("{} values of `{name}`; wanted {} to {}", values.len(), lengths.start(), lengths.end()));
     }
-    // twice: the edge below the first value may lie one bin lower
-    let in_range = values.iter().all(|x| x.abs() <= 4.0 * MAX_MAGNITUDE);
+    let in_range = values.iter().all(|x| x.abs() <= LIMIT);
     if !in_range || !values.is_sorted_by(|a, b| a < b) {
         return Err(format!("`{name}` does not ascend, or is out of range"));
     }
@@ -105,7 +106,7 @@ fn ascending(name: &str, values: &[f64], lengths: std::ops::RangeInclusive<usize
 
 fn scale(affine: &Affine) -> std::result::Result<(), String> {
     let Affine { mean, std } = *affine;
-    if mean.abs() <= MAX_MAGNITUDE && std.is_normal() && std > 0.0 && std <= MAX_MAGNITUDE {
+    if mean.abs() <= LIMIT && std.is_normal() && std > 0.0 && std <= LIMIT {
         return Ok(());
     }
     Err(format!("mean {mean} and std {std} are no scale"))

@@ -1,1 +1,290 @@
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use proptest::prelude::*;
+
+use super::fit::inverse_normal_cdf;
+use super::*;
+use crate::{FeatureColumn, split, synthetic};
+
+/// Flows with one numeric column `x` and one categorical column `c`.
+fn flows(x: &[f64], c: &[&str]) -> Flows {
+    let schema = "{ name: toy, columns: [{ name: x, kind: numeric }, { name: c, kind: categorical }] }";
+    let mut flows = Flows::empty(&Arc::new(serde_yaml::from_str(schema).unwrap()), false, false);
+    for (row, (&x, c)) in x.iter().zip(c).enumerate() {
+        flows.ids.push(row.to_string());
+        match &mut flows.features[..] {
+            [FeatureColumn::Numeric(values), FeatureColumn::Categorical(texts)] => {
+                values.push(x);
+                texts.push(c);
+            }
+            _ => unreachable!(),
+        }
+    }
+    flows
+}
+
+fn numeric(x: &[f64]) -> Flows {
+    flows(x, &vec!["a"; x.len()])
+}
+
+fn all_rows(flows: &Flows) -> Vec<u32> {
+    (0..flows.len() as u32).collect()
+}
+
+fn fit(flows: &Flows, config: &TokeniserConfig) -> Tokeniser {
+    Tokeniser::fit(flows, &all_rows(flows), config).unwrap()
+}
+
+fn expanded(tokeniser: &Tokeniser, encoded: &Encoded, row: usize, token: usize) -> Vec<f32> {
+    let mut out = vec![f32::NAN; tokeniser.tokens()[token].width];
+    encoded.expand(row, token, &mut out);
+    out
+}
+
+fn only_bins(bins: usize) -> TokeniserConfig {
+    TokeniserConfig { quantile: false, log1p: false, bins, ..TokeniserConfig::default() }
+}
+
+#[test]
+fn few_values_get_a_bin_each() {
+    let tokeniser = fit(&numeric(&[0.0, 2.0, 10.0, 2.0]), &only_bins(8));
+    // edges -2, 0, 2, 10: the first bin is as wide as the second
+    let encoded = tokeniser.encode(&numeric(&[0.0, 2.0, 10.0, 4.0, -1.0, -9.0, 99.0])).unwrap();
+    let wanted =
+        [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [1.0, 1.0, 0.25], [0.5, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]];
+    for (row, wanted) in wanted.iter().enumerate() {
+        assert_eq!(expanded(&tokeniser, &encoded, row, 0), wanted, "row {row}");
+    }
+}
+
+#[test]
+fn many_values_share_quantile_bins() {
+    let x: Vec<f64> = (0..=100).map(|i| f64::from(i * i)).collect();
+    let tokeniser = fit(&numeric(&x), &only_bins(4));
+    // edges: the squares of 0, 25, 50, 75, 100
+    let encoded = tokeniser.encode(&numeric(&[0.0, 625.0, 1562.5, 1e4, 7812.5])).unwrap();
+    let wanted = [[0.0; 4], [1.0, 0.0, 0.0, 0.0], [1.0, 0.5, 0.0, 0.0], [1.0; 4], [1.0, 1.0, 1.0, 0.5]];
+    for (row, wanted) in wanted.iter().enumerate() {
+        assert_eq!(expanded(&tokeniser, &encoded, row, 0), wanted, "row {row}");
+    }
+}
+
+#[test]
+fn inverse_normal_cdf_inverts_the_cdf() {
+    for k in 1..4000 {
+        let p = f64::from(k) / 4000.0;
+        let back = 0.5 * libm::erfc(-inverse_normal_cdf(p) * std::f64::consts::FRAC_1_SQRT_2);
+        assert!((back - p).abs() < 2e-9, "{p}: {back}");
+    }
+    assert!(inverse_normal_cdf(0.5).abs() < 1e-12);
+}
+
+#[test]
+fn quantile_value_is_normal_and_ties_share_their_mid_rank() {
+    let tokeniser = fit(&numeric(&[5.0, 5.0, 5.0, 7.0]), &TokeniserConfig::default());
+    let encoded = tokeniser.encode(&numeric(&[5.0, 7.0, 6.0, -1e30, 1e30])).unwrap();
+    let z = |p: f64| inverse_normal_cdf(p) as f32;
+    // mid-ranks: 1.5 of 4 and 3.5 of 4; half way between them in z; constant beyond
+    let wanted = [z(0.375), z(0.875), 0.5 * (z(0.375) + z(0.875)), z(0.375), z(0.875)];
+    for (row, wanted) in wanted.into_iter().enumerate() {
+        assert!((encoded.target(row, 0) - wanted).abs() < 1e-6);
+    }
+    let x: Vec<f64> = (0..20_001).map(|i| libm::exp(f64::from(i) / 1000.0)).collect();
+    let tokeniser = fit(&numeric(&x), &TokeniserConfig::default());
+    let encoded = tokeniser.encode(&numeric(&x)).unwrap();
+    for (row, p) in [(0, 0.000_025), (2000, 0.1), (10_000, 0.5), (19_000, 0.95), (20_000, 0.999_975)] {
+        assert!((encoded.target(row, 0) - z(p).clamp(-4.0, 4.0)).abs() < 0.01, "{p}");
+    }
+}
+
+#[test]
+fn only_training_rows_are_learnt_from() {
+    let all = flows(&[1.0, 2.0, 3.0, 900.0], &["a", "b", "b", "c"]);
+    let config = TokeniserConfig { min_count: 1, ..TokeniserConfig::default() };
+    let fitted = Tokeniser::fit(&all, &[0, 1, 2], &config).unwrap();
+    assert_eq!(fitted, fit(&all.select(&[0, 1, 2]), &config));
+    assert_eq!(fitted.tokens()[1].kind, TokenKind::Categorical { n_classes: 3 });
+}
+
+#[test]
+fn categories_are_ordered_by_count_and_the_rest_is_unknown_and_counted() {
+    let train = flows(&[0.0; 9], &["b", "a", "b", "c", "d", "a", "b", "d", "e"]);
+    let config = TokeniserConfig { min_count: 2, max_categories: 2, ..TokeniserConfig::default() };
+    let tokeniser = fit(&train, &config);
+    let mut encoded = tokeniser.encode(&flows(&[0.0; 4], &["d", "b", "a", "new"])).unwrap();
+    let classes: Vec<f32> = (0..4).map(|row| encoded.target(row, 1)).collect();
+    assert_eq!(classes, [2.0, 0.0, 1.0, 2.0]);
+    assert_eq!(expanded(&tokeniser, &encoded, 0, 1), [0.0, 0.0, 1.0]);
+    assert_eq!(expanded(&tokeniser, &encoded, 1, 1), [1.0, 0.0, 0.0]);
+    encoded.append(tokeniser.encode(&flows(&[0.0], &[""])).unwrap());
+    assert_eq!(encoded.unknown_counts(), [("c".to_owned(), 3)]);
+    assert_eq!((encoded.n_rows(), encoded.target(4, 1)), (5, 2.0));
+}
+
+#[test]
+fn standard_is_the_z_score() {
+    let config = TokeniserConfig { normalisation: Normalisation::Standard, one_hot: false, min_count: 1, ..Default::default() };
+    let all = flows(&[1.0, 2.0, 3.0, 6.0], &["a", "a", "b", "b"]);
+    let tokeniser = fit(&all, &config);
+    let encoded = tokeniser.encode(&all).unwrap();
+    // mean 3, population variance 3.5; classes 0, 0, 1, 1 have mean and std 1/2
+    assert!((expanded(&tokeniser, &encoded, 3, 0)[0] - 3.0 / 3.5_f32.sqrt()).abs() < 1e-6);
+    assert_eq!(expanded(&tokeniser, &encoded, 0, 1), [-1.0]);
+    assert!(encoded.target(3, 1) > 0.9, "the target is the class, not its code");
+}
+
+#[test]
+fn nothing_is_ever_nan_or_infinite() {
+    let extreme = [0.0, 1e30, -1e30, 5e-324, 1.0, f64::MIN_POSITIVE];
+    for train in [vec![3.0; 4], extreme.to_vec(), vec![1e30; 3], vec![5e-324, 0.0], vec![1e16, 1e16]] {
+        for normalisation in [Normalisation::Features, Normalisation::Standard, Normalisation::GlobalMax] {
+            let tokeniser = fit(&numeric(&train), &TokeniserConfig { normalisation, ..Default::default() });
+            let encoded = tokeniser.encode(&numeric(&extreme)).unwrap();
+            for row in 0..extreme.len() {
+                for token in 0..2 {
+                    let values = expanded(&tokeniser, &encoded, row, token);
+                    assert!(!values.is_empty() && values.iter().all(|x| x.is_finite()), "{train:?}: {values:?}");
+                }
+            }
+            Tokeniser::from_json(&tokeniser.to_json()).unwrap();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// The doc comment of [`Tokeniser`], bin by bin.
+    #[test]
+    fn expand_agrees_with_the_definition(
+        train in prop::collection::vec(prop_oneof![Just(0.0), -50.0..50.0, (0..5_i32).prop_map(f64::from)], 1..120),
+        test in prop::collection::vec(-60.0..60.0, 1..20),
+        (quantile, log1p, bins) in (any::<bool>(), any::<bool>(), 1_usize..40),
+    ) {
+        let config = TokeniserConfig { quantile, log1p, bins, ..Default::default() };
+        let tokeniser = fit(&numeric(&train), &config);
+        let encoded = tokeniser.encode(&numeric(&test)).unwrap();
+        let Feature::Parts { edges, log1p: scale, .. } = &tokeniser.features[0] else { unreachable!() };
+        for (row, &x) in test.iter().enumerate() {
+            let mut wanted = Vec::new();
+            if quantile {
+                wanted.push(encoded.target(row, 0));
+            }
+            if log1p {
+                let y: f64 = if x < 0.0 { -(1.0 - x).ln() } else { (1.0 + x).ln() };
+                wanted.push(((y - scale.mean) / scale.std).clamp(-6.0, 6.0) as f32);
+            }
+            wanted.extend(edges.windows(2).map(|edge| ((x - edge[0]) / (edge[1] - edge[0])).clamp(0.0, 1.0) as f32));
+            let found = expanded(&tokeniser, &encoded, row, 0);
+            prop_assert_eq!(found.len(), wanted.len());
+            for (found, wanted) in found.iter().zip(&wanted) {
+                // the place among up to 40 bins is one f32: 40 * 2^-24
+                prop_assert!((found - wanted).abs() < 5e-6, "{} {:?} {:?}", x, found, wanted);
+            }
+        }
+    }
+}
+
+#[test]
+fn json_round_trip_keeps_every_bit() {
+    let flows = synthetic(600, 11);
+    let split = split(&flows, 0.3, 1).unwrap();
+    for normalisation in [Normalisation::Features, Normalisation::Standard, Normalisation::GlobalMax] {
+        let config = TokeniserConfig { normalisation, ..Default::default() };
+        let tokeniser = Tokeniser::fit(&flows, &split.train, &config).unwrap();
+        let back = Tokeniser::from_json(&tokeniser.to_json()).unwrap();
+        assert_eq!(back, tokeniser);
+        assert_eq!(back.to_json(), tokeniser.to_json());
+    }
+}
+
+#[test]
+fn hostile_json_is_refused() {
+    let all = flows(&[0.0, 1.5, 2.0], &["a", "a", "b"]);
+    let good = fit(&all, &TokeniserConfig { min_count: 1, bins: 4, ..Default::default() }).to_json();
+    let check = |from: &str, to: &str, wanted: &str| {
+        assert!(good.contains(from), "{from} is not in {good}");
+        let message = Tokeniser::from_json(&good.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(message.starts_with("tokeniser: ") && message.contains(wanted), "{to}: {message}");
+    };
+    check("nids-mixer/tokeniser", "other", "format `other` version 1");
+    check("\"version\":1", "\"version\":2", "version 2");
+    check("\"version\":1", "\"version\":1,\"more\":0", "unknown field `more`");
+    check("\"knots\":[0.0,1.5,2.0]", "\"knots\":[0.0,1.5,1.5]", "feature `x`: `knots` does not ascend");
+    check("\"knots\":[0.0,1.5,2.0]", "\"knots\":[0.0,2.0]", "3 values of `normal` for 2 `knots`");
+    check("\"knots\":[0.0,1.5,2.0]", "\"knots\":[]", "0 values of `knots`; wanted 1 to 1000");
+    check("\"knots\":[0.0,1.5,2.0]", "\"knots\":[0.0,1.5,1e999]", "not a tokeniser file");
+    check("\"normal\":[", "\"normal\":[-9.0,", "4 values of `normal`");
+    check("\"edges\":[-1.5,", "\"edges\":[-1.5,-1.4,-1.3,-1.2,", "values of `edges`; wanted 2 to 5");
+    check("\"edges\":[-1.5,", "\"edges\":[1e40,", "`edges` does not ascend");
+    check("\"bins\":4", "\"bins\":400000000", "`bins` is 400000000; at most");
+    check("\"values\":[\"a\",\"b\"]", "\"values\":[\"a\",\"a\"]", "feature `c`: value \"a\" stands there twice");
+    check("\"max_categories\":31", "\"max_categories\":1", "2 values; its config says at most 1");
+    check("\"kind\":\"numeric\"", "\"kind\":\"categorical\"", "feature `x`: its kind is not that");
+    check("\"kind\":\"numeric\"", "\"kind\":\"ignored\"", "2 features, but its schema has 1");
+    check("\"features\":[{", "\"features\":[{\"scaled\":{\"mean\":0.0,\"std\":1.0}},{", "3 features");
+    let std = good.split("\"std\":").nth(1).unwrap().split('}').next().unwrap();
+    for bad in ["0.0", "-1.0", "1e-320"] {
+        check(&format!("\"std\":{std}"), &format!("\"std\":{bad}"), "are no scale");
+    }
+    for text in ["", "null", "[]", "{}", &good[..good.len() / 2]] {
+        assert!(Tokeniser::from_json(text).is_err());
+    }
+}
+
+#[test]
+fn what_cannot_be_fitted_or_encoded_is_an_error() {
+    let all = flows(&[0.0, 1.0], &["a", "b"]);
+    let check = |result: Result<()>, wanted: &str| assert!(result.unwrap_err().to_string().contains(wanted));
+    let off = TokeniserConfig { quantile: false, log1p: false, bins: 0, ..Default::default() };
+    check(Tokeniser::fit(&all, &[0], &off).map(drop), "all off");
+    check(Tokeniser::fit(&all, &[], &TokeniserConfig::default()).map(drop), "no rows");
+    let tokeniser = fit(&all, &TokeniserConfig::default());
+    check(tokeniser.encode(&synthetic(1, 1)).map(drop), "fitted on the features of schema `toy`");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test may look around for the golden tensors")]
+fn global_max_matches_the_predecessor() {
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden");
+    let folder = std::env::var_os("NIDS_MIXER_GOLDEN").map_or_else(|| PathBuf::from(default), PathBuf::from);
+    let Ok(bytes) = std::fs::read(folder.join("features.safetensors")) else {
+        #[expect(clippy::print_stderr, reason = "a skipped comparison should be seen")]
+        {
+            eprintln!("skipped: no features.safetensors in {}; set NIDS_MIXER_GOLDEN", folder.display());
+        }
+        return;
+    };
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = |name: &str| -> Vec<f32> {
+        let data = tensors.tensor(name).unwrap().data();
+        data.chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect()
+    };
+    let one = |name: &str| f64::from(tensor(name)[0]);
+    for part in ["train", "val", "test"] {
+        let raw: Vec<f64> = tensor(&format!("{part}.raw")).into_iter().map(f64::from).collect();
+        let mut x = vec![0.0; raw.len()];
+        global_max(&raw, one(&format!("scale.{part}")), one("train_mean"), one("train_std"), &mut x);
+        for (found, wanted) in x.iter().zip(tensor(&format!("{part}.x"))) {
+            assert!((found - wanted).abs() <= 1e-6 * wanted.abs().max(1.0), "{part}: {found}, wanted {wanted}");
+        }
+    }
+}
+
+#[test]
+fn global_max_has_one_scale_for_all_features() {
+    let config = TokeniserConfig { normalisation: Normalisation::GlobalMax, min_count: 1, ..Default::default() };
+    let all = flows(&[10.0, 30.0], &["a", "b"]);
+    let tokeniser = fit(&all, &config);
+    let encoded = tokeniser.encode(&all).unwrap();
+    // over 10, 30 and the codes 0, 1: scale 30, mean and std of raw / 30
+    let raw = [10.0, 0.0, 30.0, 1.0];
+    let mean = raw.iter().sum::<f64>() / 4.0 / 30.0;
+    let std = (raw.iter().map(|x| (x / 30.0 - mean).powi(2)).sum::<f64>() / 4.0).sqrt();
+    let mut wanted = [0.0; 4];
+    global_max(&raw, 30.0, mean, std, &mut wanted);
+    for (cell, wanted) in wanted.into_iter().enumerate() {
+        assert!((expanded(&tokeniser, &encoded, cell / 2, cell % 2)[0] - wanted).abs() < 1e-6);
+    }
+}
