@@ -111,7 +111,7 @@ pub(crate) enum Embedding {
 #[derive(Clone, Debug)]
 pub struct Encoder {
     pub(crate) embedding: Embedding,
-    registers: RegisterTokens,
+    registers: Option<RegisterTokens>,
     blocks: Vec<Block>,
     norm: LayerNorm,
     n_tokens: usize,
@@ -138,7 +138,7 @@ pub(crate) struct TrunkCache<'a, R> {
 }
 
 impl Encoder {
-    /// Adds `proj` or `embed.{feature}`, `registers`, `blocks.{i}` and `norm`.
+    /// Adds `proj` or `embed.{feature}`, `registers` where there are any, `blocks.{i}` and `norm`.
     pub fn new(scope: &mut Scope<'_>, input: Input<'_>, config: &MixerConfig) -> Self {
         let dim = config.dim;
         let (embedding, of_input) = match input {
@@ -153,7 +153,7 @@ impl Encoder {
         let n_tokens = of_input + config.n_registers;
         Self {
             embedding,
-            registers: RegisterTokens::new(&mut scope.at("registers"), config.n_registers, dim),
+            registers: (config.n_registers > 0).then(|| RegisterTokens::new(&mut scope.at("registers"), config.n_registers, dim)),
             blocks: blocks(&mut scope.at("blocks"), n_tokens, config.depth, config),
             norm: LayerNorm::new(&mut scope.at("norm"), dim),
             n_tokens,
@@ -220,7 +220,9 @@ impl Encoder {
             }
             Embedding::Features(embedding) => EmbeddingCache::Features(embedding.forward(cx, x, &mut tokens)),
         };
-        self.registers.forward(cx, &mut tokens);
+        if let Some(registers) = &self.registers {
+            registers.forward(cx, &mut tokens);
+        }
         (tokens, cache)
     }
 
@@ -231,7 +233,9 @@ impl Encoder {
         cache: EmbeddingCache<'a, R>,
         dtokens: Tensor<'a, R>,
     ) -> Option<Tensor<'a, R>> {
-        self.registers.backward(grads, &dtokens);
+        if let Some(registers) = &self.registers {
+            registers.backward(grads, &dtokens);
+        }
         match (&self.embedding, cache) {
             (Embedding::Features(embedding), EmbeddingCache::Features(cache)) => {
                 embedding.backward(cx, grads, cache, &dtokens);
