@@ -1,0 +1,111 @@
+//! Every model against central differences: dropout and dropped branches fixed by key, masks given.
+
+use nids_models::{Classifier, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Target};
+use nids_nn::gradcheck::{self, Differentiable, Errors, uniform};
+use nids_nn::loss::{BceWeights, bce_with_logits};
+use nids_nn::{Activation, Cx, ParamTable, Real};
+
+/// What keys the masks of a shard's samples.
+const SAMPLES: [u32; 3] = [3, 1, 4];
+const B: usize = SAMPLES.len();
+
+const MIXER: MixerConfig = MixerConfig {
+    dim: 6,
+    depth: 2,
+    token_hidden: 8,
+    channel_hidden: 7,
+    n_registers: 0,
+    activation: Activation::Gelu,
+    dropout: 0.2,
+    drop_path: 0.4,
+};
+
+fn features() -> Vec<(String, usize)> {
+    [("a", 2), ("b", 1), ("c", 4), ("d", 3)].map(|(name, width)| (name.to_owned(), width)).to_vec()
+}
+
+struct Classified(Classifier);
+
+impl Differentiable for Classified {
+    fn pass<R: Real>(&self, cx: &Cx<'_, R>, grads: &mut [R], x: &[R]) -> (f64, Option<Vec<R>>) {
+        let input = cx.alloc(x.len());
+        input.copy_from_slice(x);
+        let (logits, cache) = self.0.forward(cx, B, input);
+        let dlogits = cx.tensor(logits.shape);
+        let target = [1.0, 0.0, 1.0].map(R::from_f64);
+        let loss = bce_with_logits(logits.data, &target, BceWeights::default(), R::from_f64(B as f64), dlogits.data);
+        let dx = self.0.backward(cx, grads, cache, dlogits).map(|mut dpatches| {
+            // [N, b, P] as the input has it, [b, N·P]
+            let [n, b, _] = dpatches.shape;
+            let by_sample = (0..b).flat_map(|sample| (0..n).map(move |token| (token, sample)));
+            by_sample.flat_map(|(token, sample)| dpatches.row(token, sample).to_vec()).collect()
+        });
+        (loss, dx)
+    }
+}
+
+struct Masked(Mae);
+
+/// One of four features of each sample is hidden: [F, b].
+const ONE_OF_FOUR: [[f64; B]; 4] = [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]];
+/// Two of four.
+const TWO_OF_FOUR: [[f64; B]; 4] = [[1.0, 0.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, 1.0, 0.0]];
+/// A number for `a` and `d`, a class for `b` (of two) and `c` (of three): [F, b].
+const TARGETS: [[f64; B]; 4] = [[0.3, -1.0, 0.7], [1.0, 0.0, 0.0], [0.0, 2.0, 1.0], [2.0, 0.1, -0.4]];
+
+impl Differentiable for Masked {
+    fn pass<R: Real>(&self, cx: &Cx<'_, R>, grads: &mut [R], x: &[R]) -> (f64, Option<Vec<R>>) {
+        let input = cx.alloc(x.len());
+        input.copy_from_slice(x);
+        let mask = cx.alloc(4 * B);
+        let masked = if self.0.n_masked() == 1 { ONE_OF_FOUR } else { TWO_OF_FOUR };
+        mask.iter_mut().zip(masked.as_flattened()).for_each(|(mask, &masked)| *mask = R::from_f64(masked));
+        let targets: Vec<R> = TARGETS.as_flattened().iter().map(|&target| R::from_f64(target)).collect();
+        (self.0.loss(cx, Some(grads), B, input, mask, &targets, R::from_f64(5.0)), None)
+    }
+}
+
+/// Asserts that the gradients of the model that `build` makes are right.
+fn check<M: Differentiable>(name: &str, width: usize, build: impl Fn(&mut ParamTable) -> M) {
+    let mut table = ParamTable::default();
+    let model = build(&mut table);
+    let errors = gradcheck::check(&table, &SAMPLES, &uniform(1, B * width), &model);
+    let Errors { params, x, f32 } = errors;
+    // f64: the difference quotient itself is good to about 1e-9; f32: some hundreds of roundings of 6e-8
+    assert!(params <= 1e-6 && x <= 1e-6 && f32 <= 1e-5, "{name}: {errors:?}");
+}
+
+#[test]
+fn classifier_over_patches() {
+    for n_registers in [0, 2] {
+        check(&format!("{n_registers} registers"), 12, |table| {
+            let config = MixerConfig { n_registers, ..MIXER };
+            Classified(Classifier::new(&mut table.root(), Input::Patches { n_tokens: 4, width: 3 }, &config, 1))
+        });
+    }
+}
+
+#[test]
+fn classifier_over_features() {
+    for activation in [Activation::Gelu, Activation::Tanh] {
+        check(&format!("{activation:?}"), 10, |table| {
+            let config = MixerConfig { n_registers: 1, activation, ..MIXER };
+            Classified(Classifier::new(&mut table.root(), Input::Features(&features()), &config, 1))
+        });
+    }
+}
+
+#[test]
+fn masked_autoencoder() {
+    for encoder in [MaeEncoder::MaskToken, MaeEncoder::VisibleOnly] {
+        for mask_ratio in [0.25, 0.5] {
+            for n_registers in [0, 1] {
+                check(&format!("{encoder:?}, mask {mask_ratio}, {n_registers} registers"), 10, |table| {
+                    let targets = [Target::Numeric, Target::Categorical(2), Target::Categorical(3), Target::Numeric];
+                    let config = MaeConfig { mask_ratio, encoder, decoder_depth: 1 };
+                    Masked(Mae::new(&mut table.root(), &features(), &targets, &MixerConfig { n_registers, ..MIXER }, config))
+                });
+            }
+        }
+    }
+}
