@@ -38,6 +38,11 @@ impl PreNormResidual {
         self.site
     }
 
+    /// Probability that a sample's branch is dropped.
+    pub fn drop_path(&self) -> f32 {
+        self.drop_path
+    }
+
     /// The MLP.
     pub fn mixing(&self) -> &Mixing {
         &self.mixing
