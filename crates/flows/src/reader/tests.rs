@@ -164,9 +164,9 @@ fn damaged_parquet_is_an_error_and_never_a_panic() {
     for len in (4..whole.len()).step_by(7) {
         assert!(attempt(&whole[..len]).is_err());
     }
-    for at in 4..whole.len() {
+    for at in (4..whole.len()).step_by(2) {
         let mut bytes = whole.clone();
-        bytes[at] ^= 1 << (at % 8);
+        bytes[at] ^= 1 << (at / 2 % 8);
         // some bits do not matter; what matters is that this returns
         let _ = attempt(&bytes);
     }

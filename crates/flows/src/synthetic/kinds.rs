@@ -85,11 +85,11 @@ const CLOSED: Kind = Kind {
     services: UNKNOWN,
     state: "FIN",
     ttl: [254, 252],
-    packets: Spread(10.0, 0.5),
-    reply: Spread(0.64, 0.28),
-    bytes: [Spread(62.0, 0.7), Spread(45.0, 0.2)],
-    seconds: Spread(0.85, 0.62),
-    rtt: Spread(0.155, 0.34),
+    packets: Spread(10.0, 0.4),
+    reply: Spread(0.64, 0.22),
+    bytes: [Spread(60.0, 0.45), Spread(45.0, 0.12)],
+    seconds: Spread(0.88, 0.5),
+    rtt: Spread(0.16, 0.28),
     loss: 0.22,
     crowd: [3.0, 1.5, 2.0, 2.6],
     repeats: 0.01,
@@ -115,7 +115,7 @@ const UNANSWERED: Kind = Kind {
 const RARE_PROTOCOL: Kind =
     Kind { protos: RARE, packets: Spread(2.0, 0.12), crowd: [9.0, 3.4, 5.5, 4.4], repeats: 0.45, ..UNANSWERED };
 
-pub(super) const KINDS: [Kind; 36] = [
+pub(super) const KINDS: [Kind; 38] = [
     // benign
     Kind {
         share: 1430,
@@ -130,7 +130,15 @@ pub(super) const KINDS: [Kind; 36] = [
         crowd: [6.0, 3.0, 4.0, 1.4],
         ..CLOSED
     },
-    Kind { share: 1240, services: &[(93, "-"), (5, "ftp"), (2, "http")], ..CLOSED },
+    Kind { share: 790, services: &[(91, "-"), (7, "ftp"), (2, "http")], ..CLOSED },
+    Kind {
+        share: 450,
+        services: &[(98, "-"), (2, "http")],
+        packets: Spread(10.0, 0.04),
+        reply: Spread(0.6, 0.06),
+        bytes: [Spread(54.0, 0.04), Spread(44.7, 0.01)],
+        ..CLOSED
+    },
     Kind {
         share: 270,
         services: &[(97, "http"), (3, "-")],
@@ -180,7 +188,8 @@ pub(super) const KINDS: [Kind; 36] = [
         crowd: [9.0, 4.0, 4.0, 10.0],
         ..UNANSWERED
     },
-    Kind { share: 400, bytes: [Spread(56.0, 0.6), NONE], crowd: [5.0, 2.0, 3.0, 3.5], ..UNANSWERED },
+    Kind { share: 280, bytes: [Spread(46.0, 0.06), NONE], crowd: [5.0, 2.0, 3.0, 3.8], ..UNANSWERED },
+    Kind { share: 120, bytes: [Spread(66.0, 0.25), NONE], crowd: [5.0, 2.0, 3.0, 3.8], ..UNANSWERED },
     Kind {
         share: 115,
         protos: &[(1, "arp")],
@@ -276,13 +285,13 @@ pub(super) const KINDS: [Kind; 36] = [
         share: 430,
         category: "Fuzzers",
         services: &[(86, "-"), (7, "ftp"), (7, "http")],
-        packets: Spread(12.0, 0.5),
-        reply: Spread(0.65, 0.3),
-        bytes: [Spread(80.0, 0.85), Spread(45.0, 0.3)],
-        seconds: Spread(0.75, 0.95),
-        rtt: Spread(0.14, 0.4),
+        packets: Spread(12.5, 0.5),
+        reply: Spread(0.68, 0.3),
+        bytes: [Spread(92.0, 0.8), Spread(47.0, 0.3)],
+        seconds: Spread(0.7, 0.95),
+        rtt: Spread(0.13, 0.4),
         loss: 0.24,
-        crowd: [5.0, 1.4, 2.2, 2.0],
+        crowd: [5.0, 1.3, 2.1, 1.8],
         ..CLOSED
     },
     Kind { share: 130, category: "Fuzzers", bytes: [Spread(330.0, 1.2), NONE], crowd: [6.0, 2.0, 3.0, 2.2], ..UNANSWERED },
@@ -321,7 +330,7 @@ pub(super) const KINDS: [Kind; 36] = [
         category: "Reconnaissance",
         services: &[(71, "-"), (29, "http")],
         packets: Spread(10.0, 0.06),
-        reply: Spread(0.72, 0.16),
+        reply: Spread(0.76, 0.12),
         bytes: [Spread(57.0, 0.22), Spread(44.0, 0.05)],
         seconds: Spread(0.75, 0.6),
         rtt: Spread(0.102, 0.5),

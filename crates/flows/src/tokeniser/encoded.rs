@@ -94,7 +94,10 @@ impl Encoded {
                     }
                 }
                 let place = cells[2];
-                bins.iter_mut().enumerate().for_each(|(bin, out)| *out = (place - bin as f32).clamp(0.0, 1.0));
+                // an i32 converts in one vector instruction, a usize does not
+                for (bin, out) in (0_i32..).zip(bins) {
+                    *out = (place - bin as f32).clamp(0.0, 1.0);
+                }
             }
             PlanKind::Scaled => out[0] = cells[0],
             PlanKind::OneHot => {
