@@ -83,3 +83,105 @@ pub fn convert<R: Real>(params: &[f32]) -> Buffer<R> {
     out.iter_mut().zip(params).for_each(|(out, &value)| *out = R::from_f64(f64::from(value)));
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Linear, Scope};
+
+    /// A map under `encoder.proj` and what `more` adds.
+    fn table(more: impl FnOnce(&mut Scope<'_>)) -> ParamTable {
+        let mut table = ParamTable::default();
+        Linear::new(&mut table.root().at("encoder").at("proj"), 3, 5);
+        more(&mut table.root());
+        table
+    }
+
+    fn head(outputs: usize) -> ParamTable {
+        table(|scope| {
+            Linear::new(&mut scope.at("head"), 5, outputs);
+        })
+    }
+
+    fn problems(result: Result<(), WeightsError>) -> Vec<String> {
+        match result {
+            Err(WeightsError::Mismatch(problems)) => problems,
+            other => panic!("{other:?} is no list of problems"),
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_written_again_the_same() {
+        let table = head(2);
+        let params = table.init::<f32>(1);
+        let bytes = to_bytes(&table, &params, "{\"a\":1}");
+        let mut read = table.zeros::<f32>();
+        load(&table, &[""], &bytes, &mut read).unwrap();
+        assert_eq!(*params, *read);
+        assert_eq!(to_bytes(&table, &read, "{\"a\":1}"), bytes);
+        assert_eq!(metadata(&bytes).unwrap().as_deref(), Some("{\"a\":1}"));
+    }
+
+    #[test]
+    fn every_misfit_is_told_at_once() {
+        let of_file = table(|scope| {
+            Linear::new(&mut scope.at("head"), 5, 2);
+            Linear::without_bias(&mut scope.at("foreign"), 1, 1);
+        });
+        let mut params = of_file.init::<f32>(1);
+        let proj_bias = of_file.specs()[1].param;
+        proj_bias.of_mut::<f32>(&mut params)[2] = f32::NAN;
+        let bytes = to_bytes(&of_file, &params, "");
+        let network = table(|scope| {
+            Linear::new(&mut scope.at("head"), 4, 2);
+            Linear::without_bias(&mut scope.at("wanted"), 1, 1);
+        });
+        let told = problems(load(&network, &[""], &bytes, &mut network.zeros()));
+        assert_eq!(
+            told,
+            [
+                "`encoder.proj.bias` holds a number that is not finite",
+                "`head.weight` has shape [2, 5], the network has [2, 4]",
+                "`wanted.weight` [1, 1] is missing",
+                "`foreign.weight` is not in the network",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_prefix_limits_what_is_read_and_what_is_required() {
+        let (pretrained, network) = (head(2), head(1));
+        let bytes = to_bytes(&pretrained, &pretrained.init::<f32>(1), "");
+        let mut params = network.init::<f32>(2);
+        let before = params.clone();
+        load(&network, &["encoder."], &bytes, &mut params).unwrap();
+        for (spec, read) in network.specs().iter().zip([true, true, false, false]) {
+            assert_eq!(spec.param.of::<f32>(&params) != spec.param.of(&before), read, "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn another_number_type_is_refused() {
+        let table = table(|_| ());
+        let bytes = [vec![0; 5 * 3 * 8], vec![0; 5 * 8]];
+        let views = table.specs().iter().zip(&bytes);
+        let views = views.map(|(spec, bytes)| (&spec.name, TensorView::new(Dtype::F64, spec.shape.clone(), bytes).unwrap()));
+        let file = safetensors::serialize(views, None).unwrap();
+        let told = problems(load(&table, &[""], &file, &mut table.zeros()));
+        assert_eq!(told, ["`encoder.proj.weight` is F64, not F32", "`encoder.proj.bias` is F64, not F32"]);
+    }
+
+    #[test]
+    fn broken_files_are_errors() {
+        let table = head(2);
+        let whole = to_bytes(&table, &table.init::<f32>(1), "");
+        let truncated = (0..whole.len()).map(|len| whole[..len].to_vec());
+        let endless_header = [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat();
+        let foreign = [b"\x93NUMPY\x01\x00v\x00{'descr'".to_vec(), vec![0; 64], vec![0xff; 64], endless_header];
+        for bytes in truncated.chain(foreign) {
+            let result = load(&table, &[""], &bytes, &mut table.zeros());
+            assert!(matches!(result, Err(WeightsError::Format(_))), "{} bytes: {result:?}", bytes.len());
+        }
+        assert!(metadata(&whole[..20]).is_err());
+    }
+}
