@@ -73,9 +73,12 @@ impl Schedule {
                 Err(mut k) => {
                     // whole numbers, so that a boundary is never missed by rounding a logarithm
                     let mut length = t_0.max(1);
+                    if t_mult <= 1 {
+                        k %= length;
+                    }
                     while k >= length {
                         k -= length;
-                        length = length.saturating_mul(t_mult.max(1));
+                        length = length.saturating_mul(t_mult);
                     }
                     half_wave(lr, eta_min, k as f64 / length as f64)
                 }
