@@ -11,4 +11,4 @@ mod mae;
 mod mixer;
 
 pub use mae::{Mae, MaeConfig, MaeEncoder, Target, random_masking};
-pub use mixer::{Block, Classifier, ClassifierCache, Encoder, EncoderCache, Input, MixerConfig};
+pub use mixer::{Block, Classifier, ClassifierCache, Encoder, EncoderCache, Input, MAX_DEPTH, MixerConfig};

@@ -1,16 +1,20 @@
 //! The MLP-Mixer (Tolstikhin et al. 2021) over tokens made from flow features, and a classifier on its mean token.
 
+use arrayvec::ArrayVec;
 use nids_nn::{
     Activation, Axis, Cx, FeatureEmbedding, LayerNorm, Linear, Mixing, MixingConfig, PreNormResidual, Real, RegisterTokens,
     Scope, Tensor, Visible, mean_tokens, mean_tokens_backward, patchify,
 };
+
+/// Most blocks that a network may have; what backward needs of them lies on the stack.
+pub const MAX_DEPTH: usize = 32;
 
 /// Sizes and regularisation of an encoder.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MixerConfig {
     /// D
     pub dim: usize,
-    /// Blocks.
+    /// Blocks, at most [`MAX_DEPTH`].
     pub depth: usize,
     /// Hidden units of token mixing.
     pub token_hidden: usize,
@@ -133,7 +137,7 @@ pub(crate) enum EmbeddingCache<'a, R> {
 
 #[derive(Debug)]
 pub(crate) struct TrunkCache<'a, R> {
-    blocks: Vec<BlockCache<'a, R>>,
+    blocks: ArrayVec<BlockCache<'a, R>, MAX_DEPTH>,
     norm: nids_nn::LayerNormCache<'a, R>,
 }
 
@@ -276,6 +280,7 @@ impl Encoder {
 
 /// `depth` blocks whose drop-path rises from 0 to the config's.
 pub(crate) fn blocks(scope: &mut Scope<'_>, n_tokens: usize, depth: usize, config: &MixerConfig) -> Vec<Block> {
+    assert!(depth <= MAX_DEPTH, "a network of {depth} blocks");
     let rate = |i: usize| if depth > 1 { config.drop_path * i as f32 / (depth - 1) as f32 } else { 0.0 };
     (0..depth).map(|i| Block::new(&mut scope.at(i), n_tokens, config, rate(i))).collect()
 }
@@ -288,7 +293,7 @@ pub(crate) fn forward_trunk<'a, R: Real>(
     tokens: Tensor<'a, R>,
 ) -> (Tensor<'a, R>, TrunkCache<'a, R>) {
     let mut x = tokens;
-    let mut caches = Vec::with_capacity(blocks.len());
+    let mut caches = ArrayVec::new();
     for block in blocks {
         let (y, cache) = block.forward(cx, visible, x);
         caches.push(cache);

@@ -1,7 +1,8 @@
 //! The two MLPs of a Mixer block (Tolstikhin et al. 2021): over tokens and over channels.
 
 use nids_kernels::{
-    Bias, Real, Trans, add_branch, add_column_sums, add_row_sums, bias_activation_dropout, branch_gradient, gemm, hadamard,
+    Bias, Real, Trans, add_assign, add_branch, add_column_sums, add_row_sums, bias_activation_dropout, branch_gradient, gemm,
+    hadamard,
 };
 
 use crate::context::Taken;
@@ -234,7 +235,7 @@ impl Mixing {
             (Axis::Token, Some(visible)) => {
                 let m = b * d;
                 let dweight = cx.alloc(hidden * n);
-                self.each_sample(cx, visible, taken, x.shape, |tokens, j, [_, w2]| {
+                self.each_sample(cx, visible, taken, x.shape, |sample, j, [_, w2]| {
                     let at = j * d;
                     gemm(
                         Trans::No,
@@ -249,9 +250,9 @@ impl Mixing {
                         dweight,
                         hidden,
                     );
-                    for (row, &token) in dweight.chunks_exact(hidden).zip(tokens) {
-                        let dw2 = &mut self.weight2.of_mut(grads)[token * hidden..][..hidden];
-                        nids_kernels::add_assign(dw2, row);
+                    let dw2 = self.weight2.of_mut(grads);
+                    for (k, row) in dweight.chunks_exact(hidden).enumerate() {
+                        add_assign(&mut dw2[visible.token(k, sample) * hidden..][..hidden], row);
                     }
                     gemm(
                         Trans::Yes,
@@ -270,12 +271,13 @@ impl Mixing {
                 let dh = hadamard_into(derivative, g);
                 add_row_sums(dh, self.bias1.of_mut(grads));
                 let scale = R::from_f64(self.config.size as f64 / n as f64);
-                self.each_sample(cx, visible, taken, x.shape, |tokens, j, [w1, _]| {
+                self.each_sample(cx, visible, taken, x.shape, |sample, j, [w1, _]| {
                     let at = j * d;
                     gemm(Trans::No, Trans::Yes, [hidden, n, d], scale, &dh[at..], m, &x.data[at..], m, R::zero(), dweight, n);
                     let dw1 = self.weight1.of_mut(grads);
-                    for (dw1, row) in dw1.chunks_exact_mut(self.config.size).zip(dweight.chunks_exact(n)) {
-                        tokens.iter().zip(row).for_each(|(&token, &dw)| dw1[token] += dw);
+                    for k in 0..n {
+                        let columns = dw1.iter_mut().skip(visible.token(k, sample)).step_by(self.config.size);
+                        columns.zip(dweight.iter().skip(k).step_by(n)).for_each(|(dw1, &dw)| *dw1 += dw);
                     }
                     gemm(Trans::Yes, Trans::No, [n, d, hidden], R::one(), w1, n, &dh[at..], m, R::zero(), &mut dx.data[at..], m);
                 });
@@ -352,7 +354,7 @@ impl Mixing {
         dz
     }
 
-    /// Calls `apply(tokens, packed position, [W1's columns · N / K, W2's rows])` for every sample taken.
+    /// Calls `apply(sample, packed position, [W1's columns · N / K, W2's rows])` for every sample taken.
     /// W1's columns: [H, K]   W2's rows: [K, H]
     fn each_sample<'a, R: Real>(
         &self,
@@ -360,20 +362,20 @@ impl Mixing {
         visible: Visible<'a, R>,
         taken: &Taken,
         [n, _, _]: [usize; 3],
-        mut apply: impl FnMut(&[usize], usize, [&[R]; 2]),
+        mut apply: impl FnMut(u32, usize, [&[R]; 2]),
     ) {
         let MixingConfig { size, hidden, .. } = self.config;
         let scale = R::from_f64(size as f64 / n as f64);
         let (columns, rows) = (cx.alloc(hidden * n), cx.alloc(n * hidden));
         for (j, &sample) in taken.kept.iter().enumerate() {
-            let tokens: Vec<usize> = (0..n).map(|k| visible.token(k, sample)).collect();
-            for (column, w1) in columns.chunks_exact_mut(n).zip(self.weight1.of(cx.params).chunks_exact(size)) {
-                column.iter_mut().zip(&tokens).for_each(|(column, &token)| *column = w1[token] * scale);
+            let (w1, w2) = (self.weight1.of(cx.params), self.weight2.of(cx.params));
+            for (k, row) in rows.chunks_exact_mut(hidden).enumerate() {
+                let token = visible.token(k, sample);
+                row.copy_from_slice(&w2[token * hidden..][..hidden]);
+                let column = columns.iter_mut().skip(k).step_by(n);
+                column.zip(w1.iter().skip(token).step_by(size)).for_each(|(column, &w1)| *column = w1 * scale);
             }
-            for (row, &token) in rows.chunks_exact_mut(hidden).zip(&tokens) {
-                row.copy_from_slice(&self.weight2.of(cx.params)[token * hidden..][..hidden]);
-            }
-            apply(&tokens, j, [columns, rows]);
+            apply(sample, j, [columns, rows]);
         }
         cx.recycle(columns);
         cx.recycle(rows);

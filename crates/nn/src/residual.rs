@@ -21,7 +21,6 @@ pub struct PreNormResidual {
 /// What [`PreNormResidual::backward`] needs.
 #[derive(Debug)]
 pub struct PreNormResidualCache<'a, R> {
-    taken: Taken,
     visible: Option<Visible<'a, R>>,
     /// None where no sample took the branch.
     branch: Option<(LayerNormCache<'a, R>, OpenCache<'a, R>)>,
@@ -55,16 +54,21 @@ impl PreNormResidual {
         visible: Option<Visible<'a, R>>,
         x: Tensor<'a, R>,
     ) -> (Tensor<'a, R>, PreNormResidualCache<'a, R>) {
-        let taken = cx.drop_path(self.site, self.drop_path, x.shape[1]);
+        let taken = self.taken(cx, x.shape[1]);
         if taken.kept.is_empty() {
-            return (x, PreNormResidualCache { taken, visible, branch: None });
+            return (x, PreNormResidualCache { visible, branch: None });
         }
         let (normed, norm) = self.norm.forward_taken(cx, &taken, &x);
         let (mut z, mixing) = self.mixing.forward_open(cx, visible, &taken, &normed);
         cx.recycle(normed.data);
         let y = self.mixing.close(cx, visible, &taken, &mut z, x);
         cx.recycle(z.data);
-        (y, PreNormResidualCache { taken, visible, branch: Some((norm, mixing)) })
+        (y, PreNormResidualCache { visible, branch: Some((norm, mixing)) })
+    }
+
+    /// Which samples take the branch: a function of the pass, so backward asks again instead of keeping the answer.
+    fn taken<R: Real>(&self, cx: &Cx<'_, R>, b: usize) -> Taken {
+        cx.drop_path(self.site, self.drop_path, b)
     }
 
     /// dx = dy + the branch's gradient, in the place of dy.
@@ -75,8 +79,9 @@ impl PreNormResidual {
         cache: PreNormResidualCache<'a, R>,
         dy: Tensor<'a, R>,
     ) -> Tensor<'a, R> {
-        let PreNormResidualCache { taken, visible, branch } = cache;
+        let PreNormResidualCache { visible, branch } = cache;
         let Some((norm, mixing)) = branch else { return dy };
+        let taken = self.taken(cx, dy.shape[1]);
         let dz = self.mixing.backward_close(cx, grads, visible, &taken, &dy);
         let normed = cx.tensor(dz.shape);
         self.norm.output(cx, &norm, normed.data);
