@@ -43,21 +43,17 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Finetune(args) => {
             let (config, run) = open(&args)?;
-            stages::finetune(&config, &run, &mut progress)
+            let metrics = stages::finetune(&config, &run, &mut progress)?;
+            print_metrics(&metrics, false)
         }
         Command::Evaluate { model, json } => {
             let metrics = stages::evaluate(&Run::open(&model.run)?, &model.data, &mut progress)?;
-            let text = if json { serde_json::to_string(&metrics).expect("metrics are plain numbers") } else { table(&metrics) };
-            output(None, |out| writeln!(out, "{text}").map_err(Error::io("stdout", "write")))
+            print_metrics(&metrics, json)
         }
         Command::Predict { model, output: path } => {
             let run = Run::open(&model.run)?;
             let summary = output(path.as_deref(), |out| stages::predict(&run, &model.data, out, &mut progress))?;
-            let say = |text: String| drop(writeln!(io::stderr(), "{text}"));
-            say(format!("predict: {} rows, {} attacks", summary.rows, summary.attacks));
-            for (column, count) in &summary.unknown_categories {
-                say(format!("predict: column `{column}`: {count} values never seen in training, taken as unknown"));
-            }
+            let _ = writeln!(io::stderr(), "predict: {} rows, {} attacks", summary.rows, summary.attacks); // nobody left to tell
             Ok(())
         }
         Command::Synth { rows, seed, output: path } => output(path.as_deref(), |out| stages::synth(rows, seed, out)),
@@ -126,6 +122,11 @@ impl Write for Stdout {
         let result = self.inner.flush();
         self.noted(result)
     }
+}
+
+fn print_metrics(metrics: &Metrics, json: bool) -> Result<()> {
+    let text = if json { serde_json::to_string(metrics).expect("metrics are plain numbers") } else { table(metrics) };
+    output(None, |out| writeln!(out, "{text}").map_err(Error::io("stdout", "write")))
 }
 
 fn table(metrics: &Metrics) -> String {

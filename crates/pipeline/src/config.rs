@@ -158,6 +158,14 @@ impl Config {
         keys
     }
 
+    /// The settings on which a stage that reads from `producer` must agree with it: those of [`Config::stage_keys`] but for
+    /// pretraining's own (its steps, its unlabelled rows), which no later stage reads and which stand as they were.
+    pub(crate) fn keys_shared_with(&self, producer: Stage) -> BTreeMap<String, Json> {
+        let mut keys = self.stage_keys(producer);
+        keys.retain(|path, _| keys::find(path).is_none_or(|key| key.scope != Scope::Of(Stage::Pretrain)));
+        keys
+    }
+
     /// The stages whose artefacts this one reads.
     pub fn upstream(&self, stage: Stage) -> &'static [Stage] {
         match (stage, self.finetune.from) {

@@ -206,7 +206,7 @@ impl StageRun<'_> {
     pub fn require(&mut self, producer: Stage, name: &str) -> Result<PathBuf> {
         let (path, digest, manifest) = self.run.check(producer, name)?;
         let made_with = self.run.recorded_config(&manifest)?;
-        if let Some(difference) = difference(&made_with.stage_keys(producer), &self.config.stage_keys(producer)) {
+        if let Some(difference) = difference(&made_with.keys_shared_with(producer), &self.config.keys_shared_with(producer)) {
             let remedy = format!("{}, or keep its settings", self.run.remedy(producer));
             return Err(Error::artefact(path, format!("made by another config: {difference}"), remedy));
         }

@@ -82,7 +82,7 @@ pub(super) static KEYS: &[Key] = &[
     key("model.drop_path", FRACTION, EVERY),
     key("engine.threads", Rule::Whole(0, 1024), NOTHING),
     key("engine.gemm", Rule::OneOf(&["openblas"]), EVERY),
-    key("engine.shard", Rule::Whole(1, 65_536), EVERY),
+    key("engine.shard", Rule::Whole(1, 64), EVERY),
     key("engine.gradient_groups", Rule::Whole(0, 256), EVERY),
     key("pretrain.objective", Rule::Choice(&["mae"]), PRETRAIN),
     key("pretrain.objective.mae.mask_ratio", INSIDE, PRETRAIN),

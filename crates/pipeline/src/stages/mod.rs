@@ -1,56 +1,37 @@
-//! The stages: one file each.
+//! The stages: one file each, and what several of them share.
 
-use std::collections::BTreeMap;
+mod data;
+mod encode;
+mod finetune;
+mod network;
+mod predict;
+mod pretrain;
+mod sampler;
+mod train;
+
 use std::io::Write;
-use std::path::Path;
 
-use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::metrics::Metrics;
-use crate::progress::Progress;
-use crate::run::Run;
 
-/// What `predict` saw beside the verdicts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PredictSummary {
-    /// Rows read, hence lines written.
-    pub rows: u64,
-    /// Rows called an attack.
-    pub attacks: u64,
-    /// Values never seen in training, by column.
-    pub unknown_categories: BTreeMap<String, u64>,
-}
+pub use encode::encode;
+pub use finetune::finetune;
+pub use predict::{PredictSummary, evaluate, predict};
+pub use pretrain::pretrain;
 
-/// Trains the masked autoencoder on rows without labels.
-pub fn pretrain(_config: &Config, _run: &Run, _progress: &mut dyn Progress) -> Result<()> {
-    Err(not_built("pretrain"))
-}
+/// Artefact names.
+const TOKENISER: &str = "tokeniser.json";
+const PRETRAINED: &str = "pretrained.safetensors";
+const MODEL: &str = "model.safetensors";
 
-/// Writes the latents of every row and fits the ridge probe on them.
-pub fn encode(_config: &Config, _run: &Run, _progress: &mut dyn Progress) -> Result<()> {
-    Err(not_built("encode"))
-}
-
-/// Trains the classifier.
-pub fn finetune(_config: &Config, _run: &Run, _progress: &mut dyn Progress) -> Result<()> {
-    Err(not_built("finetune"))
-}
-
-/// Compares verdicts with the labels of `data`.
-pub fn evaluate(_run: &Run, _data: &Path, _progress: &mut dyn Progress) -> Result<Metrics> {
-    Err(not_built("evaluate"))
-}
-
-/// Writes one line per row of `data`, in order: `id,probability,verdict`.
-pub fn predict(_run: &Run, _data: &Path, _out: &mut dyn Write, _progress: &mut dyn Progress) -> Result<PredictSummary> {
-    Err(not_built("predict"))
+/// What random numbers are drawn for: children of the seed's key.
+mod stream {
+    pub(super) const PRETRAIN: u64 = 1;
+    pub(super) const FINETUNE: u64 = 2;
+    pub(super) const LATENT_NOISE: u64 = 3;
+    pub(super) const SHUFFLE: u64 = 4;
 }
 
 /// Writes `rows` generated flows as CSV.
 pub fn synth(rows: usize, seed: u64, out: &mut dyn Write) -> Result<()> {
     nids_flows::write_csv(&nids_flows::synthetic(rows, seed), out).map_err(Error::io("flows", "write"))
-}
-
-fn not_built(stage: &str) -> Error {
-    Error::Usage(format!("`{stage}` is not built yet"))
 }

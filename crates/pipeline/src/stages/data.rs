@@ -1,0 +1,111 @@
+//! The rows of a config: read, split, tokenised.
+
+use std::path::Path;
+
+use nids_flows::{Encoded, FlowReader, Flows, Labels, Schema, Split, Tokeniser, split, synthetic};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::progress::{Event, Progress};
+use crate::run::StageRun;
+
+/// Seeds of generated flows: the data stay the same whatever the run's seed is.
+const SYNTHETIC_TRAIN: u64 = 1;
+const SYNTHETIC_UNLABELLED: u64 = 2;
+
+/// The labelled rows and how they are split.
+pub(super) struct Labelled {
+    pub(super) flows: Flows,
+    pub(super) split: Split,
+}
+
+impl Labelled {
+    /// 0 or 1 a row.
+    pub(super) fn labels(&self) -> &[u8] {
+        self.flows.labels().expect("labels were required of the reader")
+    }
+}
+
+/// Reads `data.train`, or generates flows where there is none.
+pub(super) fn labelled(config: &Config, run: &mut StageRun<'_>, progress: &mut dyn Progress) -> Result<Labelled> {
+    let flows = match &config.data.train {
+        Some(path) => {
+            run.input("data.train", Path::new(path))?;
+            read(Path::new(path), &Schema::resolve(&config.data.schema)?, Labels::Required, progress)?
+        }
+        None => {
+            let rows = config.data.synthetic.rows;
+            progress.event(Event::Message(&format!("no `data.train`: {rows} flows are generated")));
+            synthetic(rows, SYNTHETIC_TRAIN)
+        }
+    };
+    let split = split(&flows, config.data.validation_fraction, config.seed)?;
+    let attacks = flows.labels().map_or(0, |labels| labels.iter().filter(|&&label| label == 1).count());
+    progress.event(Event::Message(&format!(
+        "{} labelled rows, {attacks} attacks: {} to train on, {} to validate (no row of which repeats a training row)",
+        flows.len(),
+        split.train.len(),
+        split.val.len()
+    )));
+    Ok(Labelled { flows, split })
+}
+
+/// Reads `data.unlabelled`; generates flows where the labelled ones are generated, too.
+pub(super) fn unlabelled(config: &Config, run: &mut StageRun<'_>, progress: &mut dyn Progress) -> Result<Option<Flows>> {
+    let generated = config.data.synthetic.unlabelled_rows;
+    let flows = match &config.data.unlabelled {
+        Some(path) => {
+            run.input("data.unlabelled", Path::new(path))?;
+            read(Path::new(path), &Schema::resolve(&config.data.schema)?, Labels::Optional, progress)?
+        }
+        None if config.data.train.is_none() && generated > 0 => synthetic(generated, SYNTHETIC_UNLABELLED),
+        None => return Ok(None),
+    };
+    progress.event(Event::Message(&format!("{} unlabelled rows", flows.len())));
+    Ok(Some(flows))
+}
+
+/// A whole file, with a word on the columns that are not used.
+fn read(path: &Path, schema: &Schema, labels: Labels, progress: &mut dyn Progress) -> Result<Flows> {
+    let mut reader = FlowReader::open(path, schema, labels)?;
+    tell_ignored(&reader, path, progress);
+    let flows = reader.next_batch(usize::MAX)?;
+    flows.ok_or_else(|| Error::Data(format!("{}: no rows", path.display())))
+}
+
+/// Says which columns of a file the schema does not list.
+pub(super) fn tell_ignored(reader: &FlowReader, path: &Path, progress: &mut dyn Progress) {
+    let ignored = reader.ignored_columns();
+    if !ignored.is_empty() {
+        let message = format!("{}: columns that the schema does not list are not used: {}", path.display(), ignored.join(", "));
+        progress.event(Event::Message(&message));
+    }
+}
+
+/// Fits the tokeniser: on the training part of the labelled rows and on the unlabelled ones, never on validation rows.
+pub(super) fn fit_tokeniser(config: &Config, labelled: &Labelled, unlabelled: Option<&Flows>) -> Result<Tokeniser> {
+    let mut fit_on = labelled.flows.select(&labelled.split.train);
+    if let Some(unlabelled) = unlabelled {
+        fit_on.extend(unlabelled.select(&all_rows(unlabelled.len())));
+    }
+    let rows = all_rows(fit_on.len());
+    Ok(Tokeniser::fit(&fit_on, &rows, &config.tokeniser)?)
+}
+
+/// 0..n as row numbers.
+pub(super) fn all_rows(n: usize) -> Vec<u32> {
+    (0..u32::try_from(n).expect("a reader's rows are counted in 32 bits")).collect()
+}
+
+/// Writes the tokens of `rows` one feature after the other, each `[b, F_t]`: the input of a network over features.
+pub(super) fn fill(encoded: &Encoded, widths: &[usize], rows: impl ExactSizeIterator<Item = u32> + Clone, x: &mut [f32]) {
+    let b = rows.len();
+    let mut rest = x;
+    for (token, &width) in widths.iter().enumerate() {
+        let (of_token, after) = rest.split_at_mut(b * width);
+        for (out, row) in of_token.chunks_exact_mut(width).zip(rows.clone()) {
+            encoded.expand(row as usize, token, out);
+        }
+        rest = after;
+    }
+}

@@ -1,0 +1,140 @@
+//! Stage 2: the latents of every labelled row, noisy copies of them, and how far a straight cut gets.
+
+use std::fs;
+
+use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
+use nids_flows::Tokeniser;
+use nids_kernels::Key;
+use nids_nn::ParamTable;
+use rand_distr::{Distribution, StandardNormal};
+use serde::Serialize;
+
+use super::data::{all_rows, fill, labelled};
+use super::network::{encoder, latent_width, load_weights, widths, write_latents};
+use super::train::engine;
+use super::{PRETRAINED, TOKENISER, stream};
+use crate::config::{Config, Latents, Stage};
+use crate::error::{Error, Result};
+use crate::npy;
+use crate::probe::{ProbeScore, RidgeProbe};
+use crate::progress::{Event, Progress};
+use crate::run::{Run, StageRun};
+
+/// Flows that the latents of are computed at once.
+const BATCH: usize = 4096;
+
+/// Encodes the labelled rows with the pretrained encoder. Leaves `latents/{train,val}.npy` (`[rows, D]`, or `[rows, N, D]`
+/// where tokens are kept), `latents/labels_*.npy` and `latents/rows_*.npy` (which row of the file each is).
+///
+/// With `encode.noise.copies: k` the training latents are followed by k copies with Gaussian noise of `sigma` times each
+/// dimension's standard deviation, and their labels. Raw features are never augmented: a flow with noise on it is no flow.
+pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
+    let mut stage = run.begin(Stage::Encode, config)?;
+    let weights = stage.require(Stage::Pretrain, PRETRAINED)?;
+    let tokeniser = read_tokeniser(&stage.require(Stage::Pretrain, TOKENISER)?)?;
+    let labelled = labelled(config, &mut stage, progress)?;
+    progress.event(Event::Started { stage: Stage::Encode, steps: 0 });
+
+    let mut table = ParamTable::default();
+    let encoder = encoder(config, &tokeniser, &mut table);
+    let mut params = table.zeros();
+    load_weights(&weights, &table, &["encoder."], &mut params)?;
+    let engine = engine(config, &table, BATCH)?;
+    let (widths, latents) = (widths(&tokeniser), config.encode.latents);
+    let width = latent_width(&encoder, latents);
+    let latents_of = |rows: &[u32]| -> Result<Array2<f32>> {
+        let mut out = vec![0.0; rows.len() * width];
+        for (rows, out) in rows.chunks(BATCH).zip(out.chunks_mut(BATCH * width)) {
+            let encoded = tokeniser.encode(&labelled.flows.select(rows))?;
+            engine.infer(&params, &all_rows(rows.len()), width, out, |cx, rows, out| {
+                let b = rows.len();
+                let x = cx.alloc(b * widths.iter().sum::<usize>());
+                fill(&encoded, &widths, rows.iter().copied(), x);
+                let (tokens, _) = encoder.forward(cx, b, x);
+                write_latents(cx, latents, tokens, out);
+            });
+        }
+        Ok(Array2::from_shape_vec((rows.len(), width), out).expect("one latent a row"))
+    };
+
+    let labels_of = |rows: &[u32]| -> Vec<u8> { rows.iter().map(|&row| labelled.labels()[row as usize]).collect() };
+    let train = latents_of(&labelled.split.train)?;
+    let val = latents_of(&labelled.split.val)?;
+    let (train_labels, val_labels) = (labels_of(&labelled.split.train), labels_of(&labelled.split.val));
+    let probe = RidgeProbe::fit(&train, &train_labels, config.encode.ridge)?.score(&val, &val_labels);
+
+    let shape = |rows: usize| match latents {
+        Latents::Mean => vec![rows, width],
+        Latents::Tokens => vec![rows, encoder.n_tokens(), encoder.dim()],
+    };
+    let copies = config.encode.noise.copies;
+    let noisy = with_noisy_copies(&train, config);
+    let repeat = 1 + copies;
+    write(&mut stage, "val", &val, shape(val.nrows()), &val_labels, &labelled.split.val)?;
+    write(&mut stage, "train", &noisy, shape(noisy.nrows()), &train_labels.repeat(repeat), &labelled.split.train.repeat(repeat))?;
+    stage.log(&ProbeLine { ridge_probe: probe })?;
+    stage.finish(&nids_kernels::describe())?;
+    let of = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
+    let summary = format!(
+        "{} + {} latents of {width} in {}; a ridge probe on them: validation accuracy {}, ROC-AUC {}",
+        noisy.nrows(),
+        val.nrows(),
+        run.folder().join("latents").display(),
+        of(probe.accuracy),
+        of(probe.roc_auc),
+    );
+    progress.event(Event::Finished { stage: Stage::Encode, summary: &summary });
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct ProbeLine {
+    ridge_probe: ProbeScore,
+}
+
+/// Reads a tokeniser that a stage left.
+pub(super) fn read_tokeniser(path: &std::path::Path) -> Result<Tokeniser> {
+    let text = fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    Tokeniser::from_json(&text).map_err(|error| Error::artefact(path, error.to_string(), "run the stage that makes it again"))
+}
+
+/// The standard deviation of every latent dimension: what noise is scaled by.   x: [rows, width] -> [width]
+pub(super) fn spread(x: &Array2<f32>) -> Array1<f32> {
+    x.map_axis(Axis(0), |column| {
+        let n = column.len() as f64;
+        let mean = column.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        (column.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n).sqrt() as f32
+    })
+}
+
+/// z += sigma · spread · N(0, 1), drawn by the key and what identifies the sample.   z: [width]
+pub(super) fn add_noise(key: Key, sample: u32, sigma: f32, spread: &[f32], z: &mut [f32]) {
+    let mut stream = key.stream(0, sample);
+    for (z, spread) in z.iter_mut().zip(spread) {
+        let normal: f32 = StandardNormal.sample(&mut stream);
+        *z += sigma * spread * normal;
+    }
+}
+
+fn with_noisy_copies(train: &Array2<f32>, config: &Config) -> Array2<f32> {
+    let noise = &config.encode.noise;
+    if noise.copies == 0 || noise.sigma == 0.0 {
+        return train.clone();
+    }
+    let spread = spread(train).to_vec();
+    let copies = vec![train.view(); 1 + noise.copies];
+    let mut out = ndarray::concatenate(Axis(0), &copies).expect("copies are of one width");
+    let key = Key::new(config.seed).child(stream::LATENT_NOISE);
+    for (row, mut z) in out.rows_mut().into_iter().enumerate().skip(train.nrows()) {
+        add_noise(key, row as u32, noise.sigma as f32, &spread, z.as_slice_mut().expect("rows are contiguous"));
+    }
+    out
+}
+
+fn write(stage: &mut StageRun<'_>, part: &str, z: &Array2<f32>, shape: Vec<usize>, labels: &[u8], rows: &[u32]) -> Result<()> {
+    let z: ArrayD<f32> = z.to_shape(IxDyn(&shape)).expect("the same numbers").to_owned();
+    stage.write_with(&format!("latents/{part}.npy"), |out| npy::write(&z, out))?;
+    stage.write_with(&format!("latents/labels_{part}.npy"), |out| npy::write(&ndarray::aview1(labels), out))?;
+    stage.write_with(&format!("latents/rows_{part}.npy"), |out| npy::write(&ndarray::aview1(rows), out))?;
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! What a trained classifier is for: verdicts on rows, and how good they are where labels are known.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use nids_flows::{FlowReader, Flows, Labels, Tokeniser};
+use nids_kernels::Buffer;
+use nids_nn::ParamTable;
+use nids_nn::engine::Engine;
+
+use super::data::{all_rows, tell_ignored};
+use super::encode::read_tokeniser;
+use super::network::{Network, load_weights, widths};
+use super::train::engine;
+use super::{MODEL, TOKENISER};
+use crate::config::{Config, Stage};
+use crate::error::{Error, Result};
+use crate::metrics::Metrics;
+use crate::progress::{Event, Progress};
+use crate::run::Run;
+
+/// Rows read, predicted and written at once: what bounds the memory, whatever the file's size.
+const BATCH: usize = 8192;
+
+/// What `predict` saw beside the verdicts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PredictSummary {
+    /// Rows read, hence lines written.
+    pub rows: u64,
+    /// Rows called an attack.
+    pub attacks: u64,
+    /// Values never seen in training, by column.
+    pub unknown_categories: BTreeMap<String, u64>,
+}
+
+/// Compares verdicts with the labels of `data`.
+pub fn evaluate(run: &Run, data: &Path, progress: &mut dyn Progress) -> Result<Metrics> {
+    let detector = Detector::load(run)?;
+    let (mut probabilities, mut labels) = (Vec::new(), Vec::new());
+    let mut summary = PredictSummary::default();
+    detector.each_batch(data, Labels::Required, &mut summary, progress, |flows, batch| {
+        probabilities.extend_from_slice(batch);
+        labels.extend_from_slice(flows.labels().expect("labels were required of the reader"));
+        Ok(())
+    })?;
+    Metrics::new(&probabilities, &labels, detector.config.evaluate.threshold)
+}
+
+/// Writes one line per row of `data`, in order: `id,probability,verdict`, the verdict being `attack` or `normal`.
+pub fn predict(run: &Run, data: &Path, out: &mut dyn Write, progress: &mut dyn Progress) -> Result<PredictSummary> {
+    let detector = Detector::load(run)?;
+    let threshold = detector.config.evaluate.threshold;
+    let mut summary = PredictSummary::default();
+    let mut attacks = 0;
+    let mut lines = csv::Writer::from_writer(out);
+    detector.each_batch(data, Labels::Optional, &mut summary, progress, |flows, probabilities| {
+        for (id, &probability) in flows.ids().iter().zip(probabilities) {
+            let attack = f64::from(probability) >= threshold;
+            attacks += u64::from(attack);
+            let verdict = if attack { "attack" } else { "normal" };
+            lines.write_record([id, format!("{probability:.6}").as_str(), verdict]).map_err(cannot_write)?;
+        }
+        Ok(())
+    })?;
+    lines.flush().map_err(Error::io("the verdicts", "write"))?;
+    Ok(PredictSummary { attacks, ..summary })
+}
+
+fn cannot_write(error: csv::Error) -> Error {
+    let source = match error.into_kind() {
+        csv::ErrorKind::Io(source) => source,
+        other => std::io::Error::other(format!("{other:?}")),
+    };
+    Error::io("the verdicts", "write")(source)
+}
+
+/// A classifier, ready to run.
+struct Detector {
+    config: Config,
+    tokeniser: Tokeniser,
+    network: Network,
+    engine: Engine<f32>,
+    params: Buffer<f32>,
+}
+
+impl Detector {
+    fn load(run: &Run) -> Result<Self> {
+        let weights = run.require(Stage::Finetune, MODEL)?;
+        let tokeniser = read_tokeniser(&run.require(Stage::Finetune, TOKENISER)?)?;
+        let config = run.config_of(Stage::Finetune)?;
+        let mut table = ParamTable::default();
+        let network = Network::new(&config, &tokeniser, &mut table)?;
+        let mut params = table.zeros();
+        load_weights(&weights, &table, &[""], &mut params)?;
+        let engine = engine(&config, &table, BATCH)?;
+        Ok(Self { config, tokeniser, network, engine, params })
+    }
+
+    /// Reads a file batch by batch and calls `each` with its rows and their probabilities.
+    fn each_batch(
+        &self,
+        data: &Path,
+        labels: Labels,
+        summary: &mut PredictSummary,
+        progress: &mut dyn Progress,
+        mut each: impl FnMut(&Flows, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let widths = widths(&self.tokeniser);
+        let mut reader = FlowReader::open(data, self.tokeniser.schema(), labels)?;
+        tell_ignored(&reader, data, progress);
+        while let Some(flows) = reader.next_batch(BATCH)? {
+            let encoded = self.tokeniser.encode(&flows)?;
+            let rows = all_rows(flows.len());
+            let probabilities = self.network.probabilities(&self.engine, &self.params, &encoded, &widths, &rows);
+            if let Some(row) = probabilities.iter().position(|p| !p.is_finite()) {
+                let message = format!("{}: the model gives no number for row `{}`", data.display(), flows.ids()[row]);
+                return Err(Error::Numerics(message));
+            }
+            summary.rows += flows.len() as u64;
+            for (column, n) in encoded.unknown_counts() {
+                if *n > 0 {
+                    *summary.unknown_categories.entry(column.clone()).or_default() += *n as u64;
+                }
+            }
+            each(&flows, &probabilities)?;
+        }
+        for (column, n) in &summary.unknown_categories {
+            let message = format!("{}: {n} rows have a `{column}` never seen in training; read as unknown", data.display());
+            progress.event(Event::Message(&message));
+        }
+        Ok(())
+    }
+}

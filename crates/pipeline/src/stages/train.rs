@@ -1,0 +1,161 @@
+//! The one training loop.
+
+use std::time::Instant;
+
+use nids_kernels::{Buffer, Key};
+use nids_nn::ParamTable;
+use nids_nn::engine::{Cut, Engine, Objective, Sample};
+use nids_nn::optim::{AdamConfig, Algorithm, Optimiser, clip_grad_norm};
+use nids_nn::schedule::{Schedule, Warmup};
+use serde::Serialize;
+
+use super::sampler::Sampler;
+use crate::config::{self, Config, Finetune, Pretrain, Stage};
+use crate::error::{Error, Result};
+use crate::progress::{Event, Progress};
+use crate::run::StageRun;
+
+/// What the loop needs to know of a stage's config.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub(super) stage: Stage,
+    pub(super) steps: u64,
+    pub(super) batch_size: usize,
+    micro_batch: usize,
+    algorithm: Algorithm,
+    schedule: Schedule,
+    clip_norm: Option<f64>,
+    log_every: u64,
+}
+
+impl Plan {
+    pub(super) fn of_pretrain(config: &Pretrain) -> Self {
+        Self {
+            stage: Stage::Pretrain,
+            steps: config.steps,
+            batch_size: config.batch_size,
+            micro_batch: config.micro_batch,
+            algorithm: algorithm(&config.optimiser),
+            schedule: schedule(&config.schedule, config.lr, config.steps),
+            clip_norm: config.clip_norm,
+            log_every: config.log_every,
+        }
+    }
+
+    pub(super) fn of_finetune(config: &Finetune) -> Self {
+        Self {
+            stage: Stage::Finetune,
+            steps: config.steps,
+            batch_size: config.batch_size,
+            micro_batch: config.micro_batch,
+            algorithm: algorithm(&config.optimiser),
+            schedule: schedule(&config.schedule, config.lr, config.steps),
+            clip_norm: config.clip_norm,
+            log_every: config.log_every,
+        }
+    }
+}
+
+fn algorithm(optimiser: &config::Optimiser) -> Algorithm {
+    match optimiser {
+        config::Optimiser::AdamW(c) => {
+            Algorithm::AdamW(AdamConfig { beta1: c.beta1, beta2: c.beta2, eps: c.eps, weight_decay: c.weight_decay })
+        }
+        config::Optimiser::Adam(c) => {
+            Algorithm::Adam(AdamConfig { beta1: c.beta1, beta2: c.beta2, eps: c.eps, weight_decay: c.weight_decay })
+        }
+    }
+}
+
+fn schedule(schedule: &config::Schedule, lr: f64, steps: u64) -> Schedule {
+    let warmup = |share: f64| Warmup { steps: (share * steps as f64).round() as usize, start: 0.0 };
+    match schedule {
+        config::Schedule::Constant(c) => Schedule::Constant { lr, warmup: warmup(c.warmup) },
+        config::Schedule::Cosine(c) => {
+            let warmup = warmup(c.warmup);
+            // the last step is the first at which the wave has come down
+            let t_max = steps.saturating_sub(warmup.steps as u64 + 1) as f64;
+            Schedule::Cosine { lr, warmup, t_max, eta_min: c.min_lr }
+        }
+    }
+}
+
+/// The engine that a config asks for.
+pub(super) fn engine(config: &Config, table: &ParamTable, micro_batch: usize) -> Result<Engine<f32>> {
+    let cut = Cut { shard: config.engine.shard, groups: config.engine.groups(micro_batch) };
+    Engine::new(table, config.engine.threads, cut)
+        .map_err(|error| Error::Usage(format!("`engine.threads: {}`: cannot start: {error}", config.engine.threads)))
+}
+
+/// A line of metrics.jsonl.
+#[derive(Serialize)]
+struct StepLine {
+    step: u64,
+    /// Mean over the steps since the last line.
+    loss: f64,
+    lr: f64,
+    /// Before clipping.
+    grad_norm: f64,
+}
+
+/// Trains `params` from step 0 to the plan's last. `each_step` is called after every update with the number of steps taken.
+pub(super) fn train(
+    engine: &mut Engine<f32>,
+    table: &ParamTable,
+    objective: &dyn Objective<f32>,
+    plan: Plan,
+    key: Key,
+    lr_scale: impl Fn(&str) -> f64,
+    sampler: &mut Sampler,
+    params: &mut Buffer<f32>,
+    run: &mut StageRun<'_>,
+    progress: &mut dyn Progress,
+    mut each_step: impl FnMut(u64, &Engine<f32>, &[f32], &mut StageRun<'_>, &mut dyn Progress) -> Result<()>,
+) -> Result<()> {
+    let mut optimiser = Optimiser::new(table, plan.algorithm, lr_scale);
+    let mut grads = table.zeros::<f32>();
+    let mut samples: Vec<Sample> = Vec::with_capacity(plan.batch_size);
+    progress.event(Event::Message(&format!(
+        "{} parameters, {} threads, {}",
+        table.n_params(),
+        engine.threads(),
+        nids_kernels::describe()
+    )));
+    progress.event(Event::Started { stage: plan.stage, steps: plan.steps });
+    let started = Instant::now();
+    let mut window = 0.0;
+    let mut in_window = 0.0;
+    for step in 0..plan.steps {
+        sampler.batch(step, plan.batch_size, &mut samples);
+        grads.fill(0.0);
+        let mut loss = 0.0;
+        for micro_batch in samples.chunks(plan.micro_batch) {
+            loss += engine.accumulate(objective, params, key.child(step), micro_batch, &mut grads);
+        }
+        let grad_norm = clip_grad_norm(&mut grads, plan.clip_norm);
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            let what = if loss.is_finite() { "the gradient" } else { "the loss" };
+            return Err(Error::Numerics(format!("{} step {}: {what} is not finite: lower `lr`", plan.stage, step + 1)));
+        }
+        let lr = plan.schedule.lr(usize::try_from(step).unwrap_or(usize::MAX));
+        optimiser.step(lr, params, &grads);
+        let done = step + 1;
+        window += loss;
+        in_window += 1.0;
+        progress.event(Event::Step { step: done, loss, lr });
+        if done % plan.log_every == 0 || done == plan.steps {
+            run.log(&StepLine { step: done, loss: window / in_window, lr, grad_norm })?;
+            (window, in_window) = (0.0, 0.0);
+        }
+        each_step(done, engine, params, run, progress)?;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    progress.event(Event::Message(&format!(
+        "{} steps of {} in {seconds:.1} s ({:.0} rows/s), {:.1} MiB for activations and gradients",
+        plan.steps,
+        plan.batch_size,
+        plan.steps as f64 * plan.batch_size as f64 / seconds.max(1e-9),
+        engine.memory_bytes() as f64 / f64::from(1 << 20),
+    )));
+    Ok(())
+}
