@@ -26,6 +26,16 @@ pub struct Tensor<'a, R> {
 }
 
 impl<R> Tensor<'_, R> {
+    /// Its numbers, where the memory is larger than they need ([`Taken::tensor`]).
+    pub(crate) fn packed(&self) -> &[R] {
+        &self.data[..self.shape.iter().product()]
+    }
+
+    /// Its numbers, to write.
+    pub(crate) fn packed_mut(&mut self) -> &mut [R] {
+        &mut self.data[..self.shape.iter().product()]
+    }
+
     /// Row `[d]` of outer index `n` and sample `j`.
     pub fn row(&mut self, n: usize, j: usize) -> &mut [R] {
         let [_, b, d] = self.shape;
@@ -149,6 +159,12 @@ impl Taken {
     /// Every one of `b` samples.
     pub(crate) fn all(b: usize) -> Self {
         Self { kept: (0..b as u32).collect(), b, scale: 1.0 }
+    }
+
+    /// A tensor `[n, taken, d]`. Its memory is that of all samples, and so is any other of a branch: what a pass allocates does
+    /// not depend on what was drawn, and the first step settles it.
+    pub(crate) fn tensor<'a, R: Real>(&self, cx: &Cx<'a, R>, n: usize, d: usize) -> Tensor<'a, R> {
+        Tensor { data: cx.alloc(n * self.b * d), shape: [n, self.kept.len(), d] }
     }
 
     /// Their rows in `[outer, b, cols]`.

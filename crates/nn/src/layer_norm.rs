@@ -46,15 +46,17 @@ impl LayerNorm {
     ) -> (Tensor<'a, R>, LayerNormCache<'a, R>) {
         let [n, _, d] = x.shape;
         let rows = taken.rows(n, d);
-        let (xhat, rstd) = (cx.alloc(rows.len() * d), cx.alloc(rows.len()));
-        let y = cx.tensor([n, taken.kept.len(), d]);
-        layer_norm(rows, R::from_f64(EPS), self.weight.of(cx.params), self.bias.of(cx.params), x.data, xhat, rstd, y.data);
+        let (xhat, rstd) = (cx.alloc(n * taken.b * d), cx.alloc(n * taken.b));
+        let mut y = taken.tensor(cx, n, d);
+        let (weight, bias) = (self.weight.of(cx.params), self.bias.of(cx.params));
+        let packed = &mut xhat[..rows.len() * d];
+        layer_norm(rows, R::from_f64(EPS), weight, bias, x.data, packed, &mut rstd[..rows.len()], y.packed_mut());
         (y, LayerNormCache { owner: self.weight, xhat, rstd })
     }
 
     /// The output again, into a buffer of its size.
     pub(crate) fn output<R: Real>(&self, cx: &Cx<'_, R>, cache: &LayerNormCache<'_, R>, y: &mut [R]) {
-        layer_norm_output(self.weight.of(cx.params), self.bias.of(cx.params), cache.xhat, y);
+        layer_norm_output(self.weight.of(cx.params), self.bias.of(cx.params), &cache.xhat[..y.len()], y);
     }
 
     /// dweight += Σ dy·xhat;   dbias += Σ dy;   dx = rstd·(dxhat - mean(dxhat) - xhat·mean(dxhat·xhat)), dxhat = dy·weight
@@ -76,7 +78,7 @@ impl LayerNorm {
         grads: &mut [R],
         cache: LayerNormCache<'a, R>,
         taken: &Taken,
-        dy: Tensor<'a, R>,
+        mut dy: Tensor<'a, R>,
         dx: Tensor<'a, R>,
     ) -> Tensor<'a, R> {
         let LayerNormCache { owner, xhat, rstd } = cache;
@@ -85,7 +87,9 @@ impl LayerNorm {
         // weight and bias are neighbours in the flat buffer, and both are written
         let (before, after) = grads.split_at_mut(self.bias.offset());
         let (dweight, dbias) = (self.weight.of_mut(before), &mut after[..d]);
-        layer_norm_backward(taken.rows(n, d), self.weight.of(cx.params), xhat, rstd, dy.data, dx.data, dweight, dbias);
+        let (rows, weight) = (taken.rows(n, d), self.weight.of(cx.params));
+        let packed = &xhat[..rows.len() * d];
+        layer_norm_backward(rows, weight, packed, &rstd[..rows.len()], dy.packed_mut(), dx.data, dweight, dbias);
         cx.recycle(dy.data);
         cx.recycle(rstd);
         cx.recycle(xhat);

@@ -135,24 +135,25 @@ impl Mixing {
         let [n, b, d] = x.shape;
         let hidden = self.config.hidden;
         let keys = taken.keys(cx);
-        let g = cx.alloc(if self.config.axis == Axis::Token { hidden * b * d } else { n * b * hidden });
-        let derivative = cx.alloc(g.len());
-        let z = cx.tensor(x.shape);
+        let of_sample = self.hidden_numbers(n, d);
+        let (g, derivative) = (cx.alloc(of_sample * taken.b), cx.alloc(of_sample * taken.b));
+        let (h, dh) = (&mut g[..of_sample * b], &mut derivative[..of_sample * b]);
+        let z = taken.tensor(cx, n, d);
         let (w1, w2) = (self.weight1.of(cx.params), self.weight2.of(cx.params));
         let mask = cx.mask(self.site_hidden, self.config.dropout, &keys);
         match self.config.axis {
             Axis::Channel => {
                 assert_eq!(d, self.config.size, "channels");
-                product(Trans::No, Trans::Yes, [n * b, hidden, d], x.data, w1, R::zero(), g);
+                product(Trans::No, Trans::Yes, [n * b, hidden, d], x.data, w1, R::zero(), h);
                 let bias = Bias::PerColumn(self.bias1.of(cx.params));
-                bias_activation_dropout(self.config.activation, bias, mask, hidden, g, Some(derivative));
-                product(Trans::No, Trans::Yes, [n * b, d, hidden], g, w2, R::zero(), z.data);
+                bias_activation_dropout(self.config.activation, bias, mask, hidden, h, Some(dh));
+                product(Trans::No, Trans::Yes, [n * b, d, hidden], h, w2, R::zero(), z.data);
             }
             Axis::Token => {
                 match visible {
                     None => {
                         assert_eq!(n, self.config.size, "tokens");
-                        product(Trans::No, Trans::No, [hidden, b * d, n], w1, x.data, R::zero(), g);
+                        product(Trans::No, Trans::No, [hidden, b * d, n], w1, x.data, R::zero(), h);
                     }
                     Some(visible) => self.each_sample(cx, visible, taken, x.shape, |_, j, [w1, _]| {
                         gemm(
@@ -165,16 +166,17 @@ impl Mixing {
                             &x.data[j * d..],
                             b * d,
                             R::zero(),
-                            &mut g[j * d..],
+                            &mut h[j * d..],
                             b * d,
                         );
                     }),
                 }
-                let bias = spread(cx, self.bias1.of(cx.params), b);
-                bias_activation_dropout(self.config.activation, Bias::PerRow(bias), mask, d, g, Some(derivative));
+                let bias = spread(cx, taken, self.bias1.of(cx.params));
+                let per_row = Bias::PerRow(&bias[..hidden * b]);
+                bias_activation_dropout(self.config.activation, per_row, mask, d, h, Some(dh));
                 cx.recycle(bias);
                 match visible {
-                    None => product(Trans::No, Trans::No, [n, b * d, hidden], w2, g, R::zero(), z.data),
+                    None => product(Trans::No, Trans::No, [n, b * d, hidden], w2, h, R::zero(), z.data),
                     Some(visible) => self.each_sample(cx, visible, taken, x.shape, |_, j, [_, w2]| {
                         gemm(
                             Trans::No,
@@ -183,7 +185,7 @@ impl Mixing {
                             R::one(),
                             w2,
                             hidden,
-                            &g[j * d..],
+                            &h[j * d..],
                             b * d,
                             R::zero(),
                             &mut z.data[j * d..],
@@ -212,13 +214,14 @@ impl Mixing {
         let [n, b, d] = x.shape;
         let hidden = self.config.hidden;
         let (w1, w2) = (self.weight1.of(cx.params), self.weight2.of(cx.params));
-        let dx = cx.tensor(x.shape);
+        let dx = taken.tensor(cx, n, d);
+        let len = self.hidden_numbers(n, d) * b;
         match (self.config.axis, visible) {
             (Axis::Channel, _) => {
                 let rows = n * b;
                 product(Trans::Yes, Trans::No, [d, hidden, rows], dz.data, g, R::one(), self.weight2.of_mut(grads));
                 product(Trans::No, Trans::No, [rows, hidden, d], dz.data, w2, R::zero(), g);
-                let dh = hadamard_into(derivative, g);
+                let dh = hadamard_into(&mut derivative[..len], &g[..len]);
                 add_column_sums(dh, self.bias1.of_mut(grads));
                 product(Trans::Yes, Trans::No, [hidden, d, rows], dh, x.data, R::one(), self.weight1.of_mut(grads));
                 product(Trans::No, Trans::No, [rows, d, hidden], dh, w1, R::zero(), dx.data);
@@ -227,7 +230,7 @@ impl Mixing {
                 let m = b * d;
                 product(Trans::No, Trans::Yes, [n, hidden, m], dz.data, g, R::one(), self.weight2.of_mut(grads));
                 product(Trans::Yes, Trans::No, [hidden, m, n], w2, dz.data, R::zero(), g);
-                let dh = hadamard_into(derivative, g);
+                let dh = hadamard_into(&mut derivative[..len], &g[..len]);
                 add_row_sums(dh, self.bias1.of_mut(grads));
                 product(Trans::No, Trans::Yes, [hidden, n, m], dh, x.data, R::one(), self.weight1.of_mut(grads));
                 product(Trans::Yes, Trans::No, [n, m, hidden], w1, dh, R::zero(), dx.data);
@@ -268,7 +271,7 @@ impl Mixing {
                         m,
                     );
                 });
-                let dh = hadamard_into(derivative, g);
+                let dh = hadamard_into(&mut derivative[..len], &g[..len]);
                 add_row_sums(dh, self.bias1.of_mut(grads));
                 let scale = R::from_f64(self.config.size as f64 / n as f64);
                 self.each_sample(cx, visible, taken, x.shape, |sample, j, [w1, _]| {
@@ -305,20 +308,20 @@ impl Mixing {
         let scale = R::from_f64(taken.scale);
         let bias = self.bias2.of(cx.params);
         match self.config.axis {
-            Axis::Channel => add_branch(taken.rows(n, d), Bias::PerColumn(bias), mask, scale, z.data, y.data),
+            Axis::Channel => add_branch(taken.rows(n, d), Bias::PerColumn(bias), mask, scale, z.packed_mut(), y.data),
             Axis::Token => {
                 let b = taken.kept.len();
                 let bias = match visible {
-                    None => spread(cx, bias, b),
+                    None => spread(cx, taken, bias),
                     Some(visible) => {
-                        let rows = cx.alloc(n * b);
-                        for (row, out) in rows.iter_mut().enumerate() {
+                        let rows = cx.alloc(n * taken.b);
+                        for (row, out) in rows[..n * b].iter_mut().enumerate() {
                             *out = bias[visible.token(row / b, taken.kept[row % b])];
                         }
                         rows
                     }
                 };
-                add_branch(taken.rows(n, d), Bias::PerRow(bias), mask, scale, z.data, y.data);
+                add_branch(taken.rows(n, d), Bias::PerRow(&bias[..n * b]), mask, scale, z.packed_mut(), y.data);
                 cx.recycle(bias);
             }
         }
@@ -337,21 +340,26 @@ impl Mixing {
         let [n, _, d] = dy.shape;
         let b = taken.kept.len();
         let keys: Samples = taken.keys(cx);
-        let dz = cx.tensor([n, b, d]);
+        let mut dz = taken.tensor(cx, n, d);
         let mask = cx.mask(self.site_output, self.config.dropout, &keys);
-        branch_gradient(taken.rows(n, d), mask, R::from_f64(taken.scale), dy.data, dz.data);
+        branch_gradient(taken.rows(n, d), mask, R::from_f64(taken.scale), dy.data, dz.packed_mut());
         let dbias = self.bias2.of_mut(grads);
         match (self.config.axis, visible) {
-            (Axis::Channel, _) => add_column_sums(dz.data, dbias),
-            (Axis::Token, None) => add_row_sums(dz.data, dbias),
+            (Axis::Channel, _) => add_column_sums(dz.packed(), dbias),
+            (Axis::Token, None) => add_row_sums(dz.packed(), dbias),
             (Axis::Token, Some(visible)) => {
-                for (row, dz) in dz.data.chunks_exact(d).enumerate() {
+                for (row, dz) in dz.packed().chunks_exact(d).enumerate() {
                     let token = visible.token(row / b, taken.kept[row % b]);
                     add_row_sums(dz, &mut dbias[token..=token]);
                 }
             }
         }
         dz
+    }
+
+    /// Hidden numbers of a sample.
+    fn hidden_numbers(&self, n: usize, d: usize) -> usize {
+        self.config.hidden * if self.config.axis == Axis::Token { d } else { n }
     }
 
     /// Calls `apply(sample, packed position, [W1's columns · N / K, W2's rows])` for every sample taken.
@@ -390,7 +398,7 @@ impl<R: Real> Visible<'_, R> {
 }
 
 /// dh = d · dg, in the place of d.
-fn hadamard_into<'a, R: Real>(derivative: &'a mut [R], dg: &[R]) -> &'a [R] {
+fn hadamard_into<'d, R: Real>(derivative: &'d mut [R], dg: &[R]) -> &'d [R] {
     hadamard(derivative, dg);
     derivative
 }
@@ -402,9 +410,10 @@ fn product<R: Real>(ta: Trans, tb: Trans, [m, n, k]: [usize; 3], a: &[R], b: &[R
     gemm(ta, tb, [m, n, k], R::one(), a, lda, b, ldb, beta, c, n);
 }
 
-/// A bias a token (or hidden unit) as a bias a row of `[outer, b]`.
-fn spread<'a, R: Real>(cx: &Cx<'a, R>, bias: &[R], b: usize) -> &'a mut [R] {
-    let rows = cx.alloc(bias.len() * b);
+/// A bias a token (or hidden unit) as a bias a row of `[outer, taken]`; memory for all samples.
+fn spread<'a, R: Real>(cx: &Cx<'a, R>, taken: &Taken, bias: &[R]) -> &'a mut [R] {
+    let b = taken.kept.len();
+    let rows = cx.alloc(bias.len() * taken.b);
     rows.chunks_exact_mut(b).zip(bias).for_each(|(rows, &bias)| rows.fill(bias));
     rows
 }

@@ -83,8 +83,9 @@ impl PreNormResidual {
         let Some((norm, mixing)) = branch else { return dy };
         let taken = self.taken(cx, dy.shape[1]);
         let dz = self.mixing.backward_close(cx, grads, visible, &taken, &dy);
-        let normed = cx.tensor(dz.shape);
-        self.norm.output(cx, &norm, normed.data);
+        let [n, _, d] = dz.shape;
+        let mut normed = taken.tensor(cx, n, d);
+        self.norm.output(cx, &norm, normed.packed_mut());
         let dnormed = self.mixing.backward_open(cx, grads, mixing, visible, &taken, &normed, dz);
         cx.recycle(normed.data);
         self.norm.backward_taken(cx, grads, norm, &taken, dnormed, dy)
