@@ -8,7 +8,7 @@ use nids_nn::{ParamTable, Real};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use crate::compare::{Kind, Tolerances, is_f64};
+use crate::compare::{Kind, Tolerances};
 
 /// A tensor of any type, as f64, which holds each of its numbers exactly.
 #[derive(Debug)]
@@ -86,22 +86,12 @@ impl File {
     /// Compares numbers with the tensor `name`.
     pub(crate) fn compare<R: Real>(&self, kind: Kind, name: &str, ours: &[R]) {
         let want = &self.get(name).data;
-        // where a layer cancels by design, the README's `max abs` is that of all its gradients, as in deviations.json: plain f32
-        // numpy is five times further off than 1e-5 of the largest gradient of the weight
-        let group = kind == Kind::CancellingGradient && !is_f64::<R>();
-        let max = if group { self.largest_gradient(name.split('.').next().unwrap_or_default()) } else { largest(want) };
-        self.compare_scaled(kind, name, want, max, ours);
+        self.compare_scaled(kind, name, want, largest(want), ours);
     }
 
     /// Compares numbers with a reference that is no tensor of the file.
     pub(crate) fn compare_with<R: Real>(&self, kind: Kind, name: &str, want: &[f64], ours: &[R]) {
         self.compare_scaled(kind, name, want, largest(want), ours);
-    }
-
-    /// The largest magnitude in all gradients of a layer.
-    fn largest_gradient(&self, case: &str) -> f64 {
-        let of_case = |name: &str| name == format!("{case}.dx") || name.starts_with(&format!("{case}.grad."));
-        self.tensors.iter().filter(|(name, _)| of_case(name)).map(|(_, stored)| largest(&stored.data)).fold(0.0, f64::max)
     }
 
     fn compare_scaled<R: Real>(&self, kind: Kind, name: &str, want: &[f64], max: f64, ours: &[R]) {

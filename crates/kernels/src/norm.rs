@@ -32,11 +32,13 @@ pub fn layer_norm<R: Real>(
                 let xhat = &mut xhat[row * d..][..d];
                 let mean = sum(x) / n;
                 update([&mut *xhat], [x], |_, [x]| [x - mean]);
-                let r = R::one() / (dot(xhat, xhat) / n + eps).sqrt();
+                // the rounding of the mean, which matters where a row is nearly constant
+                let rest = sum(xhat) / n;
+                let r = R::one() / (dot(xhat, xhat) / n - rest * rest + eps).sqrt();
                 rstd[row] = r;
                 let y = &mut y[row * d..][..d];
                 update([xhat, y], [weight, bias], |[centred, _], [w, b]| {
-                    let xhat = centred * r;
+                    let xhat = (centred - rest) * r;
                     [xhat, xhat.mul_add(w, b)]
                 });
             }
