@@ -94,8 +94,8 @@ pub(crate) enum Command {
     /// The same rows and seed give the same bytes.
     Synth {
         /// How many
-        #[arg(long, value_name = "N")]
-        rows: usize,
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+        rows: u32,
         /// What they follow from
         #[arg(long, value_name = "S", default_value_t = 0)]
         seed: u64,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use nids_pipeline::metrics::Metrics;
 use nids_pipeline::{Config, Error, Result, Run, artefacts, stages};
 
@@ -56,7 +56,7 @@ fn run(command: Command) -> Result<()> {
             let _ = writeln!(io::stderr(), "predict: {} rows, {} attacks", summary.rows, summary.attacks); // nobody left to tell
             Ok(())
         }
-        Command::Synth { rows, seed, output: path } => output(path.as_deref(), |out| stages::synth(rows, seed, out)),
+        Command::Synth { rows, seed, output: path } => output(path.as_deref(), |out| stages::synth(rows as usize, seed, out)),
         Command::Config { config, set } => {
             let text = Config::load(&config, &set)?.to_yaml();
             output(None, |out| out.write_all(text.as_bytes()).map_err(Error::io("stdout", "write")))
@@ -143,7 +143,9 @@ fn table(metrics: &Metrics) -> String {
         ("Brier score", metrics.brier),
     ];
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(["metric", "value"]);
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.remove_style(TableComponent::HorizontalLines).remove_style(TableComponent::MiddleIntersections);
+    table.set_header(["metric", "value"]);
     for (name, value) in rows {
         table.add_row([name.to_owned(), value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))]);
     }

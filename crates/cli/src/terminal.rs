@@ -48,7 +48,7 @@ impl Progress for Terminal {
                 if let Some(bar) = &self.bar {
                     bar.set_position(step);
                     bar.set_message(text);
-                } else if step == self.steps || step.is_multiple_of((self.steps / LINES).max(1)) {
+                } else if step == self.steps || step.is_multiple_of(self.steps.div_ceil(LINES)) {
                     self.line(&format!("{}: step {step}/{} {text}", self.label, self.steps));
                 }
             }

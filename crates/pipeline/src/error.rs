@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What can go wrong in a stage.
 ///
@@ -87,6 +87,16 @@ impl Error {
         move |source| Self::Io { path, doing, source }
     }
 
+    /// A data file that cannot be read: bad data where there is no such file, else the file system's no.
+    pub(crate) fn reading_data(path: &Path, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::IsADirectory => {
+                Self::Data(format!("{}: cannot read: {source}", path.display()))
+            }
+            _ => Self::io(path, "read")(source),
+        }
+    }
+
     /// An artefact that cannot be used.
     pub fn artefact(path: impl Into<PathBuf>, what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Artefact { path: path.into(), what: what.into(), remedy: remedy.into() }
@@ -96,7 +106,7 @@ impl Error {
 impl From<nids_flows::Error> for Error {
     fn from(error: nids_flows::Error) -> Self {
         match error {
-            nids_flows::Error::Io { path, source } if source.kind() != io::ErrorKind::NotFound => Self::io(path, "read")(source),
+            nids_flows::Error::Io { path, source } => Self::reading_data(&path, source),
             other => Self::Data(other.to_string()),
         }
     }

@@ -36,7 +36,8 @@ where
     if header > MAX_HEADER {
         return Err(refuse(format!("foreign: an `.npy` header of {header} bytes, expected at most {MAX_HEADER}")));
     }
-    let wanted = format!("expected {} dimensions of {}", D::NDIM.unwrap_or(0), std::any::type_name::<A>());
+    let dimensions = D::NDIM.map_or_else(|| "any number of".to_owned(), |n| n.to_string());
+    let wanted = format!("expected {dimensions} dimensions of {}", std::any::type_name::<A>());
     let view = ArrayView::<A, D>::view_npy(&bytes).map_err(|error| refuse(format!("unreadable `.npy`: {error}; {wanted}")))?;
     Ok(view.to_owned())
 }

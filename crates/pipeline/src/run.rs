@@ -218,7 +218,11 @@ impl StageRun<'_> {
 
     /// Lists a file from outside the folder as an input; `role` is the key that named it, as `data.train`.
     pub fn input(&mut self, role: &str, path: &Path) -> Result<()> {
-        self.data.insert(role.to_owned(), artefacts::digest(path)?);
+        let digest = artefacts::digest(path).map_err(|error| match error {
+            Error::Io { source, .. } => Error::reading_data(path, source),
+            other => other,
+        })?;
+        self.data.insert(role.to_owned(), digest);
         self.check_data()
     }
 
@@ -288,7 +292,8 @@ impl StageRun<'_> {
         artefacts::remove(&self.run.manifest_path(self.stage))?;
         let path = self.run.folder.join("metrics.jsonl");
         if path.is_file() {
-            let text = fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+            let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+            let text = String::from_utf8_lossy(&bytes);
             let is_other = |line: &&str| {
                 serde_json::from_str::<Json>(line)
                     .is_ok_and(|line| line.get("stage").is_some_and(|stage| *stage != self.stage.name()))

@@ -28,19 +28,17 @@ impl Labelled {
 
 /// Reads `data.train`, or generates flows where there is none.
 pub(super) fn labelled(config: &Config, run: &mut StageRun<'_>, progress: &mut dyn Progress) -> Result<Labelled> {
-    let flows = match &config.data.train {
-        Some(path) => {
-            run.input("data.train", Path::new(path))?;
-            read(Path::new(path), &Schema::resolve(&config.data.schema)?, Labels::Required, progress)?
-        }
-        None => {
-            let rows = config.data.synthetic.rows;
-            progress.event(Event::Message(&format!("no `data.train`: {rows} flows are generated")));
-            synthetic(rows, SYNTHETIC_TRAIN)
-        }
+    let flows = if let Some(path) = &config.data.train {
+        run.input("data.train", Path::new(path))?;
+        read(Path::new(path), &Schema::resolve(&config.data.schema)?, Labels::Required, progress)?
+    } else {
+        let rows = config.data.synthetic.rows;
+        progress.event(Event::Message(&format!("no `data.train`: {rows} flows are generated")));
+        synthetic(rows, SYNTHETIC_TRAIN)
     };
-    let split = split(&flows, config.data.validation_fraction, config.seed)?;
-    let attacks = flows.labels().map_or(0, |labels| labels.iter().filter(|&&label| label == 1).count());
+    let split = split(&flows, config.data.validation_fraction, config.seed)
+        .map_err(|error| Error::Data(format!("{}: {error}", config.data.train.as_deref().unwrap_or("generated flows"))))?;
+    let attacks = flows.labels().map_or(0, |labels| labels.iter().map(|&label| usize::from(label)).sum());
     progress.event(Event::Message(&format!(
         "{} labelled rows, {attacks} attacks: {} to train on, {} to validate (no row of which repeats a training row)",
         flows.len(),
@@ -98,6 +96,7 @@ pub(super) fn all_rows(n: usize) -> Vec<u32> {
 }
 
 /// Writes the tokens of `rows` one feature after the other, each `[b, F_t]`: the input of a network over features.
+#[expect(clippy::needless_pass_by_value, reason = "an iterator, cloned for every token")]
 pub(super) fn fill(encoded: &Encoded, widths: &[usize], rows: impl ExactSizeIterator<Item = u32> + Clone, x: &mut [f32]) {
     let b = rows.len();
     let mut rest = x;

@@ -1,6 +1,7 @@
 //! Stage 2: the latents of every labelled row, noisy copies of them, and how far a straight cut gets.
 
 use std::fs;
+use std::path::Path;
 
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use nids_flows::Tokeniser;
@@ -12,7 +13,7 @@ use serde::Serialize;
 use super::data::{all_rows, fill, labelled};
 use super::network::{encoder, latent_width, load_weights, widths, write_latents};
 use super::train::engine;
-use super::{PRETRAINED, TOKENISER, stream};
+use super::{PRETRAINED, TOKENISER, again, stream};
 use crate::config::{Config, Latents, Stage};
 use crate::error::{Error, Result};
 use crate::npy;
@@ -28,17 +29,18 @@ const BATCH: usize = 4096;
 ///
 /// With `encode.noise.copies: k` the training latents are followed by k copies with Gaussian noise of `sigma` times each
 /// dimension's standard deviation, and their labels. Raw features are never augmented: a flow with noise on it is no flow.
+#[expect(clippy::missing_panics_doc, reason = "arrays are made with the shapes that they are given")]
 pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
     let mut stage = run.begin(Stage::Encode, config)?;
     let weights = stage.require(Stage::Pretrain, PRETRAINED)?;
-    let tokeniser = read_tokeniser(&stage.require(Stage::Pretrain, TOKENISER)?)?;
+    let tokeniser = read_tokeniser(&stage.require(Stage::Pretrain, TOKENISER)?, Stage::Pretrain)?;
     let labelled = labelled(config, &mut stage, progress)?;
     progress.event(Event::Started { stage: Stage::Encode, steps: 0 });
 
     let mut table = ParamTable::default();
     let encoder = encoder(config, &tokeniser, &mut table);
     let mut params = table.zeros();
-    load_weights(&weights, &table, &["encoder."], &mut params)?;
+    load_weights(&weights, Stage::Pretrain, &table, &["encoder."], &mut params)?;
     let engine = engine(config, &table, BATCH)?;
     let (widths, latents) = (widths(&tokeniser), config.encode.latents);
     let width = latent_width(&encoder, latents);
@@ -70,8 +72,15 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let copies = config.encode.noise.copies;
     let noisy = with_noisy_copies(&train, config);
     let repeat = 1 + copies;
-    write(&mut stage, "val", &val, shape(val.nrows()), &val_labels, &labelled.split.val)?;
-    write(&mut stage, "train", &noisy, shape(noisy.nrows()), &train_labels.repeat(repeat), &labelled.split.train.repeat(repeat))?;
+    write(&mut stage, "val", &val, &shape(val.nrows()), &val_labels, &labelled.split.val)?;
+    write(
+        &mut stage,
+        "train",
+        &noisy,
+        &shape(noisy.nrows()),
+        &train_labels.repeat(repeat),
+        &labelled.split.train.repeat(repeat),
+    )?;
     stage.log(&ProbeLine { ridge_probe: probe })?;
     stage.finish(&nids_kernels::describe())?;
     let of = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
@@ -92,10 +101,12 @@ struct ProbeLine {
     ridge_probe: ProbeScore,
 }
 
-/// Reads a tokeniser that a stage left.
-pub(super) fn read_tokeniser(path: &std::path::Path) -> Result<Tokeniser> {
-    let text = fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-    Tokeniser::from_json(&text).map_err(|error| Error::artefact(path, error.to_string(), "run the stage that makes it again"))
+/// Reads the tokeniser that `stage` left.
+pub(super) fn read_tokeniser(path: &Path, stage: Stage) -> Result<Tokeniser> {
+    let refuse = |what: String| Error::artefact(path, what, again(stage));
+    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+    let text = String::from_utf8(bytes).map_err(|error| refuse(format!("not a tokeniser file: {}", error.utf8_error())))?;
+    Tokeniser::from_json(&text).map_err(|error| refuse(error.to_string()))
 }
 
 /// The standard deviation of every latent dimension: what noise is scaled by.   x: [rows, width] -> [width]
@@ -118,7 +129,7 @@ pub(super) fn add_noise(key: Key, sample: u32, sigma: f32, spread: &[f32], z: &m
 
 fn with_noisy_copies(train: &Array2<f32>, config: &Config) -> Array2<f32> {
     let noise = &config.encode.noise;
-    if noise.copies == 0 || noise.sigma == 0.0 {
+    if noise.copies == 0 {
         return train.clone();
     }
     let spread = spread(train).to_vec();
@@ -131,8 +142,8 @@ fn with_noisy_copies(train: &Array2<f32>, config: &Config) -> Array2<f32> {
     out
 }
 
-fn write(stage: &mut StageRun<'_>, part: &str, z: &Array2<f32>, shape: Vec<usize>, labels: &[u8], rows: &[u32]) -> Result<()> {
-    let z: ArrayD<f32> = z.to_shape(IxDyn(&shape)).expect("the same numbers").to_owned();
+fn write(stage: &mut StageRun<'_>, part: &str, z: &Array2<f32>, shape: &[usize], labels: &[u8], rows: &[u32]) -> Result<()> {
+    let z: ArrayD<f32> = z.to_shape(IxDyn(shape)).expect("the same numbers").to_owned();
     stage.write_with(&format!("latents/{part}.npy"), |out| npy::write(&z, out))?;
     stage.write_with(&format!("latents/labels_{part}.npy"), |out| npy::write(&ndarray::aview1(labels), out))?;
     stage.write_with(&format!("latents/rows_{part}.npy"), |out| npy::write(&ndarray::aview1(rows), out))?;

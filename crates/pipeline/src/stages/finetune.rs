@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ndarray::{Array1, Array2, ArrayD};
-use nids_flows::{Encoded, Flows, draw_labelled};
+use nids_flows::{Encoded, draw_labelled};
 use nids_kernels::{Buffer, Key};
 use nids_models::Classifier;
 use nids_nn::engine::{Engine, Objective, Sample};
@@ -18,7 +18,7 @@ use super::encode::{add_noise, read_tokeniser, spread};
 use super::network::{Network, load_weights, widths};
 use super::sampler::Sampler;
 use super::train::{Plan, engine, train};
-use super::{MODEL, PRETRAINED, TOKENISER, stream};
+use super::{MODEL, PRETRAINED, TOKENISER, again, stream};
 use crate::config::{Config, FinetuneFrom, Stage};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
@@ -30,6 +30,7 @@ use crate::run::{Run, StageRun};
 /// on the validation part. Leaves `model.safetensors` and `tokeniser.json`.
 ///
 /// The last step's weights are kept: validation rows choose nothing.
+#[expect(clippy::missing_panics_doc, reason = "there is a last step")]
 pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<Metrics> {
     let mut stage = run.begin(Stage::Finetune, config)?;
     let from = config.finetune.from;
@@ -38,28 +39,29 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         _ => Some((stage.require(Stage::Pretrain, PRETRAINED)?, stage.require(Stage::Pretrain, TOKENISER)?)),
     };
     let labelled = labelled(config, &mut stage, progress)?;
-    let tokeniser = match &pretrained {
-        Some((_, tokeniser)) => read_tokeniser(tokeniser)?,
-        None => {
-            let unlabelled: Option<Flows> = unlabelled(config, &mut stage, progress)?;
-            fit_tokeniser(config, &labelled, unlabelled.as_ref())?
-        }
+    let tokeniser = if let Some((_, tokeniser)) = &pretrained {
+        read_tokeniser(tokeniser, Stage::Pretrain)?
+    } else {
+        let unlabelled = unlabelled(config, &mut stage, progress)?;
+        fit_tokeniser(config, &labelled, unlabelled.as_ref())?
     };
     let rows = match config.finetune.labels {
         None => labelled.split.train.clone(),
         Some(n) => {
-            let rows = draw_labelled(labelled.labels(), &labelled.split.train, n, config.seed)?;
+            let rows = draw_labelled(labelled.labels(), &labelled.split.train, n, config.seed)
+                .map_err(|error| Error::Usage(format!("`finetune.labels: {n}`: {error}")))?;
             progress.event(Event::Message(&format!("{} labels drawn of {}", rows.len(), labelled.split.train.len())));
             rows
         }
     };
+    both_classes(config, &labelled, &rows)?;
     let encoded = tokeniser.encode(&labelled.flows)?;
     let widths = widths(&tokeniser);
     let mut table = ParamTable::default();
     let network = Network::new(config, &tokeniser, &mut table)?;
     let mut params: Buffer<f32> = table.init(config.seed);
     if let Some((weights, _)) = &pretrained {
-        load_weights(weights, &table, &["encoder."], &mut params)?;
+        load_weights(weights, Stage::Pretrain, &table, &["encoder."], &mut params)?;
     }
     let mut engine = engine(config, &table, config.finetune.micro_batch)?;
 
@@ -114,7 +116,8 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
                 stage.log(&line)?;
                 let of = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
                 let [accuracy, roc_auc] = [of(metrics.accuracy), of(metrics.roc_auc)];
-                progress.event(Event::Message(&format!("step {step}: validation accuracy {accuracy}, ROC-AUC {roc_auc}")));
+                progress
+                    .event(Event::Message(&format!("finetune: step {step}: validation accuracy {accuracy}, ROC-AUC {roc_auc}")));
                 last = Some(metrics);
             }
             Ok(())
@@ -128,6 +131,21 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let summary = format!("{MODEL} in {}", run.folder().display());
     progress.event(Event::Finished { stage: Stage::Finetune, summary: &summary });
     Ok(last.expect("the last step is validated"))
+}
+
+/// Rows of one class teach a classifier to call everything by its name.
+fn both_classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Result<()> {
+    let attacks = rows.iter().filter(|&&row| labelled.labels()[row as usize] == 1).count();
+    if attacks > 0 && attacks < rows.len() {
+        return Ok(());
+    }
+    let path = config.data.train.as_deref().unwrap_or("generated flows");
+    let label = u8::from(attacks > 0);
+    let advice = if config.finetune.labels.is_some() { "raise `finetune.labels`" } else { "give rows of both classes" };
+    let n = rows.len();
+    Err(Error::Data(format!(
+        "{path}: all {n} rows to train on are labelled {label}: a classifier learns from both classes: {advice}"
+    )))
 }
 
 #[derive(Serialize)]
@@ -184,10 +202,14 @@ impl<'d> LabelledLatents<'d> {
         let z = read_latents(&z_path, row_of.len(), head.encoder().input_width())?;
         if let Some(row) = row_of.iter().find(|&&row| row as usize >= labelled.flows.len()) {
             let what = format!("row {row} of {} labelled rows", labelled.flows.len());
-            return Err(Error::artefact(rows_path, what, "run `nids-mixer encode` again"));
+            return Err(Error::artefact(rows_path, what, again(Stage::Encode)));
         }
         let drawn: BTreeSet<u32> = rows.iter().copied().collect();
-        let of_drawn = all_rows(row_of.len()).into_iter().filter(|&i| drawn.contains(&row_of[i as usize])).collect();
+        let of_drawn: Vec<u32> = all_rows(row_of.len()).into_iter().filter(|&i| drawn.contains(&row_of[i as usize])).collect();
+        if of_drawn.is_empty() {
+            let what = format!("holds none of the {} rows to train on", drawn.len());
+            return Err(Error::artefact(rows_path, what, again(Stage::Encode)));
+        }
         let noise = &config.encode.noise;
         let fresh = noise.fresh && noise.sigma > 0.0;
         let objective = Self {
@@ -207,10 +229,13 @@ fn read_latents(path: &Path, n_rows: usize, width: usize) -> Result<Array2<f32>>
     let z: ArrayD<f32> = npy::read(path)?;
     let found = z.shape().to_vec();
     let fits = found.first() == Some(&n_rows) && z.len() == n_rows * width;
+    if z.iter().any(|value| !value.is_finite()) {
+        return Err(Error::artefact(path, "holds a number that is not finite", again(Stage::Encode)));
+    }
     let rows = if fits { z.into_shape_with_order((n_rows, width)).ok() } else { None };
     rows.ok_or_else(|| {
         let what = format!("latents of shape {found:?}, wanted {n_rows} rows of {width} numbers");
-        Error::artefact(path, what, "run `nids-mixer encode` again")
+        Error::artefact(path, what, again(Stage::Encode))
     })
 }
 

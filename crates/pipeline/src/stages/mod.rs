@@ -11,6 +11,7 @@ mod train;
 
 use std::io::Write;
 
+use crate::config::Stage;
 use crate::error::{Error, Result};
 
 pub use encode::encode;
@@ -29,6 +30,11 @@ mod stream {
     pub(super) const FINETUNE: u64 = 2;
     pub(super) const LATENT_NOISE: u64 = 3;
     pub(super) const SHUFFLE: u64 = 4;
+}
+
+/// What to do about an artefact that cannot be used.
+fn again(stage: Stage) -> String {
+    format!("run `nids-mixer {stage}` again")
 }
 
 /// Writes `rows` generated flows as CSV.

@@ -9,8 +9,9 @@ use nids_models::{Classifier, Encoder, Input, Mae, MaeConfig, MaeEncoder, MixerC
 use nids_nn::engine::Engine;
 use nids_nn::{Cx, ParamTable, Tensor, mean_tokens, weights};
 
+use super::again;
 use super::data::fill;
-use crate::config::{self, Config, FinetuneFrom, Latents, Objective};
+use crate::config::{self, Config, FinetuneFrom, Latents, Objective, Stage};
 use crate::error::{Error, Result};
 
 /// Names and widths of a tokeniser's features.
@@ -74,6 +75,7 @@ pub(super) fn encoder(config: &Config, tokeniser: &Tokeniser, table: &mut ParamT
 
 /// What finetune trains and predict runs.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub(super) enum Network {
     /// Features to logit, all of it trained.
     Direct(Classifier),
@@ -132,7 +134,9 @@ impl Network {
         let mut out = vec![0.0; rows.len()];
         engine.infer(params, rows, 1, &mut out, |cx, rows, out| {
             self.logits(cx, encoded, widths, rows, out);
-            out.iter_mut().for_each(|logit| *logit = nids_nn::loss::sigmoid(*logit));
+            for logit in out {
+                *logit = nids_nn::loss::sigmoid(*logit);
+            }
         });
         out
     }
@@ -165,9 +169,20 @@ pub(super) fn write_latents<'a>(cx: &Cx<'a, f32>, latents: Latents, mut tokens: 
     }
 }
 
-/// Reads the weights under `prefixes` from a safetensors artefact.
-pub(super) fn load_weights(path: &Path, table: &ParamTable, prefixes: &[&str], params: &mut Buffer<f32>) -> Result<()> {
+/// Reads the weights under `prefixes` from a safetensors artefact of `stage`.
+pub(super) fn load_weights(
+    path: &Path,
+    stage: Stage,
+    table: &ParamTable,
+    prefixes: &[&str],
+    params: &mut Buffer<f32>,
+) -> Result<()> {
+    const SHOWN: usize = 4;
     let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
-    weights::load(table, prefixes, &bytes, params)
-        .map_err(|error| Error::artefact(path, error.to_string(), "run the stage that makes it again"))
+    weights::load(table, prefixes, &bytes, params).map_err(|error| {
+        let text = error.to_string();
+        let (lines, more) = (text.lines().take(SHOWN).collect::<Vec<_>>().join("\n"), text.lines().count().saturating_sub(SHOWN));
+        let what = if more == 0 { lines } else { format!("{lines}\n  and {more} more") };
+        Error::artefact(path, what, again(stage))
+    })
 }

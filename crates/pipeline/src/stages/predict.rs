@@ -35,6 +35,7 @@ pub struct PredictSummary {
 }
 
 /// Compares verdicts with the labels of `data`.
+#[expect(clippy::missing_panics_doc, reason = "labels are required of the reader")]
 pub fn evaluate(run: &Run, data: &Path, progress: &mut dyn Progress) -> Result<Metrics> {
     let detector = Detector::load(run)?;
     let (mut probabilities, mut labels) = (Vec::new(), Vec::new());
@@ -87,12 +88,12 @@ struct Detector {
 impl Detector {
     fn load(run: &Run) -> Result<Self> {
         let weights = run.require(Stage::Finetune, MODEL)?;
-        let tokeniser = read_tokeniser(&run.require(Stage::Finetune, TOKENISER)?)?;
+        let tokeniser = read_tokeniser(&run.require(Stage::Finetune, TOKENISER)?, Stage::Finetune)?;
         let config = run.config_of(Stage::Finetune)?;
         let mut table = ParamTable::default();
         let network = Network::new(&config, &tokeniser, &mut table)?;
         let mut params = table.zeros();
-        load_weights(&weights, &table, &[""], &mut params)?;
+        load_weights(&weights, Stage::Finetune, &table, &[""], &mut params)?;
         let engine = engine(&config, &table, BATCH)?;
         Ok(Self { config, tokeniser, network, engine, params })
     }
@@ -126,7 +127,8 @@ impl Detector {
             each(&flows, &probabilities)?;
         }
         for (column, n) in &summary.unknown_categories {
-            let message = format!("{}: {n} rows have a `{column}` never seen in training; read as unknown", data.display());
+            let (path, rows) = (data.display(), summary.rows);
+            let message = format!("{path}: {n} of {rows} rows: `{column}` not known from training, read as unknown");
             progress.event(Event::Message(&message));
         }
         Ok(())

@@ -134,8 +134,9 @@ pub(super) fn train(
         }
         let grad_norm = clip_grad_norm(&mut grads, plan.clip_norm);
         if !loss.is_finite() || !grad_norm.is_finite() {
+            let stage = plan.stage;
             let what = if loss.is_finite() { "the gradient" } else { "the loss" };
-            return Err(Error::Numerics(format!("{} step {}: {what} is not finite: lower `lr`", plan.stage, step + 1)));
+            return Err(Error::Numerics(format!("{stage} step {}: {what} is not finite: lower `{stage}.lr`", step + 1)));
         }
         let lr = plan.schedule.lr(usize::try_from(step).unwrap_or(usize::MAX));
         optimiser.step(lr, params, &grads);

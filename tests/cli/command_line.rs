@@ -1,59 +1,9 @@
-//! The command line as a user meets it: help, errors, exit codes.
+//! Help, errors of the command line and of the config, exit codes.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
-use nids_pipeline::artefacts::write_atomic;
-use tempfile::TempDir;
-
-/// A folder to run in, and the repository's configs.
-struct Bench {
-    folder: TempDir,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn file(&self, name: &str, text: &str) -> &Self {
-        write_atomic(&self.folder.path().join(name), |out| out.write_all(text.as_bytes())).unwrap();
-        self
-    }
-
-    fn command(&self, args: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nids-mixer"));
-        command.args(args.split_whitespace()).current_dir(self.folder.path()).env("COLUMNS", "110");
-        command
-    }
-
-    fn run(&self, args: &str) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// Exit code and stderr of a command that must print nothing on stdout.
-    fn fails(&self, args: &str) -> String {
-        let output = self.run(args);
-        assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
-        format!("exit code {}\n{}", output.status.code().unwrap(), text(&output.stderr))
-    }
-
-    /// stdout of a command that must succeed.
-    fn prints(&self, args: &str) -> String {
-        let output = self.run(args);
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        text(&output.stdout)
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-fn shipped(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name).display().to_string()
-}
+use crate::bench::{Bench, shipped, text};
 
 #[test]
 fn help_is_the_manual() {
@@ -198,13 +148,13 @@ fn every_problem_of_a_config_is_a_line_of_its_own() {
     error: --set finetune.lables=3: unknown key `finetune.lables`: did you mean `finetune.labels`?
     error: --set seed=x: `seed`: expected a whole number from 0 up, found `x`
     ");
-    assert!(!bench.folder.path().join("runs").exists(), "nothing is made before the config is good");
+    assert!(!bench.path("runs").exists(), "nothing is made before the config is good");
 }
 
 #[test]
 fn a_missing_config_or_run_folder_is_named() {
     let bench = Bench::new();
-    fs::create_dir(bench.folder.path().join("empty")).unwrap();
+    fs::create_dir(bench.path("empty")).unwrap();
     bench.file("a-file", "");
     let all = [
         "pretrain --config none.yaml",
@@ -256,7 +206,7 @@ fn synthetic_flows_are_the_same_on_stdout_and_in_a_file() {
     let printed = bench.prints("synth --rows 50 --seed 3");
     assert_eq!(printed.lines().count(), 51);
     assert_eq!(bench.prints("synth --rows 50 --seed 3 --output flows.csv"), "");
-    assert_eq!(fs::read_to_string(bench.folder.path().join("flows.csv")).unwrap(), printed);
+    assert_eq!(fs::read_to_string(bench.path("flows.csv")).unwrap(), printed);
     assert_ne!(bench.prints("synth --rows 50 --seed 4"), printed);
     insta::assert_snapshot!(bench.fails("synth --rows 5 --output none/flows.csv"), @r#"
     exit code 6

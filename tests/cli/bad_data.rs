@@ -1,0 +1,167 @@
+//! Data files that are not what the schema says, or not enough to learn from.
+
+use crate::bench::{Bench, column, edit, on_flows};
+
+#[test]
+fn a_bad_file_is_named_with_its_line_and_column() {
+    let bench = Bench::trained();
+    let flows = bench.read("flows.csv");
+    let [sbytes, state, label] = ["sbytes", "state", "label"].map(|name| column(&flows, name));
+    let with = |at: usize, to: &str| {
+        edit(&flows, |line, cells| {
+            if line == 7 {
+                to.clone_into(&mut cells[at]);
+            }
+        })
+    };
+    let header = flows.lines().next().unwrap();
+    bench
+        .file("missing-column.csv", edit(&flows, |_, cells| drop(cells.remove(sbytes))))
+        .file("renamed-column.csv", flows.replacen("sbytes", "s_bytes", 1))
+        .file("no-number.csv", with(sbytes, "1.5k"))
+        .file("no-cell.csv", with(sbytes, ""))
+        .file("nan.csv", with(sbytes, "NaN"))
+        .file("inf.csv", with(sbytes, "-inf"))
+        .file("huge.csv", with(sbytes, "1e300"))
+        .file("label.csv", with(label, "2"))
+        .file(
+            "short-row.csv",
+            edit(&flows, |line, cells| {
+                if line == 7 {
+                    cells.truncate(5);
+                }
+            }),
+        )
+        .file(
+            "not-utf8.csv",
+            with(state, "?")
+                .replace('?', "\u{0}")
+                .into_bytes()
+                .iter()
+                .map(|b| if *b == 0 { 0xff } else { *b })
+                .collect::<Vec<u8>>(),
+        )
+        .file("semicolons.csv", flows.replace(',', ";"))
+        .file("empty.csv", "")
+        .file("header.csv", header)
+        .file("binary.csv", b"\x00\x01\x02\xff\xfe\n\x00")
+        .file("cut.parquet", b"PAR1\x00\x01\x02");
+    let files = "missing-column.csv renamed-column.csv no-number.csv no-cell.csv nan.csv inf.csv huge.csv label.csv short-row.csv \
+        not-utf8.csv semicolons.csv empty.csv header.csv binary.csv cut.parquet none.csv run";
+    let mut all = String::new();
+    for file in files.split_whitespace() {
+        let found = bench.fails(&format!("evaluate --run run --data {file}"));
+        // each command reads with the same eyes
+        let with_train = format!("--set data.train={file} --set finetune.from=scratch");
+        for args in
+            [format!("predict --run run --data {file}"), on_flows("pretrain", &with_train), on_flows("finetune", &with_train)]
+        {
+            // predict does not miss the label
+            assert_eq!(bench.fails(&args).replace(", \"label\" of", " of"), found.replace(", \"label\" of", " of"), "{args}");
+        }
+        all.push_str(&found);
+    }
+    let all = all.replace(header, "HEADER");
+    insta::assert_snapshot!(all);
+    bench.prints("evaluate --run run --data flows.csv"); // the run has not suffered
+}
+
+#[test]
+fn labels_are_needed_where_they_are_used() {
+    let bench = Bench::trained();
+    let flows = bench.read("flows.csv");
+    let n_features = column(&flows, "attack_cat");
+    bench.file("unlabelled.csv", edit(&flows, |_, cells| cells.truncate(n_features)));
+    let train = "--set data.train=unlabelled.csv --set finetune.from=scratch";
+    let all = ["evaluate --run run --data unlabelled.csv".to_owned(), on_flows("finetune", train)].map(|args| bench.fails(&args));
+    insta::assert_snapshot!(all.join("\n"));
+    bench.prints(&on_flows("pretrain", "--set data.unlabelled=unlabelled.csv"));
+}
+
+#[test]
+fn one_class_is_nothing_to_learn_from() {
+    let bench = Bench::new();
+    let flows = bench.flows();
+    let label = column(&flows, "label");
+    let of_class = |class: &str| {
+        edit(&flows, |line, cells| {
+            if line > 0 {
+                class.clone_into(&mut cells[label]);
+            }
+        })
+    };
+    bench.file("normal.csv", of_class("0")).file("attacks.csv", of_class("1"));
+    let few_attacks = edit(&flows, |line, cells| {
+        if line > 0 {
+            cells[label] = u8::from(line % 20 == 0).to_string();
+        }
+    });
+    bench.file("few-attacks.csv", few_attacks);
+    let scratch = "--set finetune.from=scratch";
+    let all = [
+        on_flows("finetune", &format!("--set data.train=normal.csv {scratch}")),
+        on_flows("finetune", &format!("--set data.train=attacks.csv {scratch}")),
+        on_flows("finetune", &format!("--set data.train=few-attacks.csv --set finetune.labels=5 {scratch}")),
+    ]
+    .map(|args| bench.fails(&args));
+    insta::assert_snapshot!(all.join("\n"));
+    // pretraining and the probe do not mind
+    bench.prints(&on_flows("pretrain", "--set data.train=normal.csv"));
+    bench.prints(&on_flows("encode", "--set data.train=normal.csv"));
+    insta::assert_snapshot!(bench.fails(&on_flows("finetune", "--set data.train=normal.csv")));
+}
+
+#[test]
+fn metrics_of_one_class_are_null_and_not_made_up() {
+    let bench = Bench::trained();
+    let flows = bench.read("flows.csv");
+    let label = column(&flows, "label");
+    bench.file(
+        "normal.csv",
+        edit(&flows, |line, cells| {
+            if line > 0 {
+                "0".clone_into(&mut cells[label]);
+            }
+        }),
+    );
+    let metrics = bench.prints("evaluate --run run --data normal.csv --json");
+    assert!(metrics.contains("\"roc_auc\":null") && metrics.contains("\"recall\":null"), "{metrics}");
+    assert!(bench.prints("evaluate --run run --data normal.csv").contains(" - "));
+}
+
+#[test]
+fn too_few_rows_to_split_are_an_error() {
+    let bench = Bench::new();
+    let flows = bench.flows();
+    let first: Vec<&str> = flows.lines().take(2).collect();
+    bench.file("one.csv", first.join("\n")).file("equal.csv", format!("{}\n{}\n{}\n", first[0], first[1], first[1]));
+    let all = [
+        "--set data.train=one.csv",
+        "--set data.train=equal.csv",
+        "--set data.validation_fraction=0.0001",
+        "--set data.validation_fraction=0.9999",
+    ]
+    .map(|settings| bench.fails(&on_flows("pretrain", settings)));
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
+fn an_unlabelled_file_is_checked_like_any_other() {
+    let bench = Bench::new();
+    bench.flows();
+    bench.file("empty.csv", "");
+    let all = ["none.csv", "empty.csv"].map(|file| bench.fails(&on_flows("pretrain", &format!("--set data.unlabelled={file}"))));
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
+fn a_schema_that_is_none_is_an_error() {
+    let bench = Bench::new();
+    bench.flows();
+    bench
+        .file("bad.yaml", "name: bad\ncolumns:\n  - { name: dur, kind: numerical }\n")
+        .file("other.yaml", "name: other\ncolumns:\n  - { name: dur, kind: numeric }\n  - { name: label, kind: label }\n");
+    let all = ["unsw-nb16", "bad.yaml", "none.yaml", "other.yaml"]
+        .map(|schema| bench.fails(&on_flows("pretrain", &format!("--set data.schema={schema}"))));
+    insta::assert_snapshot!(all.join("\n"));
+}

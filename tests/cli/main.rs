@@ -1,0 +1,9 @@
+//! The program as a user meets it: from a command line to verdicts, or to an error that helps.
+
+mod bad_data;
+mod bench;
+mod command_line;
+mod damage;
+mod job;
+mod real_data;
+mod same_bytes;
