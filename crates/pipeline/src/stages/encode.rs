@@ -85,7 +85,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     stage.finish(&nids_kernels::describe())?;
     let of = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     let summary = format!(
-        "{} + {} latents of {width} in {}; a ridge probe on them: validation accuracy {}, ROC-AUC {}",
+        "{} training and {} validation latents of {width} in {}; a ridge probe: accuracy {}, ROC-AUC {}",
         noisy.nrows(),
         val.nrows(),
         run.folder().join("latents").display(),
