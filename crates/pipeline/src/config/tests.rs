@@ -173,7 +173,7 @@ finetune: { labels: many, steps: null, optimiser: {} }
     c.yaml:5:44: `tokeniser.normalisation`: expected one of `features`, `standard`, `global_max`, found `standart`: did you mean `standard`?
     c.yaml:5:60: `tokeniser.bins`: expected a whole number between 0 and 1024, found `3.5`
     c.yaml:6:15: `model.dim`: expected a whole number between 1 and 4096, found `"64"`
-    c.yaml:6:28: `model.depth`: expected a whole number between 1 and 256, found a list
+    c.yaml:6:28: `model.depth`: expected a whole number between 1 and 32, found a list
     c.yaml:6:42: `model.dropout`: expected a number from 0 to below 1, found `abc`
     c.yaml:6:64: `model.token_expansion`: expected a number above 0, at most 64, found `0`
     c.yaml:6:79: `model.activation`: expected one of `gelu`, `tanh`, found `relu`: did you mean `gelu`?
