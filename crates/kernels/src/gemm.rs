@@ -64,7 +64,15 @@ pub fn describe() -> String {
     format!("{version} ({}), {} kernels", core.to_string_lossy(), simd::name())
 }
 
+/// Whether products may run on several threads at once. They may not with the serial build of OpenBLAS, whose buffers are
+/// shared without locks: results are then silently wrong.
+pub fn is_thread_safe() -> bool {
+    // SAFETY: returns a constant of the build: 0 serial, 1 pthreads, 2 OpenMP.
+    unsafe { openblas_get_parallel() != 0 }
+}
+
 unsafe extern "C" {
+    fn openblas_get_parallel() -> c_int;
     fn openblas_set_num_threads(threads: c_int);
     fn openblas_get_config() -> *const c_char;
     fn openblas_get_corename() -> *const c_char;

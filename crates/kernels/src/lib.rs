@@ -32,7 +32,7 @@ mod testing;
 pub use activation::{Activation, Bias, bias_activation_dropout, dropout_rows};
 pub use arena::Arena;
 pub use buffer::Buffer;
-pub use gemm::{Trans, describe, gemm};
+pub use gemm::{Trans, describe, gemm, is_thread_safe};
 pub use mask::{Keyed, Mask};
 pub use norm::{layer_norm, layer_norm_backward, layer_norm_output};
 pub use optim::{AdamStep, adam, adamw, clip_scale, scale, sum_of_squares};

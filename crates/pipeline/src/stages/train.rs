@@ -82,6 +82,11 @@ fn schedule(schedule: &config::Schedule, lr: f64, steps: u64) -> Schedule {
 
 /// The engine that a config asks for.
 pub(super) fn engine(config: &Config, table: &ParamTable, micro_batch: usize) -> Result<Engine<f32>> {
+    if config.engine.threads != 1 && !nids_kernels::is_thread_safe() {
+        let message = "the OpenBLAS found here is the serial build, which is wrong on several threads: install `libopenblas0-pthread` and \
+                       choose it with `update-alternatives`, or set `engine.threads: 1`";
+        return Err(Error::Usage(message.to_owned()));
+    }
     let cut = Cut { shard: config.engine.shard, groups: config.engine.groups(micro_batch) };
     Engine::new(table, config.engine.threads, cut)
         .map_err(|error| Error::Usage(format!("`engine.threads: {}`: cannot start: {error}", config.engine.threads)))
