@@ -64,7 +64,7 @@ fn help_is_the_manual() {
     Options:
           --config <FILE>    The config; if left out, the one kept in --run
           --set <KEY=VALUE>  Override one setting, as if it had been written in the file; may be repeated
-          --run <DIR>        The run folder [default: runs/<name of the config>]
+          --run <DIR>        The run folder [default: runs/NAME, as the config is named]
       -h, --help             Print help
 
     Examples:

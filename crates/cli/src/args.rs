@@ -123,7 +123,7 @@ pub(crate) struct StageArgs {
     /// Override one setting, as if it had been written in the file; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// The run folder [default: runs/<name of the config>]
+    /// The run folder [default: runs/NAME, as the config is named]
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
 }
