@@ -1,12 +1,14 @@
 //! The two MLPs of a Mixer block (Tolstikhin et al. 2021): over tokens and over channels.
 
 use nids_kernels::{
-    Bias, Real, Trans, add_assign, add_branch, add_column_sums, add_row_sums, bias_activation_dropout, branch_gradient, gemm,
-    hadamard,
+    Bias, Real, Trans, add_branch, add_column_sums, add_row_sums, bias_activation_dropout, branch_gradient, gemm, hadamard,
 };
 
 use crate::context::Taken;
 use crate::{Activation, Cx, Init, Param, Samples, Scope, Tensor};
+
+mod visible;
+pub use visible::Visible;
 
 /// What an MLP mixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,20 +46,6 @@ pub struct Mixing {
     bias2: Param,
     site_hidden: u32,
     site_output: u32,
-}
-
-/// The tokens that each sample of a shard still has, where most were dropped (a masked autoencoder that encodes visible tokens
-/// only).
-///
-/// Channel mixing does not care. Token mixing uses, for each sample, the columns of W1 and the rows of W2 and b2 that belong to
-/// its tokens, so that the weights keep their full-length shapes and names and load into a full-length encoder as they are.
-/// W1's columns are scaled by N / K, as inverted dropout would, so that hidden units see the same expected sum as over all N.
-#[derive(Clone, Copy, Debug)]
-pub struct Visible<'a, R> {
-    /// Which token each row is, ascending along `k`: [K, b]. Small integers, held in the arena as numbers.
-    pub index: &'a [R],
-    /// b
-    pub b: usize,
 }
 
 /// What [`Mixing::backward_open`] needs.
@@ -155,21 +143,7 @@ impl Mixing {
                         assert_eq!(n, self.config.size, "tokens");
                         product(Trans::No, Trans::No, [hidden, b * d, n], w1, x.data, R::zero(), h);
                     }
-                    Some(visible) => self.each_sample(cx, visible, taken, x.shape, |_, j, [w1, _]| {
-                        gemm(
-                            Trans::No,
-                            Trans::No,
-                            [hidden, d, n],
-                            R::one(),
-                            w1,
-                            n,
-                            &x.data[j * d..],
-                            b * d,
-                            R::zero(),
-                            &mut h[j * d..],
-                            b * d,
-                        );
-                    }),
+                    Some(visible) => self.hidden_of_visible(cx, visible, taken, x, h),
                 }
                 let bias = spread(cx, taken, self.bias1.of(cx.params));
                 let per_row = Bias::PerRow(&bias[..hidden * b]);
@@ -177,21 +151,7 @@ impl Mixing {
                 cx.recycle(bias);
                 match visible {
                     None => product(Trans::No, Trans::No, [n, b * d, hidden], w2, h, R::zero(), z.data),
-                    Some(visible) => self.each_sample(cx, visible, taken, x.shape, |_, j, [_, w2]| {
-                        gemm(
-                            Trans::No,
-                            Trans::No,
-                            [n, d, hidden],
-                            R::one(),
-                            w2,
-                            hidden,
-                            &h[j * d..],
-                            b * d,
-                            R::zero(),
-                            &mut z.data[j * d..],
-                            b * d,
-                        );
-                    }),
+                    Some(visible) => self.visible_of_hidden(cx, visible, taken, x.shape, h, z.data),
                 }
             }
         }
@@ -236,55 +196,8 @@ impl Mixing {
                 product(Trans::Yes, Trans::No, [n, m, hidden], w1, dh, R::zero(), dx.data);
             }
             (Axis::Token, Some(visible)) => {
-                let m = b * d;
-                let dweight = cx.alloc(hidden * n);
-                self.each_sample(cx, visible, taken, x.shape, |sample, j, [_, w2]| {
-                    let at = j * d;
-                    gemm(
-                        Trans::No,
-                        Trans::Yes,
-                        [n, hidden, d],
-                        R::one(),
-                        &dz.data[at..],
-                        m,
-                        &g[at..],
-                        m,
-                        R::zero(),
-                        dweight,
-                        hidden,
-                    );
-                    let dw2 = self.weight2.of_mut(grads);
-                    for (k, row) in dweight.chunks_exact(hidden).enumerate() {
-                        add_assign(&mut dw2[visible.token(k, sample) * hidden..][..hidden], row);
-                    }
-                    gemm(
-                        Trans::Yes,
-                        Trans::No,
-                        [hidden, d, n],
-                        R::one(),
-                        w2,
-                        hidden,
-                        &dz.data[at..],
-                        m,
-                        R::zero(),
-                        &mut g[at..],
-                        m,
-                    );
-                });
-                let dh = hadamard_into(&mut derivative[..len], &g[..len]);
-                add_row_sums(dh, self.bias1.of_mut(grads));
-                let scale = R::from_f64(self.config.size as f64 / n as f64);
-                self.each_sample(cx, visible, taken, x.shape, |sample, j, [w1, _]| {
-                    let at = j * d;
-                    gemm(Trans::No, Trans::Yes, [hidden, n, d], scale, &dh[at..], m, &x.data[at..], m, R::zero(), dweight, n);
-                    let dw1 = self.weight1.of_mut(grads);
-                    for k in 0..n {
-                        let columns = dw1.iter_mut().skip(visible.token(k, sample)).step_by(self.config.size);
-                        columns.zip(dweight.iter().skip(k).step_by(n)).for_each(|(dw1, &dw)| *dw1 += dw);
-                    }
-                    gemm(Trans::Yes, Trans::No, [n, d, hidden], R::one(), w1, n, &dh[at..], m, R::zero(), &mut dx.data[at..], m);
-                });
-                cx.recycle(dweight);
+                let (g, derivative) = (&mut g[..], &mut derivative[..len]);
+                self.backward_visible(cx, grads, visible, taken, x, dz.data, g, derivative, dx.data);
             }
         }
         cx.recycle(g);
@@ -360,40 +273,6 @@ impl Mixing {
     /// Hidden numbers of a sample.
     fn hidden_numbers(&self, n: usize, d: usize) -> usize {
         self.config.hidden * if self.config.axis == Axis::Token { d } else { n }
-    }
-
-    /// Calls `apply(sample, packed position, [W1's columns · N / K, W2's rows])` for every sample taken.
-    /// W1's columns: [H, K]   W2's rows: [K, H]
-    fn each_sample<'a, R: Real>(
-        &self,
-        cx: &Cx<'a, R>,
-        visible: Visible<'a, R>,
-        taken: &Taken,
-        [n, _, _]: [usize; 3],
-        mut apply: impl FnMut(u32, usize, [&[R]; 2]),
-    ) {
-        let MixingConfig { size, hidden, .. } = self.config;
-        let scale = R::from_f64(size as f64 / n as f64);
-        let (columns, rows) = (cx.alloc(hidden * n), cx.alloc(n * hidden));
-        for (j, &sample) in taken.kept.iter().enumerate() {
-            let (w1, w2) = (self.weight1.of(cx.params), self.weight2.of(cx.params));
-            for (k, row) in rows.chunks_exact_mut(hidden).enumerate() {
-                let token = visible.token(k, sample);
-                row.copy_from_slice(&w2[token * hidden..][..hidden]);
-                let column = columns.iter_mut().skip(k).step_by(n);
-                column.zip(w1.iter().skip(token).step_by(size)).for_each(|(column, &w1)| *column = w1 * scale);
-            }
-            apply(sample, j, [columns, rows]);
-        }
-        cx.recycle(columns);
-        cx.recycle(rows);
-    }
-}
-
-impl<R: Real> Visible<'_, R> {
-    /// Which token row `k` of sample `sample` is.
-    pub fn token(&self, k: usize, sample: u32) -> usize {
-        self.index[k * self.b + sample as usize].to_usize().expect("a token's index is a small integer")
     }
 }
 
