@@ -150,7 +150,7 @@ impl Config {
         let upstream = self.upstream(stage);
         let counts = |scope: Scope| match scope {
             Scope::Nothing => false,
-            Scope::Every => true,
+            Scope::Every | Scope::Each => true,
             Scope::Of(of) => of == stage || upstream.contains(&of),
         };
         let mut keys = self.flat();
@@ -159,10 +159,11 @@ impl Config {
     }
 
     /// The settings on which a stage that reads from `producer` must agree with it: those of [`Config::stage_keys`] but for
-    /// pretraining's own (its steps, its unlabelled rows), which no later stage reads and which stand as they were.
+    /// pretraining's own (its steps, its unlabelled rows), which no later stage reads and which stand as they were, and for
+    /// those that each stage takes for itself (dropout, shards).
     pub(crate) fn keys_shared_with(&self, producer: Stage) -> BTreeMap<String, Json> {
         let mut keys = self.stage_keys(producer);
-        keys.retain(|path, _| keys::find(path).is_none_or(|key| key.scope != Scope::Of(Stage::Pretrain)));
+        keys.retain(|path, _| keys::find(path).is_none_or(|key| !matches!(key.scope, Scope::Each | Scope::Of(Stage::Pretrain))));
         keys
     }
 

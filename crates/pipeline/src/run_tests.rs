@@ -113,7 +113,8 @@ fn another_config_is_refused_with_the_keys_that_differ() {
     let other = config(&["model.dim=32", "pretrain.steps=7", "pretrain.optimiser=adam", "finetune.labels=100"]);
     let mut stage = run.begin(Stage::Finetune, &other).unwrap();
     insta::assert_snapshot!(shown(&run, &stage.require(Stage::Pretrain, "weights").unwrap_err()), @"RUN/weights: made by another config: `model.dim` was 64 and is 32: run `nids-mixer pretrain --config FILE --run RUN` first, or keep its settings");
-    let same = config(&["pretrain.steps=7", "finetune.labels=100", "engine.threads=2", "evaluate.threshold=0.9"]);
+    let same =
+        config(&["pretrain.steps=7", "finetune.labels=100", "engine.threads=2", "evaluate.threshold=0.9", "model.dropout=0.3"]);
     run.begin(Stage::Finetune, &same).unwrap().require(Stage::Pretrain, "weights").unwrap();
 }
 

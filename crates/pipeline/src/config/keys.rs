@@ -31,6 +31,8 @@ pub(super) enum Scope {
     /// Nobody's: a name, a number of threads, how often to print.
     Nothing,
     Every,
+    /// Every stage's, each for itself: a later stage may differ, as what it reads means the same whatever this was.
+    Each,
     Of(Stage),
 }
 
@@ -44,6 +46,7 @@ const EXPANSION: Rule = Rule::Number(Excluded(0.0), Included(64.0));
 
 const NOTHING: Scope = Scope::Nothing;
 const EVERY: Scope = Scope::Every;
+const EACH: Scope = Scope::Each;
 const PRETRAIN: Scope = Scope::Of(Stage::Pretrain);
 const ENCODE: Scope = Scope::Of(Stage::Encode);
 const FINETUNE: Scope = Scope::Of(Stage::Finetune);
@@ -78,12 +81,12 @@ pub(super) static KEYS: &[Key] = &[
     key("model.channel_expansion", EXPANSION, EVERY),
     key("model.n_registers", Rule::Whole(0, 1024), EVERY),
     key("model.activation", Rule::OneOf(&["gelu", "tanh"]), EVERY),
-    key("model.dropout", FRACTION, EVERY),
-    key("model.drop_path", FRACTION, EVERY),
+    key("model.dropout", FRACTION, EACH),
+    key("model.drop_path", FRACTION, EACH),
     key("engine.threads", Rule::Whole(0, 1024), NOTHING),
-    key("engine.gemm", Rule::OneOf(&["openblas"]), EVERY),
-    key("engine.shard", Rule::Whole(1, 64), EVERY),
-    key("engine.gradient_groups", Rule::Whole(0, 256), EVERY),
+    key("engine.gemm", Rule::OneOf(&["openblas"]), EACH),
+    key("engine.shard", Rule::Whole(1, 64), EACH),
+    key("engine.gradient_groups", Rule::Whole(0, 256), EACH),
     key("pretrain.objective", Rule::Choice(&["mae"]), PRETRAIN),
     key("pretrain.objective.mae.mask_ratio", INSIDE, PRETRAIN),
     key("pretrain.objective.mae.encoder", Rule::OneOf(&["mask_token", "visible_only"]), PRETRAIN),
