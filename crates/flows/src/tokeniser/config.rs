@@ -44,7 +44,7 @@ impl Default for TokeniserConfig {
             normalisation: Normalisation::Features,
             quantile: true,
             log1p: true,
-            bins: 32,
+            bins: 64,
             one_hot: true,
             min_count: 5,
             max_categories: 31,

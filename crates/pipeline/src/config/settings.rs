@@ -374,7 +374,7 @@ pub struct Finetune {
     pub labels: Option<usize>,
     /// Latent values a token, where `from` is `latents`. Default 4.
     pub patch_size: usize,
-    /// Default 1,500.
+    /// Default 600.
     pub steps: u64,
     /// Rows a step. Default 512.
     pub batch_size: usize,
@@ -383,9 +383,9 @@ pub struct Finetune {
     /// Default AdamW with weight decay 0.05.
     #[serde(with = "singleton_map")]
     pub optimiser: Optimiser,
-    /// The highest learning rate. Default 1e-3.
+    /// The highest learning rate. Default 4e-3.
     pub lr: f64,
-    /// The pretrained encoder's learning rate over `lr`. Default 0.5.
+    /// The pretrained encoder's learning rate over `lr`. Default 1.
     pub encoder_lr_scale: f64,
     /// Default cosine after 10 % warm-up.
     #[serde(with = "singleton_map")]
@@ -396,7 +396,7 @@ pub struct Finetune {
     pub clip_norm: Option<f64>,
     /// Steps between lines of `metrics.jsonl`. Default 50.
     pub log_every: u64,
-    /// Steps between looks at the validation rows. Default 500.
+    /// Steps between looks at the validation rows. Default 200.
     pub eval_every: u64,
 }
 
@@ -406,17 +406,17 @@ impl Default for Finetune {
             from: FinetuneFrom::Pretrained,
             labels: None,
             patch_size: 4,
-            steps: 1500,
+            steps: 600,
             batch_size: 512,
             micro_batch: 512,
             optimiser: Optimiser::AdamW(AdamW { weight_decay: 0.05, ..AdamW::default() }),
-            lr: 1e-3,
-            encoder_lr_scale: 0.5,
+            lr: 4e-3,
+            encoder_lr_scale: 1.0,
             schedule: Schedule::Cosine(Cosine { warmup: 0.1, min_lr: 0.0 }),
             loss: Loss::default(),
             clip_norm: Some(1.0),
             log_every: 50,
-            eval_every: 500,
+            eval_every: 200,
         }
     }
 }
