@@ -1,6 +1,7 @@
 //! Every layer and loss against central differences: a row each.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use nids_nn::gradcheck::{self, Differentiable, Errors, uniform};
 use nids_nn::loss::{BceWeights, bce_with_logits, cross_entropy, mse};
@@ -34,9 +35,9 @@ fn rows() -> Vec<Row> {
         row("mixing.rs", "channels", [4, 3, 5], mixing(Channel, [5, 6], Gelu, 0.0)),
         row("mixing.rs", "channels, dropout", [4, 3, 5], mixing(Channel, [5, 6], Tanh, 0.3)),
         row("mixing.rs", "channels, wide", [3, 2, 67], mixing(Channel, [67, 3], Gelu, 0.3)),
-        row("mixing.rs", "visible tokens", [3, 4, 5], visible(Token, [7, 5, 6], 0.0, three_of_seven)),
-        row("mixing.rs", "visible tokens, some dropped", [3, 4, 5], visible(Token, [7, 5, 6], 0.4, three_of_seven)),
-        row("mixing.rs", "visible channels", [3, 4, 5], visible(Channel, [5, 5, 6], 0.4, three_of_seven)),
+        row("mixing/visible.rs", "visible tokens", [3, 4, 5], visible(Token, [7, 5, 6], 0.0, three_of_seven)),
+        row("mixing/visible.rs", "visible tokens, some dropped", [3, 4, 5], visible(Token, [7, 5, 6], 0.4, three_of_seven)),
+        row("mixing/visible.rs", "visible channels", [3, 4, 5], visible(Channel, [5, 5, 6], 0.4, three_of_seven)),
         row("residual.rs", "tokens", [4, 3, 5], residual(Token, [4, 5, 6], 0.0)),
         row("residual.rs", "tokens, some dropped", [4, 5, 6], residual(Token, [4, 6, 7], 0.4)),
         row("residual.rs", "tokens, all dropped", [4, 3, 5], residual(Token, [4, 5, 6], 0.999)),
@@ -66,7 +67,7 @@ fn gradients_match_central_differences() {
     let mut wrong = Vec::new();
     for Row { file, name, errors } in rows() {
         let Errors { params, x, f32 } = errors();
-        let line = format!("{file:14} {name:28} parameters {params:.1e}  x {x:.1e}  f32 {f32:.1e}");
+        let line = format!("{file:17} {name:28} parameters {params:.1e}  x {x:.1e}  f32 {f32:.1e}");
         // f64: the difference quotient itself is good to about 1e-9; f32: some dozens of roundings of 6e-8
         if params > 1e-6 || x > 1e-6 || f32 > 1e-5 {
             wrong.push(line);
@@ -78,11 +79,18 @@ fn gradients_match_central_differences() {
 #[test]
 fn every_file_of_layers_has_a_row() {
     let checked: BTreeSet<&str> = rows().iter().map(|row| row.file).chain(NO_LAYERS).collect();
-    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap() {
-        // a folder holds parts of the file of its name
-        let path = entry.unwrap().path().with_extension("rs");
-        let file = path.file_name().unwrap().to_str().unwrap();
-        assert!(checked.contains(file), "`{file}` has no gradient check: give it a row in `rows`");
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![src.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let file = path.strip_prefix(&src).unwrap().to_str().unwrap();
+            assert!(checked.contains(file), "`{file}` has no gradient check: give it a row in `rows`");
+        }
     }
 }
 
