@@ -23,6 +23,7 @@ fn help_is_the_manual() {
       evaluate  Compare verdicts with the labels of a file
       predict   Write a verdict for every row of a file, with or without labels
       synth     Write generated flows as CSV, shaped like UNSW-NB15
+      bench     Measure how fast this machine trains and gives verdicts
       config    Check a config and print it with every default written out
       help      Print this message or the help of the given subcommand(s)
 

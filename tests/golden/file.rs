@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use nids_nn::{ParamTable, Real};
+use nids_nn::{Gemm, ParamTable, Real};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -20,6 +20,8 @@ pub(crate) struct Stored {
 /// A file whose every tensor must be compared, or be left out for a reason.
 pub(crate) struct File {
     name: String,
+    /// What passes over the file multiply matrices with.
+    pub(crate) gemm: Gemm,
     tensors: BTreeMap<String, Stored>,
     tolerances: Tolerances,
     seen: RefCell<BTreeSet<String>>,
@@ -29,7 +31,7 @@ pub(crate) struct File {
 }
 
 impl File {
-    pub(crate) fn read(folder: &Path, name: &str, settings: &Value) -> Self {
+    pub(crate) fn read(folder: &Path, name: &str, settings: &Value, gemm: Gemm) -> Self {
         let bytes = std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let tensors = tensors.iter().map(|(name, view)| {
@@ -45,6 +47,7 @@ impl File {
         });
         Self {
             name: name.to_owned(),
+            gemm,
             tensors: tensors.collect(),
             tolerances: Tolerances::read(settings),
             seen: RefCell::default(),

@@ -93,7 +93,7 @@ impl Case<'_> {
         let params = self.file.parameters(table, &self.tensor("param."));
         let mut grads = table.zeros();
         let arena = Arena::default();
-        let cx = Cx::new(&params, &arena, Mode::Replay(masks));
+        let cx = Cx::new(&params, &arena, Mode::Replay(masks)).with(self.file.gemm, None);
         let (x, dy) = (self.input(&cx, layout, "x"), self.input(&cx, layout, "dy"));
         let [y, dx] = pass(&cx, &mut grads, x, dy);
         let (output, gradient) = if self.name == "layernorm_smallvar" {

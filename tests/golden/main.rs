@@ -14,6 +14,7 @@ mod schedules;
 
 use std::path::{Path, PathBuf};
 
+use nids_nn::Gemm;
 use serde_json::Value;
 
 use crate::file::File;
@@ -22,6 +23,7 @@ use crate::file::File;
 struct Golden {
     folder: PathBuf,
     settings: Value,
+    gemm: Gemm,
 }
 
 impl Golden {
@@ -36,11 +38,16 @@ impl Golden {
             return None;
         }
         let settings = read_json(&folder.join("settings.json"));
-        Some(Self { folder, settings })
+        Some(Self { folder, settings, gemm: Gemm::default() })
+    }
+
+    /// The folder for each backend; none where there is no folder.
+    fn of_backends() -> impl Iterator<Item = Self> {
+        [Gemm::OpenBlas, Gemm::Tiles].into_iter().filter_map(|gemm| Some(Self { gemm, ..Self::find()? }))
     }
 
     fn file(&self, name: &str) -> File {
-        File::read(&self.folder, name, &self.settings)
+        File::read(&self.folder, name, &self.settings, self.gemm)
     }
 
     /// Names of the models with a file of their own; `dropout` has another structure.
@@ -68,20 +75,20 @@ fn read_json(path: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A test in f64 and one in f32.
+/// A test in f64 and one in f32, each with both backends.
 macro_rules! parity {
     ($($name:ident: $module:ident::$check:ident;)*) => {$(
         mod $name {
             #[test]
             fn in_f64() {
-                if let Some(golden) = super::Golden::find() {
+                for golden in super::Golden::of_backends() {
                     crate::$module::$check::<f64>(&golden);
                 }
             }
 
             #[test]
             fn in_f32() {
-                if let Some(golden) = super::Golden::find() {
+                for golden in super::Golden::of_backends() {
                     crate::$module::$check::<f32>(&golden);
                 }
             }

@@ -3,7 +3,7 @@
 use nids_kernels::Arena;
 use nids_models::{Block, Classifier, Input, MixerConfig};
 use nids_nn::loss::{BceWeights, bce_with_logits};
-use nids_nn::optim::{AdamConfig, Algorithm, Optimiser, clip_grad_norm};
+use nids_nn::optim::{AdamConfig, Algorithm, Optimiser, clip, grad_norm};
 use nids_nn::{Activation, Cx, LayerNorm, Linear, Mode, ParamTable, Real, mean_tokens, patchify};
 use serde_json::Value;
 
@@ -58,7 +58,7 @@ impl Model {
         let (x, labels) = (file.values::<R>("x"), file.values::<R>("labels"));
         let b = file.get("x").shape[0];
         let arena = Arena::default();
-        let cx = Cx::new(params, &arena, mode);
+        let cx = Cx::new(params, &arena, mode).with(file.gemm, None);
         let input = cx.alloc(x.len());
         input.copy_from_slice(&x);
         let (logits, cache) = self.classifier.forward(&cx, b, input);
@@ -82,7 +82,7 @@ impl Model {
         let params = file.parameters::<R>(&table, "param.");
 
         let arena = Arena::default();
-        let cx = Cx::new(&params, &arena, Mode::Eval);
+        let cx = Cx::new(&params, &arena, Mode::Eval).with(file.gemm, None);
         let patches = cx.tensor([*n_tokens, file.get("x").shape[0], *width]);
         patchify(&file.values::<R>("x"), patches.shape, patches.data);
         let compare = |name: &str, shape, data: &[R]| file.compare(Kind::ModelOutput, name, &swap(shape, data));
@@ -174,7 +174,7 @@ impl Run<'_> {
         mut pass: impl FnMut(usize, &[R]) -> Pass<R>,
         mut after: impl FnMut(usize, &[R]),
     ) {
-        let Self { model, file, settings, history, weight_decay, clip } = *self;
+        let Self { model, file, settings, history, weight_decay, clip: max_norm } = *self;
         let adam = self.adam();
         let algorithm =
             Algorithm::Adam(AdamConfig { beta1: adam("beta1"), beta2: adam("beta2"), eps: adam("eps"), weight_decay });
@@ -182,13 +182,13 @@ impl Run<'_> {
         let mut params = start.to_vec();
         let steps = settings["runs"][history].as_array().unwrap_or_else(|| panic!("no `runs.{history}` in settings.json"));
         for (step, told) in steps.iter().enumerate() {
-            let Pass { loss, mut grads, .. } = pass(step, &params);
-            let norm = clip_grad_norm(&mut grads, clip);
+            let Pass { loss, grads, .. } = pass(step, &params);
+            let norm = grad_norm(&grads);
             for (key, ours) in [("loss_before", loss), ("grad_norm", R::from_f64(norm))] {
                 let want = told[key].as_f64().unwrap_or_else(|| panic!("no `{key}` in `runs.{history}`"));
                 file.compare_with(Kind::ModelOutput, &format!("{history}, {key} of step {}", step + 1), &[want], &[ours]);
             }
-            optimiser.step(adam("lr"), &mut params, &grads);
+            optimiser.step(adam("lr"), clip(norm, max_norm), &mut params, &grads);
             after(step + 1, &params);
         }
     }

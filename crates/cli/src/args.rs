@@ -103,6 +103,37 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Measure how fast this machine trains and gives verdicts
+    ///
+    /// Training steps of four fixed shapes (S, M, L, M32), pretraining steps of the config (mae), verdicts for many flows
+    /// (predict) and for one at a time (latency), all on generated numbers. Shares are of the fused multiply-adds that
+    /// the machine can make, measured in between.
+    Bench {
+        /// The config whose network and engine are measured; the default settings if left out
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Override one setting, as if it had been written in the file; may be repeated
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// What to measure: any of S, M, L, M32, mae, predict, latency
+        #[arg(long, value_name = "CASE", value_delimiter = ',')]
+        only: Vec<String>,
+        /// Dropout of S, M, L and M32, and stochastic depth at their last block
+        #[arg(long, value_name = "P", default_value_t = 0.1, value_parser = probability)]
+        dropout: f64,
+        /// Timed steps or passes of each; the median counts
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        steps: u32,
+        /// Workers; 0 is one a core [default: the config's]
+        #[arg(long, value_name = "N")]
+        threads: Option<u32>,
+        /// Who multiplies matrices: openblas or tiles [default: the config's]
+        #[arg(long, value_name = "BACKEND")]
+        gemm: Option<String>,
+        /// Print one JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+    },
     /// Check a config and print it with every default written out
     #[command(after_help = SETTINGS)]
     Config {
@@ -113,6 +144,11 @@ pub(crate) enum Command {
         #[arg(long = "set", value_name = "KEY=VALUE")]
         set: Vec<String>,
     },
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    let inside = text.parse().ok().filter(|p| (0.0..1.0).contains(p));
+    inside.ok_or_else(|| "expected a number from 0 to below 1".to_owned())
 }
 
 #[derive(Debug, Args)]

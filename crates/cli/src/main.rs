@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod terminal;
 
 use std::io::{self, BufWriter, Write};
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use nids_pipeline::metrics::Metrics;
+use nids_pipeline::stages::BenchOptions;
 use nids_pipeline::{Config, Error, Result, Run, artefacts, stages};
 
 use args::{Cli, Command, StageArgs};
@@ -57,6 +59,18 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Synth { rows, seed, output: path } => output(path.as_deref(), |out| stages::synth(rows as usize, seed, out)),
+        Command::Bench { config, mut set, only, dropout, steps, threads, gemm, json } => {
+            set.extend(threads.map(|threads| format!("engine.threads={threads}")));
+            set.extend(gemm.map(|gemm| format!("engine.gemm={gemm}")));
+            let config = match config {
+                Some(path) => Config::load(&path, &set)?,
+                None => Config::parse("name: bench", "the default settings", &set)?,
+            };
+            let options = BenchOptions { cases: bench::cases(&only)?, dropout, repeats: steps as usize };
+            let report = stages::bench(&config, &options)?;
+            let text = if json { bench::json(&report) } else { bench::table(&report) };
+            output(None, |out| writeln!(out, "{text}").map_err(Error::io("stdout", "write")))
+        }
         Command::Config { config, set } => {
             let text = Config::load(&config, &set)?.to_yaml();
             output(None, |out| out.write_all(text.as_bytes()).map_err(Error::io("stdout", "write")))

@@ -8,8 +8,8 @@
 
 use divan::{Bencher, black_box, counter::ItemsCount};
 use nids_kernels::{
-    Activation, AdamStep, Bias, Key, Keyed, Mask, Rows, Trans, adamw, add_branch, bias_activation_dropout, branch_gradient,
-    describe, gemm, layer_norm, layer_norm_backward, sum_of_squares,
+    Activation, AdamStep, Bias, Gemm, Key, Keyed, Mask, Mat, Rows, Store, adamw, add_branch, bias_activation_dropout,
+    branch_gradient, describe, gemm, gemm_scratch, layer_norm, layer_norm_backward, sum_of_squares,
 };
 
 const SAMPLES: [u32; 4] = [7, 1, 9, 4];
@@ -17,7 +17,7 @@ const KEPT: [u32; 4] = [0, 1, 2, 3];
 
 #[expect(clippy::print_stderr, reason = "a figure means little without the instruction set it was measured on")]
 fn main() {
-    eprintln!("{}", describe());
+    eprintln!("{}", describe(Gemm::OpenBlas));
     divan::main();
 }
 
@@ -69,8 +69,8 @@ fn tanh(bencher: Bencher<'_, '_>) {
 
 #[divan::bench(args = ["off", "keyed"])]
 fn branch_add(bencher: Bencher<'_, '_>, name: &str) {
-    let (mut y, mut x, bias) = (numbers(192 * 64, 1), numbers(192 * 64, 2), numbers(64, 3));
-    time(bencher, x.len(), || add_branch(rows(48, 64), Bias::PerColumn(&bias), mask(name), 1.0, &mut y, &mut x));
+    let (y, mut x, bias) = (numbers(192 * 64, 1), numbers(192 * 64, 2), numbers(64, 3));
+    time(bencher, x.len(), || add_branch(rows(48, 64), Bias::PerColumn(&bias), mask(name), 1.0, black_box(&y), &mut x));
 }
 
 #[divan::bench(args = ["off", "keyed"])]
@@ -97,18 +97,19 @@ fn norm(bencher: Bencher<'_, '_>, cols: usize) {
 #[divan::bench(args = [64, 128, 198])]
 fn norm_back(bencher: Bencher<'_, '_>, cols: usize) {
     let (xhat, weight, rstd) = (numbers(192 * cols, 1), vec![1.0; cols], numbers(192, 2));
-    let (mut dy, mut dx, mut dw, mut db) = (xhat.clone(), xhat.clone(), vec![0.0; cols], vec![0.0; cols]);
+    let (dy, mut dx, mut dw, mut db) = (xhat.clone(), xhat.clone(), vec![0.0; cols], vec![0.0; cols]);
     time(bencher, xhat.len(), || {
-        layer_norm_backward(rows(48, cols), &weight, black_box(&xhat), &rstd, &mut dy, &mut dx, &mut dw, &mut db);
+        layer_norm_backward(rows(48, cols), &weight, black_box(&xhat), &rstd, &dy, &mut dx, &mut dw, &mut db);
     });
 }
 
 #[divan::bench]
 fn optimiser(bencher: Bencher<'_, '_>) {
-    let step = AdamStep { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.05, bias1: 0.1, bias2: 0.001 };
+    let moments =
+        AdamStep { grad_scale: 1.0, lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.05, bias1: 0.1, bias2: 0.001 };
     let (mut p, grad) = (numbers(65_536, 1), numbers(65_536, 2));
     let (mut m, mut v) = (grad.clone(), vec![0.5; grad.len()]);
-    time(bencher, grad.len(), || adamw(step, &mut p, black_box(&grad), &mut m, &mut v));
+    time(bencher, grad.len(), || adamw(moments, &mut p, black_box(&grad), &mut m, &mut v));
 }
 
 #[divan::bench]
@@ -131,12 +132,12 @@ const PRODUCTS: [(&str, [usize; 3]); 10] = [
     ("TN", [128, 64, 192]),
 ];
 
-#[divan::bench(args = PRODUCTS)]
-fn product(bencher: Bencher<'_, '_>, (name, [m, n, k]): (&str, [usize; 3])) {
-    let trans = |byte| if name.as_bytes()[byte] == b'T' { Trans::Yes } else { Trans::No };
-    let (ta, tb) = (trans(0), trans(1));
+#[divan::bench(args = PRODUCTS, consts = [false, true])]
+fn product<const TILES: bool>(bencher: Bencher<'_, '_>, (name, [m, n, k]): (&str, [usize; 3])) {
     let (a, b, mut c) = (numbers(m * k, 1), numbers(k * n, 2), numbers(m * n, 3));
-    let lda = if ta == Trans::No { k } else { m };
-    let ldb = if tb == Trans::No { n } else { k };
-    time(bencher, 2 * m * n * k, || gemm(ta, tb, [m, n, k], 1.0, black_box(&a), lda, &b, ldb, 0.0, &mut c, n));
+    let a = if name.starts_with('N') { Mat::new(&a, k) } else { Mat::new(&a, m).t() };
+    let b = if name.ends_with('N') { Mat::new(&b, n) } else { Mat::new(&b, k).t() };
+    let backend = if TILES { Gemm::Tiles } else { Gemm::OpenBlas };
+    let mut scratch = vec![0.0; gemm_scratch(backend, [m, n, k], a, b, Store::Set)];
+    time(bencher, 2 * m * n * k, || gemm(backend, [m, n, k], black_box(a), b, Store::Set, &mut c, n, &mut scratch));
 }

@@ -1,6 +1,5 @@
 //! The pass after the first product of an MLP: bias, activation, its derivative and dropout at once.
 
-use crate::mask::CHUNK;
 use crate::simd::{simd, update};
 use crate::{Mask, Real};
 
@@ -16,13 +15,16 @@ pub enum Activation {
 impl Activation {
     /// Value and derivative at `x`.
     #[inline(always)]
-    fn eval<R: Real>(self, x: R) -> (R, R) {
+    fn eval<R: Real>(self, x: R) -> [R; 2] {
         match self {
             Self::Gelu => {
                 let (cdf, pdf) = x.normal_cdf_pdf();
-                (x * cdf, x.mul_add(pdf, cdf))
+                [x * cdf, x.mul_add(pdf, cdf)]
             }
-            Self::Tanh => x.tanh_and_derivative(),
+            Self::Tanh => {
+                let (y, dy) = x.tanh_and_derivative();
+                [y, dy]
+            }
         }
     }
 }
@@ -42,18 +44,6 @@ impl<R: Real> Bias<'_, R> {
         match self {
             Self::PerRow(bias) => assert_eq!(bias.len(), rows, "one bias a row"),
             Self::PerColumn(bias) => assert_eq!(bias.len(), cols, "one bias a column"),
-        }
-    }
-
-    /// The bias of `len` elements of row `row` from column `col` on; one number for all of them is spread over `scratch`.
-    #[inline(always)]
-    pub(crate) fn run<'s>(&'s self, row: usize, col: usize, len: usize, scratch: &'s mut [R; CHUNK]) -> &'s [R] {
-        match self {
-            Self::PerRow(bias) => {
-                *scratch = [bias[row]; CHUNK];
-                &scratch[..len]
-            }
-            Self::PerColumn(bias) => &bias[col..][..len],
         }
     }
 }
@@ -97,30 +87,72 @@ fn body<R: Real>(
     rows: usize,
     cols: usize,
     h: &mut [R],
-    derivative: Option<&mut [R]>,
+    mut derivative: Option<&mut [R]>,
 ) {
-    let (mut unwanted, mut spread) = ([R::zero(); CHUNK], [R::zero(); CHUNK]);
-    let mut derivative = derivative;
-    mask.for_each_chunk(
+    // decided once a run, so that the loops within have no choice left
+    mask.for_each_run(
         rows,
         cols,
         #[inline(always)]
-        |row, col, multipliers| {
-            let (start, len) = (row * cols + col, multipliers.len());
-            let d = match &mut derivative {
-                Some(derivative) => &mut derivative[start..][..len],
-                None => &mut unwanted[..len],
-            };
-            let bias = bias.run(row, col, len, &mut spread);
-            update(
-                [&mut h[start..][..len], d],
-                [bias, multipliers],
-                #[inline(always)]
-                |[h, _], [b, m]| {
-                    let (y, dy) = activation.eval(h + b);
-                    [y * m, dy * m]
-                },
-            );
+        |row, col, len, multipliers| {
+            let start = row * cols + col;
+            let h = &mut h[start..][..len];
+            match (&mut derivative, bias, multipliers) {
+                (Some(d), Bias::PerRow(bias), None) => update(
+                    [h, &mut d[start..][..len]],
+                    [],
+                    #[inline(always)]
+                    |[h, _], []| activation.eval(h + bias[row]),
+                ),
+                (Some(d), Bias::PerColumn(bias), None) => update(
+                    [h, &mut d[start..][..len]],
+                    [&bias[col..][..len]],
+                    #[inline(always)]
+                    |[h, _], [b]| activation.eval(h + b),
+                ),
+                (Some(d), Bias::PerRow(bias), Some(m)) => update(
+                    [h, &mut d[start..][..len]],
+                    [m],
+                    #[inline(always)]
+                    |[h, _], [m]| {
+                        let [y, dy] = activation.eval(h + bias[row]);
+                        [y * m, dy * m]
+                    },
+                ),
+                (Some(d), Bias::PerColumn(bias), Some(m)) => update(
+                    [h, &mut d[start..][..len]],
+                    [&bias[col..][..len], m],
+                    #[inline(always)]
+                    |[h, _], [b, m]| {
+                        let [y, dy] = activation.eval(h + b);
+                        [y * m, dy * m]
+                    },
+                ),
+                (None, Bias::PerRow(bias), None) => update(
+                    [h],
+                    [],
+                    #[inline(always)]
+                    |[h], []| [activation.eval(h + bias[row])[0]],
+                ),
+                (None, Bias::PerColumn(bias), None) => update(
+                    [h],
+                    [&bias[col..][..len]],
+                    #[inline(always)]
+                    |[h], [b]| [activation.eval(h + b)[0]],
+                ),
+                (None, Bias::PerRow(bias), Some(m)) => update(
+                    [h],
+                    [m],
+                    #[inline(always)]
+                    |[h], [m]| [activation.eval(h + bias[row])[0] * m],
+                ),
+                (None, Bias::PerColumn(bias), Some(m)) => update(
+                    [h],
+                    [&bias[col..][..len], m],
+                    #[inline(always)]
+                    |[h], [b, m]| [activation.eval(h + b)[0] * m],
+                ),
+            }
         },
     );
 }
@@ -134,13 +166,15 @@ pub fn dropout_rows<R: Real>(mask: Mask<'_, R>, cols: usize, x: &mut [R]) {
     simd(
         #[inline(always)]
         || {
-            mask.for_each_chunk(
+            mask.for_each_run(
                 rows,
                 cols,
                 #[inline(always)]
-                |row, col, multipliers| {
-                    let x = &mut x[row * cols + col..][..multipliers.len()];
-                    update([x], [multipliers], |[x], [m]| [x * m]);
+                |row, col, len, multipliers| {
+                    if let Some(multipliers) = multipliers {
+                        let x = &mut x[row * cols + col..][..len];
+                        update([x], [multipliers], |[x], [m]| [x * m]);
+                    }
                 },
             );
         },

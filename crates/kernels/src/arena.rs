@@ -1,6 +1,6 @@
 //! The memory of one pass: handed out in order, taken back all at once.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
 
 use crate::{Buffer, Real};
@@ -28,6 +28,7 @@ pub struct Arena<R: Real> {
     chunks: RefCell<Vec<Buffer<R>>>,
     /// Numbers handed out of the last chunk.
     used: Cell<usize>,
+    scratch: RefCell<Buffer<R>>,
 }
 
 impl<R: Real> Arena<R> {
@@ -58,6 +59,18 @@ impl<R: Real> Arena<R> {
         slice
     }
 
+    /// `len` numbers for the length of one kernel, with nothing certain in them; they last no longer than the answer.
+    ///
+    /// # Panics
+    /// If the last answer still lives.
+    pub fn scratch(&self, len: usize) -> RefMut<'_, [R]> {
+        let mut scratch = self.scratch.borrow_mut();
+        if scratch.len() < len {
+            *scratch = Buffer::zeros(len);
+        }
+        RefMut::map(scratch, |scratch| &mut scratch[..len])
+    }
+
     /// Takes every slice back. Where a pass needed several chunks they become one, so that the next pass does not allocate.
     pub fn reset(&mut self) {
         let chunks = self.chunks.get_mut();
@@ -71,7 +84,7 @@ impl<R: Real> Arena<R> {
 
     /// Numbers that the arena holds memory for.
     pub fn capacity(&self) -> usize {
-        self.chunks.borrow().iter().map(Buffer::capacity).sum()
+        self.chunks.borrow().iter().map(Buffer::capacity).sum::<usize>() + self.scratch.borrow().len()
     }
 }
 

@@ -72,6 +72,12 @@ impl<R: Real> Drop for Buffer<R> {
     }
 }
 
+impl<R: Real> Default for Buffer<R> {
+    fn default() -> Self {
+        Self::zeros(0)
+    }
+}
+
 impl<R: Real> Clone for Buffer<R> {
     fn clone(&self) -> Self {
         let mut copy = Self::zeros(self.len);

@@ -1,214 +1,247 @@
-//! The one file that knows BLAS.
+//! Matrix products behind one seam: OpenBLAS or our own tiles.
 
-use std::ffi::{CStr, c_char, c_int};
-use std::sync::Once;
+use crate::transpose::transpose;
+use crate::{Real, hadamard};
 
-use cblas_sys::{CBLAS_LAYOUT, CBLAS_TRANSPOSE};
-use openblas_src as _; // links the library
+mod openblas;
+mod tiles;
 
-use crate::{Real, simd};
+pub(crate) use openblas::Blas;
+pub use openblas::is_thread_safe;
+pub use tiles::peak;
 
-/// Whether an operand is read transposed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trans {
-    /// As stored.
-    No,
-    /// Rows and columns exchanged.
-    Yes,
+/// Who multiplies matrices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gemm {
+    /// OpenBLAS, on this thread alone.
+    #[default]
+    OpenBlas,
+    /// Register tiles over operands as they lie, without packing: for products whose operands are in the cache already.
+    Tiles,
 }
 
-/// c = alpha · op(a) · op(b) + beta · c, row-major, on this thread alone.
+/// What becomes of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// c = a · b; what `c` held is not read.
+    Set,
+    /// c += a · b
+    Add,
+    /// c *= a · b, element by element: a gradient through a stored derivative.
+    Times,
+}
+
+/// A matrix as it lies: rows `ld` numbers apart, read as it is or transposed.
+#[derive(Clone, Copy, Debug)]
+pub struct Mat<'a, R> {
+    data: &'a [R],
+    ld: usize,
+    transposed: bool,
+}
+
+impl<'a, R> Mat<'a, R> {
+    /// Rows `ld` numbers apart.
+    pub fn new(data: &'a [R], ld: usize) -> Self {
+        Self { data, ld, transposed: false }
+    }
+
+    /// The same numbers, rows and columns exchanged.
+    #[must_use]
+    pub fn t(self) -> Self {
+        Self { transposed: !self.transposed, ..self }
+    }
+
+    /// Asserts that the memory holds `[rows, cols]`, as read.
+    fn check(&self, name: &str, [rows, cols]: [usize; 2]) {
+        let (rows, cols) = if self.transposed { (cols, rows) } else { (rows, cols) };
+        check(name, self.data, [rows, cols], self.ld);
+    }
+}
+
+fn check<R>(name: &str, data: &[R], [rows, cols]: [usize; 2], ld: usize) {
+    let fits = rows == 0 || cols == 0 || (ld >= cols && data.len() >= (rows - 1) * ld + cols);
+    assert!(fits, "{name}: {} numbers for {rows} x {cols}, ld {ld}", data.len());
+}
+
+/// c = a · b, c += a · b or c *= a · b, on this thread alone.   a: [m, k]   b: [k, n]   c: [m, n], rows `ldc` apart
 ///
-/// op(a): [m, k]   op(b): [k, n]   c: [m, n]; `lda`, `ldb`, `ldc` are the distances between stored rows. Where `beta` is 0,
-/// what `c` held is not read.
+/// `scratch` is overwritten; it must be [`gemm_scratch`] long.
 ///
 /// # Panics
 /// If a slice is too short for its sizes.
 pub fn gemm<R: Real>(
-    ta: Trans,
-    tb: Trans,
-    [m, n, k]: [usize; 3],
-    alpha: R,
-    a: &[R],
-    lda: usize,
-    b: &[R],
-    ldb: usize,
-    beta: R,
+    gemm: Gemm,
+    sizes: [usize; 3],
+    a: Mat<'_, R>,
+    b: Mat<'_, R>,
+    store: Store,
     c: &mut [R],
     ldc: usize,
+    scratch: &mut [R],
 ) {
-    let fits =
-        |len: usize, rows: usize, cols: usize, ld: usize| ld >= cols && (rows == 0 || cols == 0 || len >= (rows - 1) * ld + cols);
-    let (rows_a, cols_a) = if ta == Trans::No { (m, k) } else { (k, m) };
-    let (rows_b, cols_b) = if tb == Trans::No { (k, n) } else { (n, k) };
-    assert!(fits(a.len(), rows_a, cols_a, lda), "a: {} numbers for {rows_a} x {cols_a}, ld {lda}", a.len());
-    assert!(fits(b.len(), rows_b, cols_b, ldb), "b: {} numbers for {rows_b} x {cols_b}, ld {ldb}", b.len());
-    assert!(fits(c.len(), m, n, ldc), "c: {} numbers for {m} x {n}, ld {ldc}", c.len());
+    let [m, n, k] = sizes;
+    a.check("a", [m, k]);
+    b.check("b", [k, n]);
+    check("c", c, [m, n], ldc);
     if m == 0 || n == 0 {
         return;
     }
-    single_threaded();
-    // BLAS wants a distance of at least 1 also where k is 0 and nothing is read
-    let (lda, ldb) = (lda.max(1), ldb.max(1));
-    // SAFETY: the slices cover what the sizes and leading dimensions reach, as asserted above; `c` is borrowed uniquely.
-    unsafe { R::raw_gemm(ta, tb, [m, n, k], alpha, a.as_ptr(), lda, b.as_ptr(), ldb, beta, c.as_mut_ptr(), ldc) }
-}
-
-/// The BLAS and the instruction set in use, for run logs: results are the same bytes only where these are the same.
-pub fn describe() -> String {
-    single_threaded();
-    // SAFETY: both return pointers to constant C strings.
-    let (config, core) = unsafe { (CStr::from_ptr(openblas_get_config()), CStr::from_ptr(openblas_get_corename())) };
-    let config = config.to_string_lossy();
-    let version = config.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-    format!("{version} ({}), {} kernels", core.to_string_lossy(), simd::name())
-}
-
-/// Whether products may run on several threads at once. They may not with the serial build of OpenBLAS, whose buffers are
-/// shared without locks: results are then silently wrong.
-pub fn is_thread_safe() -> bool {
-    // SAFETY: returns a constant of the build: 0 serial, 1 pthreads, 2 OpenMP.
-    unsafe { openblas_get_parallel() != 0 }
-}
-
-unsafe extern "C" {
-    fn openblas_get_parallel() -> c_int;
-    fn openblas_set_num_threads(threads: c_int);
-    fn openblas_get_config() -> *const c_char;
-    fn openblas_get_corename() -> *const c_char;
-}
-
-/// Parallelism is ours, over shards; OpenBLAS's own threads would lose on products this small.
-fn single_threaded() {
-    static ONCE: Once = Once::new();
-    // SAFETY: sets a process-wide number before the first product.
-    ONCE.call_once(|| unsafe { openblas_set_num_threads(1) });
-}
-
-/// The products of BLAS for one number type.
-pub trait Blas: Sized {
-    /// cblas_sgemm or cblas_dgemm.
-    ///
-    /// # Safety
-    /// The pointers must be valid for the sizes and leading dimensions, and `c` must not overlap `a` or `b`.
-    #[doc(hidden)]
-    unsafe fn raw_gemm(
-        ta: Trans,
-        tb: Trans,
-        sizes: [usize; 3],
-        alpha: Self,
-        a: *const Self,
-        lda: usize,
-        b: *const Self,
-        ldb: usize,
-        beta: Self,
-        c: *mut Self,
-        ldc: usize,
-    );
-}
-
-macro_rules! blas {
-    ($real:ty, $gemm:path) => {
-        impl Blas for $real {
-            unsafe fn raw_gemm(
-                ta: Trans,
-                tb: Trans,
-                [m, n, k]: [usize; 3],
-                alpha: Self,
-                a: *const Self,
-                lda: usize,
-                b: *const Self,
-                ldb: usize,
-                beta: Self,
-                c: *mut Self,
-                ldc: usize,
-            ) {
-                let int = |x: usize| c_int::try_from(x).expect("a matrix dimension fits a C int");
-                let op = |t| if t == Trans::Yes { CBLAS_TRANSPOSE::CblasTrans } else { CBLAS_TRANSPOSE::CblasNoTrans };
-                // SAFETY: the caller's promise is the one of this function.
-                unsafe {
-                    $gemm(
-                        CBLAS_LAYOUT::CblasRowMajor,
-                        op(ta),
-                        op(tb),
-                        int(m),
-                        int(n),
-                        int(k),
-                        alpha,
-                        a,
-                        int(lda),
-                        b,
-                        int(ldb),
-                        beta,
-                        c,
-                        int(ldc),
-                    );
-                }
-            }
+    match (gemm, plan(sizes, a, b)) {
+        (Gemm::OpenBlas, _) if store == Store::Times => {
+            let product = &mut scratch[..m * n];
+            openblas::gemm(sizes, a, b, Store::Set, product, n);
+            product.chunks_exact(n).zip(c.chunks_mut(ldc)).for_each(|(product, c)| hadamard(&mut c[..n], product));
         }
-    };
+        (Gemm::OpenBlas, _) => openblas::gemm(sizes, a, b, store, c, ldc),
+        (Gemm::Tiles, Plan::AsStored) => tiles::gemm(sizes, a, b, store, c, ldc),
+        (Gemm::Tiles, Plan::TransposeB) => {
+            let bt = &mut scratch[..n * k];
+            transpose(Store::Set, [n, k], b.data, b.ld, bt, n);
+            tiles::gemm(sizes, a, Mat::new(bt, n), store, c, ldc);
+        }
+        (Gemm::Tiles, Plan::Swap) => {
+            let (product, at) = scratch.split_at_mut(m * n);
+            let at = if a.transposed {
+                a.t()
+            } else {
+                transpose(Store::Set, [m, k], a.data, a.ld, &mut at[..m * k], m);
+                Mat::new(&at[..m * k], m)
+            };
+            tiles::gemm([n, m, k], b.t(), at, Store::Set, product, m);
+            transpose(store, [n, m], product, m, c, ldc);
+        }
+    }
 }
 
-blas!(f32, cblas_sys::cblas_sgemm);
-blas!(f64, cblas_sys::cblas_dgemm);
+/// Numbers of scratch that a product needs.
+pub fn gemm_scratch<R: Real>(gemm: Gemm, sizes: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>, store: Store) -> usize {
+    let [m, n, k] = sizes;
+    match (gemm, plan(sizes, a, b)) {
+        (Gemm::OpenBlas, _) if store == Store::Times => m * n,
+        (Gemm::OpenBlas, _) | (Gemm::Tiles, Plan::AsStored) => 0,
+        (Gemm::Tiles, Plan::TransposeB) => n * k,
+        (Gemm::Tiles, Plan::Swap) => m * n + if a.transposed { 0 } else { m * k },
+    }
+}
+
+/// How tiles, which read rows of `b`, come by them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plan {
+    AsStored,
+    /// b is transposed into scratch.
+    TransposeB,
+    /// cᵀ = bᵀ · aᵀ goes to scratch, and from there into c.
+    Swap,
+}
+
+fn plan<R: Copy>([m, n, k]: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>) -> Plan {
+    let transposed = [m * n + if a.transposed { 0 } else { m * k }, n * k];
+    match b.transposed {
+        false => Plan::AsStored,
+        true if transposed[0] < transposed[1] => Plan::Swap,
+        true => Plan::TransposeB,
+    }
+}
+
+/// What does the sums, for run logs: results are the same bytes only where this is the same.
+pub fn describe(gemm: Gemm) -> String {
+    match gemm {
+        Gemm::OpenBlas => format!("{}, {} kernels", openblas::describe(), crate::simd::name()),
+        Gemm::Tiles => format!("tiles, {} kernels", crate::simd::name()),
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{assert_close, cast, numbers};
+    use crate::testing::{assert_close, cast, each_arch, numbers};
 
     /// Rows are `pad` longer than a matrix is wide; `c` holds NaN where it must not be read.
-    fn check<R: Real>(ta: Trans, tb: Trans, [m, n, k]: [usize; 3], pad: usize, alpha: f64, beta: f64) {
-        let stored = |trans, rows, cols| if trans == Trans::No { (rows, cols) } else { (cols, rows) };
+    fn check<R: Real>(backend: Gemm, [ta, tb]: [bool; 2], [m, n, k]: [usize; 3], pad: usize, store: Store) {
+        let stored = |transposed, rows, cols| if transposed { (cols, rows) } else { (rows, cols) };
         let ((rows_a, cols_a), (rows_b, cols_b)) = (stored(ta, m, k), stored(tb, k, n));
         let (lda, ldb, ldc) = (cols_a + pad, cols_b + 2 * pad, n + 3 * pad);
         let (a, b, c) = (numbers(1, rows_a * lda), numbers(2, rows_b * ldb), numbers(3, m * ldc));
-        let at = |trans, x: &[f64], ld: usize, i: usize, j: usize| if trans == Trans::No { x[i * ld + j] } else { x[j * ld + i] };
+        let at = |transposed, x: &[f64], ld: usize, i: usize, j: usize| if transposed { x[j * ld + i] } else { x[i * ld + j] };
         let mut got: Vec<R> = cast(&c);
         let mut want = c.clone();
         for i in 0..m {
             for j in 0..n {
                 let sum: f64 = (0..k).map(|l| at(ta, &a, lda, i, l) * at(tb, &b, ldb, l, j)).sum();
-                want[i * ldc + j] = alpha * sum + beta * want[i * ldc + j];
-                if beta == 0.0 {
-                    got[i * ldc + j] = R::nan();
+                let out = &mut want[i * ldc + j];
+                match store {
+                    Store::Set => {
+                        *out = sum;
+                        got[i * ldc + j] = R::nan();
+                    }
+                    Store::Add => *out += sum,
+                    Store::Times => *out *= sum,
                 }
             }
         }
-        let real = R::from_f64;
-        gemm(ta, tb, [m, n, k], real(alpha), &cast(&a), lda, &cast(&b), ldb, real(beta), &mut got, ldc);
+        let (a, b) = (cast::<R>(&a), cast::<R>(&b));
+        let (mut a, mut b) = (Mat::new(&a, lda), Mat::new(&b, ldb));
+        if ta {
+            a = a.t();
+        }
+        if tb {
+            b = b.t();
+        }
+        let sizes = [m, n, k];
+        let mut scratch = vec![R::nan(); gemm_scratch(backend, sizes, a, b, store)];
+        gemm(backend, sizes, a, b, store, &mut got, ldc, &mut scratch);
         assert_close(&got, &want);
+    }
+
+    fn check_all(sizes: [usize; 3], pad: usize, store: Store) {
+        for ta in [false, true] {
+            for tb in [false, true] {
+                check::<f32>(Gemm::OpenBlas, [ta, tb], sizes, pad, store);
+                check::<f64>(Gemm::OpenBlas, [ta, tb], sizes, pad, store);
+                each_arch(|| {
+                    check::<f32>(Gemm::Tiles, [ta, tb], sizes, pad, store);
+                    check::<f64>(Gemm::Tiles, [ta, tb], sizes, pad, store);
+                });
+            }
+        }
     }
 
     proptest! {
         #[test]
         fn product_is_the_triple_loop(
-            m in 0..20_usize, n in 0..40_usize, k in 0..70_usize, pad in 0..4_usize,
-            alpha in prop::sample::select(&[1.0, -0.5][..]), beta in prop::sample::select(&[0.0, 1.0, 0.5][..]),
+            m in 0..20_usize, n in 0..70_usize, k in 0..70_usize, pad in 0..4_usize,
+            store in prop::sample::select(&[Store::Set, Store::Add, Store::Times][..]),
         ) {
-            for ta in [Trans::No, Trans::Yes] {
-                for tb in [Trans::No, Trans::Yes] {
-                    check::<f32>(ta, tb, [m, n, k], pad, alpha, beta);
-                    check::<f64>(ta, tb, [m, n, k], pad, alpha, beta);
-                }
-            }
+            check_all([m, n, k], pad, store);
         }
     }
 
     #[test]
-    fn an_empty_sum_is_beta_c() {
-        for (ta, tb) in [(Trans::No, Trans::No), (Trans::No, Trans::Yes), (Trans::Yes, Trans::No), (Trans::Yes, Trans::Yes)] {
-            for beta in [0.0, 1.0, 0.5] {
-                check::<f32>(ta, tb, [2, 3, 0], 0, 1.0, beta);
-            }
+    fn an_empty_sum_is_zero() {
+        for store in [Store::Set, Store::Add, Store::Times] {
+            check_all([2, 3, 0], 0, store);
         }
+    }
+
+    #[test]
+    fn tiles_give_the_same_bits_for_every_instruction_set() {
+        let (m, n, k) = (13, 75, 61);
+        let (a, b) = (cast::<f32>(&numbers(1, m * k)), cast::<f32>(&numbers(2, k * n)));
+        let mut first: Option<Vec<u32>> = None;
+        each_arch(|| {
+            let mut c = vec![f32::NAN; m * n];
+            gemm(Gemm::Tiles, [m, n, k], Mat::new(&a, k), Mat::new(&b, n), Store::Set, &mut c, n, &mut []);
+            let bits: Vec<u32> = c.iter().map(|x| x.to_bits()).collect();
+            assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits);
+        });
     }
 
     #[test]
     #[should_panic(expected = "a: 5 numbers for 2 x 3, ld 3")]
     fn a_slice_too_short_is_refused() {
-        gemm(Trans::No, Trans::No, [2, 1, 3], 1.0, &[0.0; 5], 3, &[0.0; 3], 1, 0.0, &mut [0.0; 2], 1);
+        let (a, b, mut c) = ([0.0; 5], [0.0; 3], [0.0; 2]);
+        gemm(Gemm::Tiles, [2, 1, 3], Mat::new(&a, 3), Mat::new(&b, 1), Store::Set, &mut c, 1, &mut []);
     }
 }

@@ -18,6 +18,7 @@ mod activation;
 mod arena;
 mod buffer;
 mod gemm;
+mod lanes;
 mod mask;
 mod norm;
 mod optim;
@@ -28,15 +29,17 @@ mod residual;
 mod simd;
 #[cfg(test)]
 mod testing;
+mod transpose;
 
 pub use activation::{Activation, Bias, bias_activation_dropout, dropout_rows};
 pub use arena::Arena;
 pub use buffer::Buffer;
-pub use gemm::{Trans, describe, gemm, is_thread_safe};
+pub use gemm::{Gemm, Mat, Store, describe, gemm, gemm_scratch, is_thread_safe, peak};
 pub use mask::{Keyed, Mask};
-pub use norm::{layer_norm, layer_norm_backward, layer_norm_output};
+pub use norm::{layer_norm, layer_norm_backward, layer_norm_infer, layer_norm_output};
 pub use optim::{AdamStep, adam, adamw, clip_scale, scale, sum_of_squares};
 pub use philox::{Key, Stream};
 pub use real::Real;
-pub use reduce::{add_assign, add_column_sums, add_row_sums, hadamard};
+pub use reduce::{add_assign, add_bias, add_column_sums, add_row_sums, hadamard};
 pub use residual::{Rows, add_branch, branch_gradient};
+pub use transpose::transpose;

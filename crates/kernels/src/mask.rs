@@ -4,7 +4,7 @@ use crate::philox::{self, Key};
 use crate::{Real, simd::simd};
 
 /// Elements of a row whose mask is drawn together: one batch of Philox lanes, 16 bits an element.
-pub(crate) const CHUNK: usize = 64;
+const CHUNK: usize = 64;
 
 /// Where the multipliers of dropout come from: 0 for a dropped element, 1 / (1 - p) for a kept one.
 #[derive(Clone, Copy, Debug)]
@@ -31,25 +31,21 @@ pub struct Keyed<'m> {
 }
 
 impl<R: Real> Mask<'_, R> {
-    /// Calls `apply(row, col, multipliers)` for runs of at most [`CHUNK`] elements, none over the end of a row, that together
-    /// cover the `[rows, cols]` matrix in order; `row` and `col` are those of the first element.
+    /// Calls `apply(row, col, len, multipliers)` for runs of elements, none over the end of a row, that together cover the
+    /// `[rows, cols]` matrix in order; `row` and `col` are those of the first element. A mask that is off has no multipliers.
     #[inline(always)]
-    pub(crate) fn for_each_chunk(self, rows: usize, cols: usize, mut apply: impl FnMut(usize, usize, &[R])) {
+    pub(crate) fn for_each_run(self, rows: usize, cols: usize, mut apply: impl FnMut(usize, usize, usize, Option<&[R]>)) {
         match self {
+            // a plain loop: a closure on the way would be compiled without the instructions
             Mask::Off => {
-                let ones = [R::one(); CHUNK];
                 for row in 0..rows {
-                    for col in (0..cols).step_by(CHUNK) {
-                        apply(row, col, &ones[..CHUNK.min(cols - col)]);
-                    }
+                    apply(row, 0, cols, None);
                 }
             }
             Mask::Given(multipliers) => {
                 assert_eq!(multipliers.len(), rows * cols, "one multiplier an element");
-                for row in 0..rows {
-                    for (i, chunk) in multipliers[row * cols..][..cols].chunks(CHUNK).enumerate() {
-                        apply(row, i * CHUNK, chunk);
-                    }
+                for (row, multipliers) in multipliers.chunks_exact(cols).enumerate() {
+                    apply(row, 0, cols, Some(multipliers));
                 }
             }
             Mask::Keyed(keyed) => {
@@ -80,7 +76,8 @@ impl<R: Real> Mask<'_, R> {
                     }
                     for (at, multipliers) in places.iter().zip(&multipliers).take(left) {
                         let col = at.chunk * CHUNK;
-                        apply(at.row, col, &multipliers[..CHUNK.min(cols - col)]);
+                        let len = CHUNK.min(cols - col);
+                        apply(at.row, col, len, Some(&multipliers[..len]));
                     }
                     place = places[1].next(b, chunks_per_row);
                     left = left.saturating_sub(2);
@@ -98,11 +95,17 @@ impl<R: Real> Mask<'_, R> {
         simd(
             #[inline(always)]
             || {
-                self.for_each_chunk(
+                self.for_each_run(
                     rows,
                     cols,
                     #[inline(always)]
-                    |row, col, multipliers| out[row * cols + col..][..multipliers.len()].copy_from_slice(multipliers),
+                    |row, col, len, multipliers| {
+                        let out = &mut out[row * cols + col..][..len];
+                        match multipliers {
+                            Some(multipliers) => out.copy_from_slice(multipliers),
+                            None => out.fill(R::one()),
+                        }
+                    },
                 );
             },
         );

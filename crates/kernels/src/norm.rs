@@ -1,7 +1,9 @@
 //! LayerNorm over the last axis (Ba et al. 2016), on the rows of a shard that take part.
 
-use crate::reduce::{dot, sum};
-use crate::simd::{simd, update};
+use pulp::{Simd, WithSimd};
+
+use crate::lanes::{Row, inside};
+use crate::simd::{arch, simd, update};
 use crate::{Real, Rows};
 
 /// y = xhat · weight + bias, xhat = (x - mean) · rstd, rstd = 1 / sqrt(var + eps).
@@ -22,28 +24,90 @@ pub fn layer_norm<R: Real>(
 ) {
     rows.check(x, xhat);
     assert!(y.len() == xhat.len() && rstd.len() == rows.len() && weight.len() == rows.cols && bias.len() == rows.cols);
-    simd(
-        #[inline(always)]
-        || {
-            let d = rows.cols;
-            let n = R::from_f64(d as f64);
-            for row in 0..rows.len() {
-                let x = &x[rows.full(row) * d..][..d];
-                let xhat = &mut xhat[row * d..][..d];
-                let mean = sum(x) / n;
-                update([&mut *xhat], [x], |_, [x]| [x - mean]);
-                // the rounding of the mean, which matters where a row is nearly constant
-                let rest = sum(xhat) / n;
-                let r = R::one() / (dot(xhat, xhat) / n - rest * rest + eps).sqrt();
-                rstd[row] = r;
+    let keep = Some((xhat, rstd));
+    arch().dispatch(Forward { rows, eps, weight, bias, x, keep, y });
+}
+
+/// y = LN(x) of whole rows, for passes without backward; the same bits as [`layer_norm`] gives.   x, y: [rows, d]
+///
+/// # Panics
+/// If lengths do not fit, or `d` is 0.
+pub fn layer_norm_infer<R: Real>(eps: R, weight: &[R], bias: &[R], x: &[R], y: &mut [R]) {
+    let d = weight.len();
+    assert!(x.len() == y.len() && bias.len() == d && x.len().is_multiple_of(d));
+    let rows = Rows { outer: x.len() / d, b: 1, cols: d, kept: &[0] };
+    arch().dispatch(Forward { rows, eps, weight, bias, x, keep: None, y });
+}
+
+/// Checked: every slice covers its rows.
+struct Forward<'a, R> {
+    rows: Rows<'a>,
+    eps: R,
+    weight: &'a [R],
+    bias: &'a [R],
+    x: &'a [R],
+    /// xhat and rstd, for backward.
+    keep: Option<(&'a mut [R], &'a mut [R])>,
+    y: &'a mut [R],
+}
+
+impl<R: Real> WithSimd for Forward<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { rows, eps, weight, bias, x, mut keep, y } = self;
+        let d = rows.cols;
+        let n = R::from_f64(d as f64);
+        let inside = inside::<S, R>(simd, d);
+        rows.each(
+            #[inline(always)]
+            |row, full| {
+                let x = Row::<S, R>::new(simd, &x[full * d..][..d]);
                 let y = &mut y[row * d..][..d];
-                update([xhat, y], [weight, bias], |[centred, _], [w, b]| {
-                    let xhat = (centred - rest) * r;
-                    [xhat, xhat.mul_add(w, b)]
-                });
-            }
-        },
-    );
+                let mut total = x.zero();
+                x.each(
+                    #[inline(always)]
+                    |x, _| total = R::add_lanes(simd, total, x),
+                );
+                let mean = R::splat(simd, R::sum_lanes(simd, total) / n);
+                // the rounding of the mean, which matters where a row is nearly constant
+                let (mut rest, mut square) = (x.zero(), x.zero());
+                x.each(
+                    #[inline(always)]
+                    |x, place| {
+                        let mut centred = R::sub_lanes(simd, x, mean);
+                        if place.is_partial {
+                            centred = R::mul_lanes(simd, centred, inside);
+                        }
+                        rest = R::add_lanes(simd, rest, centred);
+                        square = R::mul_add_lanes(simd, centred, centred, square);
+                    },
+                );
+                let rest = R::sum_lanes(simd, rest) / n;
+                let r = R::one() / (R::sum_lanes(simd, square) / n - rest * rest + eps).sqrt();
+                let (rest, scale) = (R::splat(simd, rest), R::splat(simd, r));
+                let mut xhat = match &mut keep {
+                    Some((xhat, rstd)) => {
+                        rstd[row] = r;
+                        Some(&mut xhat[row * d..][..d])
+                    }
+                    None => None,
+                };
+                let (weight, bias) = (Row::new(simd, weight), Row::new(simd, bias));
+                x.each(
+                    #[inline(always)]
+                    |x, place| {
+                        let normed = R::mul_lanes(simd, R::sub_lanes(simd, R::sub_lanes(simd, x, mean), rest), scale);
+                        if let Some(xhat) = &mut xhat {
+                            place.store(simd, xhat, normed);
+                        }
+                        place.store(simd, y, R::mul_add_lanes(simd, normed, weight.at(place), bias.at(place)));
+                    },
+                );
+            },
+        );
+    }
 }
 
 /// y = xhat · weight + bias: the output again, which forward does not keep.   xhat, y: [rows, d]
@@ -66,7 +130,7 @@ pub fn layer_norm_output<R: Real>(weight: &[R], bias: &[R], xhat: &[R], y: &mut 
 /// dx += rstd · (dxhat - mean(dxhat) - xhat · mean(dxhat · xhat)), dxhat = dy · weight;
 /// dweight += Σ dy · xhat;   dbias += Σ dy.
 ///
-/// dy, xhat: [outer, kept, d]   rstd: [outer, kept]   dx: [outer, b, d]   dweight, dbias: `[d]`; dy is overwritten.
+/// dy, xhat: [outer, kept, d]   rstd: [outer, kept]   dx: [outer, b, d]   dweight, dbias: `[d]`
 ///
 /// # Panics
 /// If lengths do not fit.
@@ -75,7 +139,7 @@ pub fn layer_norm_backward<R: Real>(
     weight: &[R],
     xhat: &[R],
     rstd: &[R],
-    dy: &mut [R],
+    dy: &[R],
     dx: &mut [R],
     dweight: &mut [R],
     dbias: &mut [R],
@@ -83,24 +147,62 @@ pub fn layer_norm_backward<R: Real>(
     rows.check(dx, xhat);
     let d = rows.cols;
     assert!(dy.len() == xhat.len() && rstd.len() == rows.len() && weight.len() == d && dweight.len() == d && dbias.len() == d);
-    simd(
-        #[inline(always)]
-        || {
-            let n = R::from_f64(d as f64);
-            for row in 0..rows.len() {
-                let xhat = &xhat[row * d..][..d];
-                let dy = &mut dy[row * d..][..d];
-                update([&mut *dy, &mut *dweight, &mut *dbias], [xhat, weight], |[dy, dw, db], [xhat, w]| {
-                    [dy * w, dy.mul_add(xhat, dw), db + dy]
-                });
-                let mean_d = sum(dy) / n;
-                let mean_dx = dot(dy, xhat) / n;
-                let r = rstd[row];
-                let dx = &mut dx[rows.full(row) * d..][..d];
-                update([dx], [dy, xhat], |[dx], [dxhat, xhat]| [dx + r * (dxhat - mean_d - xhat * mean_dx)]);
-            }
-        },
-    );
+    arch().dispatch(Backward { rows, weight, xhat, rstd, dy, dx, dweight, dbias });
+}
+
+/// Checked: every slice covers its rows.
+struct Backward<'a, R> {
+    rows: Rows<'a>,
+    weight: &'a [R],
+    xhat: &'a [R],
+    rstd: &'a [R],
+    dy: &'a [R],
+    dx: &'a mut [R],
+    dweight: &'a mut [R],
+    dbias: &'a mut [R],
+}
+
+impl<R: Real> WithSimd for Backward<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { rows, weight, xhat, rstd, dy, dx, dweight, dbias } = self;
+        let d = rows.cols;
+        let n = R::from_f64(d as f64);
+        let weight = Row::<S, R>::new(simd, weight);
+        rows.each(
+            #[inline(always)]
+            |row, full| {
+                let xhat = Row::<S, R>::new(simd, &xhat[row * d..][..d]);
+                let dy = Row::<S, R>::new(simd, &dy[row * d..][..d]);
+                let dx = &mut dx[full * d..][..d];
+                let (mut total, mut product) = (dy.zero(), dy.zero());
+                dy.each(
+                    #[inline(always)]
+                    |dy, place| {
+                        let xhat = xhat.at(place);
+                        let dxhat = R::mul_lanes(simd, dy, weight.at(place));
+                        total = R::add_lanes(simd, total, dxhat);
+                        product = R::mul_add_lanes(simd, dxhat, xhat, product);
+                        place.store(simd, dweight, R::mul_add_lanes(simd, dy, xhat, place.load(simd, dweight)));
+                        place.store(simd, dbias, R::add_lanes(simd, place.load(simd, dbias), dy));
+                    },
+                );
+                let mean = R::splat(simd, R::sum_lanes(simd, total) / n);
+                let slope = R::splat(simd, R::zero() - R::sum_lanes(simd, product) / n);
+                let r = R::splat(simd, rstd[row]);
+                dy.each(
+                    #[inline(always)]
+                    |dy, place| {
+                        let centred = R::sub_lanes(simd, R::mul_lanes(simd, dy, weight.at(place)), mean);
+                        let inner = R::mul_add_lanes(simd, xhat.at(place), slope, centred);
+                        place.store(simd, dx, R::mul_add_lanes(simd, r, inner, place.load(simd, dx)));
+                    },
+                );
+            },
+        );
+    }
 }
 
 #[cfg(test)]
@@ -145,6 +247,11 @@ mod tests {
         let mut again = vec![R::nan(); packed];
         layer_norm_output(&weight, &bias, &xhat, &mut again);
         assert_eq!(again, y);
+        if rows.kept.len() == rows.b {
+            let mut alone = vec![R::nan(); packed];
+            layer_norm_infer(R::from_f64(EPS), &weight, &bias, &cast(&x), &mut alone);
+            assert_eq!(alone, y);
+        }
     }
 
     fn check_backward<R: Real>(rows: Rows<'_>) {
@@ -164,8 +271,8 @@ mod tests {
             }
         }
         let (mut dx, mut dweight, mut dbias) = (cast::<R>(&dx), cast::<R>(&dweight), cast::<R>(&dbias));
-        let (weight, xhat, rstd, mut dy) = (cast(&weight), cast(&xhat), cast(&rstd), cast(&dy));
-        layer_norm_backward(rows, &weight, &xhat, &rstd, &mut dy, &mut dx, &mut dweight, &mut dbias);
+        let (weight, xhat, rstd, dy) = (cast(&weight), cast(&xhat), cast(&rstd), cast(&dy));
+        layer_norm_backward(rows, &weight, &xhat, &rstd, &dy, &mut dx, &mut dweight, &mut dbias);
         assert_close(&dx, &want_dx);
         assert_close(&dweight, &want_dweight);
         assert_close(&dbias, &want_dbias);

@@ -7,6 +7,8 @@ use crate::simd::{simd, update};
 /// The numbers of one Adam update.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamStep<R> {
+    /// Factor on the gradient: what clips it.
+    pub grad_scale: R,
     /// Learning rate, bias corrections not included.
     pub lr: R,
     /// Decay of the first moment.
@@ -24,7 +26,7 @@ pub struct AdamStep<R> {
 }
 
 /// Adam (Kingma & Ba 2015, the variant at the end of section 2: eps is not bias-corrected) with L2 decay:
-/// g = grad + weight_decay·p;   m = β1 m + (1-β1) g;   v = β2 v + (1-β2) g²;   p -= lr √bias2 / bias1 · m / (√v + eps)
+/// g = grad_scale·grad + weight_decay·p;   m = β1 m + (1-β1) g;   v = β2 v + (1-β2) g²;   p -= lr √bias2 / bias1 · m / (√v + eps)
 ///
 /// # Panics
 /// If lengths differ.
@@ -46,12 +48,12 @@ pub fn adamw<R: Real>(step: AdamStep<R>, p: &mut [R], grad: &[R], m: &mut [R], v
 fn step_all<R: Real>(step: AdamStep<R>, p: &mut [R], grad: &[R], m: &mut [R], v: &mut [R], l2: R, shrink: R, rate: R, root: R) {
     let n = p.len();
     assert!(grad.len() == n && m.len() == n && v.len() == n);
-    let AdamStep { beta1, beta2, eps, .. } = step;
+    let AdamStep { grad_scale, beta1, beta2, eps, .. } = step;
     simd(
         #[inline(always)]
         || {
             update([p, m, v], [grad], |[p, m, v], [g]| {
-                let g = g + l2 * p;
+                let g = grad_scale * g + l2 * p;
                 let m = beta1 * m + (R::one() - beta1) * g;
                 let v = beta2 * v + (R::one() - beta2) * g * g;
                 [p * shrink - rate * m / (v.sqrt() * root + eps), m, v]
@@ -96,13 +98,13 @@ mod tests {
     use crate::testing::{assert_close, cast, numbers};
 
     fn check<R: Real>(len: usize, decoupled: bool) {
-        let (lr, beta1, beta2, eps, decay, t) = (0.1, 0.9, 0.99, 1e-3, 0.05, 3);
+        let (grad_scale, lr, beta1, beta2, eps, decay, t) = (0.75, 0.1, 0.9, 0.99, 1e-3, 0.05, 3);
         let (bias1, bias2) = (1.0 - f64::powi(beta1, t), 1.0 - f64::powi(beta2, t));
         let (mut p, grad, mut m) = (numbers(1, len), numbers(2, len), numbers(3, len));
         let mut v: Vec<f64> = numbers(4, len).iter().map(|x| x.abs()).collect();
         let [mut got_p, mut got_m, mut got_v] = [&p, &m, &v].map(|x| cast::<R>(x));
         for i in 0..len {
-            let g = if decoupled { grad[i] } else { grad[i] + decay * p[i] };
+            let g = grad_scale * grad[i] + if decoupled { 0.0 } else { decay * p[i] };
             m[i] = beta1 * m[i] + (1.0 - beta1) * g;
             v[i] = beta2 * v[i] + (1.0 - beta2) * g * g;
             if decoupled {
@@ -112,8 +114,9 @@ mod tests {
                 p[i] -= lr * bias2.sqrt() / bias1 * m[i] / (v[i].sqrt() + eps);
             }
         }
-        let [lr, beta1, beta2, eps, weight_decay, bias1, bias2] = [lr, beta1, beta2, eps, decay, bias1, bias2].map(R::from_f64);
-        let step = AdamStep { lr, beta1, beta2, eps, weight_decay, bias1, bias2 };
+        let numbers = [grad_scale, lr, beta1, beta2, eps, decay, bias1, bias2];
+        let [grad_scale, lr, beta1, beta2, eps, weight_decay, bias1, bias2] = numbers.map(R::from_f64);
+        let step = AdamStep { grad_scale, lr, beta1, beta2, eps, weight_decay, bias1, bias2 };
         let update = if decoupled { adamw } else { adam };
         update(step, &mut got_p, &cast(&grad), &mut got_m, &mut got_v);
         assert_close(&got_p, &p);

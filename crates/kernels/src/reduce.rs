@@ -1,7 +1,7 @@
 //! Sums, in an order that is fixed and wide enough to vectorise.
 
-use crate::Real;
 use crate::simd::{LANES, simd, update};
+use crate::{Bias, Real};
 
 #[inline(always)]
 fn fold<R: Real>(mut acc: [R; LANES]) -> R {
@@ -83,6 +83,28 @@ pub fn hadamard<R: Real>(x: &mut [R], y: &[R]) {
     );
 }
 
+/// x[r, c] += y[c] (`PerColumn`) or y[r] (`PerRow`).   x: [rows, cols]
+///
+/// # Panics
+/// If lengths do not fit.
+pub fn add_bias<R: Real>(bias: Bias<'_, R>, cols: usize, x: &mut [R]) {
+    if x.is_empty() {
+        return;
+    }
+    bias.check(x.len() / cols, cols);
+    simd(
+        #[inline(always)]
+        || {
+            for (row, x) in x.chunks_exact_mut(cols).enumerate() {
+                match bias {
+                    Bias::PerColumn(bias) => update([x], [bias], |[x], [b]| [x + b]),
+                    Bias::PerRow(bias) => update([x], [], |[x], []| [x + bias[row]]),
+                }
+            }
+        },
+    );
+}
+
 /// `out[r]` += Σ_c x[r, c].   x: [rows, cols]   out: `[rows]`
 ///
 /// # Panics
@@ -95,7 +117,11 @@ pub fn add_row_sums<R: Real>(x: &[R], out: &mut [R]) {
     assert_eq!(x.len(), cols * out.len());
     simd(
         #[inline(always)]
-        || out.iter_mut().enumerate().for_each(|(r, out)| *out += sum(&x[r * cols..][..cols])),
+        || {
+            for (r, out) in out.iter_mut().enumerate() {
+                *out += sum(&x[r * cols..][..cols]);
+            }
+        },
     );
 }
 
@@ -133,6 +159,13 @@ mod tests {
         assert_close(&total, &zip(|x, y| x + y));
         hadamard(&mut product, &cast(&y));
         assert_close(&product, &zip(|x, y| x * y));
+        for per_row in [false, true] {
+            let bias = numbers(5, if per_row { rows } else { cols });
+            let want: Vec<f64> = x.iter().enumerate().map(|(i, x)| x + bias[if per_row { i / cols } else { i % cols }]).collect();
+            let (own, mut got) = (cast::<R>(&bias), cast::<R>(&x));
+            add_bias(if per_row { Bias::PerRow(&own) } else { Bias::PerColumn(&own) }, cols, &mut got);
+            assert_close(&got, &want);
+        }
 
         let (mut by_row, mut by_column) = (numbers(3, rows), numbers(4, cols));
         let (mut got_by_row, mut got_by_column) = (cast::<R>(&by_row), cast::<R>(&by_column));

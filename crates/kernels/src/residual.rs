@@ -1,6 +1,5 @@
 //! The residual stream `[outer, b, cols]` and the branches that only some of a shard's samples take (stochastic depth).
 
-use crate::mask::CHUNK;
 use crate::simd::{simd, update};
 use crate::{Bias, Mask, Real};
 
@@ -35,6 +34,18 @@ impl Rows<'_> {
         if kept == self.b { row } else { row / kept * self.b + self.kept[row % kept] as usize }
     }
 
+    /// Calls `apply(packed row, full row)` for every row that takes part, in order.
+    #[inline(always)]
+    pub(crate) fn each(&self, mut apply: impl FnMut(usize, usize)) {
+        let mut row = 0;
+        for outer in 0..self.outer {
+            for &sample in self.kept {
+                apply(row, outer * self.b + sample as usize);
+                row += 1;
+            }
+        }
+    }
+
     pub(crate) fn check<R>(&self, full: &[R], packed: &[R]) {
         assert_eq!(full.len(), self.outer * self.b * self.cols, "a whole shard");
         assert_eq!(packed.len(), self.len() * self.cols, "the rows that take part");
@@ -42,27 +53,59 @@ impl Rows<'_> {
     }
 }
 
-/// x += scale · mask · (y + bias) on the rows that take part.   x: [outer, b, cols]   y: [outer, kept, cols]; y is overwritten.
+/// x += scale · mask · (y + bias) on the rows that take part.   x: [outer, b, cols]   y: [outer, kept, cols]
 ///
 /// # Panics
 /// If lengths do not fit.
-pub fn add_branch<R: Real>(rows: Rows<'_>, bias: Bias<'_, R>, mask: Mask<'_, R>, scale: R, y: &mut [R], x: &mut [R]) {
+pub fn add_branch<R: Real>(rows: Rows<'_>, bias: Bias<'_, R>, mask: Mask<'_, R>, scale: R, y: &[R], x: &mut [R]) {
     rows.check(x, y);
     bias.check(rows.len(), rows.cols);
-    let mut spread = [R::zero(); CHUNK];
     simd(
         #[inline(always)]
         || {
-            mask.for_each_chunk(
+            mask.for_each_run(
                 rows.len(),
                 rows.cols,
                 #[inline(always)]
-                |row, col, multipliers| {
-                    let len = multipliers.len();
+                |row, col, len, multipliers| {
                     let y = &y[row * rows.cols + col..][..len];
                     let x = &mut x[rows.full(row) * rows.cols + col..][..len];
-                    let bias = bias.run(row, col, len, &mut spread);
-                    update([x], [y, bias, multipliers], |[x], [y, b, m]| [x + (y + b) * (m * scale)]);
+                    match (bias, multipliers) {
+                        (Bias::PerRow(bias), None) => {
+                            let b = bias[row];
+                            update(
+                                [x],
+                                [y],
+                                #[inline(always)]
+                                |[x], [y]| [(y + b).mul_add(scale, x)],
+                            );
+                        }
+                        (Bias::PerColumn(bias), None) => {
+                            update(
+                                [x],
+                                [y, &bias[col..][..len]],
+                                #[inline(always)]
+                                |[x], [y, b]| [(y + b).mul_add(scale, x)],
+                            );
+                        }
+                        (Bias::PerRow(bias), Some(m)) => {
+                            let b = bias[row];
+                            update(
+                                [x],
+                                [y, m],
+                                #[inline(always)]
+                                |[x], [y, m]| [(y + b).mul_add(m * scale, x)],
+                            );
+                        }
+                        (Bias::PerColumn(bias), Some(m)) => {
+                            update(
+                                [x],
+                                [y, &bias[col..][..len], m],
+                                #[inline(always)]
+                                |[x], [y, b, m]| [(y + b).mul_add(m * scale, x)],
+                            );
+                        }
+                    }
                 },
             );
         },
@@ -79,15 +122,27 @@ pub fn branch_gradient<R: Real>(rows: Rows<'_>, mask: Mask<'_, R>, scale: R, dx:
     simd(
         #[inline(always)]
         || {
-            mask.for_each_chunk(
+            mask.for_each_run(
                 rows.len(),
                 rows.cols,
                 #[inline(always)]
-                |row, col, multipliers| {
-                    let len = multipliers.len();
+                |row, col, len, multipliers| {
                     let dx = &dx[rows.full(row) * rows.cols + col..][..len];
                     let dy = &mut dy[row * rows.cols + col..][..len];
-                    update([dy], [dx, multipliers], |_, [dx, m]| [dx * (m * scale)]);
+                    match multipliers {
+                        None => update(
+                            [dy],
+                            [dx],
+                            #[inline(always)]
+                            |_, [dx]| [dx * scale],
+                        ),
+                        Some(m) => update(
+                            [dy],
+                            [dx, m],
+                            #[inline(always)]
+                            |_, [dx, m]| [dx * (m * scale)],
+                        ),
+                    }
                 },
             );
         },
@@ -118,7 +173,7 @@ mod tests {
                 want_dy[i] = scale * multipliers[i] * x[full];
             }
             let (mut got, mut got_dy) = (cast::<R>(&x), cast::<R>(&y));
-            add_branch(rows, borrowed, mask, R::from_f64(scale), &mut cast(&y), &mut got);
+            add_branch(rows, borrowed, mask, R::from_f64(scale), &cast(&y), &mut got);
             assert_close(&got, &want);
             branch_gradient(rows, mask, R::from_f64(scale), &cast(&x), &mut got_dy);
             assert_close(&got_dy, &want_dy);

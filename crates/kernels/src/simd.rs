@@ -14,7 +14,17 @@ pub(crate) const LANES: usize = 16;
 /// `simd(#[inline(always)] || body(x))`.
 #[inline(always)]
 pub(crate) fn simd<T>(kernel: impl FnOnce() -> T) -> T {
-    pulp::Arch::new().dispatch(kernel)
+    arch().dispatch(kernel)
+}
+
+/// The best instruction set of this machine; a test may choose another one for its thread.
+#[inline(always)]
+pub(crate) fn arch() -> pulp::Arch {
+    #[cfg(test)]
+    if let Some(arch) = crate::testing::ARCH.get() {
+        return arch;
+    }
+    pulp::Arch::new()
 }
 
 /// outs[..][i] = f(outs[..][i], ins[..][i]) for every i; all slices are equally long. The loop of every elementwise kernel.
@@ -74,7 +84,7 @@ fn block<R: Real, const W: usize, const O: usize, const I: usize>(
 
 /// The instruction set that [`simd`] chose, for logs.
 pub(crate) fn name() -> &'static str {
-    match format!("{:?}", pulp::Arch::new()).split('(').next() {
+    match format!("{:?}", arch()).split('(').next() {
         Some("V4") => "AVX-512",
         Some("V3") => "AVX2+FMA",
         Some("Neon" | "NeonFcma") => "NEON",

@@ -1,6 +1,26 @@
 //! What the tests of every kernel share: inputs, the comparison with a naive f64 twin, and the twin of a mask.
 
+use std::cell::Cell;
+
 use crate::{Key, Keyed, Mask, Real, philox};
+
+thread_local! {
+    /// The instruction set that kernels on this thread use instead of the best.
+    pub(crate) static ARCH: Cell<Option<pulp::Arch>> = const { Cell::new(None) };
+}
+
+/// Runs `test` with every instruction set that this machine has.
+pub(crate) fn each_arch(mut test: impl FnMut()) {
+    #[cfg(target_arch = "x86_64")]
+    let all = [pulp::x86::V4::try_new().map(pulp::Arch::V4), pulp::x86::V3::try_new().map(pulp::Arch::V3)];
+    #[cfg(not(target_arch = "x86_64"))]
+    let all = [Some(pulp::Arch::new())];
+    for arch in all.into_iter().flatten().chain([pulp::Arch::Scalar]) {
+        ARCH.set(Some(arch));
+        test();
+    }
+    ARCH.set(None);
+}
 
 /// Numbers in [-1, 1) without a pattern, each exact in f32 so that both instantiations of a kernel see the same inputs.
 pub(crate) fn numbers(seed: u64, len: usize) -> Vec<f64> {

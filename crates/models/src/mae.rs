@@ -107,6 +107,12 @@ impl Mae {
         &self.encoder
     }
 
+    /// Floating-point operations of the matrix products of one sample forward, as if no token were left out.
+    pub fn forward_flops(&self) -> f64 {
+        let decoder = self.decoder.len() as f64 * self.encoder.config().block_flops(self.encoder.n_tokens());
+        self.encoder.forward_flops() + decoder
+    }
+
     /// Masked tokens a sample.
     pub fn n_masked(&self) -> usize {
         let features = self.heads.len();
@@ -195,7 +201,7 @@ impl Mae {
             let of_token = t * b * d..(t + 1) * b * d;
             let outputs = if let Target::Categorical(n_classes) = target { *n_classes } else { 1 };
             let (y, dy) = (cx.alloc(b * outputs), cx.alloc(b * outputs));
-            head.apply(cx.params, &decoded.data[of_token.clone()], y);
+            head.apply(cx, &decoded.data[of_token.clone()], y);
             dy.fill(R::zero());
             for j in 0..b {
                 if mask[t * b + j] == R::zero() {
@@ -212,8 +218,8 @@ impl Mae {
                 };
             }
             if let Some(grads) = grads.as_deref_mut() {
-                head.add_gradients(grads, &decoded.data[of_token.clone()], dy);
-                head.input_gradient(cx.params, dy, &mut ddecoded.data[of_token]);
+                head.add_gradients(cx, grads, &decoded.data[of_token.clone()], dy);
+                head.input_gradient(cx, dy, &mut ddecoded.data[of_token]);
             }
             cx.recycle(y);
             cx.recycle(dy);

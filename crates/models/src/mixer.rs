@@ -30,6 +30,13 @@ pub struct MixerConfig {
     pub drop_path: f32,
 }
 
+impl MixerConfig {
+    /// Floating-point operations of the matrix products of one sample in one block.
+    pub(crate) fn block_flops(&self, n_tokens: usize) -> f64 {
+        (4 * n_tokens * self.dim * (self.token_hidden + self.channel_hidden)) as f64
+    }
+}
+
 /// What an encoder reads.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'n> {
@@ -89,6 +96,12 @@ impl Block {
         let (x, token) = self.token.forward(cx, visible, x);
         let (y, channel) = self.channel.forward(cx, visible, x);
         (y, BlockCache { token, channel })
+    }
+
+    /// x, y: [N, b, D], for passes without backward.
+    pub fn infer<'a, R: Real>(&self, cx: &Cx<'a, R>, x: Tensor<'a, R>) -> Tensor<'a, R> {
+        let x = self.token.infer(cx, x);
+        self.channel.infer(cx, x)
     }
 
     /// dx from dy.
@@ -175,6 +188,17 @@ impl Encoder {
         self.config.dim
     }
 
+    /// Sizes and regularisation.
+    pub fn config(&self) -> &MixerConfig {
+        &self.config
+    }
+
+    /// Floating-point operations of the matrix products of one sample forward; backward takes twice as many.
+    pub fn forward_flops(&self) -> f64 {
+        (self.config.depth as f64)
+            .mul_add(self.config.block_flops(self.n_tokens), (2 * self.input_width() * self.config.dim) as f64)
+    }
+
     /// The blocks, first to last.
     pub fn blocks(&self) -> &[Block] {
         &self.blocks
@@ -193,6 +217,16 @@ impl Encoder {
         let (tokens, embedding) = self.embed(cx, b, x);
         let (tokens, trunk) = self.mix(cx, None, tokens);
         (tokens, EncoderCache { embedding, trunk })
+    }
+
+    /// [`Encoder::forward`] without what backward needs: no caches, no dropout.
+    pub fn infer<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, x: &'a mut [R]) -> Tensor<'a, R> {
+        let (tokens, _) = self.embed(cx, b, x);
+        let tokens = self.blocks.iter().fold(tokens, |tokens, block| block.infer(cx, tokens));
+        let normed = cx.tensor(tokens.shape);
+        self.norm.infer(cx, tokens.data, normed.data);
+        cx.recycle(tokens.data);
+        normed
     }
 
     /// Adds every gradient; returns that of the patches `[N, b, P]` (None for features).
@@ -352,6 +386,12 @@ impl Classifier {
         let pooled = mean_tokens(cx, tokens);
         let (logits, head) = self.head.forward(cx, pooled);
         (logits, ClassifierCache { encoder, head })
+    }
+
+    /// [`Classifier::forward`] without what backward needs.
+    pub fn infer<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, x: &'a mut [R]) -> Tensor<'a, R> {
+        let pooled = mean_tokens(cx, self.encoder.infer(cx, b, x));
+        self.head.forward(cx, pooled).0
     }
 
     /// Adds every gradient; returns that of the patches, if the input is one of patches.

@@ -7,8 +7,8 @@ use nids_models::{Classifier, Input, MixerConfig};
 use nids_nn::engine::{Cut, Engine, Objective, Sample};
 use nids_nn::gradcheck::{max_scaled_difference, uniform};
 use nids_nn::loss::{BceWeights, bce_with_logits};
-use nids_nn::optim::{AdamConfig, Algorithm, Optimiser, clip_grad_norm};
-use nids_nn::{Activation, Cx, ParamTable, Real};
+use nids_nn::optim::{AdamConfig, Algorithm, Optimiser, clip};
+use nids_nn::{Activation, Cx, Gemm, ParamTable, Real};
 
 const MIXER: MixerConfig = MixerConfig {
     dim: 12,
@@ -32,6 +32,7 @@ struct Task<R> {
     labels: Vec<R>,
     /// Samples of a step.
     n_samples: usize,
+    gemm: Gemm,
 }
 
 impl<R: Real> Task<R> {
@@ -41,7 +42,12 @@ impl<R: Real> Task<R> {
         let width = 3 * n_tokens;
         let x = uniform(1, n_samples * width).into_iter().map(R::from_f64).collect();
         let labels = uniform(2, n_samples).into_iter().map(|u| if u > 0.0 { R::one() } else { R::zero() }).collect();
-        Self { table, classifier, width, x, labels, n_samples }
+        Self { table, classifier, width, x, labels, n_samples, gemm: Gemm::default() }
+    }
+
+    /// The same task for each backend.
+    fn of_backends(mixer: &MixerConfig, n_tokens: usize, n_samples: usize) -> [Self; 2] {
+        [Gemm::OpenBlas, Gemm::Tiles].map(|gemm| Self { gemm, ..Self::new(mixer, n_tokens, n_samples) })
     }
 
     fn samples(&self) -> Vec<Sample> {
@@ -50,7 +56,7 @@ impl<R: Real> Task<R> {
 
     /// Loss and gradient of one step whose samples come in `micro_batches`.
     fn gradient(&self, cut: Cut, micro_batches: &[usize]) -> (f64, Buffer<R>) {
-        let mut engine = Engine::new(&self.table, 1, cut).unwrap();
+        let mut engine = Engine::new(&self.table, 1, self.gemm, cut).unwrap();
         let (params, mut grads) = (self.table.init::<R>(3), self.table.zeros());
         let samples = self.samples();
         let (mut loss, mut rest) = (0.0, &samples[..]);
@@ -65,7 +71,7 @@ impl<R: Real> Task<R> {
 
     /// Weights and the last loss after `steps` of clipped AdamW; `after_step` looks at the engine.
     fn train(&self, threads: usize, cut: Cut, steps: u64, mut after_step: impl FnMut(&Engine<R>)) -> (Buffer<R>, f64) {
-        let mut engine = Engine::new(&self.table, threads, cut).unwrap();
+        let mut engine = Engine::new(&self.table, threads, self.gemm, cut).unwrap();
         let algorithm = Algorithm::AdamW(AdamConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 });
         let mut optimiser = Optimiser::new(&self.table, algorithm, |_| 1.0);
         let (mut params, mut grads) = (self.table.init::<R>(3), self.table.zeros());
@@ -74,8 +80,8 @@ impl<R: Real> Task<R> {
         for step in 0..steps {
             grads.fill(R::zero());
             loss = engine.accumulate(self, &params, Key::new(4).child(step), &samples, &mut grads);
-            clip_grad_norm(&mut grads, Some(1.0));
-            optimiser.step(3e-3, &mut params, &grads);
+            let norm = engine.grad_norm(&grads);
+            engine.update(&mut optimiser, 3e-3, clip(norm, Some(1.0)), &mut params, &grads);
             after_step(&engine);
         }
         (params, loss)
@@ -102,7 +108,12 @@ impl<R: Real> Objective<R> for Task<R> {
 
 #[test]
 fn no_cut_of_a_batch_changes_its_gradient() {
-    let task = Task::<f64>::new(&MIXER, 5, 24);
+    for task in Task::<f64>::of_backends(&MIXER, 5, 24) {
+        cuts_agree(&task);
+    }
+}
+
+fn cuts_agree(task: &Task<f64>) {
     let (loss, whole) = task.gradient(Cut { shard: 24, groups: 1 }, &[24]);
     for (shard, groups) in [(1, 1), (2, 3), (5, 3), (7, 2), (64, 16)] {
         for micro_batches in [&[24][..], &[10, 14], &[1, 20, 3], &[6; 4], &[1; 24]] {
@@ -117,12 +128,13 @@ fn no_cut_of_a_batch_changes_its_gradient() {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bytes() {
-    let task = Task::<f32>::new(&MIXER, 5, 40);
-    let [one, two, four] = [1, 2, 4].map(|threads| {
-        let (params, _) = task.train(threads, Cut { shard: 3, groups: 4 }, 50, |_| ());
-        params.iter().flat_map(|value| value.to_bits().to_le_bytes()).collect::<Vec<u8>>()
-    });
-    assert!(one == two && one == four);
+    for task in Task::<f32>::of_backends(&MIXER, 5, 40) {
+        let [one, two, four, eight] = [1, 2, 4, 8].map(|threads| {
+            let (params, _) = task.train(threads, Cut { shard: 3, groups: 4 }, 50, |_| ());
+            params.iter().flat_map(|value| value.to_bits().to_le_bytes()).collect::<Vec<u8>>()
+        });
+        assert!(one == two && one == four && one == eight, "{:?}", task.gemm);
+    }
 }
 
 #[test]
@@ -131,11 +143,12 @@ fn memory_is_settled_after_the_first_step() {
     let mixer = MixerConfig { dim: 64, token_hidden: 32, channel_hidden: 64, ..MIXER };
     let mut grew = Vec::new();
     for shard in [8, 9, 21, 22, 23, 32] {
-        let task = Task::<f32>::new(&mixer, 15, 2 * shard);
-        let mut held = Vec::new();
-        task.train(1, Cut { shard, groups: 1 }, 20, |engine| held.push(engine.memory_bytes()));
-        if held.iter().any(|&bytes| bytes != held[0]) {
-            grew.push((shard, held));
+        for task in Task::<f32>::of_backends(&mixer, 15, 2 * shard) {
+            let mut held = Vec::new();
+            task.train(1, Cut { shard, groups: 1 }, 20, |engine| held.push(engine.memory_bytes()));
+            if held.iter().any(|&bytes| bytes != held[0]) {
+                grew.push((shard, task.gemm, held));
+            }
         }
     }
     assert!(grew.is_empty(), "{grew:?}");
@@ -148,7 +161,7 @@ fn a_zero_head_starts_at_ln_2() {
     for spec in task.table.specs().iter().filter(|spec| spec.name.starts_with("classifier.")) {
         spec.param.of_mut::<f64>(&mut params).fill(0.0);
     }
-    let mut engine = Engine::new(&task.table, 1, Cut { shard: 5, groups: 2 }).unwrap();
+    let mut engine = Engine::new(&task.table, 1, Gemm::default(), Cut { shard: 5, groups: 2 }).unwrap();
     let loss = engine.accumulate(&task, &params, Key::new(4), &task.samples(), &mut task.table.zeros());
     assert!((loss - LN_2).abs() < 1e-12, "{loss}");
 }

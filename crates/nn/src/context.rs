@@ -4,8 +4,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use arrayvec::ArrayVec;
-use nids_kernels::{Arena, Key, Keyed, Mask, Real, Rows};
+use nids_kernels::{Arena, Gemm, Key, Keyed, Mask, Mat, Real, Rows, Store, gemm, gemm_scratch};
 use rand::RngExt as _;
+
+use crate::Param;
 
 /// Most samples a shard may hold.
 pub const MAX_SHARD: usize = 64;
@@ -75,14 +77,24 @@ pub struct Cx<'a, R: Real> {
     pub params: &'a [R],
     /// Whether the pass trains.
     pub mode: Mode<'a, R>,
+    gemm: Gemm,
+    /// Matrices transposed, in the places of [`Cx::params`].
+    transposed: Option<&'a [R]>,
     arena: &'a Arena<R>,
     free: RefCell<ArrayVec<&'a mut [R], MAX_FREE>>,
 }
 
 impl<'a, R: Real> Cx<'a, R> {
-    /// A pass over one shard.
+    /// A pass over one shard, with OpenBLAS.
     pub fn new(params: &'a [R], arena: &'a Arena<R>, mode: Mode<'a, R>) -> Self {
-        Self { params, mode, arena, free: RefCell::default() }
+        Self { params, mode, gemm: Gemm::default(), transposed: None, arena, free: RefCell::default() }
+    }
+
+    /// The pass with another backend, and with a copy of the parameters in which matrices are transposed
+    /// ([`crate::Transposed`]).
+    #[must_use]
+    pub fn with(self, gemm: Gemm, transposed: Option<&'a [R]>) -> Self {
+        Self { gemm, transposed, ..self }
     }
 
     /// Whether backward may follow.
@@ -121,6 +133,20 @@ impl<'a, R: Real> Cx<'a, R> {
     pub fn recycle(&self, slice: &'a mut [R]) {
         // where the list is full the arena takes it back at the end
         let _ = self.free.borrow_mut().try_push(slice);
+    }
+
+    /// c = a · b, c += a · b or c *= a · b.   a: [m, k]   b: [k, n]   c: [m, n], rows `ldc` apart
+    pub(crate) fn gemm(&self, sizes: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>, store: Store, c: &mut [R], ldc: usize) {
+        let mut scratch = self.arena.scratch(gemm_scratch(self.gemm, sizes, a, b, store));
+        gemm(self.gemm, sizes, a, b, store, c, ldc, &mut scratch);
+    }
+
+    /// Wᵀ of a weight W: [outputs, inputs].
+    pub(crate) fn transposed(&self, weight: Param, [outputs, inputs]: [usize; 2]) -> Mat<'a, R> {
+        match self.transposed {
+            Some(transposed) => Mat::new(weight.of(transposed), outputs),
+            None => Mat::new(weight.of(self.params), inputs).t(),
+        }
     }
 
     /// The mask of a dropout with probability `p` at `site`; `samples` are the keys from [`Taken::keys`].

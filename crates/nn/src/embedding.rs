@@ -64,7 +64,7 @@ impl FeatureEmbedding {
         assert_eq!(x.len(), b * self.width(), "numbers of {b} samples");
         let mut start = 0;
         for ((linear, width), token) in self.features.iter().zip(tokens.data.chunks_exact_mut(b * self.dim)) {
-            linear.apply(cx.params, &x[start..start + b * width], token);
+            linear.apply(cx, &x[start..start + b * width], token);
             start += b * width;
         }
         FeatureEmbeddingCache { x }
@@ -82,7 +82,7 @@ impl FeatureEmbedding {
         let b = dy.shape[1];
         let mut start = 0;
         for ((linear, width), dy) in self.features.iter().zip(dy.data.chunks_exact(b * self.dim)) {
-            linear.add_gradients(grads, &x[start..start + b * width], dy);
+            linear.add_gradients(cx, grads, &x[start..start + b * width], dy);
             start += b * width;
         }
         cx.recycle(x);

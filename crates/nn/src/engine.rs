@@ -6,12 +6,14 @@
 //! project are here.
 
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
-use nids_kernels::{Arena, Buffer, Key, Real, add_assign};
+use nids_kernels::{Arena, Buffer, Gemm, Key, Real, add_assign, peak, sum_of_squares};
 use rayon::prelude::*;
 
-use crate::{Cx, MAX_SHARD, Mode, ParamTable, Samples};
+use crate::optim::Optimiser;
+use crate::{Cx, MAX_SHARD, Mode, ParamTable, Samples, Transposed};
 
 /// One sample of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +42,13 @@ pub struct Cut {
 
 /// Workers, their memory and the gradient groups.
 pub struct Engine<R: Real> {
-    pool: rayon::ThreadPool,
+    pool: Arc<rayon::ThreadPool>,
     arenas: Vec<Mutex<Arena<R>>>,
     groups: Vec<Group<R>>,
+    transposed: Transposed<R>,
+    /// Σ g² of each piece of a gradient.
+    squares: Vec<f64>,
+    gemm: Gemm,
     cut: Cut,
 }
 
@@ -53,7 +59,7 @@ struct Group<R: Real> {
 
 impl<R: Real> fmt::Debug for Engine<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Engine({} threads, {:?})", self.arenas.len(), self.cut)
+        write!(f, "Engine({} threads, {:?}, {:?})", self.arenas.len(), self.gemm, self.cut)
     }
 }
 
@@ -65,12 +71,20 @@ impl<R: Real> Engine<R> {
     ///
     /// # Panics
     /// If `cut` has no groups, or a shard of no samples or more than [`MAX_SHARD`].
-    pub fn new(table: &ParamTable, threads: usize, cut: Cut) -> Result<Self, rayon::ThreadPoolBuildError> {
+    pub fn new(table: &ParamTable, threads: usize, gemm: Gemm, cut: Cut) -> Result<Self, rayon::ThreadPoolBuildError> {
         assert!((1..=MAX_SHARD).contains(&cut.shard) && cut.groups > 0);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+        let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?);
         let arenas = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
         let groups = (0..cut.groups).map(|_| Group { grads: table.zeros(), loss: 0.0 }).collect();
-        Ok(Self { pool, arenas, groups, cut })
+        let squares = vec![0.0; table.buffer_len().div_ceil(PIECE)];
+        Ok(Self { pool, arenas, groups, transposed: Transposed::new(table), squares, gemm, cut })
+    }
+
+    /// Runs `work` on one of the workers, from where passes start without a detour. A training loop belongs in here: handing
+    /// work to a pool from outside allocates now and then.
+    pub fn run<T: Send>(&mut self, work: impl FnOnce(&mut Self) -> T + Send) -> T {
+        let pool = Arc::clone(&self.pool);
+        pool.install(|| work(self))
     }
 
     /// Workers.
@@ -78,11 +92,36 @@ impl<R: Real> Engine<R> {
         self.arenas.len()
     }
 
-    /// Bytes that the engine holds: activations and gradient groups.
+    /// Does two things at once, on two of the workers where there are two.
+    pub fn join<A: Send, B: Send>(&self, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
+        self.pool.join(a, b)
+    }
+
+    /// Fused multiply-adds a second that all workers together can at most make of f32, as measured now; two operations each.
+    pub fn peak_flops(&self) -> f64 {
+        const FLOPS: u64 = 1 << 30; // some milliseconds
+        let rates = self.pool.broadcast(|_| {
+            let started = Instant::now();
+            peak(FLOPS) as f64 / started.elapsed().as_secs_f64()
+        });
+        rates.iter().sum()
+    }
+
+    /// How a batch is cut.
+    pub fn cut(&self) -> Cut {
+        self.cut
+    }
+
+    /// Who multiplies matrices.
+    pub fn gemm(&self) -> Gemm {
+        self.gemm
+    }
+
+    /// Bytes that the engine holds: activations, gradient groups and transposed matrices.
     pub fn memory_bytes(&self) -> usize {
         let arenas: usize = self.arenas.iter().map(|arena| lock(arena).capacity()).sum();
         let groups: usize = self.groups.iter().map(|group| group.grads.len()).sum();
-        (arenas + groups) * size_of::<R>()
+        (arenas + groups + self.transposed.numbers().len()) * size_of::<R>()
     }
 
     /// Adds the gradient of one micro-batch to `grads`; returns its share of the step's loss.
@@ -94,9 +133,10 @@ impl<R: Real> Engine<R> {
         samples: &[Sample],
         grads: &mut [R],
     ) -> f64 {
-        let Self { pool, arenas, groups, cut } = self;
+        let Self { pool, arenas, groups, transposed, gemm, cut, .. } = self;
         let n_groups = groups.len();
         pool.install(|| {
+            transposed.update(params);
             groups.par_iter_mut().with_max_len(1).enumerate().for_each(|(g, group)| {
                 let worker = rayon::current_thread_index().expect("a group runs on a worker of the pool");
                 let mut arena = lock(&arenas[worker]);
@@ -105,30 +145,53 @@ impl<R: Real> Engine<R> {
                 let of_group = &samples[g * samples.len() / n_groups..(g + 1) * samples.len() / n_groups];
                 for shard in of_group.chunks(cut.shard) {
                     let keys: Samples = shard.iter().map(|sample| sample.key).collect();
-                    let cx = Cx::new(params, &arena, Mode::Train { key, samples: &keys });
+                    let mode = Mode::Train { key, samples: &keys };
+                    let cx = Cx::new(params, &arena, mode).with(*gemm, Some(transposed.numbers()));
                     group.loss += objective.shard(&cx, &mut group.grads, shard);
                     drop(cx);
                     arena.reset();
                 }
             });
             let groups = &*groups;
-            grads.par_chunks_mut(REDUCE).enumerate().for_each(|(i, grads)| {
+            grads.par_chunks_mut(PIECE).enumerate().for_each(|(i, grads)| {
                 for group in groups {
-                    add_assign(grads, &group.grads[i * REDUCE..][..grads.len()]);
+                    add_assign(grads, &group.grads[i * PIECE..][..grads.len()]);
                 }
             });
         });
         groups.iter().map(|group| group.loss).sum()
     }
 
+    /// The Euclidean norm of a gradient.
+    pub fn grad_norm(&mut self, grads: &[R]) -> f64 {
+        let Self { pool, squares, .. } = self;
+        pool.install(|| {
+            squares.par_iter_mut().zip(grads.par_chunks(PIECE)).for_each(|(squares, grads)| *squares = sum_of_squares(grads));
+        });
+        squares.iter().sum::<f64>().sqrt()
+    }
+
+    /// [`Optimiser::step`], by all workers.
+    pub fn update(&self, optimiser: &mut Optimiser<R>, lr: f64, grad_scale: f64, params: &mut [R], grads: &[R]) {
+        let (update, m, v) = optimiser.begin(lr, grad_scale);
+        self.pool.install(|| {
+            let buffers = params.par_chunks_mut(PIECE).zip(grads.par_chunks(PIECE));
+            let moments = m.par_chunks_mut(PIECE).zip(v.par_chunks_mut(PIECE));
+            buffers.zip(moments).enumerate().for_each(|(i, ((params, grads), (m, v)))| {
+                update.apply(i * PIECE, params, grads, m, v);
+            });
+        });
+    }
+
     /// Runs `forward` over `rows` in shards, without training: it gets a shard's rows and writes their part of
-    /// `out: [rows, width]`.
+    /// `out: [rows, width]`. `transposed` is of the same parameters.
     ///
     /// # Panics
     /// If `out` is not rows·width long.
     pub fn infer(
         &self,
         params: &[R],
+        transposed: &Transposed<R>,
         rows: &[u32],
         width: usize,
         out: &mut [R],
@@ -138,20 +201,22 @@ impl<R: Real> Engine<R> {
         if out.is_empty() {
             return;
         }
-        let Self { pool, arenas, cut, .. } = self;
+        let Self { pool, arenas, gemm, cut, .. } = self;
         pool.install(|| {
             out.par_chunks_mut(cut.shard * width).zip(rows.par_chunks(cut.shard)).for_each(|(out, rows)| {
                 let worker = rayon::current_thread_index().expect("a shard runs on a worker of the pool");
                 let mut arena = lock(&arenas[worker]);
-                forward(&Cx::new(params, &arena, Mode::Eval), rows, out);
+                let cx = Cx::new(params, &arena, Mode::Eval).with(*gemm, Some(transposed.numbers()));
+                forward(&cx, rows, out);
+                drop(cx);
                 arena.reset();
             });
         });
     }
 }
 
-/// Numbers of a gradient added up by one task.
-const REDUCE: usize = 1 << 14;
+/// Numbers of a flat buffer that one task takes.
+const PIECE: usize = 1 << 14;
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // an arena holds no invariant that a panicking worker could have broken

@@ -1,11 +1,11 @@
 //! Analytic gradients against central differences in f64, and f32 gradients against the f64 ones.
 
-use nids_kernels::{Arena, Buffer, Key, Real};
+use nids_kernels::{Arena, Buffer, Gemm, Key, Real};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Uniform};
 
-use crate::{Cx, Mode, ParamTable};
+use crate::{Cx, Mode, ParamTable, Transposed};
 
 /// A number computed from parameters and an input, with its gradients: a layer and Σ y·dy, or a whole objective.
 pub trait Differentiable {
@@ -25,15 +25,28 @@ pub struct Errors {
 }
 
 /// Checks the gradients of `f` while training, at random parameters and the input `x`; `samples` key masks and dropped
-/// branches.
+/// branches. The gradients are the worse of those of the two backends.
 pub fn check<F: Differentiable>(table: &ParamTable, samples: &[u32], x: &[f64], f: &F) -> Errors {
     let mut params = table.zeros::<f64>();
     for spec in table.specs() {
         spec.param.of_mut::<f64>(&mut params).copy_from_slice(&uniform(spec.param.offset() as u64, spec.shape.iter().product()));
     }
-    let mut x = x.to_vec();
-    let (grads, dx) = gradients(table, samples, &params, &x, f);
-    let (grads_f32, dx_f32) = gradients::<f32, _>(table, samples, &narrow(&params), &narrow(&x), f);
+    let x = x.to_vec();
+    let of_backend = |gemm| check_backend(table, samples, &params, &mut x.clone(), gemm, f);
+    let [openblas, tiles] = [Gemm::OpenBlas, Gemm::Tiles].map(of_backend);
+    Errors { params: openblas.params.max(tiles.params), x: openblas.x.max(tiles.x), f32: openblas.f32.max(tiles.f32) }
+}
+
+fn check_backend<F: Differentiable>(
+    table: &ParamTable,
+    samples: &[u32],
+    params: &Buffer<f64>,
+    x: &mut [f64],
+    gemm: Gemm,
+    f: &F,
+) -> Errors {
+    let (grads, dx) = gradients(table, samples, params, x, gemm, f);
+    let (grads_f32, dx_f32) = gradients::<f32, _>(table, samples, &narrow(params), &narrow(x), gemm, f);
 
     let mut arena = Arena::default();
     let mut unused = table.zeros();
@@ -42,10 +55,10 @@ pub fn check<F: Differentiable>(table: &ParamTable, samples: &[u32], x: &[f64], 
         arena.reset();
         loss
     };
-    let (of_params, _) = max_relative_error(&mut params.clone(), &grads, |params| loss(params, &x));
+    let (of_params, _) = max_relative_error(&mut params.clone(), &grads, |params| loss(params, x));
     let mut errors = Errors { params: of_params, x: 0.0, f32: max_scaled_difference(&grads_f32, &grads) };
     if let (Some(dx), Some(dx_f32)) = (dx, dx_f32) {
-        errors.x = max_relative_error(&mut x, &dx, |x| loss(&params, x)).0;
+        errors.x = max_relative_error(x, &dx, |x| loss(params, x)).0;
         errors.f32 = errors.f32.max(max_scaled_difference(&dx_f32, &dx));
     }
     errors
@@ -60,11 +73,14 @@ fn gradients<R: Real, F: Differentiable>(
     samples: &[u32],
     params: &[R],
     x: &[R],
+    gemm: Gemm,
     f: &F,
 ) -> (Buffer<R>, Option<Vec<R>>) {
     let mut grads = table.zeros();
     let arena = Arena::default();
-    let (_, dx) = f.pass(&Cx::new(params, &arena, mode(samples)), &mut grads, x);
+    let transposed = Transposed::of(table, params);
+    let cx = Cx::new(params, &arena, mode(samples)).with(gemm, (gemm == Gemm::Tiles).then(|| transposed.numbers()));
+    let (_, dx) = f.pass(&cx, &mut grads, x);
     (grads, dx)
 }
 

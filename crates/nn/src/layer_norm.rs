@@ -1,6 +1,6 @@
 //! Layer normalisation of the last axis.
 
-use nids_kernels::{Real, layer_norm, layer_norm_backward, layer_norm_output};
+use nids_kernels::{Real, layer_norm, layer_norm_backward, layer_norm_infer, layer_norm_output};
 
 use crate::context::Taken;
 use crate::{Cx, Init, Param, Scope, Tensor};
@@ -35,6 +35,11 @@ impl LayerNorm {
         let (y, cache) = self.forward_taken(cx, &Taken::all(x.shape[1]), &x);
         cx.recycle(x.data);
         (y, cache)
+    }
+
+    /// y = LN(x), for passes without backward.   x, y: [rows, D]
+    pub fn infer<R: Real>(&self, cx: &Cx<'_, R>, x: &[R], y: &mut [R]) {
+        layer_norm_infer(R::from_f64(EPS), self.weight.of(cx.params), self.bias.of(cx.params), x, y);
     }
 
     /// LN of the samples of `x` that take a branch.   x: [n, b, D]   y: [n, taken, D]
@@ -78,7 +83,7 @@ impl LayerNorm {
         grads: &mut [R],
         cache: LayerNormCache<'a, R>,
         taken: &Taken,
-        mut dy: Tensor<'a, R>,
+        dy: Tensor<'a, R>,
         dx: Tensor<'a, R>,
     ) -> Tensor<'a, R> {
         let LayerNormCache { owner, xhat, rstd } = cache;
@@ -89,7 +94,7 @@ impl LayerNorm {
         let (dweight, dbias) = (self.weight.of_mut(before), &mut after[..d]);
         let (rows, weight) = (taken.rows(n, d), self.weight.of(cx.params));
         let packed = &xhat[..rows.len() * d];
-        layer_norm_backward(rows, weight, packed, &rstd[..rows.len()], dy.packed_mut(), dx.data, dweight, dbias);
+        layer_norm_backward(rows, weight, packed, &rstd[..rows.len()], dy.packed(), dx.data, dweight, dbias);
         cx.recycle(dy.data);
         cx.recycle(rstd);
         cx.recycle(xhat);

@@ -55,7 +55,7 @@ pub use embedding::{FeatureEmbedding, FeatureEmbeddingCache, RegisterTokens, pat
 pub use layer_norm::{LayerNorm, LayerNormCache};
 pub use linear::{Linear, LinearCache};
 pub use mixing::{Axis, Mixing, MixingCache, MixingConfig, Visible};
-pub use nids_kernels::{Activation, Real};
-pub use params::{Init, Param, ParamSpec, ParamTable, Scope};
+pub use nids_kernels::{Activation, Gemm, Real};
+pub use params::{Init, Param, ParamSpec, ParamTable, Scope, Transposed};
 pub use pool::{mean_tokens, mean_tokens_backward};
 pub use residual::{PreNormResidual, PreNormResidualCache};

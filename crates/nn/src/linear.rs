@@ -1,6 +1,6 @@
 //! A linear map of the last axis.
 
-use nids_kernels::{Real, Trans, add_column_sums, gemm};
+use nids_kernels::{Mat, Real, Store, add_column_sums};
 
 use crate::{Cx, Init, Param, Scope, Tensor};
 
@@ -42,39 +42,39 @@ impl Linear {
         let [n, b, width] = x.shape;
         assert_eq!(width, self.inputs, "inputs of a linear layer");
         let y = cx.tensor([n, b, self.outputs]);
-        self.apply(cx.params, x.data, y.data);
+        self.apply(cx, x.data, y.data);
         (y, LinearCache { owner: self.weight, x })
     }
 
     /// y = x Wᵀ + b on plain rows.   x: [rows, in]   y: [rows, out]
-    pub fn apply<R: Real>(&self, params: &[R], x: &[R], y: &mut [R]) {
+    pub fn apply<R: Real>(&self, cx: &Cx<'_, R>, x: &[R], y: &mut [R]) {
         let (i, o) = (self.inputs, self.outputs);
         let rows = x.len() / i;
-        let beta = match self.bias {
+        let store = match self.bias {
             Some(bias) => {
-                y.chunks_exact_mut(o).for_each(|y| y.copy_from_slice(bias.of(params)));
-                R::one()
+                y.chunks_exact_mut(o).for_each(|y| y.copy_from_slice(bias.of(cx.params)));
+                Store::Add
             }
-            None => R::zero(),
+            None => Store::Set,
         };
-        gemm(Trans::No, Trans::Yes, [rows, o, i], R::one(), x, i, self.weight.of(params), i, beta, y, o);
+        cx.gemm([rows, o, i], Mat::new(x, i), cx.transposed(self.weight, [o, i]), store, y, o);
     }
 
     /// dweight += dyᵀ x;   dbias += Σ dy.   x: [rows, in]   dy: [rows, out]
-    pub fn add_gradients<R: Real>(&self, grads: &mut [R], x: &[R], dy: &[R]) {
+    pub fn add_gradients<R: Real>(&self, cx: &Cx<'_, R>, grads: &mut [R], x: &[R], dy: &[R]) {
         let (i, o) = (self.inputs, self.outputs);
         let rows = x.len() / i;
-        gemm(Trans::Yes, Trans::No, [o, i, rows], R::one(), dy, o, x, i, R::one(), self.weight.of_mut(grads), i);
+        cx.gemm([o, i, rows], Mat::new(dy, o).t(), Mat::new(x, i), Store::Add, self.weight.of_mut(grads), i);
         if let Some(bias) = self.bias {
             add_column_sums(dy, bias.of_mut(grads));
         }
     }
 
     /// dx = dy W.   dy: [rows, out]   dx: [rows, in]
-    pub fn input_gradient<R: Real>(&self, params: &[R], dy: &[R], dx: &mut [R]) {
+    pub fn input_gradient<R: Real>(&self, cx: &Cx<'_, R>, dy: &[R], dx: &mut [R]) {
         let (i, o) = (self.inputs, self.outputs);
         let rows = dy.len() / o;
-        gemm(Trans::No, Trans::No, [rows, i, o], R::one(), dy, o, self.weight.of(params), i, R::zero(), dx, i);
+        cx.gemm([rows, i, o], Mat::new(dy, o), Mat::new(self.weight.of(cx.params), i), Store::Set, dx, i);
     }
 
     /// dweight += dyᵀ x;   dbias += Σ dy;   dx = dy W
@@ -87,8 +87,8 @@ impl Linear {
     ) -> Tensor<'a, R> {
         let LinearCache { owner, x } = cache;
         assert_eq!(owner, self.weight, "the cache of another linear layer");
-        self.add_gradients(grads, x.data, dy.data);
-        self.input_gradient(cx.params, dy.data, x.data);
+        self.add_gradients(cx, grads, x.data, dy.data);
+        self.input_gradient(cx, dy.data, x.data);
         cx.recycle(dy.data);
         x
     }

@@ -1,7 +1,7 @@
 //! The two MLPs of a Mixer block (Tolstikhin et al. 2021): over tokens and over channels.
 
 use nids_kernels::{
-    Bias, Real, Trans, add_branch, add_column_sums, add_row_sums, bias_activation_dropout, branch_gradient, gemm, hadamard,
+    Bias, Mask, Mat, Real, Store, add_bias, add_branch, add_column_sums, add_row_sums, bias_activation_dropout, branch_gradient,
 };
 
 use crate::context::Taken;
@@ -9,6 +9,11 @@ use crate::{Activation, Cx, Init, Param, Samples, Scope, Tensor};
 
 mod visible;
 pub use visible::Visible;
+
+/// Hidden numbers that are worked on together where nothing is kept for backward: 24 KiB of a nearest cache of 32 or 48.
+const STRIP: usize = 6144;
+/// Numbers that the widest vectors hold.
+const VECTOR: usize = 16;
 
 /// What an MLP mixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +92,9 @@ impl Mixing {
     /// The MLP on its own, every token present.
     pub fn forward<'a, R: Real>(&self, cx: &Cx<'a, R>, x: Tensor<'a, R>) -> (Tensor<'a, R>, MixingCache<'a, R>) {
         let taken = Taken::all(x.shape[1]);
-        let (mut z, open) = self.forward_open(cx, None, &taken, &x);
+        let (z, open) = self.forward_open(cx, None, &taken, &x);
         let y = cx.zeros(x.shape);
-        let y = self.close(cx, None, &taken, &mut z, y);
+        let y = self.close(cx, None, &taken, &z, y);
         cx.recycle(z.data);
         (y, MixingCache { open, x })
     }
@@ -111,6 +116,45 @@ impl Mixing {
         dx
     }
 
+    /// y += MLP(x), for passes without backward and dropout: in strips whose hidden numbers stay in the nearest cache.
+    /// x, y: [N, b, D]
+    pub(crate) fn add_infer<R: Real>(&self, cx: &Cx<'_, R>, x: &[R], [n, b, d]: [usize; 3], y: &mut [R]) {
+        let MixingConfig { axis, hidden, activation, .. } = self.config;
+        let (bias1, bias2) = (self.bias1.of(cx.params), self.bias2.of(cx.params));
+        let strip = (STRIP / hidden).max(1);
+        match axis {
+            Axis::Channel => {
+                let strip = strip.min(n * b);
+                let (w1, w2) = (cx.transposed(self.weight1, [hidden, d]), cx.transposed(self.weight2, [d, hidden]));
+                let h = cx.alloc(strip * hidden);
+                add_bias(Bias::PerColumn(bias2), d, y);
+                for (x, y) in x.chunks(strip * d).zip(y.chunks_mut(strip * d)) {
+                    let rows = x.len() / d;
+                    let h = &mut h[..rows * hidden];
+                    cx.gemm([rows, hidden, d], Mat::new(x, d), w1, Store::Set, h, hidden);
+                    bias_activation_dropout(activation, Bias::PerColumn(bias1), Mask::Off, hidden, h, None);
+                    cx.gemm([rows, d, hidden], Mat::new(h, hidden), w2, Store::Add, y, d);
+                }
+                cx.recycle(h);
+            }
+            Axis::Token => {
+                let m = b * d;
+                let strip = strip.next_multiple_of(VECTOR).min(m);
+                let (w1, w2) = (Mat::new(self.weight1.of(cx.params), n), Mat::new(self.weight2.of(cx.params), hidden));
+                let h = cx.alloc(hidden * strip);
+                add_bias(Bias::PerRow(bias2), m, y);
+                for start in (0..m).step_by(strip) {
+                    let cols = strip.min(m - start);
+                    let h = &mut h[..hidden * cols];
+                    cx.gemm([hidden, cols, n], w1, Mat::new(&x[start..], m), Store::Set, h, cols);
+                    bias_activation_dropout(activation, Bias::PerRow(bias1), Mask::Off, cols, h, None);
+                    cx.gemm([n, cols, hidden], w2, Mat::new(h, cols), Store::Add, &mut y[start..], m);
+                }
+                cx.recycle(h);
+            }
+        }
+    }
+
     /// z = W2 · dropout(act(W1 · x + b1)): the MLP without its last bias and dropout, which [`Mixing::close`] fuses with the
     /// residual.   x, z: [n, taken, D]
     pub(crate) fn forward_open<'a, R: Real>(
@@ -127,21 +171,24 @@ impl Mixing {
         let (g, derivative) = (cx.alloc(of_sample * taken.b), cx.alloc(of_sample * taken.b));
         let (h, dh) = (&mut g[..of_sample * b], &mut derivative[..of_sample * b]);
         let z = taken.tensor(cx, n, d);
-        let (w1, w2) = (self.weight1.of(cx.params), self.weight2.of(cx.params));
         let mask = cx.mask(self.site_hidden, self.config.dropout, &keys);
         match self.config.axis {
             Axis::Channel => {
                 assert_eq!(d, self.config.size, "channels");
-                product(Trans::No, Trans::Yes, [n * b, hidden, d], x.data, w1, R::zero(), h);
+                let w1 = cx.transposed(self.weight1, [hidden, d]);
+                cx.gemm([n * b, hidden, d], Mat::new(x.packed(), d), w1, Store::Set, h, hidden);
                 let bias = Bias::PerColumn(self.bias1.of(cx.params));
                 bias_activation_dropout(self.config.activation, bias, mask, hidden, h, Some(dh));
-                product(Trans::No, Trans::Yes, [n * b, d, hidden], h, w2, R::zero(), z.data);
+                let w2 = cx.transposed(self.weight2, [d, hidden]);
+                cx.gemm([n * b, d, hidden], Mat::new(h, hidden), w2, Store::Set, z.data, d);
             }
             Axis::Token => {
+                let m = b * d;
+                let (w1, w2) = (self.weight1.of(cx.params), self.weight2.of(cx.params));
                 match visible {
                     None => {
                         assert_eq!(n, self.config.size, "tokens");
-                        product(Trans::No, Trans::No, [hidden, b * d, n], w1, x.data, R::zero(), h);
+                        cx.gemm([hidden, m, n], Mat::new(w1, n), Mat::new(x.packed(), m), Store::Set, h, m);
                     }
                     Some(visible) => self.hidden_of_visible(cx, visible, taken, x, h),
                 }
@@ -150,7 +197,7 @@ impl Mixing {
                 bias_activation_dropout(self.config.activation, per_row, mask, d, h, Some(dh));
                 cx.recycle(bias);
                 match visible {
-                    None => product(Trans::No, Trans::No, [n, b * d, hidden], w2, h, R::zero(), z.data),
+                    None => cx.gemm([n, m, hidden], Mat::new(w2, hidden), Mat::new(h, m), Store::Set, z.data, m),
                     Some(visible) => self.visible_of_hidden(cx, visible, taken, x.shape, h, z.data),
                 }
             }
@@ -179,25 +226,28 @@ impl Mixing {
         match (self.config.axis, visible) {
             (Axis::Channel, _) => {
                 let rows = n * b;
-                product(Trans::Yes, Trans::No, [d, hidden, rows], dz.data, g, R::one(), self.weight2.of_mut(grads));
-                product(Trans::No, Trans::No, [rows, hidden, d], dz.data, w2, R::zero(), g);
-                let dh = hadamard_into(&mut derivative[..len], &g[..len]);
+                let (x, dz) = (Mat::new(x.packed(), d), Mat::new(dz.packed(), d));
+                cx.gemm([d, hidden, rows], dz.t(), Mat::new(g, hidden), Store::Add, self.weight2.of_mut(grads), hidden);
+                let dh = &mut derivative[..len];
+                cx.gemm([rows, hidden, d], dz, Mat::new(w2, hidden), Store::Times, dh, hidden);
                 add_column_sums(dh, self.bias1.of_mut(grads));
-                product(Trans::Yes, Trans::No, [hidden, d, rows], dh, x.data, R::one(), self.weight1.of_mut(grads));
-                product(Trans::No, Trans::No, [rows, d, hidden], dh, w1, R::zero(), dx.data);
+                let dh = Mat::new(dh, hidden);
+                cx.gemm([hidden, d, rows], dh.t(), x, Store::Add, self.weight1.of_mut(grads), d);
+                cx.gemm([rows, d, hidden], dh, Mat::new(w1, d), Store::Set, dx.data, d);
             }
             (Axis::Token, None) => {
                 let m = b * d;
-                product(Trans::No, Trans::Yes, [n, hidden, m], dz.data, g, R::one(), self.weight2.of_mut(grads));
-                product(Trans::Yes, Trans::No, [hidden, m, n], w2, dz.data, R::zero(), g);
-                let dh = hadamard_into(&mut derivative[..len], &g[..len]);
+                let (x, dz) = (Mat::new(x.packed(), m), Mat::new(dz.packed(), m));
+                cx.gemm([n, hidden, m], dz, Mat::new(g, m).t(), Store::Add, self.weight2.of_mut(grads), hidden);
+                let dh = &mut derivative[..len];
+                cx.gemm([hidden, m, n], Mat::new(w2, hidden).t(), dz, Store::Times, dh, m);
                 add_row_sums(dh, self.bias1.of_mut(grads));
-                product(Trans::No, Trans::Yes, [hidden, n, m], dh, x.data, R::one(), self.weight1.of_mut(grads));
-                product(Trans::Yes, Trans::No, [n, m, hidden], w1, dh, R::zero(), dx.data);
+                let dh = Mat::new(dh, m);
+                cx.gemm([hidden, n, m], dh, x.t(), Store::Add, self.weight1.of_mut(grads), n);
+                cx.gemm([n, m, hidden], Mat::new(w1, n).t(), dh, Store::Set, dx.data, m);
             }
             (Axis::Token, Some(visible)) => {
-                let (g, derivative) = (&mut g[..], &mut derivative[..len]);
-                self.backward_visible(cx, grads, visible, taken, x, dz.data, g, derivative, dx.data);
+                self.backward_visible(cx, grads, visible, taken, x, dz.data, g, &mut derivative[..len], dx.data);
             }
         }
         cx.recycle(g);
@@ -206,13 +256,13 @@ impl Mixing {
         dx
     }
 
-    /// y += scale · dropout(z + b2) for the samples taken.   z: [n, taken, D], overwritten   y: [n, b, D]
+    /// y += scale · dropout(z + b2) for the samples taken.   z: [n, taken, D]   y: [n, b, D]
     pub(crate) fn close<'a, R: Real>(
         &self,
         cx: &Cx<'a, R>,
         visible: Option<Visible<'a, R>>,
         taken: &Taken,
-        z: &mut Tensor<'_, R>,
+        z: &Tensor<'_, R>,
         y: Tensor<'a, R>,
     ) -> Tensor<'a, R> {
         let [n, _, d] = y.shape;
@@ -221,7 +271,7 @@ impl Mixing {
         let scale = R::from_f64(taken.scale);
         let bias = self.bias2.of(cx.params);
         match self.config.axis {
-            Axis::Channel => add_branch(taken.rows(n, d), Bias::PerColumn(bias), mask, scale, z.packed_mut(), y.data),
+            Axis::Channel => add_branch(taken.rows(n, d), Bias::PerColumn(bias), mask, scale, z.packed(), y.data),
             Axis::Token => {
                 let b = taken.kept.len();
                 let bias = match visible {
@@ -234,7 +284,7 @@ impl Mixing {
                         rows
                     }
                 };
-                add_branch(taken.rows(n, d), Bias::PerRow(&bias[..n * b]), mask, scale, z.packed_mut(), y.data);
+                add_branch(taken.rows(n, d), Bias::PerRow(&bias[..n * b]), mask, scale, z.packed(), y.data);
                 cx.recycle(bias);
             }
         }
@@ -274,19 +324,6 @@ impl Mixing {
     fn hidden_numbers(&self, n: usize, d: usize) -> usize {
         self.config.hidden * if self.config.axis == Axis::Token { d } else { n }
     }
-}
-
-/// dh = d · dg, in the place of d.
-fn hadamard_into<'d, R: Real>(derivative: &'d mut [R], dg: &[R]) -> &'d [R] {
-    hadamard(derivative, dg);
-    derivative
-}
-
-/// op(a) · op(b) + beta · c of whole matrices.
-fn product<R: Real>(ta: Trans, tb: Trans, [m, n, k]: [usize; 3], a: &[R], b: &[R], beta: R, c: &mut [R]) {
-    let lda = if ta == Trans::No { k } else { m };
-    let ldb = if tb == Trans::No { n } else { k };
-    gemm(ta, tb, [m, n, k], R::one(), a, lda, b, ldb, beta, c, n);
 }
 
 /// A bias a token (or hidden unit) as a bias a row of `[outer, taken]`; memory for all samples.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use nids_kernels::{AdamStep, Buffer, Real, adam, adamw, clip_scale, scale, sum_of_squares};
+use nids_kernels::{AdamStep, Buffer, Real, adam, adamw, clip_scale, sum_of_squares};
 
 use crate::ParamTable;
 
@@ -62,30 +62,22 @@ impl<R: Real> Optimiser<R> {
         Self { algorithm, groups, m: table.zeros(), v: table.zeros(), t: 0 }
     }
 
-    /// One update of `params` with learning rate `lr`.
+    /// One update of `params` with learning rate `lr` and gradient `grad_scale · grads`.
     ///
     /// # Panics
     /// If the buffers are not of the table's length.
-    pub fn step(&mut self, lr: f64, params: &mut [R], grads: &[R]) {
+    pub fn step(&mut self, lr: f64, grad_scale: f64, params: &mut [R], grads: &[R]) {
         assert!(params.len() == self.m.len() && grads.len() == self.m.len());
+        let (update, m, v) = self.begin(lr, grad_scale);
+        update.apply(0, params, grads, m, v);
+    }
+
+    /// Counts a step, whose update may then be applied to the buffers piece by piece; the moments.
+    pub(crate) fn begin(&mut self, lr: f64, grad_scale: f64) -> (Update<'_>, &mut [R], &mut [R]) {
         self.t += 1;
-        let (Algorithm::Adam(config) | Algorithm::AdamW(config)) = self.algorithm;
         let t = i32::try_from(self.t).unwrap_or(i32::MAX);
-        for Group { range, lr_scale, decays } in &self.groups {
-            let real = R::from_f64;
-            let step = AdamStep {
-                lr: real(lr * lr_scale),
-                beta1: real(config.beta1),
-                beta2: real(config.beta2),
-                eps: real(config.eps),
-                weight_decay: real(if *decays { config.weight_decay } else { 0.0 }),
-                bias1: real(1.0 - config.beta1.powi(t)),
-                bias2: real(1.0 - config.beta2.powi(t)),
-            };
-            let update = if matches!(self.algorithm, Algorithm::Adam(_)) { adam } else { adamw };
-            let range = range.clone();
-            update(step, &mut params[range.clone()], &grads[range.clone()], &mut self.m[range.clone()], &mut self.v[range]);
-        }
+        let update = Update { algorithm: self.algorithm, groups: &self.groups, lr, grad_scale, t };
+        (update, &mut self.m, &mut self.v)
     }
 
     /// First and second moments and the number of steps taken: what a checkpoint keeps.
@@ -104,14 +96,48 @@ impl<R: Real> Optimiser<R> {
     }
 }
 
-/// Scales `grads` down to a Euclidean norm of at most `max_norm`; returns the norm before.
-pub fn clip_grad_norm<R: Real>(grads: &mut [R], max_norm: Option<f64>) -> f64 {
-    let norm = sum_of_squares(grads).sqrt();
-    if let Some(max_norm) = max_norm {
-        let factor = clip_scale(norm, max_norm);
-        if factor < 1.0 {
-            scale(R::from_f64(factor), grads);
+/// One step of an optimiser.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Update<'o> {
+    algorithm: Algorithm,
+    groups: &'o [Group],
+    lr: f64,
+    grad_scale: f64,
+    t: i32,
+}
+
+impl Update<'_> {
+    /// Updates the pieces of the buffers that start at `offset`; every number on its own, so that pieces may be of any size.
+    pub(crate) fn apply<R: Real>(&self, offset: usize, params: &mut [R], grads: &[R], m: &mut [R], v: &mut [R]) {
+        let (Algorithm::Adam(config) | Algorithm::AdamW(config)) = self.algorithm;
+        let kernel = if matches!(self.algorithm, Algorithm::Adam(_)) { adam } else { adamw };
+        let end = offset + params.len();
+        let first = self.groups.partition_point(|group| group.range.end <= offset);
+        for Group { range, lr_scale, decays } in self.groups[first..].iter().take_while(|group| group.range.start < end) {
+            let real = R::from_f64;
+            let step = AdamStep {
+                grad_scale: real(self.grad_scale),
+                lr: real(self.lr * lr_scale),
+                beta1: real(config.beta1),
+                beta2: real(config.beta2),
+                eps: real(config.eps),
+                weight_decay: real(if *decays { config.weight_decay } else { 0.0 }),
+                bias1: real(1.0 - config.beta1.powi(self.t)),
+                bias2: real(1.0 - config.beta2.powi(self.t)),
+            };
+            let piece = range.start.max(offset) - offset..range.end.min(end) - offset;
+            let (params, grads) = (&mut params[piece.clone()], &grads[piece.clone()]);
+            kernel(step, params, grads, &mut m[piece.clone()], &mut v[piece]);
         }
     }
-    norm
+}
+
+/// The Euclidean norm of a gradient.
+pub fn grad_norm<R: Real>(grads: &[R]) -> f64 {
+    sum_of_squares(grads).sqrt()
+}
+
+/// What [`Optimiser::step`] scales a gradient of Euclidean norm `norm` by, so that it is at most `max_norm`.
+pub fn clip(norm: f64, max_norm: Option<f64>) -> f64 {
+    max_norm.map_or(1.0, |max_norm| clip_scale(norm, max_norm))
 }

@@ -59,11 +59,20 @@ impl PreNormResidual {
             return (x, PreNormResidualCache { visible, branch: None });
         }
         let (normed, norm) = self.norm.forward_taken(cx, &taken, &x);
-        let (mut z, mixing) = self.mixing.forward_open(cx, visible, &taken, &normed);
+        let (z, mixing) = self.mixing.forward_open(cx, visible, &taken, &normed);
         cx.recycle(normed.data);
-        let y = self.mixing.close(cx, visible, &taken, &mut z, x);
+        let y = self.mixing.close(cx, visible, &taken, &z, x);
         cx.recycle(z.data);
         (y, PreNormResidualCache { visible, branch: Some((norm, mixing)) })
+    }
+
+    /// y = x + MLP(LN(x)), in the place of x, for passes without backward.
+    pub fn infer<'a, R: Real>(&self, cx: &Cx<'a, R>, x: Tensor<'a, R>) -> Tensor<'a, R> {
+        let normed = cx.alloc(x.data.len());
+        self.norm.infer(cx, x.data, normed);
+        self.mixing.add_infer(cx, normed, x.shape, x.data);
+        cx.recycle(normed);
+        x
     }
 
     /// Which samples take the branch: a function of the pass, so backward asks again instead of keeping the answer.

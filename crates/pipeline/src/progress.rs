@@ -32,13 +32,13 @@ pub enum Event<'a> {
     },
 }
 
-/// Whoever listens. Any `FnMut(Event)` does.
-pub trait Progress {
-    /// Called in order, from the thread that runs the stage.
+/// Whoever listens. Any `FnMut(Event)` does that may move to another thread.
+pub trait Progress: Send {
+    /// Called in order, from one thread at a time.
     fn event(&mut self, event: Event<'_>);
 }
 
-impl<F: FnMut(Event<'_>)> Progress for F {
+impl<F: FnMut(Event<'_>) + Send> Progress for F {
     fn event(&mut self, event: Event<'_>) {
         self(event);
     }

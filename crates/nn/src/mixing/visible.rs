@@ -1,8 +1,8 @@
 //! Token mixing where every sample has only some of its tokens.
 
-use nids_kernels::{Real, Trans, add_assign, add_row_sums, gemm};
+use nids_kernels::{Mat, Real, Store, add_assign, add_row_sums};
 
-use super::{Mixing, MixingConfig, hadamard_into};
+use super::{Mixing, MixingConfig};
 use crate::context::Taken;
 use crate::{Cx, Tensor};
 
@@ -40,7 +40,7 @@ impl Mixing {
         let ([n, b, d], hidden) = (x.shape, self.config.hidden);
         self.each_sample(cx, visible, taken, x.shape, |_, j, [w1, _]| {
             let (x, h, m) = (&x.data[j * d..], &mut h[j * d..], b * d);
-            gemm(Trans::No, Trans::No, [hidden, d, n], R::one(), w1, n, x, m, R::zero(), h, m);
+            cx.gemm([hidden, d, n], Mat::new(w1, n), Mat::new(x, m), Store::Set, h, m);
         });
     }
 
@@ -57,11 +57,11 @@ impl Mixing {
         let ([n, b, d], hidden) = (shape, self.config.hidden);
         self.each_sample(cx, visible, taken, shape, |_, j, [_, w2]| {
             let (h, z, m) = (&h[j * d..], &mut z[j * d..], b * d);
-            gemm(Trans::No, Trans::No, [n, d, hidden], R::one(), w2, hidden, h, m, R::zero(), z, m);
+            cx.gemm([n, d, hidden], Mat::new(w2, hidden), Mat::new(h, m), Store::Set, z, m);
         });
     }
 
-    /// dW1, db1, dW2 and dx from dz.   x, dz, dx: [K, b, D]   g, derivative: [H, b·D], overwritten
+    /// dW1, db1, dW2 and dx from dz.   x, dz, dx: [K, b, D]   g, derivative: [H, b·D], the latter overwritten
     pub(super) fn backward_visible<R: Real>(
         &self,
         cx: &Cx<'_, R>,
@@ -70,35 +70,34 @@ impl Mixing {
         taken: &Taken,
         x: &Tensor<'_, R>,
         dz: &[R],
-        g: &mut [R],
+        g: &[R],
         derivative: &mut [R],
         dx: &mut [R],
     ) {
         let ([n, b, d], MixingConfig { size, hidden, .. }) = (x.shape, self.config);
-        let (m, one, zero) = (b * d, R::one(), R::zero());
+        let m = b * d;
         let dweight = cx.alloc(hidden * n);
         self.each_sample(cx, visible, taken, x.shape, |sample, j, [_, w2]| {
-            let (dz, g) = (&dz[j * d..], &mut g[j * d..]);
-            gemm(Trans::No, Trans::Yes, [n, hidden, d], one, dz, m, g, m, zero, dweight, hidden);
+            let (dz, g) = (Mat::new(&dz[j * d..], m), Mat::new(&g[j * d..], m));
+            cx.gemm([n, hidden, d], dz, g.t(), Store::Set, dweight, hidden);
             let dw2 = self.weight2.of_mut(grads);
             for (k, row) in dweight.chunks_exact(hidden).enumerate() {
                 add_assign(&mut dw2[visible.token(k, sample) * hidden..][..hidden], row);
             }
-            gemm(Trans::Yes, Trans::No, [hidden, d, n], one, w2, hidden, dz, m, zero, g, m);
+            cx.gemm([hidden, d, n], Mat::new(w2, hidden).t(), dz, Store::Times, &mut derivative[j * d..], m);
         });
-        let len = derivative.len();
-        let dh = hadamard_into(derivative, &g[..len]);
+        let dh = derivative;
         add_row_sums(dh, self.bias1.of_mut(grads));
         let scale = R::from_f64(size as f64 / n as f64);
         self.each_sample(cx, visible, taken, x.shape, |sample, j, [w1, _]| {
-            let (dh, x, dx) = (&dh[j * d..], &x.data[j * d..], &mut dx[j * d..]);
-            gemm(Trans::No, Trans::Yes, [hidden, n, d], scale, dh, m, x, m, zero, dweight, n);
+            let (dh, x) = (Mat::new(&dh[j * d..], m), Mat::new(&x.data[j * d..], m));
+            cx.gemm([hidden, n, d], dh, x.t(), Store::Set, dweight, n);
             let dw1 = self.weight1.of_mut(grads);
             for k in 0..n {
                 let columns = dw1.iter_mut().skip(visible.token(k, sample)).step_by(size);
-                columns.zip(dweight.iter().skip(k).step_by(n)).for_each(|(dw1, &dw)| *dw1 += dw);
+                columns.zip(dweight.iter().skip(k).step_by(n)).for_each(|(dw1, &dw)| *dw1 += scale * dw);
             }
-            gemm(Trans::Yes, Trans::No, [n, d, hidden], one, w1, n, dh, m, zero, dx, m);
+            cx.gemm([n, d, hidden], Mat::new(w1, n).t(), dh, Store::Set, &mut dx[j * d..], m);
         });
         cx.recycle(dweight);
     }

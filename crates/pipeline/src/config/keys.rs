@@ -84,7 +84,7 @@ pub(super) static KEYS: &[Key] = &[
     key("model.dropout", FRACTION, EACH),
     key("model.drop_path", FRACTION, EACH),
     key("engine.threads", Rule::Whole(0, 1024), NOTHING),
-    key("engine.gemm", Rule::OneOf(&["openblas"]), EACH),
+    key("engine.gemm", Rule::OneOf(&["openblas", "tiles"]), EACH),
     key("engine.shard", Rule::Whole(1, 64), EACH),
     key("engine.gradient_groups", Rule::Whole(0, 256), EACH),
     key("pretrain.objective", Rule::Choice(&["mae"]), PRETRAIN),

@@ -151,6 +151,8 @@ impl Default for Engine {
 pub enum Gemm {
     /// The system's OpenBLAS.
     Openblas,
+    /// Tiles of our own, made for products this small.
+    Tiles,
 }
 
 /// The first stage: learn from rows without labels.

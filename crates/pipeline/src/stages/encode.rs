@@ -6,7 +6,7 @@ use std::path::Path;
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use nids_flows::Tokeniser;
 use nids_kernels::Key;
-use nids_nn::ParamTable;
+use nids_nn::{ParamTable, Transposed};
 use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 
@@ -41,6 +41,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let encoder = encoder(config, &tokeniser, &mut table);
     let mut params = table.zeros();
     load_weights(&weights, Stage::Pretrain, &table, &["encoder."], &mut params)?;
+    let transposed = Transposed::of(&table, &params);
     let engine = engine(config, &table, BATCH)?;
     let (widths, latents) = (widths(&tokeniser), config.encode.latents);
     let width = latent_width(&encoder, latents);
@@ -48,11 +49,11 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
         let mut out = vec![0.0; rows.len() * width];
         for (rows, out) in rows.chunks(BATCH).zip(out.chunks_mut(BATCH * width)) {
             let encoded = tokeniser.encode(&labelled.flows.select(rows))?;
-            engine.infer(&params, &all_rows(rows.len()), width, out, |cx, rows, out| {
+            engine.infer(&params, &transposed, &all_rows(rows.len()), width, out, |cx, rows, out| {
                 let b = rows.len();
                 let x = cx.alloc(b * widths.iter().sum::<usize>());
                 fill(&encoded, &widths, rows.iter().copied(), x);
-                let (tokens, _) = encoder.forward(cx, b, x);
+                let tokens = encoder.infer(cx, b, x);
                 write_latents(cx, latents, tokens, out);
             });
         }
@@ -82,7 +83,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
         &labelled.split.train.repeat(repeat),
     )?;
     stage.log(&ProbeLine { ridge_probe: probe })?;
-    stage.finish(&nids_kernels::describe())?;
+    stage.finish(&nids_kernels::describe(engine.gemm()))?;
     let of = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     let summary = format!(
         "{} training and {} validation latents of {width} in {}; a ridge probe: accuracy {}, ROC-AUC {}",

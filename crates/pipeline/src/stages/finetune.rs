@@ -9,7 +9,7 @@ use nids_kernels::{Buffer, Key};
 use nids_models::Classifier;
 use nids_nn::engine::{Engine, Objective, Sample};
 use nids_nn::loss::{BceWeights, bce_with_logits};
-use nids_nn::{Cx, Mode, ParamTable, weights};
+use nids_nn::{Cx, Mode, ParamTable, Transposed, weights};
 use serde::Serialize;
 use serde_json::json;
 
@@ -66,7 +66,8 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let mut engine = engine(config, &table, config.finetune.micro_batch)?;
 
     let validate = |engine: &Engine<f32>, params: &[f32]| -> Result<Metrics> {
-        let probabilities = network.probabilities(engine, params, &encoded, &widths, &labelled.split.val);
+        let probabilities =
+            network.probabilities(engine, params, &Transposed::of(&table, params), &encoded, &widths, &labelled.split.val);
         let labels: Vec<u8> = labelled.split.val.iter().map(|&row| labelled.labels()[row as usize]).collect();
         Metrics::new(&probabilities, &labels, config.evaluate.threshold)
     };
@@ -127,7 +128,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     stage.write(TOKENISER, tokeniser.to_json().as_bytes())?;
     let metadata = json!({"kind": "classifier", "config_hash": config.stage_hash(Stage::Finetune)}).to_string();
     stage.write(MODEL, &weights::to_bytes(&table, &params, &metadata))?;
-    stage.finish(&nids_kernels::describe())?;
+    stage.finish(&nids_kernels::describe(engine.gemm()))?;
     let summary = format!("{MODEL} in {}", run.folder().display());
     progress.event(Event::Finished { stage: Stage::Finetune, summary: &summary });
     Ok(last.expect("the last step is validated"))
@@ -256,7 +257,7 @@ impl Objective<f32> for LabelledLatents<'_> {
 }
 
 /// Takes a shard through a classifier and back.   x: b samples
-fn classify<'a>(
+pub(super) fn classify<'a>(
     cx: &Cx<'a, f32>,
     grads: &mut [f32],
     classifier: &Classifier,

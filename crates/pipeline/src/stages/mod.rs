@@ -1,5 +1,6 @@
 //! The stages: one file each, and what several of them share.
 
+mod bench;
 mod data;
 mod encode;
 mod finetune;
@@ -14,6 +15,7 @@ use std::io::Write;
 use crate::config::Stage;
 use crate::error::{Error, Result};
 
+pub use bench::{BenchOptions, BenchReport, Case, Measurement, bench};
 pub use encode::encode;
 pub use finetune::finetune;
 pub use predict::{PredictSummary, evaluate, predict};

@@ -7,7 +7,7 @@ use nids_flows::{Encoded, TokenKind, Tokeniser};
 use nids_kernels::{Activation, Buffer};
 use nids_models::{Classifier, Encoder, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Target};
 use nids_nn::engine::Engine;
-use nids_nn::{Cx, ParamTable, Tensor, mean_tokens, weights};
+use nids_nn::{Cx, ParamTable, Tensor, Transposed, mean_tokens, weights};
 
 use super::again;
 use super::data::fill;
@@ -105,18 +105,26 @@ impl Network {
         Ok(Self::Latent { encoder, latents, head })
     }
 
+    /// Floating-point operations of the matrix products of one flow.
+    pub(super) fn forward_flops(&self) -> f64 {
+        match self {
+            Self::Direct(classifier) => classifier.encoder().forward_flops(),
+            Self::Latent { encoder, head, .. } => encoder.forward_flops() + head.encoder().forward_flops(),
+        }
+    }
+
     /// Logits of a shard.   out: [b]
     fn logits(&self, cx: &Cx<'_, f32>, encoded: &Encoded, widths: &[usize], rows: &[u32], out: &mut [f32]) {
         let b = rows.len();
         let x = cx.alloc(b * widths.iter().sum::<usize>());
         fill(encoded, widths, rows.iter().copied(), x);
         let logits = match self {
-            Self::Direct(classifier) => classifier.forward(cx, b, x).0,
+            Self::Direct(classifier) => classifier.infer(cx, b, x),
             Self::Latent { encoder, latents, head } => {
-                let (tokens, _) = encoder.forward(cx, b, x);
+                let tokens = encoder.infer(cx, b, x);
                 let z = cx.alloc(b * latent_width(encoder, *latents));
                 write_latents(cx, *latents, tokens, z);
-                head.forward(cx, b, z).0
+                head.infer(cx, b, z)
             }
         };
         out.copy_from_slice(logits.data);
@@ -127,12 +135,13 @@ impl Network {
         &self,
         engine: &Engine<f32>,
         params: &[f32],
+        transposed: &Transposed<f32>,
         encoded: &Encoded,
         widths: &[usize],
         rows: &[u32],
     ) -> Vec<f32> {
         let mut out = vec![0.0; rows.len()];
-        engine.infer(params, rows, 1, &mut out, |cx, rows, out| {
+        engine.infer(params, transposed, rows, 1, &mut out, |cx, rows, out| {
             self.logits(cx, encoded, widths, rows, out);
             for logit in out {
                 *logit = nids_nn::loss::sigmoid(*logit);

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use nids_flows::{FlowReader, Flows, Labels, Tokeniser};
+use nids_flows::{Encoded, FlowReader, Flows, Labels, Tokeniser};
 use nids_kernels::Buffer;
-use nids_nn::ParamTable;
 use nids_nn::engine::Engine;
+use nids_nn::{ParamTable, Transposed};
 
 use super::data::{all_rows, tell_ignored};
 use super::encode::read_tokeniser;
@@ -45,13 +45,13 @@ pub fn evaluate(run: &Run, data: &Path, progress: &mut dyn Progress) -> Result<M
         labels.extend_from_slice(flows.labels().expect("labels were required of the reader"));
         Ok(())
     })?;
-    Metrics::new(&probabilities, &labels, detector.config.evaluate.threshold)
+    Metrics::new(&probabilities, &labels, detector.threshold)
 }
 
 /// Writes one line per row of `data`, in order: `id,probability,verdict`, the verdict being `attack` or `normal`.
 pub fn predict(run: &Run, data: &Path, out: &mut dyn Write, progress: &mut dyn Progress) -> Result<PredictSummary> {
     let detector = Detector::load(run)?;
-    let threshold = detector.config.evaluate.threshold;
+    let threshold = detector.threshold;
     let mut summary = PredictSummary::default();
     let mut attacks = 0;
     let mut lines = csv::Writer::from_writer(out);
@@ -77,12 +77,14 @@ fn cannot_write(error: csv::Error) -> Error {
 }
 
 /// A classifier, ready to run.
-struct Detector {
-    config: Config,
+pub(super) struct Detector {
+    threshold: f64,
     tokeniser: Tokeniser,
+    widths: Vec<usize>,
     network: Network,
     engine: Engine<f32>,
     params: Buffer<f32>,
+    transposed: Transposed<f32>,
 }
 
 impl Detector {
@@ -90,16 +92,48 @@ impl Detector {
         let weights = run.require(Stage::Finetune, MODEL)?;
         let tokeniser = read_tokeniser(&run.require(Stage::Finetune, TOKENISER)?, Stage::Finetune)?;
         let config = run.config_of(Stage::Finetune)?;
-        let mut table = ParamTable::default();
-        let network = Network::new(&config, &tokeniser, &mut table)?;
-        let mut params = table.zeros();
-        load_weights(&weights, Stage::Finetune, &table, &[""], &mut params)?;
-        let engine = engine(&config, &table, BATCH)?;
-        Ok(Self { config, tokeniser, network, engine, params })
+        Self::new(&config, tokeniser, |table| {
+            let mut params = table.zeros();
+            load_weights(&weights, Stage::Finetune, table, &[""], &mut params)?;
+            Ok(params)
+        })
     }
 
-    /// Reads a file batch by batch and calls `each` with its rows and their probabilities.
-    fn each_batch(
+    pub(super) fn new(
+        config: &Config,
+        tokeniser: Tokeniser,
+        params: impl FnOnce(&ParamTable) -> Result<Buffer<f32>>,
+    ) -> Result<Self> {
+        let mut table = ParamTable::default();
+        let network = Network::new(config, &tokeniser, &mut table)?;
+        let params = params(&table)?;
+        let transposed = Transposed::of(&table, &params);
+        let engine = engine(config, &table, BATCH)?;
+        let widths = widths(&tokeniser);
+        Ok(Self { threshold: config.evaluate.threshold, tokeniser, widths, network, engine, params, transposed })
+    }
+
+    pub(super) fn tokeniser(&self) -> &Tokeniser {
+        &self.tokeniser
+    }
+
+    pub(super) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    pub(super) fn engine(&mut self) -> &mut Engine<f32> {
+        &mut self.engine
+    }
+
+    /// The probability of an attack for every row.
+    pub(super) fn probabilities(&self, encoded: &Encoded) -> Vec<f32> {
+        let rows = all_rows(encoded.n_rows());
+        self.network.probabilities(&self.engine, &self.params, &self.transposed, encoded, &self.widths, &rows)
+    }
+
+    /// Reads a file batch by batch and calls `each` with its rows and their probabilities. The next batch is read while the
+    /// network looks at this one.
+    pub(super) fn each_batch(
         &self,
         data: &Path,
         labels: Labels,
@@ -107,13 +141,17 @@ impl Detector {
         progress: &mut dyn Progress,
         mut each: impl FnMut(&Flows, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        let widths = widths(&self.tokeniser);
         let mut reader = FlowReader::open(data, self.tokeniser.schema(), labels)?;
         tell_ignored(&reader, data, progress);
-        while let Some(flows) = reader.next_batch(BATCH)? {
+        let mut read = || -> Result<Option<(Flows, Encoded)>> {
+            let Some(flows) = reader.next_batch(BATCH)? else { return Ok(None) };
             let encoded = self.tokeniser.encode(&flows)?;
-            let rows = all_rows(flows.len());
-            let probabilities = self.network.probabilities(&self.engine, &self.params, &encoded, &widths, &rows);
+            Ok(Some((flows, encoded)))
+        };
+        let mut next = read();
+        while let Some((flows, encoded)) = next? {
+            let probabilities;
+            (probabilities, next) = self.engine.join(|| self.probabilities(&encoded), &mut read);
             if let Some(row) = probabilities.iter().position(|p| !p.is_finite()) {
                 let message = format!("{}: the model gives no number for row `{}`", data.display(), flows.ids()[row]);
                 return Err(Error::Numerics(message));

@@ -33,12 +33,7 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let mut table = ParamTable::default();
     let mae = mae(config, &tokeniser, &mut table)?;
     let plan = Plan::of_pretrain(&config.pretrain);
-    let objective = MaskedFlows {
-        widths: widths(&tokeniser),
-        divisor: (plan.batch_size * mae.n_masked()) as f32,
-        mae: &mae,
-        encoded: &encoded,
-    };
+    let objective = MaskedFlows::new(&mae, &encoded, widths(&tokeniser), plan.batch_size);
     let mut engine = engine(config, &table, config.pretrain.micro_batch)?;
     let mut params = table.init(config.seed);
     let mut sampler = Sampler::new(config.seed, super::data::all_rows(encoded.n_rows()));
@@ -60,19 +55,25 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     stage.write(TOKENISER, tokeniser.to_json().as_bytes())?;
     let metadata = json!({"kind": "masked autoencoder", "config_hash": config.stage_hash(Stage::Pretrain)}).to_string();
     stage.write(PRETRAINED, &weights::to_bytes(&table, &params, &metadata))?;
-    stage.finish(&nids_kernels::describe())?;
+    stage.finish(&nids_kernels::describe(engine.gemm()))?;
     let summary = format!("{} and {} in {}", PRETRAINED, TOKENISER, run.folder().display());
     progress.event(Event::Finished { stage: Stage::Pretrain, summary: &summary });
     Ok(())
 }
 
 /// Rows whose features are hidden and predicted.
-struct MaskedFlows<'d> {
+pub(super) struct MaskedFlows<'d> {
     mae: &'d Mae,
     encoded: &'d Encoded,
     widths: Vec<usize>,
     /// Masked tokens of a whole step.
     divisor: f32,
+}
+
+impl<'d> MaskedFlows<'d> {
+    pub(super) fn new(mae: &'d Mae, encoded: &'d Encoded, widths: Vec<usize>, batch_size: usize) -> Self {
+        Self { mae, encoded, widths, divisor: (batch_size * mae.n_masked()) as f32 }
+    }
 }
 
 impl Objective<f32> for MaskedFlows<'_> {

@@ -1,0 +1,191 @@
+//! Matrix products in register tiles.
+//!
+//! A tile of c, up to 8 rows of 3 vectors, stays in registers while k runs: each step loads 3 vectors of a row of b, broadcasts
+//! 8 numbers of a and makes 24 fused multiply-adds, for which 11 loads are few enough. Nothing is packed: shards are small
+//! enough for b to lie in the cache, and packing took OpenBLAS an eighth of a training step. Rows and vectors are dealt evenly
+//! over tiles, since a remainder of one row would leave the multipliers waiting for results (4 cycles, 2 units: 8 accumulators
+//! at least).
+//!
+//! Every element of c is one chain of fused multiply-adds over ascending k, whatever the width of a vector, so that all
+//! instruction sets give the same bits.
+
+use std::hint::black_box;
+
+use pulp::{Simd, WithSimd};
+
+use super::{Mat, Store};
+use crate::Real;
+use crate::lanes::Lanes;
+use crate::simd::arch;
+
+/// Most vectors of a tile's row.
+const VECTORS: usize = 3;
+
+/// Most rows of a tile: all registers but those of b and of a broadcast.
+const fn rows<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
+}
+
+/// c = a · b, c += a · b or c *= a · b. The caller has checked that the slices cover the sizes; b is not transposed.
+pub(super) fn gemm<R: Real>([m, n, k]: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>, store: Store, c: &mut [R], ldc: usize) {
+    assert!(!b.transposed, "tiles read rows of b");
+    let (step_row, step_k) = if a.transposed { (1, a.ld) } else { (a.ld, 1) };
+    let (a, b, ldb, c) = (a.data.as_ptr(), b.data.as_ptr(), b.ld, c.as_mut_ptr());
+    arch().dispatch(Product { m, n, k, a, step_row, step_k, b, ldb, c, ldc, store });
+}
+
+/// A product whose operands cover its sizes: rows of a lie `step_row` apart, its columns `step_k`.
+#[derive(Clone, Copy)]
+struct Product<R> {
+    m: usize,
+    n: usize,
+    k: usize,
+    a: *const R,
+    step_row: usize,
+    step_k: usize,
+    b: *const R,
+    ldb: usize,
+    c: *mut R,
+    ldc: usize,
+    store: Store,
+}
+
+impl<R: Lanes> WithSimd for Product<R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match self.store {
+            Store::Set => self.stored::<S, SET>(simd),
+            Store::Add => self.stored::<S, ADD>(simd),
+            Store::Times => self.stored::<S, TIMES>(simd),
+        }
+    }
+}
+
+const SET: u8 = 0;
+const ADD: u8 = 1;
+const TIMES: u8 = 2;
+
+impl<R: Lanes> Product<R> {
+    /// Columns in panels, so that a panel of b stays in the nearest cache while a goes by.
+    #[inline(always)]
+    fn stored<S: Simd, const STORE: u8>(self, simd: S) {
+        let lanes = R::lanes::<S>();
+        let vectors = self.n.div_ceil(lanes);
+        let panels = vectors.div_ceil(VECTORS);
+        for panel in 0..panels {
+            let (from, to) = (panel * vectors / panels, (panel + 1) * vectors / panels);
+            let (start, n) = (from * lanes, (to * lanes).min(self.n) - from * lanes);
+            let p = Self { n, b: self.b.wrapping_add(start), c: self.c.wrapping_add(start), ..self };
+            match to - from {
+                1 => p.panel::<S, 1, STORE>(simd),
+                2 => p.panel::<S, 2, STORE>(simd),
+                _ => p.panel::<S, 3, STORE>(simd),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn panel<S: Simd, const V: usize, const STORE: u8>(self, simd: S) {
+        let blocks = self.m.div_ceil(rows::<S>());
+        for block in 0..blocks {
+            let (from, to) = (block * self.m / blocks, (block + 1) * self.m / blocks);
+            let p = Self { a: self.a.wrapping_add(from * self.step_row), c: self.c.wrapping_add(from * self.ldc), ..self };
+            match to - from {
+                1 => p.block::<S, 1, V, STORE>(simd),
+                2 => p.block::<S, 2, V, STORE>(simd),
+                3 => p.block::<S, 3, V, STORE>(simd),
+                4 => p.block::<S, 4, V, STORE>(simd),
+                5 => p.block::<S, 5, V, STORE>(simd),
+                6 => p.block::<S, 6, V, STORE>(simd),
+                7 => p.block::<S, 7, V, STORE>(simd),
+                _ => p.block::<S, 8, V, STORE>(simd),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn block<S: Simd, const M: usize, const V: usize, const STORE: u8>(self, simd: S) {
+        if M > rows::<S>() {
+            return; // never asked for, and not to be compiled
+        }
+        // the last vector of a row may reach beyond c
+        if self.n == V * R::lanes::<S>() {
+            self.tile::<S, M, V, STORE, false>(simd);
+        } else {
+            self.tile::<S, M, V, STORE, true>(simd);
+        }
+    }
+
+    /// One tile: M rows of V vectors, all of c that `self` still means.
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const V: usize, const STORE: u8, const PARTIAL: bool>(self, simd: S) {
+        let Self { n, k, a, step_row, step_k, b, ldb, c, ldc, .. } = self;
+        let lanes = R::lanes::<S>();
+        let left = n - (V - 1) * lanes;
+        let load = |from: *const R, v: usize| {
+            let len = if PARTIAL && v == V - 1 { left } else { lanes };
+            // SAFETY: `from` points into row l < k of b, or a row of c, at a column v · lanes from which `len` more numbers are
+            // part of the matrix, as the caller of `gemm` has checked.
+            unsafe { R::load::<S, PARTIAL>(simd, from, len) }
+        };
+        let mut acc = [[R::splat(simd, R::zero()); V]; M];
+        for l in 0..k {
+            let mut row = [R::splat(simd, R::zero()); V];
+            for (v, x) in row.iter_mut().enumerate() {
+                *x = load(b.wrapping_add(l * ldb + v * lanes), v);
+            }
+            for (i, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: row i < M of a's remaining rows, column l < k: inside a, as the caller of `gemm` has checked.
+                let x = R::splat(simd, unsafe { *a.wrapping_add(i * step_row + l * step_k) });
+                for (acc, &row) in acc.iter_mut().zip(&row) {
+                    *acc = R::mul_add_lanes(simd, x, row, *acc);
+                }
+            }
+        }
+        for (i, acc) in acc.iter().enumerate() {
+            for (v, &acc) in acc.iter().enumerate() {
+                let at = c.wrapping_add(i * ldc + v * lanes);
+                let y = match STORE {
+                    SET => acc,
+                    ADD => R::add_lanes(simd, load(at, v), acc),
+                    _ => R::mul_lanes(simd, load(at, v), acc),
+                };
+                let len = if PARTIAL && v == V - 1 { left } else { lanes };
+                // SAFETY: as for loading from c, which `gemm` borrows uniquely.
+                unsafe { R::store::<S, PARTIAL>(simd, at, len, y) }
+            }
+        }
+    }
+}
+
+/// Makes at least `flops` floating-point operations of f32 as fast as this thread can, in registers alone: what a product can
+/// at most reach. Returns how many were made.
+pub fn peak(flops: u64) -> u64 {
+    arch().dispatch(Peak { flops })
+}
+
+struct Peak {
+    flops: u64,
+}
+
+impl WithSimd for Peak {
+    type Output = u64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> u64 {
+        const CHAINS: usize = 12; // of 4 cycles, for two units
+        let (x, y) = (simd.splat_f32s(black_box(0.5)), simd.splat_f32s(black_box(0.25)));
+        let mut acc = [simd.splat_f32s(1.0); CHAINS];
+        let round = (CHAINS * 2 * S::F32_LANES) as u64;
+        let rounds = self.flops.div_ceil(round);
+        for _ in 0..rounds {
+            for acc in &mut acc {
+                *acc = simd.mul_add_f32s(*acc, x, y);
+            }
+        }
+        black_box(acc);
+        rounds * round
+    }
+}

@@ -1,0 +1,225 @@
+//! Numbers side by side, for kernels that say themselves what lies in a register.
+
+#[cfg(target_arch = "x86_64")]
+use std::{any::TypeId, arch::x86_64, mem::transmute_copy};
+
+use pulp::Simd;
+
+/// f32 or f64 as the lanes of a vector.
+pub trait Lanes: Copy + num_traits::Zero + num_traits::One {
+    /// A vector.
+    #[doc(hidden)]
+    type Vector<S: Simd>: Copy;
+    #[doc(hidden)]
+    fn lanes<S: Simd>() -> usize;
+    #[doc(hidden)]
+    fn splat<S: Simd>(simd: S, x: Self) -> Self::Vector<S>;
+    /// a · b + c, rounded once.
+    #[doc(hidden)]
+    fn mul_add_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>, c: Self::Vector<S>) -> Self::Vector<S>;
+    #[doc(hidden)]
+    fn add_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    #[doc(hidden)]
+    fn sub_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// The sum of all lanes.
+    #[doc(hidden)]
+    fn sum_lanes<S: Simd>(simd: S, x: Self::Vector<S>) -> Self;
+    #[doc(hidden)]
+    fn mul_lanes<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// The first `len` lanes; all of them unless `PARTIAL`.
+    ///
+    /// # Safety
+    /// `len` numbers can be read at `from`.
+    #[doc(hidden)]
+    unsafe fn load<S: Simd, const PARTIAL: bool>(simd: S, from: *const Self, len: usize) -> Self::Vector<S>;
+    /// The first `len` lanes; all of them unless `PARTIAL`.
+    ///
+    /// # Safety
+    /// `len` numbers can be written at `to`.
+    #[doc(hidden)]
+    unsafe fn store<S: Simd, const PARTIAL: bool>(simd: S, to: *mut Self, len: usize, x: Self::Vector<S>);
+}
+
+macro_rules! lanes_of {
+    ($real:ty, $vector:ident, $lanes:ident, $splat:ident, $mul_add:ident, $add:ident, $mul:ident, $sub:ident, $sum:ident, $mask:ident, $int:ty, $load:ident, $store:ident, $load512:ident, $store512:ident) => {
+        impl Lanes for $real {
+            type Vector<S: Simd> = S::$vector;
+
+            #[inline(always)]
+            fn lanes<S: Simd>() -> usize {
+                S::$lanes
+            }
+            #[inline(always)]
+            fn splat<S: Simd>(simd: S, x: Self) -> S::$vector {
+                simd.$splat(x)
+            }
+            #[inline(always)]
+            fn mul_add_lanes<S: Simd>(simd: S, a: S::$vector, b: S::$vector, c: S::$vector) -> S::$vector {
+                simd.$mul_add(a, b, c)
+            }
+            #[inline(always)]
+            fn add_lanes<S: Simd>(simd: S, a: S::$vector, b: S::$vector) -> S::$vector {
+                simd.$add(a, b)
+            }
+            #[inline(always)]
+            fn mul_lanes<S: Simd>(simd: S, a: S::$vector, b: S::$vector) -> S::$vector {
+                simd.$mul(a, b)
+            }
+            #[inline(always)]
+            fn sub_lanes<S: Simd>(simd: S, a: S::$vector, b: S::$vector) -> S::$vector {
+                simd.$sub(a, b)
+            }
+            #[inline(always)]
+            fn sum_lanes<S: Simd>(simd: S, x: S::$vector) -> Self {
+                simd.$sum(x)
+            }
+            #[inline(always)]
+            unsafe fn load<S: Simd, const PARTIAL: bool>(simd: S, from: *const Self, len: usize) -> S::$vector {
+                if PARTIAL && len < S::$lanes {
+                    #[cfg(target_arch = "x86_64")]
+                    if TypeId::of::<S>() == TypeId::of::<pulp::x86::V4>() {
+                        // SAFETY: AVX-512 is there, since S is V4; the mask leaves the first `len` lanes, which the caller vouches
+                        // for; the vectors of V4 and of the intrinsic are the same bits.
+                        return unsafe { transmute_copy(&x86_64::$load512((1 << len) - 1, from)) };
+                    }
+                    // SAFETY: the mask leaves the first `len` lanes, which the caller vouches for.
+                    unsafe { simd.$load(simd.$mask(0, len as $int), from) }
+                } else {
+                    // SAFETY: all lanes can be read, as the caller vouches; a vector is plain numbers.
+                    unsafe { from.cast::<S::$vector>().read_unaligned() }
+                }
+            }
+            #[inline(always)]
+            unsafe fn store<S: Simd, const PARTIAL: bool>(simd: S, to: *mut Self, len: usize, x: S::$vector) {
+                if PARTIAL && len < S::$lanes {
+                    #[cfg(target_arch = "x86_64")]
+                    if TypeId::of::<S>() == TypeId::of::<pulp::x86::V4>() {
+                        // SAFETY: as for loading.
+                        return unsafe { x86_64::$store512(to, (1 << len) - 1, transmute_copy(&x)) };
+                    }
+                    // SAFETY: the mask leaves the first `len` lanes, which the caller vouches for.
+                    unsafe { simd.$store(simd.$mask(0, len as $int), to, x) }
+                } else {
+                    // SAFETY: all lanes can be written, as the caller vouches.
+                    unsafe { to.cast::<S::$vector>().write_unaligned(x) }
+                }
+            }
+        }
+    };
+}
+
+lanes_of!(
+    f32,
+    f32s,
+    F32_LANES,
+    splat_f32s,
+    mul_add_f32s,
+    add_f32s,
+    mul_f32s,
+    sub_f32s,
+    reduce_sum_f32s,
+    mask_between_m32s,
+    u32,
+    mask_load_ptr_f32s,
+    mask_store_ptr_f32s,
+    _mm512_maskz_loadu_ps,
+    _mm512_mask_storeu_ps
+);
+lanes_of!(
+    f64,
+    f64s,
+    F64_LANES,
+    splat_f64s,
+    mul_add_f64s,
+    add_f64s,
+    mul_f64s,
+    sub_f64s,
+    reduce_sum_f64s,
+    mask_between_m64s,
+    u64,
+    mask_load_ptr_f64s,
+    mask_store_ptr_f64s,
+    _mm512_maskz_loadu_pd,
+    _mm512_mask_storeu_pd
+);
+
+/// A row of numbers, vector by vector; the last may be partial, and what it lacks is 0.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'r, S, R> {
+    simd: S,
+    numbers: &'r [R],
+}
+
+/// A vector's place in a row.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    start: usize,
+    len: usize,
+    pub(crate) is_partial: bool,
+}
+
+impl<'r, S: Simd, R: Lanes> Row<'r, S, R> {
+    #[inline(always)]
+    pub(crate) fn new(simd: S, numbers: &'r [R]) -> Self {
+        Self { simd, numbers }
+    }
+
+    #[inline(always)]
+    pub(crate) fn zero(&self) -> R::Vector<S> {
+        R::splat(self.simd, R::zero())
+    }
+
+    #[inline(always)]
+    pub(crate) fn at(&self, place: Place) -> R::Vector<S> {
+        place.load(self.simd, self.numbers)
+    }
+
+    /// Calls `apply` for every vector, first to last.
+    #[inline(always)]
+    pub(crate) fn each(&self, mut apply: impl FnMut(R::Vector<S>, Place)) {
+        let (lanes, len) = (R::lanes::<S>(), self.numbers.len());
+        let mut start = 0;
+        while start + lanes <= len {
+            let place = Place { start, len: lanes, is_partial: false };
+            apply(self.at(place), place);
+            start += lanes;
+        }
+        if start < len {
+            let place = Place { start, len: len - start, is_partial: true };
+            apply(self.at(place), place);
+        }
+    }
+}
+
+impl Place {
+    #[inline(always)]
+    pub(crate) fn load<S: Simd, R: Lanes>(self, simd: S, row: &[R]) -> R::Vector<S> {
+        assert!(self.start + self.len <= row.len(), "a place inside the row");
+        // SAFETY: `len` numbers of `row` from `start` on, as just asserted.
+        unsafe {
+            let from = row.as_ptr().add(self.start);
+            if self.is_partial { R::load::<S, true>(simd, from, self.len) } else { R::load::<S, false>(simd, from, self.len) }
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn store<S: Simd, R: Lanes>(self, simd: S, row: &mut [R], x: R::Vector<S>) {
+        assert!(self.start + self.len <= row.len(), "a place inside the row");
+        // SAFETY: `len` numbers of `row` from `start` on, as just asserted, borrowed uniquely.
+        unsafe {
+            let to = row.as_mut_ptr().add(self.start);
+            if self.is_partial { R::store::<S, true>(simd, to, self.len, x) } else { R::store::<S, false>(simd, to, self.len, x) }
+        }
+    }
+}
+
+/// 1 in the lanes of a row's last vector that are inside the row of `len` numbers, 0 beyond.
+#[inline(always)]
+pub(crate) fn inside<S: Simd, R: Lanes>(simd: S, len: usize) -> R::Vector<S> {
+    let ones = [R::one(); MAX_LANES];
+    let partial = len % R::lanes::<S>();
+    Place { start: 0, len: partial, is_partial: true }.load(simd, &ones)
+}
+
+/// Lanes of the widest vector.
+const MAX_LANES: usize = 16;

@@ -1,0 +1,401 @@
+//! How fast the engine is on this machine: training steps of fixed shapes, and the default config's own work.
+
+use std::io::BufWriter;
+use std::time::Instant;
+
+use nids_flows::{Labels, Tokeniser, synthetic, write_csv};
+use nids_kernels::{Activation, Buffer, Key};
+use nids_models::{Classifier, Encoder, Input, MixerConfig};
+use nids_nn::engine::{Objective, Sample};
+use nids_nn::{Cx, ParamTable};
+use rand_distr::{Distribution, StandardNormal};
+use serde::Serialize;
+
+use super::data::all_rows;
+use super::finetune::classify;
+use super::network::{mae, widths};
+use super::predict::{Detector, PredictSummary};
+use super::pretrain::MaskedFlows;
+use super::sampler::Sampler;
+use super::train::{Plan, Trainer, engine};
+use crate::config::{Config, Finetune};
+use crate::error::{Error, Result};
+use crate::progress::Silent;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Case {
+    /// Training steps of a fixed shape.
+    Shape(&'static Shape),
+    /// Pretraining steps of the config.
+    Mae,
+    /// Verdicts for many flows.
+    Predict,
+    /// A verdict for one flow.
+    Latency,
+}
+
+/// A network and a batch that others can be measured on, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    name: &'static str,
+    batch: usize,
+    n_tokens: usize,
+    /// Numbers a token is made of.
+    patch: usize,
+    dim: usize,
+    token_hidden: usize,
+    channel_hidden: usize,
+    depth: usize,
+}
+
+/// The shapes that docs/benchmarks.md compares with other implementations.
+const SHAPES: [Shape; 4] = [
+    Shape { name: "S", batch: 4096, n_tokens: 42, patch: 1, dim: 48, token_hidden: 168, channel_hidden: 24, depth: 10 },
+    Shape { name: "M", batch: 4096, n_tokens: 14, patch: 3, dim: 198, token_hidden: 56, channel_hidden: 99, depth: 10 },
+    Shape { name: "L", batch: 1024, n_tokens: 42, patch: 1, dim: 128, token_hidden: 84, channel_hidden: 256, depth: 6 },
+    Shape { name: "M32", batch: 32, n_tokens: 14, patch: 3, dim: 198, token_hidden: 56, channel_hidden: 99, depth: 10 },
+];
+
+impl Case {
+    /// Every case, in the order in which they are reported.
+    pub fn all() -> impl Iterator<Item = Self> {
+        SHAPES.iter().map(Self::Shape).chain([Self::Mae, Self::Predict, Self::Latency])
+    }
+
+    /// As it is called on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Shape(shape) => shape.name,
+            Self::Mae => "mae",
+            Self::Predict => "predict",
+            Self::Latency => "latency",
+        }
+    }
+}
+
+/// How to measure.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// What, in this order.
+    pub cases: Vec<Case>,
+    /// Dropout of the fixed shapes, and stochastic depth at their last block.
+    pub dropout: f64,
+    /// Timed steps or passes of each; the median counts.
+    pub repeats: usize,
+}
+
+/// One figure or a few.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Measurement {
+    /// Whole training steps: forward, backward, clipping, AdamW.
+    Train(TrainFigures),
+    /// Verdicts.
+    Predict(PredictFigures),
+    /// One flow at a time, from its columns to its probability.
+    Latency(LatencyFigures),
+}
+
+/// Of training steps.
+#[derive(Clone, Debug, Serialize)]
+pub struct TrainFigures {
+    /// Of the case.
+    pub name: &'static str,
+    /// B
+    pub batch: usize,
+    /// N
+    pub n_tokens: usize,
+    /// D
+    pub dim: usize,
+    /// Hidden units of token mixing.
+    pub token_hidden: usize,
+    /// Hidden units of channel mixing.
+    pub channel_hidden: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// In both MLPs.
+    pub dropout: f32,
+    /// Stochastic depth at the last block.
+    pub drop_path: f32,
+    /// Rows that go through the network at once.
+    pub shard: usize,
+    /// Median.
+    pub step_s: f64,
+    /// Each step's.
+    pub step_s_all: Vec<f64>,
+    /// At the median.
+    pub rows_per_s: f64,
+    /// Of matrix products alone, stochastic depth not taken off.
+    pub gflop_per_step: f64,
+    /// Against what the workers can at most do, measured between the steps; median of the ratios.
+    pub share_of_peak: f64,
+    /// Activations, gradients, moments and parameters.
+    pub memory_mib: f64,
+}
+
+/// Of verdicts on many flows.
+#[derive(Clone, Debug, Serialize)]
+pub struct PredictFigures {
+    /// Of the case.
+    pub name: &'static str,
+    /// Flows a pass.
+    pub rows: usize,
+    /// Encoded flows to probabilities: the network alone.
+    pub rows_per_s: f64,
+    /// A CSV file to probabilities.
+    pub csv_rows_per_s: f64,
+    /// What reading and tokenising cost on top of the network: 0.1 is a tenth.
+    pub csv_overhead: f64,
+    /// Of matrix products.
+    pub mflop_per_row: f64,
+    /// The network's matrix products against what the workers can at most do.
+    pub share_of_peak: f64,
+}
+
+/// Of verdicts on one flow.
+#[derive(Clone, Debug, Serialize)]
+pub struct LatencyFigures {
+    /// Of the case.
+    pub name: &'static str,
+    /// Flows, one after the other.
+    pub flows: usize,
+    /// Median, microseconds.
+    pub p50_us: f64,
+    /// One in a hundred takes longer, microseconds.
+    pub p99_us: f64,
+}
+
+/// Everything measured, and what with.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchReport {
+    /// Name and version.
+    pub tool: String,
+    /// Who multiplies matrices, with which instructions.
+    pub kernels: String,
+    /// Workers.
+    pub threads: usize,
+    /// Fused multiply-adds of f32 that the workers can at most do together: median over the run.
+    pub peak_gflops: f64,
+    /// One a case.
+    pub results: Vec<Measurement>,
+}
+
+/// Measures `options.cases` with the engine and the network of `config`. Flows are generated.
+pub fn bench(config: &Config, options: &BenchOptions) -> Result<BenchReport> {
+    let mut peaks = Vec::new();
+    let mut results = Vec::new();
+    for case in &options.cases {
+        results.push(match case {
+            Case::Shape(shape) => Measurement::Train(shape.measure(config, options, &mut peaks)?),
+            Case::Mae => Measurement::Train(measure_mae(config, options, &mut peaks)?),
+            Case::Predict => Measurement::Predict(measure_predict(config, options, &mut peaks)?),
+            Case::Latency => Measurement::Latency(measure_latency(config)?),
+        });
+    }
+    let engine = engine(config, &ParamTable::default(), 1)?;
+    Ok(BenchReport {
+        tool: concat!("nids-mixer ", env!("CARGO_PKG_VERSION")).to_owned(),
+        kernels: nids_kernels::describe(engine.gemm()),
+        threads: engine.threads(),
+        peak_gflops: if peaks.is_empty() { engine.peak_flops() } else { median(&peaks) } / 1e9,
+        results,
+    })
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) }
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
+    let started = Instant::now();
+    let result = work();
+    (started.elapsed().as_secs_f64(), result)
+}
+
+impl Shape {
+    fn measure(&self, config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) -> Result<TrainFigures> {
+        let Self { name, batch, n_tokens, patch, dim, token_hidden, channel_hidden, depth } = *self;
+        let (dropout, drop_path) = (options.dropout as f32, options.dropout as f32);
+        let activation = Activation::Gelu;
+        let mixer = MixerConfig { dim, depth, token_hidden, channel_hidden, n_registers: 0, activation, dropout, drop_path };
+        let mut table = ParamTable::default();
+        let classifier = Classifier::new(&mut table.root(), Input::Patches { n_tokens, width: patch }, &mixer, 1);
+        let width = n_tokens * patch;
+        let objective =
+            LabelledNoise { classifier, width, x: noise(1, batch * width), labels: noise(2, batch), divisor: batch as f32 };
+        let plan = Plan::of_finetune(&Finetune { batch_size: batch, micro_batch: batch, ..Finetune::default() });
+        let encoder = objective.classifier.encoder();
+        // backward makes two products of each of forward's
+        let flops = 3.0 * batch as f64 * encoder.forward_flops();
+        measure_steps(name, config, options, &table, encoder, &objective, plan, batch, flops, peaks)
+    }
+}
+
+/// Numbers of N(0, 1).
+fn noise(seed: u64, len: usize) -> Vec<f32> {
+    StandardNormal.sample_iter(&mut Key::new(seed).stream(0, 0)).take(len).collect()
+}
+
+/// Binary cross-entropy over rows of noise.
+struct LabelledNoise {
+    classifier: Classifier,
+    width: usize,
+    x: Vec<f32>,
+    /// An attack where above 0.
+    labels: Vec<f32>,
+    divisor: f32,
+}
+
+impl Objective<f32> for LabelledNoise {
+    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
+        let b = samples.len();
+        let x = cx.alloc(b * self.width);
+        for (x, sample) in x.chunks_exact_mut(self.width).zip(samples) {
+            x.copy_from_slice(&self.x[sample.row as usize * self.width..][..self.width]);
+        }
+        let labels = samples.iter().map(|sample| if self.labels[sample.row as usize] > 0.0 { 1.0 } else { 0.0 });
+        classify(cx, grads, &self.classifier, b, x, labels, 1.0, self.divisor)
+    }
+}
+
+fn measure_steps(
+    name: &'static str,
+    config: &Config,
+    options: &BenchOptions,
+    table: &ParamTable,
+    encoder: &Encoder,
+    objective: &dyn Objective<f32>,
+    plan: Plan,
+    n_rows: usize,
+    flops: f64,
+    peaks: &mut Vec<f64>,
+) -> Result<TrainFigures> {
+    let mixer = encoder.config();
+    let mut engine = engine(config, table, plan.batch_size)?;
+    let mut params: Buffer<f32> = table.init(0);
+    let mut trainer = Trainer::new(table, objective, plan, Key::new(0), |_| 1.0);
+    let mut sampler = Sampler::new(0, all_rows(n_rows));
+    let mut samples = Vec::with_capacity(plan.batch_size);
+    let (mut steps, mut shares) = (Vec::new(), Vec::new());
+    engine.run(|engine| -> Result<()> {
+        // the first steps settle memory, caches and the clock
+        const WARM_UP: usize = 2;
+        for step in 0..options.repeats + WARM_UP {
+            sampler.batch(step as u64, plan.batch_size, &mut samples);
+            let peak = engine.peak_flops();
+            let (seconds, taken) = timed(|| trainer.step(engine, step as u64, &samples, &mut params));
+            taken?;
+            if step >= WARM_UP {
+                steps.push(seconds);
+                shares.push(flops / seconds / peak);
+                peaks.push(peak);
+            }
+        }
+        Ok(())
+    })?;
+    let step_s = median(&steps);
+    Ok(TrainFigures {
+        name,
+        batch: plan.batch_size,
+        n_tokens: encoder.n_tokens(),
+        dim: mixer.dim,
+        token_hidden: mixer.token_hidden,
+        channel_hidden: mixer.channel_hidden,
+        depth: mixer.depth,
+        dropout: mixer.dropout,
+        drop_path: mixer.drop_path,
+        shard: engine.cut().shard,
+        step_s,
+        step_s_all: steps,
+        rows_per_s: plan.batch_size as f64 / step_s,
+        gflop_per_step: flops / 1e9,
+        share_of_peak: median(&shares),
+        // parameters, gradients and two moments
+        memory_mib: (engine.memory_bytes() + 4 * table.buffer_len() * size_of::<f32>()) as f64 / f64::from(1 << 20),
+    })
+}
+
+/// Flows that steps and verdicts are measured on.
+const FLOWS: usize = 16_384;
+
+/// Generated flows, and the tokeniser that `config` fits on them.
+fn flows(config: &Config) -> Result<(nids_flows::Flows, Tokeniser)> {
+    let flows = synthetic(FLOWS, 1);
+    let tokeniser = Tokeniser::fit(&flows, &all_rows(FLOWS), &config.tokeniser)?;
+    Ok((flows, tokeniser))
+}
+
+fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) -> Result<TrainFigures> {
+    let (flows, tokeniser) = flows(config)?;
+    let encoded = tokeniser.encode(&flows)?;
+    let mut table = ParamTable::default();
+    let mae = mae(config, &tokeniser, &mut table)?;
+    let plan = Plan::of_pretrain(&config.pretrain);
+    let objective = MaskedFlows::new(&mae, &encoded, widths(&tokeniser), plan.batch_size);
+    let flops = 3.0 * plan.batch_size as f64 * mae.forward_flops();
+    measure_steps(Case::Mae.name(), config, options, &table, mae.encoder(), &objective, plan, FLOWS, flops, peaks)
+}
+
+/// A classifier of the config, untrained: what it computes is of no interest here.
+fn untrained(config: &Config) -> Result<(nids_flows::Flows, Detector)> {
+    let (flows, tokeniser) = flows(config)?;
+    Ok((flows, Detector::new(config, tokeniser, |table| Ok(table.init(0)))?))
+}
+
+fn measure_predict(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) -> Result<PredictFigures> {
+    let (flows, mut detector) = untrained(config)?;
+    let flops_per_row = detector.network().forward_flops();
+    let encoded = detector.tokeniser().encode(&flows)?;
+    let file = tempfile::NamedTempFile::new().map_err(Error::io("a temporary file", "make"))?;
+    write_csv(&flows, BufWriter::new(&file)).map_err(Error::io(file.path(), "write"))?;
+    let (mut network, mut csv, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+    for pass in 0..=options.repeats {
+        let peak = detector.engine().peak_flops();
+        let (of_network, _) = timed(|| detector.probabilities(&encoded));
+        let mut n_rows = 0;
+        let (of_csv, read) = timed(|| {
+            detector.each_batch(file.path(), Labels::Optional, &mut PredictSummary::default(), &mut Silent, |_, batch| {
+                n_rows += batch.len();
+                Ok(())
+            })
+        });
+        read?;
+        assert_eq!(n_rows, flows.len(), "a verdict a row");
+        // the first pass settles memory
+        if pass > 0 {
+            network.push(of_network);
+            csv.push(of_csv / of_network);
+            shares.push(flops_per_row * flows.len() as f64 / of_network / peak);
+            peaks.push(peak);
+        }
+    }
+    let (seconds, csv) = (median(&network), median(&csv));
+    let rows_per_s = flows.len() as f64 / seconds;
+    Ok(PredictFigures {
+        name: Case::Predict.name(),
+        rows: flows.len(),
+        rows_per_s,
+        csv_rows_per_s: rows_per_s / csv,
+        csv_overhead: csv - 1.0,
+        mflop_per_row: flops_per_row / 1e6,
+        share_of_peak: median(&shares),
+    })
+}
+
+fn measure_latency(config: &Config) -> Result<LatencyFigures> {
+    const TIMED: usize = 10_000;
+    let (flows, detector) = untrained(config)?;
+    let single: Vec<_> = (0..TIMED as u32).map(|i| flows.select(&[i % FLOWS as u32])).collect();
+    let mut times = Vec::with_capacity(TIMED);
+    for flow in &single {
+        let (seconds, probability) = timed(|| detector.tokeniser().encode(flow).map(|encoded| detector.probabilities(&encoded)));
+        probability?;
+        times.push(seconds * 1e6);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(LatencyFigures { name: Case::Latency.name(), flows: TIMED, p50_us: times[TIMED / 2], p99_us: times[TIMED * 99 / 100] })
+}
