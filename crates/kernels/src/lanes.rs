@@ -143,9 +143,11 @@ lanes_of!(
     _mm512_mask_storeu_pd
 );
 
-/// A row of numbers, vector by vector; the last may be partial, and what it lacks is 0.
+/// A row of numbers as V vectors, the last of which may be PARTIAL, what it lacks being 0; V = 0: as many as it takes.
+///
+/// With V known the loops over a row unroll, and short rows, of which a network has many, stay in registers.
 #[derive(Clone, Copy)]
-pub(crate) struct Row<'r, S, R> {
+pub(crate) struct Row<'r, S, R, const V: usize, const PARTIAL: bool> {
     simd: S,
     numbers: &'r [R],
 }
@@ -153,20 +155,17 @@ pub(crate) struct Row<'r, S, R> {
 /// A vector's place in a row.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
+    /// Of the vector in its row.
+    pub(crate) index: usize,
     start: usize,
     len: usize,
     pub(crate) is_partial: bool,
 }
 
-impl<'r, S: Simd, R: Lanes> Row<'r, S, R> {
+impl<'r, S: Simd, R: Lanes, const V: usize, const PARTIAL: bool> Row<'r, S, R, V, PARTIAL> {
     #[inline(always)]
     pub(crate) fn new(simd: S, numbers: &'r [R]) -> Self {
         Self { simd, numbers }
-    }
-
-    #[inline(always)]
-    pub(crate) fn zero(&self) -> R::Vector<S> {
-        R::splat(self.simd, R::zero())
     }
 
     #[inline(always)]
@@ -178,18 +177,36 @@ impl<'r, S: Simd, R: Lanes> Row<'r, S, R> {
     #[inline(always)]
     pub(crate) fn each(&self, mut apply: impl FnMut(R::Vector<S>, Place)) {
         let (lanes, len) = (R::lanes::<S>(), self.numbers.len());
-        let mut start = 0;
-        while start + lanes <= len {
-            let place = Place { start, len: lanes, is_partial: false };
+        let full = if V > 0 { V - usize::from(PARTIAL) } else { len / lanes };
+        for v in 0..full {
+            let place = Place { index: v, start: v * lanes, len: lanes, is_partial: false };
             apply(self.at(place), place);
-            start += lanes;
         }
-        if start < len {
-            let place = Place { start, len: len - start, is_partial: true };
+        if PARTIAL {
+            let place = Place { index: full, start: full * lanes, len: len - full * lanes, is_partial: true };
             apply(self.at(place), place);
         }
     }
 }
+
+/// Calls `$run::<S, R, V, PARTIAL>($args)` for rows of `$d` numbers.
+macro_rules! with_vectors {
+    ($d:expr, $lanes:expr, $run:ident $args:tt) => {{
+        let (d, lanes) = ($d, $lanes);
+        with_vectors!(@ d, lanes, $run $args, 1 2 3 4 5 6 7 8 13)
+    }};
+    (@ $d:ident, $lanes:ident, $run:ident $args:tt, $($v:literal)*) => {
+        match ($d.div_ceil($lanes), $d % $lanes != 0) {
+            $(
+                ($v, false) => $run::<S, R, $v, false> $args,
+                ($v, true) => $run::<S, R, $v, true> $args,
+            )*
+            (_, false) => $run::<S, R, 0, false> $args,
+            (_, true) => $run::<S, R, 0, true> $args,
+        }
+    };
+}
+pub(crate) use with_vectors;
 
 impl Place {
     #[inline(always)]
@@ -218,7 +235,7 @@ impl Place {
 pub(crate) fn inside<S: Simd, R: Lanes>(simd: S, len: usize) -> R::Vector<S> {
     let ones = [R::one(); MAX_LANES];
     let partial = len % R::lanes::<S>();
-    Place { start: 0, len: partial, is_partial: true }.load(simd, &ones)
+    Place { index: 0, start: 0, len: partial, is_partial: true }.load(simd, &ones)
 }
 
 /// Lanes of the widest vector.

@@ -2,7 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use crate::lanes::{Row, inside};
+use crate::lanes::{Row, inside, with_vectors};
 use crate::simd::{arch, simd, update};
 use crate::{Real, Rows};
 
@@ -56,58 +56,64 @@ impl<R: Real> WithSimd for Forward<'_, R> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { rows, eps, weight, bias, x, mut keep, y } = self;
-        let d = rows.cols;
-        let n = R::from_f64(d as f64);
-        let inside = inside::<S, R>(simd, d);
-        rows.each(
-            #[inline(always)]
-            |row, full| {
-                let x = Row::<S, R>::new(simd, &x[full * d..][..d]);
-                let y = &mut y[row * d..][..d];
-                let mut total = x.zero();
-                x.each(
-                    #[inline(always)]
-                    |x, _| total = R::add_lanes(simd, total, x),
-                );
-                let mean = R::splat(simd, R::sum_lanes(simd, total) / n);
-                // the rounding of the mean, which matters where a row is nearly constant
-                let (mut rest, mut square) = (x.zero(), x.zero());
-                x.each(
-                    #[inline(always)]
-                    |x, place| {
-                        let mut centred = R::sub_lanes(simd, x, mean);
-                        if place.is_partial {
-                            centred = R::mul_lanes(simd, centred, inside);
-                        }
-                        rest = R::add_lanes(simd, rest, centred);
-                        square = R::mul_add_lanes(simd, centred, centred, square);
-                    },
-                );
-                let rest = R::sum_lanes(simd, rest) / n;
-                let r = R::one() / (R::sum_lanes(simd, square) / n - rest * rest + eps).sqrt();
-                let (rest, scale) = (R::splat(simd, rest), R::splat(simd, r));
-                let mut xhat = match &mut keep {
-                    Some((xhat, rstd)) => {
-                        rstd[row] = r;
-                        Some(&mut xhat[row * d..][..d])
-                    }
-                    None => None,
-                };
-                let (weight, bias) = (Row::new(simd, weight), Row::new(simd, bias));
-                x.each(
-                    #[inline(always)]
-                    |x, place| {
-                        let normed = R::mul_lanes(simd, R::sub_lanes(simd, R::sub_lanes(simd, x, mean), rest), scale);
-                        if let Some(xhat) = &mut xhat {
-                            place.store(simd, xhat, normed);
-                        }
-                        place.store(simd, y, R::mul_add_lanes(simd, normed, weight.at(place), bias.at(place)));
-                    },
-                );
-            },
-        );
+        with_vectors!(self.rows.cols, R::lanes::<S>(), forward(simd, self));
     }
+}
+
+#[inline(always)]
+fn forward<S: Simd, R: Real, const V: usize, const PARTIAL: bool>(simd: S, pass: Forward<'_, R>) {
+    let Forward { rows, eps, weight, bias, x, mut keep, y } = pass;
+    let d = rows.cols;
+    let one_nth = R::one() / R::from_f64(d as f64);
+    let zero = R::splat(simd, R::zero());
+    let inside = inside::<S, R>(simd, d);
+    rows.each(
+        #[inline(always)]
+        |row, full| {
+            let x = Row::<S, R, V, PARTIAL>::new(simd, &x[full * d..][..d]);
+            let y = &mut y[row * d..][..d];
+            let mut total = zero;
+            x.each(
+                #[inline(always)]
+                |x, _| total = R::add_lanes(simd, total, x),
+            );
+            let mean = R::splat(simd, R::sum_lanes(simd, total) * one_nth);
+            // the rounding of the mean, which matters where a row is nearly constant
+            let (mut rest, mut square) = (zero, zero);
+            x.each(
+                #[inline(always)]
+                |x, place| {
+                    let mut centred = R::sub_lanes(simd, x, mean);
+                    if place.is_partial {
+                        centred = R::mul_lanes(simd, centred, inside);
+                    }
+                    rest = R::add_lanes(simd, rest, centred);
+                    square = R::mul_add_lanes(simd, centred, centred, square);
+                },
+            );
+            let rest = R::sum_lanes(simd, rest) * one_nth;
+            let r = R::one() / (R::sum_lanes(simd, square) * one_nth - rest * rest + eps).sqrt();
+            let (rest, scale) = (R::splat(simd, rest), R::splat(simd, r));
+            let mut xhat = match &mut keep {
+                Some((xhat, rstd)) => {
+                    rstd[row] = r;
+                    Some(&mut xhat[row * d..][..d])
+                }
+                None => None,
+            };
+            let (weight, bias) = (Row::<S, R, V, PARTIAL>::new(simd, weight), Row::<S, R, V, PARTIAL>::new(simd, bias));
+            x.each(
+                #[inline(always)]
+                |x, place| {
+                    let normed = R::mul_lanes(simd, R::sub_lanes(simd, R::sub_lanes(simd, x, mean), rest), scale);
+                    if let Some(xhat) = &mut xhat {
+                        place.store(simd, xhat, normed);
+                    }
+                    place.store(simd, y, R::mul_add_lanes(simd, normed, weight.at(place), bias.at(place)));
+                },
+            );
+        },
+    );
 }
 
 /// y = xhat · weight + bias: the output again, which forward does not keep.   xhat, y: [rows, d]
@@ -167,39 +173,63 @@ impl<R: Real> WithSimd for Backward<'_, R> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { rows, weight, xhat, rstd, dy, dx, dweight, dbias } = self;
-        let d = rows.cols;
-        let n = R::from_f64(d as f64);
-        let weight = Row::<S, R>::new(simd, weight);
-        rows.each(
-            #[inline(always)]
-            |row, full| {
-                let xhat = Row::<S, R>::new(simd, &xhat[row * d..][..d]);
-                let dy = Row::<S, R>::new(simd, &dy[row * d..][..d]);
-                let dx = &mut dx[full * d..][..d];
-                let (mut total, mut product) = (dy.zero(), dy.zero());
-                dy.each(
-                    #[inline(always)]
-                    |dy, place| {
-                        let xhat = xhat.at(place);
-                        let dxhat = R::mul_lanes(simd, dy, weight.at(place));
-                        total = R::add_lanes(simd, total, dxhat);
-                        product = R::mul_add_lanes(simd, dxhat, xhat, product);
+        with_vectors!(self.rows.cols, R::lanes::<S>(), backward(simd, self));
+    }
+}
+
+#[inline(always)]
+fn backward<S: Simd, R: Real, const V: usize, const PARTIAL: bool>(simd: S, pass: Backward<'_, R>) {
+    let Backward { rows, weight, xhat, rstd, dy, dx, dweight, dbias } = pass;
+    let d = rows.cols;
+    let one_nth = R::one() / R::from_f64(d as f64);
+    let zero = R::splat(simd, R::zero());
+    let weight = Row::<S, R, V, PARTIAL>::new(simd, weight);
+    // of the whole shard, where their number is known: kept in registers rather than in memory
+    let mut sums = [[zero; 2]; V];
+    rows.each(
+        #[inline(always)]
+        |row, full| {
+            let xhat = Row::<S, R, V, PARTIAL>::new(simd, &xhat[row * d..][..d]);
+            let dy = Row::<S, R, V, PARTIAL>::new(simd, &dy[row * d..][..d]);
+            let dx = &mut dx[full * d..][..d];
+            let (mut total, mut product) = (zero, zero);
+            dy.each(
+                #[inline(always)]
+                |dy, place| {
+                    let xhat = xhat.at(place);
+                    let dxhat = R::mul_lanes(simd, dy, weight.at(place));
+                    total = R::add_lanes(simd, total, dxhat);
+                    product = R::mul_add_lanes(simd, dxhat, xhat, product);
+                    if V > 0 {
+                        let [dw, db] = &mut sums[place.index];
+                        *dw = R::mul_add_lanes(simd, dy, xhat, *dw);
+                        *db = R::add_lanes(simd, *db, dy);
+                    } else {
                         place.store(simd, dweight, R::mul_add_lanes(simd, dy, xhat, place.load(simd, dweight)));
                         place.store(simd, dbias, R::add_lanes(simd, place.load(simd, dbias), dy));
-                    },
-                );
-                let mean = R::splat(simd, R::sum_lanes(simd, total) / n);
-                let slope = R::splat(simd, R::zero() - R::sum_lanes(simd, product) / n);
-                let r = R::splat(simd, rstd[row]);
-                dy.each(
-                    #[inline(always)]
-                    |dy, place| {
-                        let centred = R::sub_lanes(simd, R::mul_lanes(simd, dy, weight.at(place)), mean);
-                        let inner = R::mul_add_lanes(simd, xhat.at(place), slope, centred);
-                        place.store(simd, dx, R::mul_add_lanes(simd, r, inner, place.load(simd, dx)));
-                    },
-                );
+                    }
+                },
+            );
+            let mean = R::splat(simd, R::sum_lanes(simd, total) * one_nth);
+            let slope = R::splat(simd, R::zero() - R::sum_lanes(simd, product) * one_nth);
+            let r = R::splat(simd, rstd[row]);
+            dy.each(
+                #[inline(always)]
+                |dy, place| {
+                    let centred = R::sub_lanes(simd, R::mul_lanes(simd, dy, weight.at(place)), mean);
+                    let inner = R::mul_add_lanes(simd, xhat.at(place), slope, centred);
+                    place.store(simd, dx, R::mul_add_lanes(simd, r, inner, place.load(simd, dx)));
+                },
+            );
+        },
+    );
+    if V > 0 {
+        weight.each(
+            #[inline(always)]
+            |_, place| {
+                let [dw, db] = sums[place.index];
+                place.store(simd, dweight, R::add_lanes(simd, place.load(simd, dweight), dw));
+                place.store(simd, dbias, R::add_lanes(simd, place.load(simd, dbias), db));
             },
         );
     }

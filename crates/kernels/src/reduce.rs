@@ -1,6 +1,9 @@
 //! Sums, in an order that is fixed and wide enough to vectorise.
 
-use crate::simd::{LANES, simd, update};
+use pulp::{Simd, WithSimd};
+
+use crate::lanes::{Row, with_vectors};
+use crate::simd::{LANES, arch, simd, update};
 use crate::{Bias, Real};
 
 #[inline(always)]
@@ -13,28 +16,6 @@ fn fold<R: Real>(mut acc: [R; LANES]) -> R {
         width /= 2;
     }
     acc[0]
-}
-
-/// Σ x
-#[inline(always)]
-pub(crate) fn sum<R: Real>(x: &[R]) -> R {
-    let mut acc = [R::zero(); LANES];
-    let (blocks, tail) = x.as_chunks::<LANES>();
-    for block in blocks {
-        for i in 0..LANES {
-            acc[i] += block[i];
-        }
-    }
-    let (blocks, tail) = tail.as_chunks::<4>();
-    for block in blocks {
-        for i in 0..4 {
-            acc[i] += block[i];
-        }
-    }
-    for &x in tail {
-        acc[0] += x;
-    }
-    fold(acc)
 }
 
 /// Σ a · b
@@ -115,14 +96,35 @@ pub fn add_row_sums<R: Real>(x: &[R], out: &mut [R]) {
     }
     let cols = x.len() / out.len();
     assert_eq!(x.len(), cols * out.len());
-    simd(
-        #[inline(always)]
-        || {
-            for (r, out) in out.iter_mut().enumerate() {
-                *out += sum(&x[r * cols..][..cols]);
-            }
-        },
-    );
+    arch().dispatch(RowSums { x, cols, out });
+}
+
+/// Checked: `out` has a number a row.
+struct RowSums<'a, R> {
+    x: &'a [R],
+    cols: usize,
+    out: &'a mut [R],
+}
+
+impl<R: Real> WithSimd for RowSums<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        with_vectors!(self.cols, R::lanes::<S>(), row_sums(simd, self));
+    }
+}
+
+#[inline(always)]
+fn row_sums<S: Simd, R: Real, const V: usize, const PARTIAL: bool>(simd: S, RowSums { x, cols, out }: RowSums<'_, R>) {
+    for (r, out) in out.iter_mut().enumerate() {
+        let mut total = R::splat(simd, R::zero());
+        Row::<S, R, V, PARTIAL>::new(simd, &x[r * cols..][..cols]).each(
+            #[inline(always)]
+            |x, _| total = R::add_lanes(simd, total, x),
+        );
+        *out += R::sum_lanes(simd, total);
+    }
 }
 
 /// `out[c]` += Σ_r x[r, c].   x: [rows, cols]   out: `[cols]`

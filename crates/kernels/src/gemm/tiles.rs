@@ -1,7 +1,7 @@
 //! Matrix products in register tiles.
 //!
-//! A tile of c, up to 8 rows of 3 vectors, stays in registers while k runs: each step loads 3 vectors of a row of b, broadcasts
-//! 8 numbers of a and makes 24 fused multiply-adds, for which 11 loads are few enough. Nothing is packed: shards are small
+//! A tile of c, up to 8 rows of 3 vectors (12 of 2, 14 of 1), stays in registers while k runs: each step loads 3 vectors of a
+//! row of b, broadcasts 8 numbers of a and makes 24 fused multiply-adds, for which 11 loads are few enough. Nothing is packed: shards are small
 //! enough for b to lie in the cache, and packing took OpenBLAS an eighth of a training step. Rows and vectors are dealt evenly
 //! over tiles, since a remainder of one row would leave the multipliers waiting for results (4 cycles, 2 units: 8 accumulators
 //! at least).
@@ -21,9 +21,12 @@ use crate::simd::arch;
 /// Most vectors of a tile's row.
 const VECTORS: usize = 3;
 
-/// Most rows of a tile: all registers but those of b and of a broadcast.
-const fn rows<S: Simd>() -> usize {
-    if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
+/// Most rows of a tile of that many vectors: 24 registers of 32 for c, or 12 of 16; no more than 14, since a tile of one vector
+/// then has enough to do.
+const fn rows<S: Simd>(vectors: usize) -> usize {
+    let registers = if S::REGISTER_COUNT >= 32 { 24 } else { 12 };
+    let rows = registers / vectors;
+    if rows < 14 { rows } else { 14 }
 }
 
 /// c = a · b, c += a · b or c *= a · b. The caller has checked that the slices cover the sizes; b is not transposed.
@@ -88,7 +91,7 @@ impl<R: Lanes> Product<R> {
 
     #[inline(always)]
     fn panel<S: Simd, const V: usize, const STORE: u8>(self, simd: S) {
-        let blocks = self.m.div_ceil(rows::<S>());
+        let blocks = self.m.div_ceil(rows::<S>(V));
         for block in 0..blocks {
             let (from, to) = (block * self.m / blocks, (block + 1) * self.m / blocks);
             let p = Self { a: self.a.wrapping_add(from * self.step_row), c: self.c.wrapping_add(from * self.ldc), ..self };
@@ -100,14 +103,20 @@ impl<R: Lanes> Product<R> {
                 5 => p.block::<S, 5, V, STORE>(simd),
                 6 => p.block::<S, 6, V, STORE>(simd),
                 7 => p.block::<S, 7, V, STORE>(simd),
-                _ => p.block::<S, 8, V, STORE>(simd),
+                8 => p.block::<S, 8, V, STORE>(simd),
+                9 => p.block::<S, 9, V, STORE>(simd),
+                10 => p.block::<S, 10, V, STORE>(simd),
+                11 => p.block::<S, 11, V, STORE>(simd),
+                12 => p.block::<S, 12, V, STORE>(simd),
+                13 => p.block::<S, 13, V, STORE>(simd),
+                _ => p.block::<S, 14, V, STORE>(simd),
             }
         }
     }
 
     #[inline(always)]
     fn block<S: Simd, const M: usize, const V: usize, const STORE: u8>(self, simd: S) {
-        if M > rows::<S>() {
+        if M > rows::<S>(V) {
             return; // never asked for, and not to be compiled
         }
         // the last vector of a row may reach beyond c
