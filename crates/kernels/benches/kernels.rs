@@ -44,8 +44,15 @@ fn time(bencher: Bencher<'_, '_>, len: usize, pass: impl FnMut()) {
 
 /// [rows, cols], mask: channel mixing (192 x 128), token mixing (96 x 256 where no mask is drawn, 384 x 64 where one is), and a
 /// width that no vector divides.
-const ACTIVATIONS: [(usize, usize, &str); 6] =
-    [(192, 64, "off"), (192, 128, "off"), (192, 128, "keyed"), (96, 256, "off"), (384, 64, "keyed"), (192, 198, "keyed")];
+const ACTIVATIONS: [(usize, usize, &str); 7] = [
+    (48, 64, "off"),
+    (192, 64, "off"),
+    (192, 128, "off"),
+    (192, 128, "keyed"),
+    (96, 256, "off"),
+    (384, 64, "keyed"),
+    (192, 198, "keyed"),
+];
 
 #[divan::bench(args = ACTIVATIONS)]
 fn gelu(bencher: Bencher<'_, '_>, (rows, cols, name): (usize, usize, &str)) {

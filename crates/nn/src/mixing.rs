@@ -110,9 +110,8 @@ impl Mixing {
         let MixingCache { open, x } = cache;
         let taken = Taken::all(x.shape[1]);
         let dz = self.backward_close(cx, grads, None, &taken, &dy);
-        cx.recycle(dy.data);
-        let dx = self.backward_open(cx, grads, open, None, &taken, &x, dz);
-        cx.recycle(x.data);
+        let dx = self.backward_open(cx, grads, open, None, &taken, &x, dz.as_ref().unwrap_or(&dy));
+        dz.into_iter().chain([dy, x]).for_each(|tensor| cx.recycle(tensor.data));
         dx
     }
 
@@ -214,7 +213,7 @@ impl Mixing {
         visible: Option<Visible<'a, R>>,
         taken: &Taken,
         x: &Tensor<'_, R>,
-        dz: Tensor<'a, R>,
+        dz: &Tensor<'a, R>,
     ) -> Tensor<'a, R> {
         let OpenCache { owner, g, derivative } = cache;
         assert_eq!(owner, self.weight1, "the cache of another MLP");
@@ -247,12 +246,11 @@ impl Mixing {
                 cx.gemm([n, m, hidden], Mat::new(w1, n).t(), dh, Store::Set, dx.data, m);
             }
             (Axis::Token, Some(visible)) => {
-                self.backward_visible(cx, grads, visible, taken, x, dz.data, g, &mut derivative[..len], dx.data);
+                self.backward_visible(cx, grads, visible, taken, x, dz.packed(), g, &mut derivative[..len], dx.data);
             }
         }
         cx.recycle(g);
         cx.recycle(derivative);
-        cx.recycle(dz.data);
         dx
     }
 
@@ -291,7 +289,8 @@ impl Mixing {
         y
     }
 
-    /// db2 += Σ dz;   dz = scale · mask · dy for the samples taken.   dy: [n, b, D]   dz: [n, taken, D]
+    /// db2 += Σ dz;   dz = scale · mask · dy for the samples taken; None where that is dy itself.
+    /// dy: [n, b, D]   dz: [n, taken, D]
     pub(crate) fn backward_close<'a, R: Real>(
         &self,
         cx: &Cx<'a, R>,
@@ -299,19 +298,24 @@ impl Mixing {
         visible: Option<Visible<'a, R>>,
         taken: &Taken,
         dy: &Tensor<'a, R>,
-    ) -> Tensor<'a, R> {
+    ) -> Option<Tensor<'a, R>> {
         let [n, _, d] = dy.shape;
         let b = taken.kept.len();
         let keys: Samples = taken.keys(cx);
-        let mut dz = taken.tensor(cx, n, d);
         let mask = cx.mask(self.site_output, self.config.dropout, &keys);
-        branch_gradient(taken.rows(n, d), mask, R::from_f64(taken.scale), dy.data, dz.packed_mut());
+        let is_dy = matches!(mask, Mask::Off) && b == taken.b && taken.scale.to_bits() == 1.0_f64.to_bits();
+        let dz = (!is_dy).then(|| {
+            let mut dz = taken.tensor(cx, n, d);
+            branch_gradient(taken.rows(n, d), mask, R::from_f64(taken.scale), dy.data, dz.packed_mut());
+            dz
+        });
+        let of_dz = dz.as_ref().unwrap_or(dy).packed();
         let dbias = self.bias2.of_mut(grads);
         match (self.config.axis, visible) {
-            (Axis::Channel, _) => add_column_sums(dz.packed(), dbias),
-            (Axis::Token, None) => add_row_sums(dz.packed(), dbias),
+            (Axis::Channel, _) => add_column_sums(of_dz, dbias),
+            (Axis::Token, None) => add_row_sums(of_dz, dbias),
             (Axis::Token, Some(visible)) => {
-                for (row, dz) in dz.packed().chunks_exact(d).enumerate() {
+                for (row, dz) in of_dz.chunks_exact(d).enumerate() {
                     let token = visible.token(row / b, taken.kept[row % b]);
                     add_row_sums(dz, &mut dbias[token..=token]);
                 }

@@ -92,11 +92,12 @@ impl PreNormResidual {
         let Some((norm, mixing)) = branch else { return dy };
         let taken = self.taken(cx, dy.shape[1]);
         let dz = self.mixing.backward_close(cx, grads, visible, &taken, &dy);
-        let [n, _, d] = dz.shape;
+        let [n, _, d] = dy.shape;
         let mut normed = taken.tensor(cx, n, d);
         self.norm.output(cx, &norm, normed.packed_mut());
-        let dnormed = self.mixing.backward_open(cx, grads, mixing, visible, &taken, &normed, dz);
-        cx.recycle(normed.data);
+        let of_dz = dz.as_ref().unwrap_or(&dy);
+        let dnormed = self.mixing.backward_open(cx, grads, mixing, visible, &taken, &normed, of_dz);
+        dz.into_iter().chain([normed]).for_each(|tensor| cx.recycle(tensor.data));
         self.norm.backward_taken(cx, grads, norm, &taken, dnormed, dy)
     }
 }
