@@ -5,6 +5,8 @@ use crate::{Real, simd::simd};
 
 /// Elements of a row whose mask is drawn together: one batch of Philox lanes, 16 bits an element.
 const CHUNK: usize = 64;
+/// Elements drawn from two words of all lanes.
+const PAIR: usize = 4 * philox::LANES;
 
 /// Where the multipliers of dropout come from: 0 for a dropped element, 1 / (1 - p) for a kept one.
 #[derive(Clone, Copy, Debug)]
@@ -66,11 +68,18 @@ impl<R: Real> Mask<'_, R> {
                         }),
                     );
                     for (words, out) in words.iter().zip(&mut multipliers) {
-                        for (word, out) in words.iter().zip(out.chunks_exact_mut(2 * philox::LANES)) {
-                            let (low, high) = out.split_at_mut(philox::LANES);
+                        for (pair, out) in words.as_chunks::<2>().0.iter().zip(out.as_chunks_mut::<PAIR>().0) {
+                            // two words beside each other fill a vector: its low halves make 16 elements, its high halves 16
+                            let mut bits = [0_u32; PAIR / 2];
                             for lane in 0..philox::LANES {
-                                low[lane] = if word[lane] & 0xffff < drop_below { R::zero() } else { keep };
-                                high[lane] = if word[lane] >> 16 < drop_below { R::zero() } else { keep };
+                                let both = (pair[0][lane] & philox::LOW) | (pair[1][lane] << 32);
+                                bits[2 * lane] = both as u32;
+                                bits[2 * lane + 1] = (both >> 32) as u32;
+                            }
+                            let (low, high) = out.split_at_mut(PAIR / 2);
+                            for i in 0..PAIR / 2 {
+                                low[i] = if bits[i] & 0xffff < drop_below { R::zero() } else { keep };
+                                high[i] = if bits[i] >> 16 < drop_below { R::zero() } else { keep };
                             }
                         }
                     }

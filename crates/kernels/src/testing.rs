@@ -87,13 +87,14 @@ pub(crate) fn with_mask<R: Real>(
     }
 }
 
-/// One multiplier of a keyed mask: 64 elements of a row share 8 counters; word `w` of counter `l` holds element `16 w + l` in its
-/// low half and element `16 w + 8 + l` in its high half.
+/// One multiplier of a keyed mask: 64 elements of a row share 8 counters; word `w` of counter `l` holds element
+/// `32 (w / 2) + 2 l + w % 2` in its low half and the one 16 further on in its high half.
 fn drawn(keyed: Keyed<'_>, row: usize, col: usize, cols: usize) -> f64 {
     let (outer, sample) = (row / keyed.samples.len(), keyed.samples[row % keyed.samples.len()]);
     let (chunk, i) = (outer * cols.div_ceil(64) + col / 64, col % 64);
-    let words = philox::tests::twin(keyed.key, [(chunk * 8 + i % 8) as u32, sample, keyed.site, 0]);
-    let bits = words[i / 16] >> (16 * (i % 16 / 8)) & 0xffff;
+    let (pair, half, lane) = (i / 32, i % 32 / 16, i % 16);
+    let words = philox::tests::twin(keyed.key, [(chunk * 8 + lane / 2) as u32, sample, keyed.site, 0]);
+    let bits = words[2 * pair + lane % 2] >> (16 * half) & 0xffff;
     let drop_below = (keyed.p * 65536.0).round();
     if (bits as f32) < drop_below { 0.0 } else { 1.0 / (1.0 - f64::from(drop_below) / 65536.0) }
 }
