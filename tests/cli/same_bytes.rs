@@ -3,12 +3,12 @@
 use crate::bench::{Bench, on_flows};
 
 /// Every artefact of a run that trains for 50 steps.
-fn artefacts(threads: usize) -> Vec<(&'static str, Vec<u8>)> {
+fn artefacts(gemm: &str, threads: usize) -> Vec<(&'static str, Vec<u8>)> {
     let bench = Bench::new();
     bench.flows();
     let settings = "--set pretrain.steps=50 --set finetune.steps=50 --set pretrain.batch_size=64 --set finetune.batch_size=64";
     for stage in ["pretrain", "encode", "finetune"] {
-        bench.prints(&on_flows(stage, &format!("{settings} --set engine.threads={threads}")));
+        bench.prints(&on_flows(stage, &format!("{settings} --set engine.gemm={gemm} --set engine.threads={threads}")));
     }
     let names = [
         "pretrained.safetensors",
@@ -27,10 +27,12 @@ fn artefacts(threads: usize) -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn threads_and_time_change_no_byte() {
-    let first = artefacts(1);
-    for threads in [1, 2, 4] {
-        for ((name, first), (_, again)) in first.iter().zip(artefacts(threads)) {
-            assert!(*first == again, "{name} differs with {threads} threads");
+    for gemm in ["openblas", "tiles"] {
+        let first = artefacts(gemm, 1);
+        for threads in [1, 2, 4, 8] {
+            for ((name, first), (_, again)) in first.iter().zip(artefacts(gemm, threads)) {
+                assert!(*first == again, "{gemm}: {name} differs with {threads} threads");
+            }
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct Arena<R: Real> {
     chunks: RefCell<Vec<Buffer<R>>>,
     /// Numbers handed out of the last chunk.
     used: Cell<usize>,
+    /// Numbers handed out of the chunks before it.
+    before: Cell<usize>,
     scratch: RefCell<Buffer<R>>,
 }
 
@@ -45,7 +47,7 @@ impl<R: Real> Arena<R> {
         if room.is_none_or(|room| room < padded) {
             let size = chunks.last().map_or(FIRST_CHUNK, |chunk| chunk.capacity() * 2).max(padded);
             chunks.push(Buffer::zeros(size));
-            self.used.set(0);
+            self.before.set(self.before.get() + self.used.replace(0));
         }
         let start = self.used.get();
         self.used.set(start + padded);
@@ -71,20 +73,38 @@ impl<R: Real> Arena<R> {
         RefMut::map(scratch, |scratch| &mut scratch[..len])
     }
 
-    /// Takes every slice back. Where a pass needed several chunks they become one, so that the next pass does not allocate.
+    /// Takes every slice back. Where a pass needed several chunks they become one of the size that it used, so that the next
+    /// pass does not allocate.
     pub fn reset(&mut self) {
         let chunks = self.chunks.get_mut();
         if chunks.len() > 1 {
-            let total = chunks.iter().map(Buffer::capacity).sum();
             chunks.clear();
-            chunks.push(Buffer::zeros(total));
+            chunks.push(Buffer::zeros(self.before.get() + self.used.get()));
         }
         self.used.set(0);
+        self.before.set(0);
+    }
+
+    /// Numbers that the arena holds memory for: for slices, and for scratch.
+    pub fn sizes(&self) -> [usize; 2] {
+        [self.chunks.borrow().iter().map(Buffer::capacity).sum(), self.scratch.borrow().len()]
+    }
+
+    /// Makes room for what another arena needed for the same pass. Every slice must have been taken back.
+    pub fn reserve(&mut self, [slices, scratch]: [usize; 2]) {
+        let [has_slices, has_scratch] = self.sizes();
+        if has_slices < slices {
+            self.reset();
+            *self.chunks.get_mut() = vec![Buffer::zeros(slices)];
+        }
+        if has_scratch < scratch {
+            *self.scratch.get_mut() = Buffer::zeros(scratch);
+        }
     }
 
     /// Numbers that the arena holds memory for.
     pub fn capacity(&self) -> usize {
-        self.chunks.borrow().iter().map(Buffer::capacity).sum::<usize>() + self.scratch.borrow().len()
+        self.sizes().iter().sum()
     }
 }
 
@@ -123,5 +143,6 @@ mod tests {
             arena.reset();
         }
         assert_eq!(arena.capacity(), settled);
+        assert_eq!(settled, 40 * 100_000, "no more than a pass uses");
     }
 }

@@ -107,6 +107,12 @@ impl Mae {
         &self.encoder
     }
 
+    /// [`Encoder::activations`], the decoder's with them.
+    pub fn activations(&self) -> usize {
+        let decoder = self.decoder.len() * self.encoder.config().block_activations(self.encoder.n_tokens());
+        self.encoder.activations() + decoder
+    }
+
     /// Floating-point operations of the matrix products of one sample forward, as if no token were left out.
     pub fn forward_flops(&self) -> f64 {
         let decoder = self.decoder.len() as f64 * self.encoder.config().block_flops(self.encoder.n_tokens());

@@ -31,6 +31,12 @@ pub struct MixerConfig {
 }
 
 impl MixerConfig {
+    /// Numbers that a block keeps of one sample for backward: two normed inputs, and of both MLPs the hidden numbers and their
+    /// derivatives.
+    pub(crate) fn block_activations(&self, n_tokens: usize) -> usize {
+        2 * (n_tokens * self.dim + self.token_hidden * self.dim + n_tokens * self.channel_hidden)
+    }
+
     /// Floating-point operations of the matrix products of one sample in one block.
     pub(crate) fn block_flops(&self, n_tokens: usize) -> f64 {
         (4 * n_tokens * self.dim * (self.token_hidden + self.channel_hidden)) as f64
@@ -191,6 +197,11 @@ impl Encoder {
     /// Sizes and regularisation.
     pub fn config(&self) -> &MixerConfig {
         &self.config
+    }
+
+    /// Numbers that training keeps of one sample for backward, but for some that do not grow with depth.
+    pub fn activations(&self) -> usize {
+        self.config.depth * self.config.block_activations(self.n_tokens)
     }
 
     /// Floating-point operations of the matrix products of one sample forward; backward takes twice as many.

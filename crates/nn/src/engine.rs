@@ -74,6 +74,7 @@ impl<R: Real> Engine<R> {
     pub fn new(table: &ParamTable, threads: usize, gemm: Gemm, cut: Cut) -> Result<Self, rayon::ThreadPoolBuildError> {
         assert!((1..=MAX_SHARD).contains(&cut.shard) && cut.groups > 0);
         let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?);
+        pool.broadcast(|_| ()); // every worker is up
         let arenas = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
         let groups = (0..cut.groups).map(|_| Group { grads: table.zeros(), loss: 0.0 }).collect();
         let squares = vec![0.0; table.buffer_len().div_ceil(PIECE)];
@@ -152,6 +153,12 @@ impl<R: Real> Engine<R> {
                     arena.reset();
                 }
             });
+            // a worker that came too late for this pass is ready for the next
+            let sizes = arenas.iter().map(|arena| lock(arena).sizes());
+            let needed = sizes.fold([0; 2], |[a, b], [slices, scratch]| [a.max(slices), b.max(scratch)]);
+            for arena in &*arenas {
+                lock(arena).reserve(needed);
+            }
             let groups = &*groups;
             grads.par_chunks_mut(PIECE).enumerate().for_each(|(i, grads)| {
                 for group in groups {

@@ -85,7 +85,7 @@ pub(super) static KEYS: &[Key] = &[
     key("model.drop_path", FRACTION, EACH),
     key("engine.threads", Rule::Whole(0, 1024), NOTHING),
     key("engine.gemm", Rule::OneOf(&["openblas", "tiles"]), EACH),
-    key("engine.shard", Rule::Whole(1, 64), EACH),
+    key("engine.shard", Rule::Whole(0, 64), EACH),
     key("engine.gradient_groups", Rule::Whole(0, 256), EACH),
     key("pretrain.objective", Rule::Choice(&["mae"]), PRETRAIN),
     key("pretrain.objective.mae.mask_ratio", INSIDE, PRETRAIN),

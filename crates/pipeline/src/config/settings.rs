@@ -126,13 +126,20 @@ pub struct Engine {
     pub threads: usize,
     /// Who multiplies matrices. Default OpenBLAS.
     pub gemm: Gemm,
-    /// Rows that go through the whole network at once. Default 4.
+    /// Rows that go through the whole network at once; 0 (the default) is as many, up to 8, as keep what training holds of them
+    /// for backward within 4 MiB.
     pub shard: usize,
     /// Gradient buffers summed in fixed order; 0 (the default) is a 64th of the batch, between 2 and 16.
     pub gradient_groups: usize,
 }
 
 impl Engine {
+    /// The rows that go through a network at once of which training keeps `activations` numbers a row.
+    pub fn shard(&self, activations: usize) -> usize {
+        const BYTES: usize = 4 << 20;
+        if self.shard == 0 { (BYTES / (size_of::<f32>() * activations.max(1))).clamp(1, 8) } else { self.shard }
+    }
+
     /// The gradient groups of a batch of that size.
     pub fn groups(&self, batch_size: usize) -> usize {
         if self.gradient_groups == 0 { (batch_size / 64).clamp(2, 16) } else { self.gradient_groups }
@@ -141,7 +148,7 @@ impl Engine {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { threads: 0, gemm: Gemm::Openblas, shard: 4, gradient_groups: 0 }
+        Self { threads: 0, gemm: Gemm::Openblas, shard: 0, gradient_groups: 0 }
     }
 }
 

@@ -193,7 +193,7 @@ pub fn bench(config: &Config, options: &BenchOptions) -> Result<BenchReport> {
             Case::Latency => Measurement::Latency(measure_latency(config)?),
         });
     }
-    let engine = engine(config, &ParamTable::default(), 1)?;
+    let engine = engine(config, &ParamTable::default(), 0, 1)?;
     Ok(BenchReport {
         tool: concat!("nids-mixer ", env!("CARGO_PKG_VERSION")).to_owned(),
         kernels: nids_kernels::describe(engine.gemm()),
@@ -231,7 +231,7 @@ impl Shape {
         let encoder = objective.classifier.encoder();
         // backward makes two products of each of forward's
         let flops = 3.0 * batch as f64 * encoder.forward_flops();
-        measure_steps(name, config, options, &table, encoder, &objective, plan, batch, flops, peaks)
+        measure_steps(name, config, options, &table, encoder, encoder.activations(), &objective, plan, batch, flops, peaks)
     }
 }
 
@@ -268,6 +268,7 @@ fn measure_steps(
     options: &BenchOptions,
     table: &ParamTable,
     encoder: &Encoder,
+    activations: usize,
     objective: &dyn Objective<f32>,
     plan: Plan,
     n_rows: usize,
@@ -275,7 +276,7 @@ fn measure_steps(
     peaks: &mut Vec<f64>,
 ) -> Result<TrainFigures> {
     let mixer = encoder.config();
-    let mut engine = engine(config, table, plan.batch_size)?;
+    let mut engine = engine(config, table, activations, plan.batch_size)?;
     let mut params: Buffer<f32> = table.init(0);
     let mut trainer = Trainer::new(table, objective, plan, Key::new(0), |_| 1.0);
     let mut sampler = Sampler::new(0, all_rows(n_rows));
@@ -337,7 +338,19 @@ fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) ->
     let plan = Plan::of_pretrain(&config.pretrain);
     let objective = MaskedFlows::new(&mae, &encoded, widths(&tokeniser), plan.batch_size);
     let flops = 3.0 * plan.batch_size as f64 * mae.forward_flops();
-    measure_steps(Case::Mae.name(), config, options, &table, mae.encoder(), &objective, plan, FLOWS, flops, peaks)
+    measure_steps(
+        Case::Mae.name(),
+        config,
+        options,
+        &table,
+        mae.encoder(),
+        mae.activations(),
+        &objective,
+        plan,
+        FLOWS,
+        flops,
+        peaks,
+    )
 }
 
 /// A classifier of the config, untrained: what it computes is of no interest here.

@@ -42,7 +42,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let mut params = table.zeros();
     load_weights(&weights, Stage::Pretrain, &table, &["encoder."], &mut params)?;
     let transposed = Transposed::of(&table, &params);
-    let engine = engine(config, &table, BATCH)?;
+    let engine = engine(config, &table, encoder.activations(), BATCH)?;
     let (widths, latents) = (widths(&tokeniser), config.encode.latents);
     let width = latent_width(&encoder, latents);
     let latents_of = |rows: &[u32]| -> Result<Array2<f32>> {

@@ -63,7 +63,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     if let Some((weights, _)) = &pretrained {
         load_weights(weights, Stage::Pretrain, &table, &["encoder."], &mut params)?;
     }
-    let mut engine = engine(config, &table, config.finetune.micro_batch)?;
+    let mut engine = engine(config, &table, network.activations(), config.finetune.micro_batch)?;
 
     let validate = |engine: &Engine<f32>, params: &[f32]| -> Result<Metrics> {
         let probabilities =

@@ -105,6 +105,14 @@ impl Network {
         Ok(Self::Latent { encoder, latents, head })
     }
 
+    /// Numbers that training keeps of one flow for backward.
+    pub(super) fn activations(&self) -> usize {
+        match self {
+            Self::Direct(classifier) => classifier.encoder().activations(),
+            Self::Latent { head, .. } => head.encoder().activations(),
+        }
+    }
+
     /// Floating-point operations of the matrix products of one flow.
     pub(super) fn forward_flops(&self) -> f64 {
         match self {

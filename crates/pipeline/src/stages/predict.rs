@@ -108,7 +108,7 @@ impl Detector {
         let network = Network::new(config, &tokeniser, &mut table)?;
         let params = params(&table)?;
         let transposed = Transposed::of(&table, &params);
-        let engine = engine(config, &table, BATCH)?;
+        let engine = engine(config, &table, network.activations(), BATCH)?;
         let widths = widths(&tokeniser);
         Ok(Self { threshold: config.evaluate.threshold, tokeniser, widths, network, engine, params, transposed })
     }

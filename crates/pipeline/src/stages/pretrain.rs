@@ -34,7 +34,7 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let mae = mae(config, &tokeniser, &mut table)?;
     let plan = Plan::of_pretrain(&config.pretrain);
     let objective = MaskedFlows::new(&mae, &encoded, widths(&tokeniser), plan.batch_size);
-    let mut engine = engine(config, &table, config.pretrain.micro_batch)?;
+    let mut engine = engine(config, &table, mae.activations(), config.pretrain.micro_batch)?;
     let mut params = table.init(config.seed);
     let mut sampler = Sampler::new(config.seed, super::data::all_rows(encoded.n_rows()));
     let key = Key::new(config.seed).child(stream::PRETRAIN);

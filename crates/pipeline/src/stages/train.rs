@@ -80,8 +80,8 @@ fn schedule(schedule: &config::Schedule, lr: f64, steps: u64) -> Schedule {
     }
 }
 
-/// The engine that a config asks for.
-pub(super) fn engine(config: &Config, table: &ParamTable, micro_batch: usize) -> Result<Engine<f32>> {
+/// The engine that a config asks for, for a network that keeps `activations` numbers of a row.
+pub(super) fn engine(config: &Config, table: &ParamTable, activations: usize, micro_batch: usize) -> Result<Engine<f32>> {
     let gemm = match config.engine.gemm {
         config::Gemm::Openblas => Gemm::OpenBlas,
         config::Gemm::Tiles => Gemm::Tiles,
@@ -91,7 +91,7 @@ pub(super) fn engine(config: &Config, table: &ParamTable, micro_batch: usize) ->
                        choose it with `update-alternatives`, or set `engine.gemm: tiles` or `engine.threads: 1`";
         return Err(Error::Usage(message.to_owned()));
     }
-    let cut = Cut { shard: config.engine.shard, groups: config.engine.groups(micro_batch) };
+    let cut = Cut { shard: config.engine.shard(activations), groups: config.engine.groups(micro_batch) };
     Engine::new(table, config.engine.threads, gemm, cut)
         .map_err(|error| Error::Usage(format!("`engine.threads: {}`: cannot start: {error}", config.engine.threads)))
 }

@@ -1,0 +1,56 @@
+//! A training step allocates nothing.
+
+use std::alloc::System;
+use std::time::Duration;
+
+use nids_kernels::Key;
+use nids_models::MixerConfig;
+use nids_nn::Activation;
+use nids_nn::engine::{Cut, Engine};
+use nids_nn::optim::{AdamConfig, Algorithm, Optimiser, clip};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+mod task;
+use task::Task;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+#[test]
+fn twenty_steps_allocate_nothing() {
+    let mixer = MixerConfig {
+        dim: 24,
+        depth: 3,
+        token_hidden: 9,
+        channel_hidden: 40,
+        n_registers: 1,
+        activation: Activation::Gelu,
+        dropout: 0.2,
+        drop_path: 0.4,
+    };
+    for task in Task::<f32>::of_backends(&mixer, 7, 64) {
+        let mut engine = Engine::new(&task.table, 2, task.gemm, Cut { shard: 4, groups: 4 }).unwrap();
+        let algorithm = Algorithm::AdamW(AdamConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 });
+        let mut optimiser = Optimiser::new(&task.table, algorithm, |_| 1.0);
+        let (mut params, mut grads) = (task.table.init::<f32>(3), task.table.zeros());
+        let samples = task.samples();
+        let allocated = engine.run(|engine| {
+            let mut step = |number| {
+                grads.fill(0.0);
+                // in two micro-batches, as a large batch comes
+                for samples in samples.chunks(32) {
+                    engine.accumulate(&task, &params, Key::new(4).child(number), samples, &mut grads);
+                }
+                let norm = engine.grad_norm(&grads);
+                engine.update(&mut optimiser, 3e-3, clip(norm, Some(1.0)), &mut params, &grads);
+            };
+            // memory is settled after the first; a worker that has just started makes its own when it first looks for work
+            (0..2).for_each(&mut step);
+            std::thread::sleep(Duration::from_millis(200));
+            let region = Region::new(ALLOCATOR);
+            (2..22).for_each(&mut step);
+            region.change()
+        });
+        assert_eq!(allocated.allocations + allocated.reallocations, 0, "{:?}: {allocated:?}", task.gemm);
+    }
+}
