@@ -22,7 +22,7 @@ data_set := data.train=$(DATA) data.unlabelled=null
 endif
 options = --config $(CONFIG) --run $(RUN) $(foreach setting,$(data_set) $(SET),--set '$(setting)')
 
-.PHONY: all setup setup-test build pretrain encode finetune test fmt docs clean
+.PHONY: all setup setup-test build pretrain encode finetune bench test fmt docs clean
 
 all: finetune
 
@@ -51,6 +51,10 @@ finetune: build
 	@test -f $(RUN)/manifest-pretrain.json || $(BIN) pretrain $(options)
 	@test -f $(RUN)/manifest-encode.json || $(BIN) encode $(options)
 	$(BIN) finetune $(options)
+
+## how fast this machine is, as JSON: four fixed shapes, pretraining and verdicts of CONFIG
+bench: build
+	@env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN) bench --config $(CONFIG) --json $(foreach setting,$(SET),--set '$(setting)')
 
 ## everything that a change must pass
 test: setup-test

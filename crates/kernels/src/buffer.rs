@@ -1,6 +1,6 @@
 //! Zeroed memory aligned to a cache line.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -9,6 +9,9 @@ use crate::Real;
 
 /// Bytes of a cache line and of an AVX-512 register.
 const ALIGN: usize = 64;
+
+/// Bytes of a huge page: one entry of the address cache for what takes 512 otherwise.
+const HUGE: usize = 2 << 20;
 
 /// A boxed slice of numbers that starts on a cache line; parameters, gradients and moments live in these.
 pub struct Buffer<R: Real> {
@@ -27,13 +30,27 @@ impl<R: Real> Buffer<R> {
         }
         let layout = Self::layout(len);
         // SAFETY: the layout has a size above zero.
-        let raw = unsafe { alloc_zeroed(layout) }.cast::<R>();
-        let Some(ptr) = NonNull::new(raw) else { handle_alloc_error(layout) };
+        let raw = unsafe { if layout.align() == HUGE { alloc(layout) } else { alloc_zeroed(layout) } };
+        let Some(ptr) = NonNull::new(raw.cast::<R>()) else { handle_alloc_error(layout) };
+        if layout.align() == HUGE {
+            // before anything is written, so that the pages come huge; whether they do is up to the system
+            #[cfg(target_os = "linux")]
+            // SAFETY: advice on memory that was just allocated, all of it ours.
+            unsafe {
+                libc::madvise(raw.cast(), layout.size(), libc::MADV_HUGEPAGE);
+            }
+            // SAFETY: `layout.size()` bytes were just allocated.
+            unsafe { raw.write_bytes(0, layout.size()) }
+        }
         Self { ptr, len }
     }
 
     fn layout(len: usize) -> Layout {
-        Layout::array::<R>(len).and_then(|l| l.align_to(ALIGN)).expect("a buffer is smaller than the address space")
+        let layout = Layout::array::<R>(len).and_then(|layout| {
+            let large = layout.size() >= HUGE / 2;
+            layout.align_to(if large { HUGE } else { ALIGN }).map(|layout| if large { layout.pad_to_align() } else { layout })
+        });
+        layout.expect("a buffer is smaller than the address space")
     }
 
     /// The length, without a reference to the numbers.
@@ -103,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_buffer_is_zeroed_aligned_and_copied_deeply() {
-        for len in [0, 1, 17, 100] {
+        for len in [0, 1, 17, 100, 140_000] {
             let mut buffer = Buffer::<f64>::zeros(len);
             assert!(len == 0 || (buffer.as_ptr() as usize).is_multiple_of(64));
             assert_eq!(buffer[..], vec![0.0; len]);

@@ -1,6 +1,6 @@
 //! Slices of numbers in, slices of numbers out.
 //!
-//! Everything a layer does to memory is here: matrix products over OpenBLAS behind one seam ([`gemm()`]), the fused passes
+//! Everything a layer does to memory is here: matrix products behind one seam ([`gemm()`]: OpenBLAS or tiles), the fused passes
 //! around them, counter-based random numbers and the arena. Nothing here knows a layer or a file.
 //!
 //! Kernels are written once, generic over [`Real`], as loops that the compiler vectorises; `simd` compiles each of them for

@@ -55,7 +55,7 @@ impl Real for f32 {
         let t = 1.0 / self.abs().mul_add(0.231_641_89, 1.0);
         let poly =
             t.mul_add(0.530_702_7, -0.726_576_03).mul_add(t, 0.710_706_9).mul_add(t, -0.142_248_36).mul_add(t, 0.127_414_8) * t;
-        let exp = exp2_nonpositive(self * (self * -0.5 * std::f32::consts::LOG2_E));
+        let exp = exp2_nonpositive(self * (self * (-0.5 * std::f32::consts::LOG2_E)));
         let tail = poly * exp;
         let cdf = if self < 0.0 { tail } else { 1.0 - tail };
         (cdf, exp * INV_SQRT_TAU as f32)

@@ -44,17 +44,15 @@ pub struct Cut {
 pub struct Engine<R: Real> {
     pool: Arc<rayon::ThreadPool>,
     arenas: Vec<Mutex<Arena<R>>>,
-    groups: Vec<Group<R>>,
+    /// A gradient a group, one after the other.
+    groups: Buffer<R>,
+    /// A loss a group.
+    losses: Vec<f64>,
     transposed: Transposed<R>,
     /// Σ g² of each piece of a gradient.
     squares: Vec<f64>,
     gemm: Gemm,
     cut: Cut,
-}
-
-struct Group<R: Real> {
-    grads: Buffer<R>,
-    loss: f64,
 }
 
 impl<R: Real> fmt::Debug for Engine<R> {
@@ -76,9 +74,9 @@ impl<R: Real> Engine<R> {
         let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?);
         pool.broadcast(|_| ()); // every worker is up
         let arenas = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
-        let groups = (0..cut.groups).map(|_| Group { grads: table.zeros(), loss: 0.0 }).collect();
+        let (groups, losses) = (Buffer::zeros(cut.groups * table.buffer_len()), vec![0.0; cut.groups]);
         let squares = vec![0.0; table.buffer_len().div_ceil(PIECE)];
-        Ok(Self { pool, arenas, groups, transposed: Transposed::new(table), squares, gemm, cut })
+        Ok(Self { pool, arenas, groups, losses, transposed: Transposed::new(table), squares, gemm, cut })
     }
 
     /// Runs `work` on one of the workers, from where passes start without a detour. A training loop belongs in here: handing
@@ -121,8 +119,7 @@ impl<R: Real> Engine<R> {
     /// Bytes that the engine holds: activations, gradient groups and transposed matrices.
     pub fn memory_bytes(&self) -> usize {
         let arenas: usize = self.arenas.iter().map(|arena| lock(arena).capacity()).sum();
-        let groups: usize = self.groups.iter().map(|group| group.grads.len()).sum();
-        (arenas + groups + self.transposed.numbers().len()) * size_of::<R>()
+        (arenas + self.groups.len() + self.transposed.numbers().len()) * size_of::<R>()
     }
 
     /// Adds the gradient of one micro-batch to `grads`; returns its share of the step's loss.
@@ -134,21 +131,23 @@ impl<R: Real> Engine<R> {
         samples: &[Sample],
         grads: &mut [R],
     ) -> f64 {
-        let Self { pool, arenas, groups, transposed, gemm, cut, .. } = self;
-        let n_groups = groups.len();
+        let Self { pool, arenas, groups, losses, transposed, gemm, cut, .. } = self;
+        let (n_groups, len) = (losses.len(), grads.len());
+        assert_eq!(groups.len(), n_groups * len, "a gradient of the table's length");
         pool.install(|| {
             transposed.update(params);
-            groups.par_iter_mut().with_max_len(1).enumerate().for_each(|(g, group)| {
+            let of_groups = groups.par_chunks_mut(len).zip(losses.par_iter_mut());
+            of_groups.with_max_len(1).enumerate().for_each(|(g, (grads, loss))| {
                 let worker = rayon::current_thread_index().expect("a group runs on a worker of the pool");
                 let mut arena = lock(&arenas[worker]);
-                group.grads.fill(R::zero());
-                group.loss = 0.0;
+                grads.fill(R::zero());
+                *loss = 0.0;
                 let of_group = &samples[g * samples.len() / n_groups..(g + 1) * samples.len() / n_groups];
                 for shard in of_group.chunks(cut.shard) {
                     let keys: Samples = shard.iter().map(|sample| sample.key).collect();
                     let mode = Mode::Train { key, samples: &keys };
                     let cx = Cx::new(params, &arena, mode).with(*gemm, Some(transposed.numbers()));
-                    group.loss += objective.shard(&cx, &mut group.grads, shard);
+                    *loss += objective.shard(&cx, grads, shard);
                     drop(cx);
                     arena.reset();
                 }
@@ -161,12 +160,12 @@ impl<R: Real> Engine<R> {
             }
             let groups = &*groups;
             grads.par_chunks_mut(PIECE).enumerate().for_each(|(i, grads)| {
-                for group in groups {
-                    add_assign(grads, &group.grads[i * PIECE..][..grads.len()]);
+                for group in groups.chunks(len) {
+                    add_assign(grads, &group[i * PIECE..][..grads.len()]);
                 }
             });
         });
-        groups.iter().map(|group| group.loss).sum()
+        losses.iter().sum()
     }
 
     /// The Euclidean norm of a gradient.
