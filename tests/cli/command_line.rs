@@ -223,3 +223,20 @@ fn a_reader_that_leaves_early_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
 }
+
+#[test]
+fn bench_measures_what_it_is_asked_for() {
+    let bench = Bench::new();
+    let text =
+        bench.prints("bench --only M32,latency --steps 1 --threads 2 --gemm tiles --set model.dim=8 --set model.depth=1 --json");
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let names: Vec<_> = report["results"].as_array().unwrap().iter().map(|result| result["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["M32", "latency"]);
+    assert_eq!(report["threads"], 2);
+    assert!(report["kernels"].as_str().unwrap().starts_with("tiles, "));
+    assert!(report["results"][0]["step_s"].as_f64().unwrap() > 0.0 && report["peak_gflops"].as_f64().unwrap() > 0.0);
+    insta::assert_snapshot!(bench.fails("bench --only M33"), @r"
+    exit code 2
+    error: --only: expected any of `S`, `M`, `L`, `M32`, `mae`, `predict`, `latency`, found `M33`
+    ");
+}

@@ -2,11 +2,11 @@
 
 use std::f64::consts::LN_2;
 
-use nids_kernels::Key;
+use nids_kernels::{Arena, Key};
 use nids_models::MixerConfig;
 use nids_nn::engine::{Cut, Engine};
 use nids_nn::gradcheck::max_scaled_difference;
-use nids_nn::{Activation, Gemm};
+use nids_nn::{Activation, Cx, Gemm, Mode, Transposed};
 
 mod task;
 use task::Task;
@@ -89,4 +89,25 @@ fn one_batch_is_learned_by_heart() {
     let task = Task::<f32>::new(&PLAIN, 5, 24);
     let (_, loss) = task.train(2, Cut { shard: 3, groups: 4 }, 150, |_| ());
     assert!(loss < 0.01, "{loss}");
+}
+
+#[test]
+fn a_pass_without_caches_gives_the_same_logits() {
+    // wide enough for several strips of both MLPs, and no size a multiple of a vector
+    let mixer = MixerConfig { dim: 70, token_hidden: 130, channel_hidden: 150, ..MIXER };
+    for task in Task::<f64>::of_backends(&mixer, 9, 7) {
+        let params = task.table.init::<f64>(3);
+        let transposed = Transposed::of(&task.table, &params);
+        let arena = Arena::default();
+        let cx = Cx::new(&params, &arena, Mode::Eval).with(task.gemm, Some(transposed.numbers()));
+        let input = || {
+            let x = cx.alloc(task.x.len());
+            x.copy_from_slice(&task.x);
+            x
+        };
+        let (with_caches, _) = task.classifier.forward(&cx, 7, input());
+        let without = task.classifier.infer(&cx, 7, input());
+        let difference = max_scaled_difference(without.data, with_caches.data);
+        assert!(difference < 1e-12, "{:?}: off by {difference:.1e}", task.gemm);
+    }
 }

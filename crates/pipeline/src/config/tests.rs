@@ -92,7 +92,7 @@ fn every_shipped_config_loads_and_round_trips() {
         }
     }
     names.sort();
-    assert_eq!(names, ["nsl-kdd", "synthetic", "tiny", "unsw-nb15", "unsw-nb15-batch4096", "unsw-nb15-d128"]);
+    assert_eq!(names, ["nsl-kdd", "synthetic", "tiny", "unsw-nb15", "unsw-nb15-batch4096", "unsw-nb15-d128", "unsw-nb15-small"]);
 }
 
 #[test]
