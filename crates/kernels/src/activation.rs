@@ -186,7 +186,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{Source, assert_close, cast, numbers, sources, with_mask};
+    use crate::testing::{Source, assert_close, cast, each_arch, numbers, sources, with_mask};
 
     fn twin(activation: Activation, x: f64) -> (f64, f64) {
         match activation {
@@ -228,8 +228,10 @@ mod tests {
             gelu: bool, per_row: bool, source in sources(), rows in 0..8_usize, cols in 1..150_usize,
         ) {
             let activation = if gelu { Activation::Gelu } else { Activation::Tanh };
-            check::<f32>(activation, per_row, source, rows, cols);
-            check::<f64>(activation, per_row, source, rows, cols);
+            each_arch(|| {
+                check::<f32>(activation, per_row, source, rows, cols);
+                check::<f64>(activation, per_row, source, rows, cols);
+            });
         }
     }
 }

@@ -149,7 +149,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{assert_close, sources, with_mask};
+    use crate::testing::{assert_close, each_arch, sources, with_mask};
 
     fn drawn(samples: &[u32], p: f32, outer: usize, cols: usize) -> Vec<f32> {
         let mut out = vec![0.0; outer * samples.len() * cols];
@@ -160,10 +160,12 @@ mod tests {
     proptest! {
         #[test]
         fn every_source_writes_its_multipliers(source in sources(), rows in 0..8_usize, cols in 1..200_usize) {
-            with_mask::<f32>(source, &[3, 8, 1], rows, cols, |mask, want| {
-                let mut got = vec![f32::NAN; rows * cols];
-                mask.write(cols, &mut got);
-                assert_close(&got, want);
+            each_arch(|| {
+                with_mask::<f32>(source, &[3, 8, 1], rows, cols, |mask, want| {
+                    let mut got = vec![f32::NAN; rows * cols];
+                    mask.write(cols, &mut got);
+                    assert_close(&got, want);
+                });
             });
         }
     }

@@ -240,7 +240,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{assert_close, cast, numbers, subset};
+    use crate::testing::{assert_close, cast, each_arch, numbers, subset};
 
     /// Large enough that rounding is not blown up where the numbers of a row happen to be nearly the same.
     const EPS: f64 = 0.01;
@@ -314,10 +314,12 @@ mod tests {
             let all: Vec<u32> = (0..b as u32).collect();
             for kept in [&subset(b, bits), &all] {
                 let rows = Rows { outer, b, cols, kept };
-                check_forward::<f32>(rows);
-                check_forward::<f64>(rows);
-                check_backward::<f32>(rows);
-                check_backward::<f64>(rows);
+                each_arch(|| {
+                    check_forward::<f32>(rows);
+                    check_forward::<f64>(rows);
+                    check_backward::<f32>(rows);
+                    check_backward::<f64>(rows);
+                });
             }
         }
     }

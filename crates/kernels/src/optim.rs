@@ -95,7 +95,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{assert_close, cast, numbers};
+    use crate::testing::{assert_close, cast, each_arch, numbers};
 
     fn check<R: Real>(len: usize, decoupled: bool) {
         let (grad_scale, lr, beta1, beta2, eps, decay, t) = (0.75, 0.1, 0.9, 0.99, 1e-3, 0.05, 3);
@@ -137,14 +137,18 @@ mod tests {
     proptest! {
         #[test]
         fn an_update_is_the_scalar_recurrence(len in 0..200_usize, decoupled: bool) {
-            check::<f32>(len, decoupled);
-            check::<f64>(len, decoupled);
+            each_arch(|| {
+                check::<f32>(len, decoupled);
+                check::<f64>(len, decoupled);
+            });
         }
 
         #[test]
         fn norm_and_scaling_cover_every_element(len in 0..5000_usize) {
-            check_norm::<f32>(len);
-            check_norm::<f64>(len);
+            each_arch(|| {
+                check_norm::<f32>(len);
+                check_norm::<f64>(len);
+            });
         }
     }
 

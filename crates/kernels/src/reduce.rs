@@ -151,7 +151,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{assert_close, cast, numbers};
+    use crate::testing::{assert_close, cast, each_arch, numbers};
 
     fn check<R: Real>(rows: usize, cols: usize) {
         let (x, y) = (numbers(1, rows * cols), numbers(2, rows * cols));
@@ -184,8 +184,10 @@ mod tests {
     proptest! {
         #[test]
         fn sums_are_those_of_a_plain_loop(rows in 0..12_usize, cols in 0..150_usize) {
-            check::<f32>(rows, cols);
-            check::<f64>(rows, cols);
+            each_arch(|| {
+                check::<f32>(rows, cols);
+                check::<f64>(rows, cols);
+            });
         }
     }
 }

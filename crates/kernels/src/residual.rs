@@ -154,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{Source, assert_close, cast, numbers, sources, subset, with_mask};
+    use crate::testing::{Source, assert_close, cast, each_arch, numbers, sources, subset, with_mask};
 
     fn check<R: Real>(rows: Rows<'_>, per_row: bool, source: Source, scale: f64) {
         let Rows { outer, b, cols, kept } = rows;
@@ -187,8 +187,10 @@ mod tests {
         ) {
             let all: Vec<u32> = (0..b as u32).collect();
             for kept in [&subset(b, bits), &all] {
-                check::<f32>(Rows { outer, b, cols, kept }, per_row, source, 1.25);
-                check::<f64>(Rows { outer, b, cols, kept }, per_row, source, 1.25);
+                each_arch(|| {
+                    check::<f32>(Rows { outer, b, cols, kept }, per_row, source, 1.25);
+                    check::<f64>(Rows { outer, b, cols, kept }, per_row, source, 1.25);
+                });
             }
         }
     }
