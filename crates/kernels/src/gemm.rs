@@ -59,7 +59,7 @@ impl<'a, R> Mat<'a, R> {
 }
 
 fn check<R>(name: &str, data: &[R], [rows, cols]: [usize; 2], ld: usize) {
-    let fits = rows == 0 || cols == 0 || (ld >= cols && data.len() >= (rows - 1) * ld + cols);
+    let fits = ld >= cols && (rows == 0 || cols == 0 || data.len() >= (rows - 1) * ld + cols);
     assert!(fits, "{name}: {} numbers for {rows} x {cols}, ld {ld}", data.len());
 }
 
