@@ -360,7 +360,7 @@ fn untrained(config: &Config) -> Result<(nids_flows::Flows, Detector)> {
 }
 
 fn measure_predict(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) -> Result<PredictFigures> {
-    let (flows, mut detector) = untrained(config)?;
+    let (flows, detector) = untrained(config)?;
     let flops_per_row = detector.network().forward_flops();
     let encoded = detector.tokeniser().encode(&flows)?;
     let file = tempfile::NamedTempFile::new().map_err(Error::io("a temporary file", "make"))?;

@@ -121,8 +121,8 @@ impl Detector {
         &self.network
     }
 
-    pub(super) fn engine(&mut self) -> &mut Engine<f32> {
-        &mut self.engine
+    pub(super) fn engine(&self) -> &Engine<f32> {
+        &self.engine
     }
 
     /// The probability of an attack for every row.
