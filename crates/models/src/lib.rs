@@ -7,8 +7,10 @@
 )]
 #![allow(clippy::missing_panics_doc, reason = "every layer asserts the shapes that its first line states")]
 
+mod heads;
 mod mae;
 mod mixer;
 
-pub use mae::{Mae, MaeConfig, MaeEncoder, Target, random_masking};
+pub use heads::Target;
+pub use mae::{Mae, MaeConfig, MaeEncoder, random_masking};
 pub use mixer::{Block, Classifier, ClassifierCache, Encoder, EncoderCache, Input, MAX_DEPTH, MixerConfig};

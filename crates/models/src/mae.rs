@@ -7,10 +7,10 @@
 //! encoder that classifies.
 
 use nids_kernels::{Key, add_assign};
-use nids_nn::loss::{cross_entropy, mse};
-use nids_nn::{Cx, FeatureEmbedding, Init, LayerNorm, Linear, Param, Real, Scope, Tensor, Visible};
+use nids_nn::{Cx, FeatureEmbedding, Init, LayerNorm, Param, Real, Scope, Tensor, Visible};
 use rand::RngExt as _;
 
+use crate::heads::{Heads, Target};
 use crate::mixer::{Block, Embedding, Encoder, Input, MixerConfig, backward_trunk, blocks, forward_trunk};
 
 /// What the encoder sees of a masked flow.
@@ -33,15 +33,6 @@ pub struct MaeConfig {
     pub decoder_depth: usize,
 }
 
-/// What is predicted of a masked feature.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// A number: squared error.
-    Numeric,
-    /// One of so many classes: softmax cross-entropy.
-    Categorical(usize),
-}
-
 /// Encoder, decoder and a head for every feature.
 #[derive(Clone, Debug)]
 pub struct Mae {
@@ -49,7 +40,7 @@ pub struct Mae {
     mask_token: Param,
     decoder: Vec<Block>,
     decoder_norm: LayerNorm,
-    heads: Vec<(Linear, Target)>,
+    heads: Heads,
     config: MaeConfig,
 }
 
@@ -82,7 +73,6 @@ impl Mae {
         mixer: &MixerConfig,
         config: MaeConfig,
     ) -> Self {
-        assert_eq!(features.len(), targets.len(), "a target a feature");
         assert!(features.len() > 1, "one feature has nothing to be predicted from");
         let encoder = Encoder::new(&mut scope.at("encoder"), Input::Features(features), mixer);
         let mask_token = scope.param("mask_token", &[mixer.dim], Init::Normal { std: 0.02 });
@@ -90,15 +80,7 @@ impl Mae {
         let plain = MixerConfig { dropout: 0.0, drop_path: 0.0, ..*mixer };
         let decoder = blocks(&mut scope.at("decoder").at("blocks"), encoder.n_tokens(), config.decoder_depth, &plain);
         let decoder_norm = LayerNorm::new(&mut scope.at("decoder").at("norm"), mixer.dim);
-        let mut heads_scope = scope.at("heads");
-        let heads = features
-            .iter()
-            .zip(targets)
-            .map(|((name, _), &target)| {
-                let outputs = if let Target::Categorical(n_classes) = target { n_classes } else { 1 };
-                (Linear::new(&mut heads_scope.at(name), mixer.dim, outputs), target)
-            })
-            .collect();
+        let heads = Heads::new(&mut scope.at("heads"), features, targets, mixer.dim);
         Self { encoder, mask_token, decoder, decoder_norm, heads, config }
     }
 
@@ -121,7 +103,7 @@ impl Mae {
 
     /// Masked tokens a sample.
     pub fn n_masked(&self) -> usize {
-        let features = self.heads.len();
+        let features = self.heads.n_features();
         ((features as f64 * self.config.mask_ratio).round() as usize).clamp(1, features - 1)
     }
 
@@ -166,9 +148,9 @@ impl Mae {
             }
         };
         let (decoded, decoder) = forward_trunk(cx, &self.decoder, &self.decoder_norm, None, decoder_input);
-        let Some(grads) = grads else { return self.predict(cx, None, &decoded, mask, targets, divisor).0 };
+        let Some(grads) = grads else { return self.heads.loss(cx, None, &decoded, Some(mask), targets, divisor).0 };
 
-        let (loss, ddecoded) = self.predict(cx, Some(grads), &decoded, mask, targets, divisor);
+        let (loss, ddecoded) = self.heads.loss(cx, Some(grads), &decoded, Some(mask), targets, divisor);
         cx.recycle(decoded.data);
         let mut dinput = backward_trunk(cx, grads, &self.decoder, &self.decoder_norm, decoder, ddecoded);
         let dencoded = match visible {
@@ -188,49 +170,6 @@ impl Mae {
         }
         self.encoder.embed_backward(cx, grads, embedding, dtokens);
         loss
-    }
-
-    /// Every head on its token: the loss of what is masked and, where `grads` is given, the gradient of the decoder's output.
-    fn predict<'a, R: Real>(
-        &self,
-        cx: &Cx<'a, R>,
-        mut grads: Option<&mut [R]>,
-        decoded: &Tensor<'a, R>,
-        mask: &[R],
-        targets: &[R],
-        divisor: R,
-    ) -> (f64, Tensor<'a, R>) {
-        let [_, b, d] = decoded.shape;
-        let ddecoded = cx.zeros(decoded.shape);
-        let mut loss = 0.0;
-        for (t, (head, target)) in self.heads.iter().enumerate() {
-            let of_token = t * b * d..(t + 1) * b * d;
-            let outputs = if let Target::Categorical(n_classes) = target { *n_classes } else { 1 };
-            let (y, dy) = (cx.alloc(b * outputs), cx.alloc(b * outputs));
-            head.apply(cx, &decoded.data[of_token.clone()], y);
-            dy.fill(R::zero());
-            for j in 0..b {
-                if mask[t * b + j] == R::zero() {
-                    continue;
-                }
-                let (y, dy) = (&y[j * outputs..][..outputs], &mut dy[j * outputs..][..outputs]);
-                let target_value = &targets[t * b + j..=t * b + j];
-                loss += match target {
-                    Target::Numeric => mse(y, target_value, divisor, dy),
-                    Target::Categorical(_) => {
-                        let class = target_value[0].to_usize().expect("a class is a small integer");
-                        cross_entropy(y, class, divisor, dy)
-                    }
-                };
-            }
-            if let Some(grads) = grads.as_deref_mut() {
-                head.add_gradients(cx, grads, &decoded.data[of_token.clone()], dy);
-                head.input_gradient(cx, dy, &mut ddecoded.data[of_token]);
-            }
-            cx.recycle(y);
-            cx.recycle(dy);
-        }
-        (loss, ddecoded)
     }
 
     fn embedding(&self) -> &FeatureEmbedding {
@@ -255,14 +194,14 @@ impl Mae {
     }
 
     fn each_masked<R: Real>(&self, b: usize, mask: &[R], mut apply: impl FnMut(usize, usize)) {
-        for t in 0..self.heads.len() {
+        for t in 0..self.heads.n_features() {
             (0..b).filter(|j| mask[t * b + j] != R::zero()).for_each(|j| apply(t, j));
         }
     }
 
     /// Which tokens each sample still has: its visible features, then the registers.
     fn visible<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, mask: &[R]) -> Visible<'a, R> {
-        let features = self.heads.len();
+        let features = self.heads.n_features();
         let n_visible = self.encoder.n_tokens() - self.n_masked();
         let index = cx.alloc(n_visible * b);
         for j in 0..b {

@@ -1,0 +1,85 @@
+//! What autoencoders say of each feature: a linear head on its token, and how far that is from the truth.
+
+use nids_nn::loss::{cross_entropy, mse};
+use nids_nn::{Cx, Linear, Real, Scope, Tensor};
+
+/// What is predicted of a feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A number: squared error.
+    Numeric,
+    /// One of so many classes: softmax cross-entropy.
+    Categorical(usize),
+}
+
+impl Target {
+    /// Outputs of its head.
+    fn outputs(self) -> usize {
+        if let Self::Categorical(n_classes) = self { n_classes } else { 1 }
+    }
+}
+
+/// A linear head for every feature, on the feature's token.
+#[derive(Clone, Debug)]
+pub(crate) struct Heads(Vec<(Linear, Target)>);
+
+impl Heads {
+    /// Adds `{feature}.weight` and `{feature}.bias`.
+    pub(crate) fn new(scope: &mut Scope<'_>, features: &[(String, usize)], targets: &[Target], dim: usize) -> Self {
+        assert_eq!(features.len(), targets.len(), "a target a feature");
+        let head =
+            |((name, _), target): (&(String, usize), &Target)| (Linear::new(&mut scope.at(name), dim, target.outputs()), *target);
+        Self(features.iter().zip(targets).map(head).collect())
+    }
+
+    /// F
+    pub(crate) fn n_features(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Every head on its token: Σ of the losses / `divisor` over the features that `mask` has 1 for (all, where there is none)
+    /// and, where `grads` is given, the gradient of the tokens.
+    ///
+    /// decoded: [N, b, D], N >= F   mask, targets: [F, b]; a class is a small integer
+    pub(crate) fn loss<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        mut grads: Option<&mut [R]>,
+        decoded: &Tensor<'a, R>,
+        mask: Option<&[R]>,
+        targets: &[R],
+        divisor: R,
+    ) -> (f64, Tensor<'a, R>) {
+        let [_, b, d] = decoded.shape;
+        let ddecoded = cx.zeros(decoded.shape);
+        let mut loss = 0.0;
+        for (t, (head, target)) in self.0.iter().enumerate() {
+            let of_token = t * b * d..(t + 1) * b * d;
+            let outputs = target.outputs();
+            let (y, dy) = (cx.alloc(b * outputs), cx.alloc(b * outputs));
+            head.apply(cx, &decoded.data[of_token.clone()], y);
+            dy.fill(R::zero());
+            for j in 0..b {
+                if mask.is_some_and(|mask| mask[t * b + j] == R::zero()) {
+                    continue;
+                }
+                let (y, dy) = (&y[j * outputs..][..outputs], &mut dy[j * outputs..][..outputs]);
+                let target_value = &targets[t * b + j..=t * b + j];
+                loss += match target {
+                    Target::Numeric => mse(y, target_value, divisor, dy),
+                    Target::Categorical(_) => {
+                        let class = target_value[0].to_usize().expect("a class is a small integer");
+                        cross_entropy(y, class, divisor, dy)
+                    }
+                };
+            }
+            if let Some(grads) = grads.as_deref_mut() {
+                head.add_gradients(cx, grads, &decoded.data[of_token.clone()], dy);
+                head.input_gradient(cx, dy, &mut ddecoded.data[of_token]);
+            }
+            cx.recycle(y);
+            cx.recycle(dy);
+        }
+        (loss, ddecoded)
+    }
+}
