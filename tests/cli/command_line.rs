@@ -1,6 +1,7 @@
 //! Help, errors of the command line and of the config, exit codes.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use crate::bench::{Bench, shipped, text};
@@ -24,6 +25,7 @@ fn help_is_the_manual() {
       predict   Write a verdict for every row of a file, with or without labels
       synth     Write generated flows as CSV, shaped like UNSW-NB15
       bench     Measure how fast this machine trains and gives verdicts
+      import    Turn a checkpoint of the numpy MLP-Mixer into safetensors
       config    Check a config and print it with every default written out
       help      Print this message or the help of the given subcommand(s)
 
@@ -87,7 +89,7 @@ fn help_is_the_manual() {
 
 #[test]
 fn every_command_has_help() {
-    for command in ["pretrain", "encode", "finetune", "evaluate", "predict", "synth", "config"] {
+    for command in ["pretrain", "encode", "finetune", "evaluate", "predict", "synth", "import", "config"] {
         assert!(Bench::new().prints(&format!("{command} --help")).contains("Usage: nids-mixer"));
     }
 }
@@ -239,4 +241,30 @@ fn bench_measures_what_it_is_asked_for() {
     exit code 2
     error: --only: expected any of `S`, `M`, `L`, `M32`, `mae`, `predict`, `latency`, found `M33`
     ");
+}
+
+#[test]
+fn import_reads_a_checkpoint_or_says_what_is_in_it() {
+    let bench = Bench::new();
+    let header = format!("{:117}\n", "{'descr': '|O', 'fortran_order': False, 'shape': (), }");
+    let npy = |pickle: &[u8]| [b"\x93NUMPY\x01\x00v\x00", header.as_bytes(), pickle].concat();
+    bench.file("harm.npy", npy(b"\x80\x03cos\nsystem\nX\x0a\x00\x00\x00touch harm\x85R."));
+    bench.file("flows.npy", "id,dur\n1,2\n");
+    let all = ["harm.npy", "flows.npy", "none.npy"].map(|name| bench.fails(&format!("import {name} --output out.safetensors")));
+    assert!(!bench.path("harm").exists() && !bench.path("out.safetensors").exists());
+    insta::assert_snapshot!(all.join("\n"), @r"
+    exit code 3
+    error: harm.npy: refused at byte 130, opcode 0x63 (`c`): names `os.system`; only numpy's `_reconstruct`, `ndarray` and `dtype` are known, and nothing is executed
+
+    exit code 3
+    error: flows.npy: not an `.npy` file; expected what `numpy.save` makes of one object: is it a checkpoint of the numpy MLP-Mixer?
+
+    exit code 3
+    error: none.npy: cannot read: No such file or directory (os error 2)
+    ");
+    let checkpoint = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden/checkpoint_np1.npy");
+    if checkpoint.is_file() {
+        let (_, told) = bench.prints_and_tells(&format!("import {} --output out.safetensors", checkpoint.display()));
+        assert!(told.contains("parameters in 2 blocks") && bench.path("out.safetensors").is_file(), "{told}");
+    }
 }

@@ -134,6 +134,18 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Turn a checkpoint of the numpy MLP-Mixer into safetensors
+    ///
+    /// Reads a pickled `.npy` checkpoint without executing anything of it: whatever is not an array in a dictionary is
+    /// refused, with its place in the file. Parameters get their names by position.
+    Import {
+        /// The checkpoint
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Where to write. The file appears whole or not at all
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
     /// Check a config and print it with every default written out
     #[command(after_help = SETTINGS)]
     Config {

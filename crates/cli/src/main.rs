@@ -13,7 +13,7 @@ use clap::Parser;
 use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use nids_pipeline::metrics::Metrics;
 use nids_pipeline::stages::BenchOptions;
-use nids_pipeline::{Config, Error, Result, Run, artefacts, stages};
+use nids_pipeline::{Config, Error, Result, Run, artefacts, import, stages};
 
 use args::{Cli, Command, StageArgs};
 use terminal::Terminal;
@@ -70,6 +70,11 @@ fn run(command: Command) -> Result<()> {
             let report = stages::bench(&config, &options)?;
             let text = if json { bench::json(&report) } else { bench::table(&report) };
             output(None, |out| writeln!(out, "{text}").map_err(Error::io("stdout", "write")))
+        }
+        Command::Import { file, output: path } => {
+            let found = output(Some(&path), |out| import::import(&file, out))?;
+            let _ = writeln!(io::stderr(), "import: {} parameters in {} blocks", found.n_params, found.depth); // nobody left to tell
+            Ok(())
         }
         Command::Config { config, set } => {
             let text = Config::load(&config, &set)?.to_yaml();

@@ -4,6 +4,7 @@
 pub mod artefacts;
 pub mod config;
 mod error;
+pub mod import;
 pub mod metrics;
 pub mod npy;
 pub mod probe;

@@ -1,0 +1,50 @@
+//! Checkpoints of the numpy MLP-Mixer that this project replaces, as safetensors.
+//!
+//! Such a file is a pickle, and to unpickle is to run whatever the file says. Nothing of it runs here: `pickle` reads the few
+//! opcodes that arrays in dictionaries are made of and refuses every other, by position; `checkpoint` gives the arrays their
+//! names.
+
+mod checkpoint;
+mod pickle;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// A checkpoint larger than this is some other file: the predecessor's largest model has 8 MB.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// What an import found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// Mixer blocks.
+    pub depth: usize,
+    /// Numbers of the model, its moments not counted.
+    pub n_params: usize,
+}
+
+/// Reads a checkpoint and writes it as safetensors: `param.<name>` and, where the optimiser has seen the parameter,
+/// `exp_avg.<name>`, `exp_avg_sq.<name>` (in the file's precision) and `step.<name>`.
+///
+/// Names are given by position: `proj`, for each block `token_norm`, `token_mixing.linear1`, `token_mixing.linear2`,
+/// `channel_norm`, `channel_mixing.linear1`, `channel_mixing.linear2`, then `norm` and `classifier`, each `weight` before `bias`.
+///
+/// # Errors
+/// A file that is no such checkpoint: the message names the place in the file, and what is there.
+pub fn import(path: &Path, out: &mut dyn Write) -> Result<Imported> {
+    let size = fs::metadata(path).map_err(|source| Error::reading_data(path, source))?.len();
+    let refuse = |what: String| Error::Data(format!("{}: {what}", path.display()));
+    if size > MAX_BYTES {
+        return Err(refuse(format!("{size} bytes, expected at most {MAX_BYTES}: not a checkpoint of the numpy MLP-Mixer")));
+    }
+    let bytes = fs::read(path).map_err(|source| Error::reading_data(path, source))?;
+    let pickle = pickle::Pickle::read(&bytes).map_err(&refuse)?;
+    let checkpoint = checkpoint::Checkpoint::of(&pickle).map_err(&refuse)?;
+    out.write_all(&checkpoint.to_safetensors(&pickle)).map_err(Error::io("the checkpoint", "write"))?;
+    Ok(checkpoint.imported(&pickle))
+}
+
+#[cfg(test)]
+mod tests;
