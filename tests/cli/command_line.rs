@@ -18,7 +18,7 @@ fn help_is_the_manual() {
     Usage: nids-mixer <COMMAND>
 
     Commands:
-      pretrain  Train the masked autoencoder on flows without labels
+      pretrain  Train an autoencoder, masked or variational, on flows without labels
       encode    Write the latents of every row and print how far a straight cut through them gets
       finetune  Train the classifier
       evaluate  Compare verdicts with the labels of a file

@@ -1,6 +1,6 @@
 //! The job and its variants: three stages, metrics, verdicts.
 
-use ndarray::{Array2, Array3, s};
+use ndarray::{Array2, Array3, ArrayD, s};
 use nids_pipeline::npy;
 use safetensors::SafeTensors;
 use serde_json::Value as Json;
@@ -270,4 +270,92 @@ fn a_log_has_about_twenty_lines_of_progress_a_stage() {
         let lines = told.lines().filter(|line| line.starts_with("pretrain: step")).count();
         assert!((1..=21).contains(&lines), "{steps} steps: {told}");
     }
+}
+
+#[test]
+fn a_variational_autoencoder_takes_the_place_of_the_masked_one() {
+    for latent in ["token", "pooled"] {
+        let bench = Bench::new();
+        bench.flows();
+        let vae = format!("--set pretrain.objective.vae.latent={latent} --set pretrain.objective.vae.latent_dim=4");
+        let mu = format!("{vae} --set encode.latents=mu");
+        bench.prints(&on_flows("pretrain", &vae));
+        let lines = bench.metrics("run", "pretrain");
+        assert_eq!(lines.len(), 3);
+        for (line, beta) in lines.iter().zip([0.01; 3]) {
+            let [loss, reconstruction, kl] = ["loss", "reconstruction", "kl"].map(|name| line[name].as_f64().unwrap());
+            // the last steps' beta: warm-up is one step of six
+            assert!(kl > 0.0 && (loss - reconstruction - beta * kl).abs() < 0.01 * kl, "{line}");
+        }
+
+        bench.prints(&on_flows("encode", &mu));
+        let z: ArrayD<f32> = npy::read(&bench.path("run/latents/val.npy")).unwrap();
+        assert_eq!(z.shape(), if latent == "token" { &[60, 48, 4][..] } else { &[60, 4] });
+        let latents = format!("{mu} --set finetune.from=latents --set finetune.patch_size=4");
+        bench.prints(&on_flows("finetune", &latents));
+        assert_eq!(evaluate(&bench)["n"], 300);
+        let (before, after) = (bench.bytes("run/pretrained.safetensors"), bench.bytes("run/model.safetensors"));
+        let (before, after) = (SafeTensors::deserialize(&before).unwrap(), SafeTensors::deserialize(&after).unwrap());
+        for name in ["latent.mu.weight", "encoder.blocks.0.token_mixing.linear1.weight"] {
+            assert!(before.tensor(name).unwrap().data() == after.tensor(name).unwrap().data(), "{name} is frozen");
+        }
+
+        for settings in [&vae, &format!("{vae} --set finetune.from=latents"), &format!("{vae} --set encode.latents=tokens")] {
+            bench.prints(&on_flows("encode", settings));
+            bench.prints(&on_flows("finetune", settings));
+            assert_eq!(evaluate(&bench)["n"], 300);
+        }
+    }
+}
+
+#[test]
+fn draws_of_the_posterior_follow_the_means() {
+    let bench = Bench::new();
+    bench.flows();
+    let vae = "--set pretrain.objective.vae.latent=pooled";
+    bench.prints(&on_flows("pretrain", vae));
+    let latents = |settings: &str| -> Array2<f32> {
+        bench.prints(&on_flows("encode", &format!("{vae} {settings}")));
+        let rows: ndarray::Array1<u32> = npy::read(&bench.path("run/latents/rows_train.npy")).unwrap();
+        let z: Array2<f32> = npy::read(&bench.path("run/latents/train.npy")).unwrap();
+        assert_eq!(rows.len(), z.nrows());
+        z
+    };
+    let mu = latents("--set encode.latents=mu --set encode.noise.copies=0");
+    let n = mu.nrows();
+    assert_eq!(mu.dim(), (240, 16));
+    let drawn = latents("--set encode.latents.mu.samples=2 --set encode.noise.copies=1 --set encode.noise.sigma=0");
+    assert_eq!(drawn.dim(), (4 * n, 16));
+    assert_eq!((drawn.slice(s![..n, ..]), drawn.slice(s![3 * n.., ..])), (mu.view(), mu.view()));
+    let [first, second] = [1, 2].map(|i| &drawn.slice(s![i * n..(i + 1) * n, ..]) - &mu);
+    assert!(first.iter().zip(&second).all(|(a, b)| (a - b).abs() > 0.0));
+    // after six steps the posterior is still close to where it starts, at a variance around 1
+    let spread = first.std(0.0);
+    assert!((0.3..3.0).contains(&spread), "{spread}");
+    let more = "--set encode.latents.mu.samples=2 --set finetune.from=latents";
+    bench.prints(&on_flows("encode", &format!("{vae} {more}")));
+    bench.prints(&on_flows("finetune", &format!("{vae} {more}")));
+    assert_eq!(evaluate(&bench)["n"], 300);
+}
+
+#[test]
+fn mu_needs_a_variational_autoencoder_of_the_same_shape() {
+    let bench = Bench::trained();
+    let mut all = vec![bench.fails(&on_flows("encode", "--set encode.latents=mu"))];
+    let mu = "--set pretrain.objective=vae --set encode.latents=mu";
+    all.push(bench.fails(&on_flows("encode", mu)));
+    bench.prints(&on_flows("pretrain", "--set pretrain.objective=vae"));
+    all.push(bench.fails(&on_flows("encode", &format!("{mu} --set pretrain.objective.vae.latent_dim=8"))));
+    // how it was trained is nothing to a later stage
+    bench.prints(&on_flows("encode", &format!("{mu} --set pretrain.objective.vae.beta=0.5")));
+    insta::assert_snapshot!(all.join("\n"), @r#"
+    exit code 2
+    error: --set encode.latents=mu: `encode.latents`: `mu` is what a variational autoencoder has: name `vae` in `pretrain.objective`, or take `mean` or `tokens`
+
+    exit code 4
+    error: run/pretrained.safetensors: made by another config: `pretrain.objective.vae.latent` was unset and is "token"; `pretrain.objective.vae.latent_dim` was unset and is 16: run `nids-mixer pretrain --config FILE --run run` first, or keep its settings
+
+    exit code 4
+    error: run/pretrained.safetensors: made by another config: `pretrain.objective.vae.latent_dim` was 16 and is 8: run `nids-mixer pretrain --config FILE --run run` first, or keep its settings
+    "#);
 }

@@ -3,12 +3,16 @@
 use crate::bench::{Bench, on_flows};
 
 /// Every artefact of a run that trains for 50 steps.
-fn artefacts(gemm: &str, threads: usize) -> Vec<(&'static str, Vec<u8>)> {
+fn artefacts(gemm: &str, objective: &str, threads: usize) -> Vec<(&'static str, Vec<u8>)> {
     let bench = Bench::new();
     bench.flows();
+    let of_objective = if objective == "vae" { "--set encode.latents.mu.samples=1 --set finetune.from=latents" } else { "" };
     let settings = "--set pretrain.steps=50 --set finetune.steps=50 --set pretrain.batch_size=64 --set finetune.batch_size=64";
     for stage in ["pretrain", "encode", "finetune"] {
-        bench.prints(&on_flows(stage, &format!("{settings} --set engine.gemm={gemm} --set engine.threads={threads}")));
+        let more = format!(
+            "{of_objective} --set pretrain.objective={objective} --set engine.gemm={gemm} --set engine.threads={threads}"
+        );
+        bench.prints(&on_flows(stage, &format!("{settings} {more}")));
     }
     let names = [
         "pretrained.safetensors",
@@ -27,11 +31,11 @@ fn artefacts(gemm: &str, threads: usize) -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn threads_and_time_change_no_byte() {
-    for gemm in ["openblas", "tiles"] {
-        let first = artefacts(gemm, 1);
+    for (gemm, objective) in [("openblas", "mae"), ("tiles", "mae"), ("tiles", "vae")] {
+        let first = artefacts(gemm, objective, 1);
         for threads in [1, 2, 4, 8] {
-            for ((name, first), (_, again)) in first.iter().zip(artefacts(gemm, threads)) {
-                assert!(*first == again, "{gemm}: {name} differs with {threads} threads");
+            for ((name, first), (_, again)) in first.iter().zip(artefacts(gemm, objective, threads)) {
+                assert!(*first == again, "{gemm}, {objective}: {name} differs with {threads} threads");
             }
         }
     }

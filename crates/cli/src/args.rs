@@ -58,7 +58,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Train the masked autoencoder on flows without labels
+    /// Train an autoencoder, masked or variational, on flows without labels
     #[command(after_help = SETTINGS)]
     Pretrain(StageArgs),
     /// Write the latents of every row and print how far a straight cut through them gets

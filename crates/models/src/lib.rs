@@ -1,4 +1,4 @@
-//! The MLP-Mixer and the masked autoencoder over feature tokens: layers put together, one file each, to be read beside the
+//! The MLP-Mixer, the masked and the variational autoencoder over feature tokens: layers put together, one file each, to be read beside the
 //! paper. Nothing here knows a data set or a stage.
 #![forbid(unsafe_code)]
 #![allow(
@@ -10,7 +10,9 @@
 mod heads;
 mod mae;
 mod mixer;
+mod vae;
 
 pub use heads::Target;
 pub use mae::{Mae, MaeConfig, MaeEncoder, random_masking};
 pub use mixer::{Block, Classifier, ClassifierCache, Encoder, EncoderCache, Input, MAX_DEPTH, MixerConfig};
+pub use vae::{Elbo, Posterior, Vae, VaeConfig, VaeLatent};

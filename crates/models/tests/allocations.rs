@@ -28,7 +28,7 @@ fn twenty_steps_allocate_nothing() {
         dropout: 0.2,
         drop_path: 0.4,
     };
-    for task in Task::<f32>::of_backends(&mixer, 7, 64) {
+    for task in Task::<f32>::of_models(&mixer, 7, 64) {
         let mut engine = Engine::new(&task.table, 2, task.gemm, Cut { shard: 4, groups: 4 }).unwrap();
         let algorithm = Algorithm::AdamW(AdamConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 });
         let mut optimiser = Optimiser::new(&task.table, algorithm, |_| 1.0);

@@ -1,6 +1,6 @@
-//! Every model against central differences: dropout and dropped branches fixed by key, masks given.
+//! Every model against central differences: dropout, dropped branches and draws fixed by key, masks given.
 
-use nids_models::{Classifier, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Target};
+use nids_models::{Classifier, Elbo, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Target, Vae, VaeConfig, VaeLatent};
 use nids_nn::gradcheck::{self, Differentiable, Errors, uniform};
 use nids_nn::loss::{BceWeights, bce_with_logits};
 use nids_nn::{Activation, Cx, ParamTable, Real};
@@ -46,10 +46,17 @@ impl Differentiable for Classified {
 
 struct Masked(Mae);
 
+struct Variational {
+    vae: Vae,
+    beta: f64,
+}
+
 /// One of four features of each sample is hidden: [F, b].
 const ONE_OF_FOUR: [[f64; B]; 4] = [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]];
 /// Two of four.
 const TWO_OF_FOUR: [[f64; B]; 4] = [[1.0, 0.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, 1.0, 0.0]];
+/// What is predicted of each feature.
+const KINDS: [Target; 4] = [Target::Numeric, Target::Categorical(2), Target::Categorical(3), Target::Numeric];
 /// A number for `a` and `d`, a class for `b` (of two) and `c` (of three): [F, b].
 const TARGETS: [[f64; B]; 4] = [[0.3, -1.0, 0.7], [1.0, 0.0, 0.0], [0.0, 2.0, 1.0], [2.0, 0.1, -0.4]];
 
@@ -62,6 +69,17 @@ impl Differentiable for Masked {
         mask.iter_mut().zip(masked.as_flattened()).for_each(|(mask, &masked)| *mask = R::from_f64(masked));
         let targets: Vec<R> = TARGETS.as_flattened().iter().map(|&target| R::from_f64(target)).collect();
         (self.0.loss(cx, Some(grads), B, input, mask, &targets, R::from_f64(5.0)), None)
+    }
+}
+
+impl Differentiable for Variational {
+    fn pass<R: Real>(&self, cx: &Cx<'_, R>, grads: &mut [R], x: &[R]) -> (f64, Option<Vec<R>>) {
+        let input = cx.alloc(x.len());
+        input.copy_from_slice(x);
+        let targets: Vec<R> = TARGETS.as_flattened().iter().map(|&target| R::from_f64(target)).collect();
+        let Elbo { reconstruction, kl } =
+            self.vae.loss(cx, Some(grads), B, input, &targets, R::from_f64(self.beta), R::from_f64(5.0));
+        (reconstruction + self.beta * kl, None)
     }
 }
 
@@ -101,11 +119,23 @@ fn masked_autoencoder() {
         for mask_ratio in [0.25, 0.5] {
             for n_registers in [0, 1] {
                 check(&format!("{encoder:?}, mask {mask_ratio}, {n_registers} registers"), 10, |table| {
-                    let targets = [Target::Numeric, Target::Categorical(2), Target::Categorical(3), Target::Numeric];
                     let config = MaeConfig { mask_ratio, encoder, decoder_depth: 1 };
-                    Masked(Mae::new(&mut table.root(), &features(), &targets, &MixerConfig { n_registers, ..MIXER }, config))
+                    Masked(Mae::new(&mut table.root(), &features(), &KINDS, &MixerConfig { n_registers, ..MIXER }, config))
                 });
             }
+        }
+    }
+}
+
+#[test]
+fn variational_autoencoder() {
+    for latent in [VaeLatent::Token, VaeLatent::Pooled] {
+        for (beta, decoder_depth, n_registers) in [(1.0, 1, 0), (0.3, 2, 1), (0.0, 0, 1)] {
+            check(&format!("{latent:?}, beta {beta}, {decoder_depth} blocks, {n_registers} registers"), 10, |table| {
+                let mixer = MixerConfig { n_registers, ..MIXER };
+                let config = VaeConfig { latent_dim: 3, latent, decoder_depth };
+                Variational { vae: Vae::new(&mut table.root(), &features(), &KINDS, &mixer, config), beta }
+            });
         }
     }
 }

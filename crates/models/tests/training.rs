@@ -1,15 +1,15 @@
-//! Training a small classifier through the engine: what may not change the result does not, and what should be learned is.
+//! Training small models through the engine: what may not change the result does not, and what should be learned is.
 
 use std::f64::consts::LN_2;
 
 use nids_kernels::{Arena, Key};
-use nids_models::MixerConfig;
+use nids_models::{MixerConfig, VaeLatent};
 use nids_nn::engine::{Cut, Engine};
 use nids_nn::gradcheck::max_scaled_difference;
 use nids_nn::{Activation, Cx, Gemm, Mode, Transposed};
 
 mod task;
-use task::Task;
+use task::{Model, Task};
 
 const MIXER: MixerConfig = MixerConfig {
     dim: 12,
@@ -26,7 +26,7 @@ const PLAIN: MixerConfig = MixerConfig { dropout: 0.0, drop_path: 0.0, ..MIXER }
 
 #[test]
 fn no_cut_of_a_batch_changes_its_gradient() {
-    for task in Task::<f64>::of_backends(&MIXER, 5, 24) {
+    for task in Task::<f64>::of_models(&MIXER, 5, 24) {
         cuts_agree(&task);
     }
 }
@@ -46,7 +46,7 @@ fn cuts_agree(task: &Task<f64>) {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bytes() {
-    for task in Task::<f32>::of_backends(&MIXER, 5, 40) {
+    for task in Task::<f32>::of_models(&MIXER, 5, 40) {
         let [one, two, four, eight] = [1, 2, 4, 8].map(|threads| {
             let (params, _) = task.train(threads, Cut { shard: 3, groups: 4 }, 50, |_| ());
             params.iter().flat_map(|value| value.to_bits().to_le_bytes()).collect::<Vec<u8>>()
@@ -61,7 +61,7 @@ fn memory_is_settled_after_the_first_step() {
     let mixer = MixerConfig { dim: 64, token_hidden: 32, channel_hidden: 64, ..MIXER };
     let mut grew = Vec::new();
     for shard in [8, 9, 21, 22, 23, 32] {
-        for task in Task::<f32>::of_backends(&mixer, 15, 2 * shard) {
+        for task in Task::<f32>::of_models(&mixer, 15, 2 * shard) {
             let mut held = Vec::new();
             task.train(1, Cut { shard, groups: 1 }, 20, |engine| held.push(engine.memory_bytes()));
             if held.iter().any(|&bytes| bytes != held[0]) {
@@ -92,6 +92,17 @@ fn one_batch_is_learned_by_heart() {
 }
 
 #[test]
+fn an_autoencoder_learns_one_batch_by_heart() {
+    for latent in [VaeLatent::Token, VaeLatent::Pooled] {
+        let task = Task::<f32>::autoencoder(&PLAIN, latent, 24);
+        let cut = Cut { shard: 3, groups: 4 };
+        let ((_, first), (_, last)) = (task.train(2, cut, 1, |_| ()), task.train(2, cut, 400, |_| ()));
+        // what is left is mostly what the KL divergence asks for the numbers that z must carry
+        assert!(last < 0.4 * first, "{latent:?}: {last}, at first {first}");
+    }
+}
+
+#[test]
 fn a_pass_without_caches_gives_the_same_logits() {
     // wide enough for several strips of both MLPs, and no size a multiple of a vector
     let mixer = MixerConfig { dim: 70, token_hidden: 130, channel_hidden: 150, ..MIXER };
@@ -105,8 +116,9 @@ fn a_pass_without_caches_gives_the_same_logits() {
             x.copy_from_slice(&task.x);
             x
         };
-        let (with_caches, _) = task.classifier.forward(&cx, 7, input());
-        let without = task.classifier.infer(&cx, 7, input());
+        let Model::Classifier(classifier) = &task.model else { unreachable!("a task of classifiers") };
+        let (with_caches, _) = classifier.forward(&cx, 7, input());
+        let without = classifier.infer(&cx, 7, input());
         let difference = max_scaled_difference(without.data, with_caches.data);
         assert!(difference < 1e-12, "{:?}: off by {difference:.1e}", task.gemm);
     }

@@ -29,6 +29,12 @@ pub trait Objective<R: Real>: Sync {
     /// Takes one shard through the network and back: adds to `grads`, returns the shard's share of the step's loss. What it
     /// divides by is the whole step's, so that shards add up.
     fn shard(&self, cx: &Cx<'_, R>, grads: &mut [R], samples: &[Sample]) -> f64;
+
+    /// Called before the shards of `step`, counted from 0: for losses that change over a run.
+    fn begin(&self, _step: u64) {}
+
+    /// Names the parts of the last step's `loss`, for the log.
+    fn parts(&self, _loss: f64, _each: &mut dyn FnMut(&'static str, f64)) {}
 }
 
 /// How a batch is cut; both numbers are part of the algorithm, unlike the number of threads.

@@ -25,7 +25,7 @@ use serde_yaml::{Mapping, Value as Yaml};
 
 pub use settings::{
     Activation, Adam, AdamW, Constant, Cosine, Data, Encode, Engine, Evaluate, Finetune, FinetuneFrom, Gemm, Latents, Loss, Mae,
-    MaskedEncoder, Model, Noise, Objective, Optimiser, Pretrain, Schedule, Settings, Synthetic,
+    MaskedEncoder, Model, Mu, Noise, Objective, Optimiser, Pretrain, Schedule, Settings, Synthetic, Vae, VaeLatent,
 };
 
 use crate::error::{Error, Problem, Result};
@@ -39,7 +39,7 @@ const MAX_BYTES: u64 = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// The masked autoencoder on rows without labels.
+    /// An autoencoder on rows without labels.
     Pretrain,
     /// Latents of every row, and the ridge probe on them.
     Encode,

@@ -2,17 +2,32 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use nids_kernels::{Buffer, Key};
-use nids_models::{Classifier, Input, MixerConfig};
+use nids_models::{Classifier, Elbo, Input, MixerConfig, Target, Vae, VaeConfig, VaeLatent};
 use nids_nn::engine::{Cut, Engine, Objective, Sample};
 use nids_nn::gradcheck::uniform;
 use nids_nn::loss::{BceWeights, bce_with_logits};
 use nids_nn::optim::{AdamConfig, Algorithm, Optimiser, clip};
 use nids_nn::{Cx, Gemm, ParamTable, Real};
 
-/// Binary cross-entropy over rows of noise with labels of noise.
+/// What is trained.
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
+pub(crate) enum Model {
+    /// Binary cross-entropy over rows of noise with labels of noise.
+    Classifier(Classifier),
+    /// Rows of noise to be rebuilt: two features are numbers, two are classes.
+    Vae(Vae),
+}
+
+/// Names and widths of the features that an autoencoder reads, and what it predicts of each.
+const FEATURES: [(&str, usize, Target); 4] =
+    [("a", 2, Target::Numeric), ("b", 1, Target::Categorical(2)), ("c", 4, Target::Categorical(3)), ("d", 3, Target::Numeric)];
+/// Weight of the KL divergence.
+const BETA: f64 = 0.05;
+
+/// A model and rows for it.
 pub(crate) struct Task<R> {
     pub(crate) table: ParamTable,
-    pub(crate) classifier: Classifier,
+    pub(crate) model: Model,
     pub(crate) width: usize,
     pub(crate) x: Vec<R>,
     pub(crate) labels: Vec<R>,
@@ -25,15 +40,33 @@ impl<R: Real> Task<R> {
     pub(crate) fn new(mixer: &MixerConfig, n_tokens: usize, n_samples: usize) -> Self {
         let mut table = ParamTable::default();
         let classifier = Classifier::new(&mut table.root(), Input::Patches { n_tokens, width: 3 }, mixer, 1);
-        let width = 3 * n_tokens;
+        Self::on(table, Model::Classifier(classifier), 3 * n_tokens, n_samples)
+    }
+
+    /// A variational autoencoder.
+    pub(crate) fn autoencoder(mixer: &MixerConfig, latent: VaeLatent, n_samples: usize) -> Self {
+        let mut table = ParamTable::default();
+        let config = VaeConfig { latent_dim: 5, latent, decoder_depth: 1 };
+        let features = FEATURES.map(|(name, width, _)| (name.to_owned(), width));
+        let vae = Vae::new(&mut table.root(), &features, &FEATURES.map(|(.., target)| target), mixer, config);
+        Self::on(table, Model::Vae(vae), FEATURES.map(|(_, width, _)| width).iter().sum(), n_samples)
+    }
+
+    fn on(table: ParamTable, model: Model, width: usize, n_samples: usize) -> Self {
         let x = uniform(1, n_samples * width).into_iter().map(R::from_f64).collect();
         let labels = uniform(2, n_samples).into_iter().map(|u| if u > 0.0 { R::one() } else { R::zero() }).collect();
-        Self { table, classifier, width, x, labels, n_samples, gemm: Gemm::default() }
+        Self { table, model, width, x, labels, n_samples, gemm: Gemm::default() }
     }
 
     /// The same task for each backend.
     pub(crate) fn of_backends(mixer: &MixerConfig, n_tokens: usize, n_samples: usize) -> [Self; 2] {
         [Gemm::OpenBlas, Gemm::Tiles].map(|gemm| Self { gemm, ..Self::new(mixer, n_tokens, n_samples) })
+    }
+
+    /// [`Task::of_backends`], and both kinds of variational autoencoder.
+    pub(crate) fn of_models(mixer: &MixerConfig, n_tokens: usize, n_samples: usize) -> impl Iterator<Item = Self> {
+        let vae = |latent| Self { gemm: Gemm::Tiles, ..Self::autoencoder(mixer, latent, n_samples) };
+        Self::of_backends(mixer, n_tokens, n_samples).into_iter().chain([VaeLatent::Token, VaeLatent::Pooled].map(vae))
     }
 
     pub(crate) fn samples(&self) -> Vec<Sample> {
@@ -83,11 +116,43 @@ impl<R: Real> Objective<R> for Task<R> {
         }
         let labels = cx.alloc(b);
         labels.iter_mut().zip(samples).for_each(|(label, sample)| *label = self.labels[sample.row as usize]);
-        let (logits, cache) = self.classifier.forward(cx, b, x);
-        let dlogits = cx.tensor(logits.shape);
         let divisor = R::from_f64(self.n_samples as f64);
-        let loss = bce_with_logits(logits.data, labels, BceWeights::default(), divisor, dlogits.data);
-        self.classifier.backward(cx, grads, cache, dlogits);
-        loss
+        match &self.model {
+            Model::Classifier(classifier) => {
+                let (logits, cache) = classifier.forward(cx, b, x);
+                let dlogits = cx.tensor(logits.shape);
+                let loss = bce_with_logits(logits.data, labels, BceWeights::default(), divisor, dlogits.data);
+                classifier.backward(cx, grads, cache, dlogits);
+                loss
+            }
+            Model::Vae(vae) => {
+                let (features, targets) = (cx.alloc(x.len()), cx.alloc(FEATURES.len() * b));
+                self.features(samples, x, features, targets);
+                let Elbo { reconstruction, kl } = vae.loss(cx, Some(grads), b, features, targets, R::from_f64(BETA), divisor);
+                reconstruction + BETA * kl
+            }
+        }
+    }
+}
+
+impl<R: Real> Task<R> {
+    /// Rows as an autoencoder wants them, feature by feature, and what is to be predicted of each: its first number, or a
+    /// class.   x: [b, F]   features: one after the other, each [b, F_t]   targets: [4, b]
+    fn features(&self, samples: &[Sample], x: &[R], features: &mut [R], targets: &mut [R]) {
+        let b = samples.len();
+        let (mut from, mut rest) = (0, features);
+        for ((_, width, target), targets) in FEATURES.into_iter().zip(targets.chunks_exact_mut(b)) {
+            let (feature, after) = rest.split_at_mut(b * width);
+            for (((out, x), target_value), sample) in
+                feature.chunks_exact_mut(width).zip(x.chunks_exact(self.width)).zip(targets).zip(samples)
+            {
+                out.copy_from_slice(&x[from..from + width]);
+                *target_value = match target {
+                    Target::Numeric => out[0],
+                    Target::Categorical(n_classes) => R::from_f64((sample.row as usize % n_classes) as f64),
+                };
+            }
+            (from, rest) = (from + width, after);
+        }
     }
 }

@@ -115,16 +115,24 @@ fn number(text: &str) -> Option<f64> {
     text.parse().ok().filter(|value: &f64| is_decimal && value.is_finite())
 }
 
-/// `mae: { … }`, or the bare name for its defaults.
+/// `mae: { … }`, or the bare name for its defaults, or where it has no settings.
 fn choice(key: &Key, names: &[&str], node: &Node, problems: &mut Vec<Problem>) -> Option<Yaml> {
     let mut out = Mapping::new();
     match &node.value {
         Value::Scalar { text, .. } if names.contains(&text.as_str()) => {
+            if !keys::is_section(&format!("{}.{text}", key.path)) {
+                return Some(text.as_str().into());
+            }
             out.insert(text.as_str().into(), Yaml::Mapping(Mapping::new()));
         }
         Value::Map(entries) => match entries.as_slice() {
             [entry] if names.contains(&entry.key.as_str()) => {
                 let full = format!("{}.{}", key.path, entry.key);
+                if !keys::is_section(&full) {
+                    let message = format!("`{full}` has no settings of its own: write `{}: {}`", key.path, entry.key);
+                    problems.push(Problem::new(entry.key_at.0.clone(), message));
+                    return None;
+                }
                 out.insert(entry.key.as_str().into(), Yaml::Mapping(section(&entry.value, &full, problems)));
             }
             [entry] => {

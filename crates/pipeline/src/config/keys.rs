@@ -21,7 +21,7 @@ pub(super) enum Rule {
     Switch,
     Text,
     OneOf(&'static [&'static str]),
-    /// Exactly one of these, each a mapping of its own settings.
+    /// Exactly one of these, each a mapping of its own settings; a bare name where there are none.
     Choice(&'static [&'static str]),
 }
 
@@ -87,10 +87,16 @@ pub(super) static KEYS: &[Key] = &[
     key("engine.gemm", Rule::OneOf(&["openblas", "tiles"]), EACH),
     key("engine.shard", Rule::Whole(0, 64), EACH),
     key("engine.gradient_groups", Rule::Whole(0, 256), EACH),
-    key("pretrain.objective", Rule::Choice(&["mae"]), PRETRAIN),
+    key("pretrain.objective", Rule::Choice(&["mae", "vae"]), PRETRAIN),
     key("pretrain.objective.mae.mask_ratio", INSIDE, PRETRAIN),
     key("pretrain.objective.mae.encoder", Rule::OneOf(&["mask_token", "visible_only"]), PRETRAIN),
     key("pretrain.objective.mae.decoder_depth", Rule::Whole(0, 32), PRETRAIN),
+    // the shape of the latents, which encode and what comes after it read
+    key("pretrain.objective.vae.latent_dim", Rule::Whole(1, 4096), EVERY),
+    key("pretrain.objective.vae.latent", Rule::OneOf(&["token", "pooled"]), EVERY),
+    key("pretrain.objective.vae.beta", NOT_NEGATIVE, PRETRAIN),
+    key("pretrain.objective.vae.beta_warmup", UP_TO_ONE, PRETRAIN),
+    key("pretrain.objective.vae.decoder_depth", Rule::Whole(0, 32), PRETRAIN),
     key("pretrain.steps", Rule::Whole(1, ANY), PRETRAIN),
     key("pretrain.batch_size", Rule::Whole(1, 1 << 20), PRETRAIN),
     key("pretrain.micro_batch", Rule::Whole(1, 1 << 20), PRETRAIN),
@@ -110,7 +116,8 @@ pub(super) static KEYS: &[Key] = &[
     key("pretrain.schedule.constant.warmup", UP_TO_ONE, PRETRAIN),
     nullable("pretrain.clip_norm", POSITIVE, PRETRAIN),
     key("pretrain.log_every", Rule::Whole(1, ANY), NOTHING),
-    key("encode.latents", Rule::OneOf(&["mean", "tokens"]), ENCODE),
+    key("encode.latents", Rule::Choice(&["mean", "tokens", "mu"]), ENCODE),
+    key("encode.latents.mu.samples", Rule::Whole(0, 1024), ENCODE),
     key("encode.noise.sigma", NOT_NEGATIVE, ENCODE),
     key("encode.noise.copies", Rule::Whole(0, 1024), ENCODE),
     key("encode.noise.fresh", Rule::Switch, ENCODE),

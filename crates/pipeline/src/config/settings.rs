@@ -210,6 +210,8 @@ impl Default for Pretrain {
 pub enum Objective {
     /// Masked autoencoder over feature tokens.
     Mae(Mae),
+    /// Variational autoencoder over feature tokens.
+    Vae(Vae),
 }
 
 /// Masked autoencoder over feature tokens.
@@ -238,6 +240,38 @@ pub enum MaskedEncoder {
     MaskToken,
     /// Only the K visible tokens.
     VisibleOnly,
+}
+
+/// Variational autoencoder over feature tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Vae {
+    /// Z. Default 16.
+    pub latent_dim: usize,
+    /// What has a latent of its own. Default: every token.
+    pub latent: VaeLatent,
+    /// Weight of the KL divergence; 1 is the evidence lower bound of a decoder of variance ½. Default 0.01.
+    pub beta: f64,
+    /// The share of steps over which `beta` rises from 0. Default 0.2.
+    pub beta_warmup: f64,
+    /// Mixer blocks of the decoder. Default 1.
+    pub decoder_depth: usize,
+}
+
+impl Default for Vae {
+    fn default() -> Self {
+        Self { latent_dim: 16, latent: VaeLatent::Token, beta: 0.01, beta_warmup: 0.2, decoder_depth: 1 }
+    }
+}
+
+/// What has a latent of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VaeLatent {
+    /// Every token: `[N, Z]` a flow.
+    Token,
+    /// The flow: `[Z]`, from the mean over its tokens.
+    Pooled,
 }
 
 /// The optimiser.
@@ -334,6 +368,7 @@ impl Default for Constant {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Encode {
     /// Default `mean`.
+    #[serde(with = "singleton_map")]
     pub latents: Latents,
     /// Augmentation of the latents; raw features are never augmented.
     pub noise: Noise,
@@ -355,6 +390,16 @@ pub enum Latents {
     Mean,
     /// Every token, `[rows, N, D]`.
     Tokens,
+    /// What the variational autoencoder takes a flow for, `[rows, N, Z]` or `[rows, Z]`.
+    Mu(Mu),
+}
+
+/// The means of the variational autoencoder's latents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mu {
+    /// Draws from the posterior, written beside the means of the training rows. Default 0.
+    pub samples: usize,
 }
 
 /// Gaussian noise on latents.
@@ -498,6 +543,11 @@ impl Settings {
         }
         if let Err(nids_flows::Error::Tokeniser { message }) = self.tokeniser.check() {
             found.push(("tokeniser", message));
+        }
+        if matches!(self.encode.latents, Latents::Mu(_)) && !matches!(self.pretrain.objective, Objective::Vae(_)) {
+            let message =
+                "`mu` is what a variational autoencoder has: name `vae` in `pretrain.objective`, or take `mean` or `tokens`";
+            found.push(("encode.latents", message.to_owned()));
         }
         if self.data.train.is_none() && self.data.schema != "unsw-nb15" {
             let message = "without it flows shaped like `unsw-nb15` are generated: give the file, or leave `data.schema` out";

@@ -24,8 +24,10 @@ fn the_table_and_the_settings_name_the_same_keys() {
     let variants = [
         "name: x",
         "name: x\npretrain: { optimiser: adam, schedule: constant }\nfinetune: { optimiser: adam, schedule: constant }",
+        "name: x\npretrain: { objective: vae }\nencode: { latents: mu }",
     ];
     let mut named: Vec<String> = variants.iter().flat_map(|text| config(text, &[]).flat().into_keys()).collect();
+    named.retain(|path| keys::find(path).is_none_or(|key| !key.is_choice())); // a choice without settings is a bare name
     named.sort();
     named.dedup();
     let mut listed: Vec<&str> = keys::KEYS.iter().filter(|key| !key.is_choice()).map(|key| key.path).collect();
@@ -46,6 +48,19 @@ fn another_choice_starts_from_its_own_defaults() {
     for set in ["finetune.schedule=constant", "finetune.schedule={constant: {}}", "finetune.schedule.constant.warmup=0.05"] {
         assert_eq!(config("name: x\nfinetune: { schedule: { cosine: { warmup: 0.3 } } }", &[set]), by_file, "{set}");
     }
+}
+
+#[test]
+fn a_choice_without_settings_is_a_bare_name() {
+    let mu = |samples| Latents::Mu(Mu { samples });
+    let vae = "name: x\npretrain: { objective: vae }\nencode: { latents: mu }";
+    assert_eq!(config(vae, &[]).encode.latents, mu(0));
+    assert_eq!(config(vae, &["encode.latents.mu.samples=3"]).encode.latents, mu(3));
+    assert_eq!(config(vae, &["encode.latents=tokens"]).encode.latents, Latents::Tokens);
+    assert!(config("name: x", &[]).to_yaml().contains("latents: mean\n"));
+    insta::assert_snapshot!(problems("name: x\nencode: { latents: { mean: {} } }", &["encode.latents.mu.sample=3"]), @"--set encode.latents.mu.sample=3: unknown key `encode.latents.mu.sample`: did you mean `encode.latents.mu.samples`?");
+    insta::assert_snapshot!(problems("name: x\nencode: { latents: { mean: {} } }", &[]), @"c.yaml:2:22: `encode.latents.mean` has no settings of its own: write `encode.latents: mean`");
+    insta::assert_snapshot!(problems("name: x\nencode: { latents: mu }", &[]), @"c.yaml:2:20: `encode.latents`: `mu` is what a variational autoencoder has: name `vae` in `pretrain.objective`, or take `mean` or `tokens`");
 }
 
 #[test]
@@ -72,6 +87,8 @@ fn resolved_text_gives_the_same_config() {
         "name=0123",
         "encode.noise.sigma=0",
         "pretrain.schedule=constant",
+        "pretrain.objective=vae",
+        "encode.latents.mu.samples=2",
     ];
     let first = config("name: x", &settings);
     let again = config(&first.to_yaml(), &[]);

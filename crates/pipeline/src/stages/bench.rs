@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use super::data::all_rows;
 use super::finetune::classify;
-use super::network::{mae, widths};
+use super::network::{Pretext, widths};
 use super::predict::{Detector, PredictSummary};
-use super::pretrain::MaskedFlows;
+use super::pretrain::UnlabelledFlows;
 use super::sampler::Sampler;
 use super::train::{Plan, Trainer, engine};
 use crate::config::{Config, Finetune};
@@ -334,17 +334,17 @@ fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) ->
     let (flows, tokeniser) = flows(config)?;
     let encoded = tokeniser.encode(&flows)?;
     let mut table = ParamTable::default();
-    let mae = mae(config, &tokeniser, &mut table)?;
+    let pretext = Pretext::new(config, &tokeniser, &mut table)?;
     let plan = Plan::of_pretrain(&config.pretrain);
-    let objective = MaskedFlows::new(&mae, &encoded, widths(&tokeniser), plan.batch_size);
-    let flops = 3.0 * plan.batch_size as f64 * mae.forward_flops();
+    let objective = UnlabelledFlows::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
+    let flops = 3.0 * plan.batch_size as f64 * pretext.forward_flops();
     measure_steps(
         Case::Mae.name(),
         config,
         options,
         &table,
-        mae.encoder(),
-        mae.activations(),
+        pretext.encoder(),
+        pretext.activations(),
         &objective,
         plan,
         FLOWS,

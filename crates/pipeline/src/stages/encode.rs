@@ -11,10 +11,10 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 
 use super::data::{all_rows, fill, labelled};
-use super::network::{encoder, latent_width, load_weights, widths, write_latents};
+use super::network::{LatentEncoder, Moment, load_weights, widths};
 use super::train::engine;
 use super::{PRETRAINED, TOKENISER, again, stream};
-use crate::config::{Config, Latents, Stage};
+use crate::config::{Config, Latents, Mu, Stage};
 use crate::error::{Error, Result};
 use crate::npy;
 use crate::probe::{ProbeScore, RidgeProbe};
@@ -25,8 +25,10 @@ use crate::run::{Run, StageRun};
 const BATCH: usize = 4096;
 
 /// Encodes the labelled rows with the pretrained encoder. Leaves `latents/{train,val}.npy` (`[rows, D]`, or `[rows, N, D]`
-/// where tokens are kept), `latents/labels_*.npy` and `latents/rows_*.npy` (which row of the file each is).
+/// where tokens are kept; with `mu`, `[rows, Z]` or `[rows, N, Z]`), `latents/labels_*.npy` and `latents/rows_*.npy` (which row
+/// of the file each is).
 ///
+/// With `encode.latents.mu.samples: k` the training latents are followed by k draws from their posteriors, and their labels.
 /// With `encode.noise.copies: k` the training latents are followed by k copies with Gaussian noise of `sigma` times each
 /// dimension's standard deviation, and their labels. Raw features are never augmented: a flow with noise on it is no flow.
 #[expect(clippy::missing_panics_doc, reason = "arrays are made with the shapes that they are given")]
@@ -38,14 +40,13 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     progress.event(Event::Started { stage: Stage::Encode, steps: 0 });
 
     let mut table = ParamTable::default();
-    let encoder = encoder(config, &tokeniser, &mut table);
+    let encoder = LatentEncoder::new(config, &tokeniser, &mut table);
     let mut params = table.zeros();
-    load_weights(&weights, Stage::Pretrain, &table, &["encoder."], &mut params)?;
+    load_weights(&weights, Stage::Pretrain, &table, encoder.prefixes(), &mut params)?;
     let transposed = Transposed::of(&table, &params);
-    let engine = engine(config, &table, encoder.activations(), BATCH)?;
-    let (widths, latents) = (widths(&tokeniser), config.encode.latents);
-    let width = latent_width(&encoder, latents);
-    let latents_of = |rows: &[u32]| -> Result<Array2<f32>> {
+    let engine = engine(config, &table, encoder.encoder().activations(), BATCH)?;
+    let (widths, width) = (widths(&tokeniser), encoder.width());
+    let latents_of = |rows: &[u32], moment: Moment| -> Result<Array2<f32>> {
         let mut out = vec![0.0; rows.len() * width];
         for (rows, out) in rows.chunks(BATCH).zip(out.chunks_mut(BATCH * width)) {
             let encoded = tokeniser.encode(&labelled.flows.select(rows))?;
@@ -53,41 +54,31 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
                 let b = rows.len();
                 let x = cx.alloc(b * widths.iter().sum::<usize>());
                 fill(&encoded, &widths, rows.iter().copied(), x);
-                let tokens = encoder.infer(cx, b, x);
-                write_latents(cx, latents, tokens, out);
+                encoder.infer(cx, b, x, moment, out);
             });
         }
         Ok(Array2::from_shape_vec((rows.len(), width), out).expect("one latent a row"))
     };
 
     let labels_of = |rows: &[u32]| -> Vec<u8> { rows.iter().map(|&row| labelled.labels()[row as usize]).collect() };
-    let train = latents_of(&labelled.split.train)?;
-    let val = latents_of(&labelled.split.val)?;
+    let train = latents_of(&labelled.split.train, Moment::Mean)?;
+    let val = latents_of(&labelled.split.val, Moment::Mean)?;
     let (train_labels, val_labels) = (labels_of(&labelled.split.train), labels_of(&labelled.split.val));
     let probe = RidgeProbe::fit(&train, &train_labels, config.encode.ridge)?.score(&val, &val_labels);
 
-    let shape = |rows: usize| match latents {
-        Latents::Mean => vec![rows, width],
-        Latents::Tokens => vec![rows, encoder.n_tokens(), encoder.dim()],
-    };
-    let copies = config.encode.noise.copies;
-    let noisy = with_noisy_copies(&train, config);
-    let repeat = 1 + copies;
+    let samples = if let Latents::Mu(Mu { samples }) = config.encode.latents { samples } else { 0 };
+    let sigma = if samples > 0 { latents_of(&labelled.split.train, Moment::Deviation)? } else { Array2::zeros((0, width)) };
+    let all = with_copies(&train, samples, &sigma, config);
+    let shape = |rows: usize| [vec![rows], encoder.shape()].concat();
+    let repeat = 1 + samples + config.encode.noise.copies;
     write(&mut stage, "val", &val, &shape(val.nrows()), &val_labels, &labelled.split.val)?;
-    write(
-        &mut stage,
-        "train",
-        &noisy,
-        &shape(noisy.nrows()),
-        &train_labels.repeat(repeat),
-        &labelled.split.train.repeat(repeat),
-    )?;
+    write(&mut stage, "train", &all, &shape(all.nrows()), &train_labels.repeat(repeat), &labelled.split.train.repeat(repeat))?;
     stage.log(&ProbeLine { ridge_probe: probe })?;
     stage.finish(&nids_kernels::describe(engine.gemm()))?;
     let of = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     let summary = format!(
         "{} training and {} validation latents of {width} in {}; a ridge probe: accuracy {}, ROC-AUC {}",
-        noisy.nrows(),
+        all.nrows(),
         val.nrows(),
         run.folder().join("latents").display(),
         of(probe.accuracy),
@@ -128,17 +119,24 @@ pub(super) fn add_noise(key: Key, sample: u32, sigma: f32, spread: &[f32], z: &m
     }
 }
 
-fn with_noisy_copies(train: &Array2<f32>, config: &Config) -> Array2<f32> {
+/// The latents, then `samples` draws from the posteriors of standard deviation `deviation`, then the noisy copies.
+/// train, deviation: [rows, width]
+fn with_copies(train: &Array2<f32>, samples: usize, deviation: &Array2<f32>, config: &Config) -> Array2<f32> {
     let noise = &config.encode.noise;
-    if noise.copies == 0 {
+    let (n, copies) = (train.nrows(), noise.copies);
+    if samples + copies == 0 {
         return train.clone();
     }
     let spread = spread(train).to_vec();
-    let copies = vec![train.view(); 1 + noise.copies];
-    let mut out = ndarray::concatenate(Axis(0), &copies).expect("copies are of one width");
-    let key = Key::new(config.seed).child(stream::LATENT_NOISE);
-    for (row, mut z) in out.rows_mut().into_iter().enumerate().skip(train.nrows()) {
-        add_noise(key, row as u32, noise.sigma as f32, &spread, z.as_slice_mut().expect("rows are contiguous"));
+    let mut out = ndarray::concatenate(Axis(0), &vec![train.view(); 1 + samples + copies]).expect("copies are of one width");
+    let [of_posterior, of_noise] = [stream::POSTERIOR, stream::LATENT_NOISE].map(|stream| Key::new(config.seed).child(stream));
+    for (row, mut z) in out.rows_mut().into_iter().enumerate().skip(n) {
+        let z = z.as_slice_mut().expect("rows are contiguous");
+        if row < (1 + samples) * n {
+            add_noise(of_posterior, row as u32, 1.0, &deviation.row(row % n).to_vec(), z);
+        } else {
+            add_noise(of_noise, (row - samples * n) as u32, noise.sigma as f32, &spread, z);
+        }
     }
     out
 }

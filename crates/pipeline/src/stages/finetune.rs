@@ -61,7 +61,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let network = Network::new(config, &tokeniser, &mut table)?;
     let mut params: Buffer<f32> = table.init(config.seed);
     if let Some((weights, _)) = &pretrained {
-        load_weights(weights, Stage::Pretrain, &table, &["encoder."], &mut params)?;
+        load_weights(weights, Stage::Pretrain, &table, network.prefixes(), &mut params)?;
     }
     let mut engine = engine(config, &table, network.activations(), config.finetune.micro_batch)?;
 
@@ -93,7 +93,8 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         }
     };
     // frozen latents train the head alone, a pretrained encoder is trained more gently than its head
-    let lr_scale = |name: &str| match (from, name.starts_with("encoder.")) {
+    let was_pretrained = |name: &str| network.prefixes().iter().any(|prefix| name.starts_with(prefix));
+    let lr_scale = |name: &str| match (from, was_pretrained(name)) {
         (FinetuneFrom::Latents, true) => 0.0,
         (FinetuneFrom::Pretrained, true) => config.finetune.encoder_lr_scale,
         _ => 1.0,

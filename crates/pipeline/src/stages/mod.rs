@@ -32,6 +32,7 @@ mod stream {
     pub(super) const FINETUNE: u64 = 2;
     pub(super) const LATENT_NOISE: u64 = 3;
     pub(super) const SHUFFLE: u64 = 4;
+    pub(super) const POSTERIOR: u64 = 5;
 }
 
 /// What to do about an artefact that cannot be used.

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use nids_flows::{Encoded, TokenKind, Tokeniser};
 use nids_kernels::{Activation, Buffer};
-use nids_models::{Classifier, Encoder, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Target};
+use nids_models::{
+    Classifier, Encoder, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Posterior, Target, Vae, VaeConfig, VaeLatent,
+};
 use nids_nn::engine::Engine;
 use nids_nn::{Cx, ParamTable, Tensor, Transposed, mean_tokens, weights};
 
@@ -43,34 +45,178 @@ fn mixer(config: &Config, of_input: usize) -> MixerConfig {
     }
 }
 
-/// The masked autoencoder.
-pub(super) fn mae(config: &Config, tokeniser: &Tokeniser, table: &mut ParamTable) -> Result<Mae> {
-    let features = features(tokeniser);
-    if features.len() < 2 {
-        let message = format!("`data.schema: {}`: a masked autoencoder needs two features at least", config.data.schema);
-        return Err(Error::Usage(message));
-    }
-    let target = |kind: &TokenKind| match *kind {
-        TokenKind::Numeric => Target::Numeric,
-        TokenKind::Categorical { n_classes } => Target::Categorical(n_classes),
-    };
-    let targets: Vec<Target> = tokeniser.tokens().iter().map(|token| target(&token.kind)).collect();
-    let Objective::Mae(settings) = &config.pretrain.objective;
-    let settings = MaeConfig {
-        mask_ratio: settings.mask_ratio,
-        encoder: match settings.encoder {
-            config::MaskedEncoder::MaskToken => MaeEncoder::MaskToken,
-            config::MaskedEncoder::VisibleOnly => MaeEncoder::VisibleOnly,
-        },
-        decoder_depth: settings.decoder_depth,
-    };
-    Ok(Mae::new(&mut table.root(), &features, &targets, &mixer(config, features.len()), settings))
+/// What pretraining trains.
+#[derive(Debug)]
+pub(super) enum Pretext {
+    Mae(Mae),
+    Vae(Vae),
 }
 
-/// The encoder alone, under the names it has in every network.
-pub(super) fn encoder(config: &Config, tokeniser: &Tokeniser, table: &mut ParamTable) -> Encoder {
-    let features = features(tokeniser);
-    Encoder::new(&mut table.root().at("encoder"), Input::Features(&features), &mixer(config, features.len()))
+impl Pretext {
+    /// The network of `pretrain.objective`.
+    pub(super) fn new(config: &Config, tokeniser: &Tokeniser, table: &mut ParamTable) -> Result<Self> {
+        let features = features(tokeniser);
+        let target = |kind: &TokenKind| match *kind {
+            TokenKind::Numeric => Target::Numeric,
+            TokenKind::Categorical { n_classes } => Target::Categorical(n_classes),
+        };
+        let targets: Vec<Target> = tokeniser.tokens().iter().map(|token| target(&token.kind)).collect();
+        let mixer = mixer(config, features.len());
+        Ok(match &config.pretrain.objective {
+            Objective::Mae(_) if features.len() < 2 => {
+                let message = format!("`data.schema: {}`: a masked autoencoder needs two features at least", config.data.schema);
+                return Err(Error::Usage(message));
+            }
+            Objective::Mae(settings) => {
+                let settings = MaeConfig {
+                    mask_ratio: settings.mask_ratio,
+                    encoder: match settings.encoder {
+                        config::MaskedEncoder::MaskToken => MaeEncoder::MaskToken,
+                        config::MaskedEncoder::VisibleOnly => MaeEncoder::VisibleOnly,
+                    },
+                    decoder_depth: settings.decoder_depth,
+                };
+                Self::Mae(Mae::new(&mut table.root(), &features, &targets, &mixer, settings))
+            }
+            Objective::Vae(settings) => Self::Vae(Vae::new(&mut table.root(), &features, &targets, &mixer, vae_config(settings))),
+        })
+    }
+
+    /// What it is called in the artefact's metadata.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Mae(_) => "masked autoencoder",
+            Self::Vae(_) => "variational autoencoder",
+        }
+    }
+
+    /// The part that is kept.
+    pub(super) fn encoder(&self) -> &Encoder {
+        match self {
+            Self::Mae(mae) => mae.encoder(),
+            Self::Vae(vae) => vae.encoder(),
+        }
+    }
+
+    /// Numbers that training keeps of one flow for backward.
+    pub(super) fn activations(&self) -> usize {
+        match self {
+            Self::Mae(mae) => mae.activations(),
+            Self::Vae(vae) => vae.activations(),
+        }
+    }
+
+    /// Floating-point operations of the matrix products of one flow.
+    pub(super) fn forward_flops(&self) -> f64 {
+        match self {
+            Self::Mae(mae) => mae.forward_flops(),
+            Self::Vae(vae) => vae.forward_flops(),
+        }
+    }
+}
+
+fn vae_config(settings: &config::Vae) -> VaeConfig {
+    VaeConfig {
+        latent_dim: settings.latent_dim,
+        latent: match settings.latent {
+            config::VaeLatent::Token => VaeLatent::Token,
+            config::VaeLatent::Pooled => VaeLatent::Pooled,
+        },
+        decoder_depth: settings.decoder_depth,
+    }
+}
+
+/// Features to latents: the pretrained encoder, and what `encode.latents` keeps of its output.
+#[derive(Debug)]
+pub(super) struct LatentEncoder {
+    encoder: Encoder,
+    latents: Kept,
+}
+
+#[derive(Debug)]
+enum Kept {
+    Mean,
+    Tokens,
+    Mu(Posterior),
+}
+
+/// What is to be known of a flow's latents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// The latents themselves.
+    Mean,
+    /// The standard deviation that the posterior gives each of them; 0 where there is no posterior.
+    Deviation,
+}
+
+impl LatentEncoder {
+    /// The encoder under the names it has in every network, and the posterior under those of [`Vae`], where it is read.
+    pub(super) fn new(config: &Config, tokeniser: &Tokeniser, table: &mut ParamTable) -> Self {
+        let features = features(tokeniser);
+        let encoder = Encoder::new(&mut table.root().at("encoder"), Input::Features(&features), &mixer(config, features.len()));
+        let latents = match (config.encode.latents, &config.pretrain.objective) {
+            (Latents::Mean, _) => Kept::Mean,
+            (Latents::Tokens, _) => Kept::Tokens,
+            (Latents::Mu(_), Objective::Vae(settings)) => {
+                Kept::Mu(Posterior::new(&mut table.root().at("latent"), encoder.dim(), vae_config(settings)))
+            }
+            (Latents::Mu(_), Objective::Mae(_)) => unreachable!("the config was checked"),
+        };
+        Self { encoder, latents }
+    }
+
+    pub(super) fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// What to read of the pretrained weights.
+    pub(super) fn prefixes(&self) -> &'static [&'static str] {
+        if let Kept::Mu(_) = self.latents { &["encoder.", "latent."] } else { &["encoder."] }
+    }
+
+    /// Shape of one flow's latents: `[D]`, `[N, D]`, `[Z]` or `[N, Z]`.
+    pub(super) fn shape(&self) -> Vec<usize> {
+        let (n, d) = (self.encoder.n_tokens(), self.encoder.dim());
+        match &self.latents {
+            Kept::Mean => vec![d],
+            Kept::Tokens => vec![n, d],
+            Kept::Mu(posterior) => match posterior.shape(n) {
+                [1, z] => vec![z],
+                [n, z] => vec![n, z],
+            },
+        }
+    }
+
+    /// Numbers of one flow's latents.
+    pub(super) fn width(&self) -> usize {
+        self.shape().iter().product()
+    }
+
+    /// The latents of a shard.   x: b samples   z: [b, width]
+    pub(super) fn infer<'a>(&self, cx: &Cx<'a, f32>, b: usize, x: &'a mut [f32], moment: Moment, z: &mut [f32]) {
+        let tokens = self.encoder.infer(cx, b, x);
+        let mut kept = match (&self.latents, moment) {
+            (Kept::Mu(posterior), _) => {
+                let [mu, sigma] = posterior.infer(cx, tokens);
+                if moment == Moment::Mean { mu } else { sigma }
+            }
+            (_, Moment::Deviation) => return z.fill(0.0),
+            (Kept::Mean, _) => mean_tokens(cx, tokens),
+            (Kept::Tokens, _) => tokens,
+        };
+        by_sample(&mut kept, z);
+    }
+}
+
+/// z[j, n] = tokens[n, j].   tokens: [N, b, D]   z: [b, N·D]
+fn by_sample(tokens: &mut Tensor<'_, f32>, z: &mut [f32]) {
+    let [n, b, d] = tokens.shape;
+    debug_assert_eq!(z.len(), n * b * d);
+    for (j, z) in z.chunks_exact_mut(n * d).enumerate() {
+        for (token, z) in z.chunks_exact_mut(d).enumerate() {
+            z.copy_from_slice(tokens.row(token, j));
+        }
+    }
 }
 
 /// What finetune trains and predict runs.
@@ -80,7 +226,7 @@ pub(super) enum Network {
     /// Features to logit, all of it trained.
     Direct(Classifier),
     /// Features through the frozen encoder to latents, and a Mixer over patches of those.
-    Latent { encoder: Encoder, latents: Latents, head: Classifier },
+    Latent { encoder: LatentEncoder, head: Classifier },
 }
 
 impl Network {
@@ -91,9 +237,8 @@ impl Network {
             let mixer = mixer(config, features.len());
             return Ok(Self::Direct(Classifier::new(&mut table.root(), Input::Features(&features), &mixer, 1)));
         }
-        let encoder = encoder(config, tokeniser, table);
-        let latents = config.encode.latents;
-        let total = latent_width(&encoder, latents);
+        let encoder = LatentEncoder::new(config, tokeniser, table);
+        let total = encoder.width();
         let width = config.finetune.patch_size;
         if !total.is_multiple_of(width) {
             let message = format!("`finetune.patch_size: {width}` does not divide the {total} numbers of a flow's latents");
@@ -102,7 +247,12 @@ impl Network {
         let n_tokens = total / width;
         let input = Input::Patches { n_tokens, width };
         let head = Classifier::new(&mut table.root().at("head"), input, &mixer(config, n_tokens), 1);
-        Ok(Self::Latent { encoder, latents, head })
+        Ok(Self::Latent { encoder, head })
+    }
+
+    /// What to read of the pretrained weights.
+    pub(super) fn prefixes(&self) -> &'static [&'static str] {
+        if let Self::Latent { encoder, .. } = self { encoder.prefixes() } else { &["encoder."] }
     }
 
     /// Numbers that training keeps of one flow for backward.
@@ -117,7 +267,7 @@ impl Network {
     pub(super) fn forward_flops(&self) -> f64 {
         match self {
             Self::Direct(classifier) => classifier.encoder().forward_flops(),
-            Self::Latent { encoder, head, .. } => encoder.forward_flops() + head.encoder().forward_flops(),
+            Self::Latent { encoder, head } => encoder.encoder().forward_flops() + head.encoder().forward_flops(),
         }
     }
 
@@ -128,10 +278,9 @@ impl Network {
         fill(encoded, widths, rows.iter().copied(), x);
         let logits = match self {
             Self::Direct(classifier) => classifier.infer(cx, b, x),
-            Self::Latent { encoder, latents, head } => {
-                let tokens = encoder.infer(cx, b, x);
-                let z = cx.alloc(b * latent_width(encoder, *latents));
-                write_latents(cx, *latents, tokens, z);
+            Self::Latent { encoder, head } => {
+                let z = cx.alloc(b * encoder.width());
+                encoder.infer(cx, b, x, Moment::Mean, z);
                 head.infer(cx, b, z)
             }
         };
@@ -156,33 +305,6 @@ impl Network {
             }
         });
         out
-    }
-}
-
-/// Numbers of one flow's latents.
-pub(super) fn latent_width(encoder: &Encoder, latents: Latents) -> usize {
-    match latents {
-        Latents::Mean => encoder.dim(),
-        Latents::Tokens => encoder.n_tokens() * encoder.dim(),
-    }
-}
-
-/// The latents of a shard from its tokens.   tokens: [N, b, D]   z: [b, D], or [b, N·D] where tokens are kept
-pub(super) fn write_latents<'a>(cx: &Cx<'a, f32>, latents: Latents, mut tokens: Tensor<'a, f32>, z: &mut [f32]) {
-    match latents {
-        Latents::Mean => {
-            let pooled = mean_tokens(cx, tokens);
-            z.copy_from_slice(pooled.data);
-        }
-        Latents::Tokens => {
-            let [n, b, d] = tokens.shape;
-            for (j, z) in z.chunks_exact_mut(n * d).enumerate() {
-                for (token, z) in z.chunks_exact_mut(d).enumerate() {
-                    z.copy_from_slice(tokens.row(token, j));
-                }
-            }
-            debug_assert_eq!(z.len(), n * b * d);
-        }
     }
 }
 

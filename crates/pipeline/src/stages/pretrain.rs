@@ -1,23 +1,26 @@
-//! Stage 1: a masked autoencoder on rows without labels.
+//! Stage 1: an autoencoder on rows without labels.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use nids_flows::Encoded;
 use nids_kernels::Key;
-use nids_models::{Mae, random_masking};
+use nids_models::{Elbo, random_masking};
 use nids_nn::engine::{Objective, Sample};
+use nids_nn::schedule::{Schedule, Warmup};
 use nids_nn::{Cx, Mode, ParamTable, weights};
 use serde_json::json;
 
 use super::data::{fill, fit_tokeniser, labelled, unlabelled};
-use super::network::{mae, widths};
+use super::network::{Pretext, widths};
 use super::sampler::Sampler;
 use super::train::{Plan, engine, train};
 use super::{PRETRAINED, TOKENISER, stream};
-use crate::config::{Config, Stage};
+use crate::config::{self, Config, Stage};
 use crate::error::Result;
 use crate::progress::{Event, Progress};
 use crate::run::Run;
 
-/// Trains the masked autoencoder on the unlabelled rows and on the training part of the labelled ones, whose labels it does
+/// Trains the autoencoder of `pretrain.objective` on the unlabelled rows and on the training part of the labelled ones, whose labels it does
 /// not see. Leaves `tokeniser.json` and `pretrained.safetensors`.
 pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
     let mut stage = run.begin(Stage::Pretrain, config)?;
@@ -31,10 +34,10 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     drop((labelled, unlabelled));
 
     let mut table = ParamTable::default();
-    let mae = mae(config, &tokeniser, &mut table)?;
+    let pretext = Pretext::new(config, &tokeniser, &mut table)?;
     let plan = Plan::of_pretrain(&config.pretrain);
-    let objective = MaskedFlows::new(&mae, &encoded, widths(&tokeniser), plan.batch_size);
-    let mut engine = engine(config, &table, mae.activations(), config.pretrain.micro_batch)?;
+    let objective = UnlabelledFlows::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
+    let mut engine = engine(config, &table, pretext.activations(), config.pretrain.micro_batch)?;
     let mut params = table.init(config.seed);
     let mut sampler = Sampler::new(config.seed, super::data::all_rows(encoded.n_rows()));
     let key = Key::new(config.seed).child(stream::PRETRAIN);
@@ -53,7 +56,7 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     )?;
 
     stage.write(TOKENISER, tokeniser.to_json().as_bytes())?;
-    let metadata = json!({"kind": "masked autoencoder", "config_hash": config.stage_hash(Stage::Pretrain)}).to_string();
+    let metadata = json!({"kind": pretext.kind(), "config_hash": config.stage_hash(Stage::Pretrain)}).to_string();
     stage.write(PRETRAINED, &weights::to_bytes(&table, &params, &metadata))?;
     stage.finish(&nids_kernels::describe(engine.gemm()))?;
     let summary = format!("{} and {} in {}", PRETRAINED, TOKENISER, run.folder().display());
@@ -61,35 +64,115 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     Ok(())
 }
 
-/// Rows whose features are hidden and predicted.
-pub(super) struct MaskedFlows<'d> {
-    mae: &'d Mae,
+/// Rows to be rebuilt, from what is not hidden or from a draw of the posterior.
+pub(super) struct UnlabelledFlows<'d> {
+    pretext: &'d Pretext,
     encoded: &'d Encoded,
     widths: Vec<usize>,
-    /// Masked tokens of a whole step.
+    /// Tokens of a whole step that are predicted.
     divisor: f32,
+    beta: Schedule,
+    /// β of this step, as bits.
+    beta_now: AtomicU64,
+    /// KL divergence of each shard of this step, as bits, in the place of its first sample; 0 in all others. Summed in order, so
+    /// that no thread has a say in it.
+    kl: Vec<AtomicU64>,
 }
 
-impl<'d> MaskedFlows<'d> {
-    pub(super) fn new(mae: &'d Mae, encoded: &'d Encoded, widths: Vec<usize>, batch_size: usize) -> Self {
-        Self { mae, encoded, widths, divisor: (batch_size * mae.n_masked()) as f32 }
+impl<'d> UnlabelledFlows<'d> {
+    pub(super) fn new(config: &config::Pretrain, pretext: &'d Pretext, encoded: &'d Encoded, widths: Vec<usize>) -> Self {
+        let (n_predicted, beta, n_kl) = match (pretext, &config.objective) {
+            (Pretext::Vae(vae), config::Objective::Vae(settings)) => {
+                (vae.n_features(), beta(settings, config.steps), config.batch_size)
+            }
+            (Pretext::Mae(mae), _) => {
+                (mae.n_masked(), Schedule::Constant { lr: 0.0, warmup: Warmup { steps: 0, start: 0.0 } }, 0)
+            }
+            (Pretext::Vae(_), config::Objective::Mae(_)) => unreachable!("the network is the objective's"),
+        };
+        Self {
+            pretext,
+            encoded,
+            widths,
+            divisor: (config.batch_size * n_predicted) as f32,
+            beta,
+            beta_now: AtomicU64::default(),
+            kl: (0..n_kl).map(|_| AtomicU64::default()).collect(),
+        }
+    }
+
+    fn beta(&self) -> f64 {
+        f64::from_bits(self.beta_now.load(Relaxed))
     }
 }
 
-impl Objective<f32> for MaskedFlows<'_> {
+/// β over the steps: a linear rise over the first `beta_warmup` of them, then level.
+fn beta(settings: &config::Vae, steps: u64) -> Schedule {
+    let warmup = Warmup { steps: (settings.beta_warmup * steps as f64).round() as usize, start: 0.0 };
+    Schedule::Constant { lr: settings.beta, warmup }
+}
+
+impl Objective<f32> for UnlabelledFlows<'_> {
     fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
         let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
         let (b, n) = (samples.len(), self.widths.len());
         let x = cx.alloc(b * self.widths.iter().sum::<usize>());
         fill(self.encoded, &self.widths, samples.iter().map(|sample| sample.row), x);
-        let mask = cx.alloc(n * b);
-        random_masking(key, keys, n, self.mae.n_masked(), mask);
         let targets = cx.alloc(n * b);
         for (token, targets) in targets.chunks_exact_mut(b).enumerate() {
             for (target, sample) in targets.iter_mut().zip(samples) {
                 *target = self.encoded.target(sample.row as usize, token);
             }
         }
-        self.mae.loss(cx, Some(grads), b, x, mask, targets, self.divisor)
+        match self.pretext {
+            Pretext::Mae(mae) => {
+                let mask = cx.alloc(n * b);
+                random_masking(key, keys, n, mae.n_masked(), mask);
+                mae.loss(cx, Some(grads), b, x, mask, targets, self.divisor)
+            }
+            Pretext::Vae(vae) => {
+                let beta = self.beta();
+                let Elbo { reconstruction, kl } = vae.loss(cx, Some(grads), b, x, targets, beta as f32, self.divisor);
+                self.kl[keys[0] as usize].store(kl.to_bits(), Relaxed);
+                reconstruction + beta * kl
+            }
+        }
+    }
+
+    fn begin(&self, step: u64) {
+        let beta = self.beta.lr(usize::try_from(step).unwrap_or(usize::MAX));
+        self.beta_now.store(beta.to_bits(), Relaxed);
+        self.kl.iter().for_each(|kl| kl.store(0, Relaxed));
+    }
+
+    fn parts(&self, loss: f64, each: &mut dyn FnMut(&'static str, f64)) {
+        if let Pretext::Vae(_) = self.pretext {
+            let kl: f64 = self.kl.iter().map(|kl| f64::from_bits(kl.load(Relaxed))).sum();
+            each("reconstruction", loss - self.beta() * kl);
+            each("kl", kl);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beta_rises_over_its_share_of_the_steps_and_stays() {
+        let at = |beta_warmup, step| beta(&config::Vae { beta: 0.5, beta_warmup, ..config::Vae::default() }, 40).lr(step);
+        for (beta_warmup, step, wanted) in [
+            (0.25, 0, 0.05),
+            (0.25, 4, 0.25),
+            (0.25, 9, 0.5),
+            (0.25, 10, 0.5),
+            (0.25, 39, 0.5),
+            (0.0, 0, 0.5),
+            (1.0, 0, 0.0125),
+            (1.0, 39, 0.5),
+        ] {
+            let found = at(beta_warmup, step);
+            assert!((found - wanted).abs() < 1e-12, "warm-up {beta_warmup}, step {step}: {found}, not {wanted}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The one training loop.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use nids_kernels::{Buffer, Gemm, Key};
@@ -98,13 +99,16 @@ pub(super) fn engine(config: &Config, table: &ParamTable, activations: usize, mi
 
 /// A line of metrics.jsonl.
 #[derive(Serialize)]
-struct StepLine {
+struct StepLine<'p> {
     step: u64,
     /// Mean over the steps since the last line.
     loss: f64,
     lr: f64,
     /// Before clipping.
     grad_norm: f64,
+    /// Means of the loss's parts, where it has any.
+    #[serde(flatten)]
+    parts: &'p BTreeMap<&'static str, f64>,
 }
 
 /// What every step works with.
@@ -145,6 +149,7 @@ impl<'o> Trainer<'o> {
     ) -> Result<Taken> {
         let Self { objective, plan, key, optimiser, grads } = self;
         grads.fill(0.0);
+        objective.begin(step);
         let mut loss = 0.0;
         for micro_batch in samples.chunks(plan.micro_batch) {
             loss += engine.accumulate(*objective, params, key.child(step), micro_batch, grads);
@@ -188,16 +193,24 @@ pub(super) fn train(
     engine.run(|engine| -> Result<()> {
         let mut window = 0.0;
         let mut in_window = 0.0;
+        let mut parts = BTreeMap::new();
         for step in 0..plan.steps {
             sampler.batch(step, plan.batch_size, &mut samples);
             let Taken { loss, lr, grad_norm } = trainer.step(engine, step, &samples, params)?;
             let done = step + 1;
             window += loss;
             in_window += 1.0;
+            objective.parts(loss, &mut |name, part| *parts.entry(name).or_insert(0.0) += part);
             progress.event(Event::Step { step: done, loss, lr });
             if done % plan.log_every == 0 || done == plan.steps {
-                run.log(&StepLine { step: done, loss: window / in_window, lr, grad_norm })?;
+                for part in parts.values_mut() {
+                    *part /= in_window;
+                }
+                run.log(&StepLine { step: done, loss: window / in_window, lr, grad_norm, parts: &parts })?;
                 (window, in_window) = (0.0, 0.0);
+                for part in parts.values_mut() {
+                    *part = 0.0;
+                }
             }
             each_step(done, engine, params, run, progress)?;
         }
