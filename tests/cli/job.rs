@@ -359,3 +359,21 @@ fn mu_needs_a_variational_autoencoder_of_the_same_shape() {
     error: run/pretrained.safetensors: made by another config: `pretrain.objective.vae.latent_dim` was 16 and is 8: run `nids-mixer pretrain --config FILE --run run` first, or keep its settings
     "#);
 }
+
+#[test]
+fn noise_may_have_a_range() {
+    let bench = Bench::trained();
+    let settings = "--set encode.noise.sigma.min=0.05 --set encode.noise.sigma.max=0.5 --set encode.noise.copies=2";
+    bench.prints(&on_flows("encode", settings));
+    let z: Array2<f32> = npy::read(&bench.path("run/latents/train.npy")).unwrap();
+    let n = z.nrows() / 3;
+    let spread = z.slice(s![..n, ..]).std_axis(ndarray::Axis(0), 0.0);
+    let noise = &z.slice(s![n..2 * n, ..]) - &z.slice(s![..n, ..]);
+    let sigmas: Vec<f32> = noise.rows().into_iter().map(|row| (&row / &spread).pow2().mean().unwrap().sqrt()).collect();
+    let (small, large) =
+        (sigmas.iter().filter(|&&sigma| sigma < 0.1).count(), sigmas.iter().filter(|&&sigma| sigma > 0.3).count());
+    // of 240: shares of ln 2 and ln 5/3 in ln 10, 72 and 53, blurred by what eight numbers tell
+    assert!(small > 40 && large > 30, "{small} {large}");
+    bench.prints(&on_flows("finetune", &format!("{settings} --set finetune.from=latents")));
+    assert_eq!(evaluate(&bench)["n"], 300);
+}

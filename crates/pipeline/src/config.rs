@@ -25,7 +25,8 @@ use serde_yaml::{Mapping, Value as Yaml};
 
 pub use settings::{
     Activation, Adam, AdamW, Constant, Cosine, Data, Encode, Engine, Evaluate, Finetune, FinetuneFrom, Gemm, Latents, Loss, Mae,
-    MaskedEncoder, Model, Mu, Noise, Objective, Optimiser, Pretrain, Schedule, Settings, Synthetic, Vae, VaeLatent,
+    MaskedEncoder, Model, Mu, Noise, Objective, Optimiser, Pretrain, Schedule, Settings, Sigma, SigmaRange, Synthetic, Vae,
+    VaeLatent,
 };
 
 use crate::error::{Error, Problem, Result};

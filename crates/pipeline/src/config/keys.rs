@@ -18,6 +18,8 @@ pub(super) struct Key {
 pub(super) enum Rule {
     Whole(u64, u64),
     Number(Bound<f64>, Bound<f64>),
+    /// A number, or `min` and `max` of a range of them.
+    NumberOrRange(Bound<f64>, Bound<f64>),
     Switch,
     Text,
     OneOf(&'static [&'static str]),
@@ -118,7 +120,9 @@ pub(super) static KEYS: &[Key] = &[
     key("pretrain.log_every", Rule::Whole(1, ANY), NOTHING),
     key("encode.latents", Rule::Choice(&["mean", "tokens", "mu"]), ENCODE),
     key("encode.latents.mu.samples", Rule::Whole(0, 1024), ENCODE),
-    key("encode.noise.sigma", NOT_NEGATIVE, ENCODE),
+    key("encode.noise.sigma", Rule::NumberOrRange(Included(0.0), Unbounded), ENCODE),
+    key("encode.noise.sigma.min", POSITIVE, ENCODE),
+    key("encode.noise.sigma.max", POSITIVE, ENCODE),
     key("encode.noise.copies", Rule::Whole(0, 1024), ENCODE),
     key("encode.noise.fresh", Rule::Switch, ENCODE),
     key("encode.ridge", POSITIVE, ENCODE),
@@ -194,6 +198,10 @@ impl Key {
                 (Excluded(low), Unbounded) => format!("a number above {low}"),
                 (Unbounded, _) => "a number".to_owned(),
             },
+            Rule::NumberOrRange(low, high) => {
+                let number = key("", Rule::Number(*low, *high), NOTHING).expected();
+                format!("{number} or a range `{{ min: …, max: … }}`")
+            }
             Rule::Switch => "`true` or `false`".to_owned(),
             Rule::Text => "text (in quotes where it looks like a number)".to_owned(),
             Rule::OneOf(names) | Rule::Choice(names) => {

@@ -406,7 +406,7 @@ pub struct Mu {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Noise {
     /// In units of each latent dimension's standard deviation; 0 is off. Default 0.1.
-    pub sigma: f64,
+    pub sigma: Sigma,
     /// Noisy copies written beside the clean latents. Default 0.
     pub copies: usize,
     /// Whether `finetune` from latents draws new noise each epoch. Default true.
@@ -415,7 +415,33 @@ pub struct Noise {
 
 impl Default for Noise {
     fn default() -> Self {
-        Self { sigma: 0.1, copies: 0, fresh: true }
+        Self { sigma: Sigma::Fixed(0.1), copies: 0, fresh: true }
+    }
+}
+
+/// How much noise: always the same, or as diffusion models are trained, where no level is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)] // the checker has seen it, so that no position is lost
+pub enum Sigma {
+    /// For every row.
+    Fixed(f64),
+    /// Drawn for every row.
+    Range(SigmaRange),
+}
+
+/// Log-uniform between two bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SigmaRange {
+    /// Above 0.
+    pub min: f64,
+    /// At least `min`.
+    pub max: f64,
+}
+
+impl Sigma {
+    /// Whether there is no noise.
+    pub fn is_off(self) -> bool {
+        matches!(self, Self::Fixed(sigma) if sigma <= 0.0)
     }
 }
 
@@ -543,6 +569,11 @@ impl Settings {
         }
         if let Err(nids_flows::Error::Tokeniser { message }) = self.tokeniser.check() {
             found.push(("tokeniser", message));
+        }
+        if let Sigma::Range(SigmaRange { min, max }) = self.encode.noise.sigma
+            && min > max
+        {
+            found.push(("encode.noise.sigma", format!("expected `min` up to `max`, found {min} and {max}")));
         }
         if matches!(self.encode.latents, Latents::Mu(_)) && !matches!(self.pretrain.objective, Objective::Vae(_)) {
             let message =

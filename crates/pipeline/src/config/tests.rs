@@ -24,7 +24,7 @@ fn the_table_and_the_settings_name_the_same_keys() {
     let variants = [
         "name: x",
         "name: x\npretrain: { optimiser: adam, schedule: constant }\nfinetune: { optimiser: adam, schedule: constant }",
-        "name: x\npretrain: { objective: vae }\nencode: { latents: mu }",
+        "name: x\npretrain: { objective: vae }\nencode: { latents: mu, noise: { sigma: { min: 0.1, max: 1 } } }",
     ];
     let mut named: Vec<String> = variants.iter().flat_map(|text| config(text, &[]).flat().into_keys()).collect();
     named.retain(|path| keys::find(path).is_none_or(|key| !key.is_choice())); // a choice without settings is a bare name
@@ -64,6 +64,29 @@ fn a_choice_without_settings_is_a_bare_name() {
 }
 
 #[test]
+fn sigma_is_a_number_or_a_range() {
+    let range = |min, max| Sigma::Range(SigmaRange { min, max });
+    let file = "name: x\nencode: { noise: { sigma: { min: 0.01, max: 2 } } }";
+    assert_eq!(config(file, &[]).encode.noise.sigma, range(0.01, 2.0));
+    assert_eq!(config(file, &["encode.noise.sigma=0.3"]).encode.noise.sigma, Sigma::Fixed(0.3));
+    assert_eq!(config(file, &["encode.noise.sigma.min=0.5"]).encode.noise.sigma, range(0.5, 2.0));
+    let set = ["encode.noise.sigma.min=0.5", "encode.noise.sigma.max=0.5"];
+    assert_eq!(config("name: x", &set).encode.noise.sigma, range(0.5, 0.5));
+    assert!(config("name: x", &[]).to_yaml().contains("sigma: 0.1\n"));
+    let bad = ["{ min: 1 }", "{}", "{ min: 0, max: 1 }", "{ min: 2, max: 1 }", "{ min: 1, mix: 2 }", "[0, 1]", "-1"];
+    let all = bad.map(|sigma| problems(&format!("name: x\nencode: {{ noise: {{ sigma: {sigma} }} }}"), &[]));
+    insta::assert_snapshot!(all.join("\n"), @r"
+    c.yaml:2:27: `encode.noise.sigma`: expected a number from 0 up or a range `{ min: …, max: … }`, found a mapping
+    c.yaml:2:27: `encode.noise.sigma`: expected a number from 0 up or a range `{ min: …, max: … }`, found an empty mapping
+    c.yaml:2:34: `encode.noise.sigma.min`: expected a number above 0, found `0`
+    c.yaml:2:27: `encode.noise.sigma`: expected `min` up to `max`, found 2 and 1
+    c.yaml:2:37: unknown key `encode.noise.sigma.mix`: did you mean `encode.noise.sigma.min`?
+    c.yaml:2:27: `encode.noise.sigma`: expected a number from 0 up or a range `{ min: …, max: … }`, found a list
+    c.yaml:2:27: `encode.noise.sigma`: expected a number from 0 up or a range `{ min: …, max: … }`, found `-1`
+    ");
+}
+
+#[test]
 fn overrides_win_and_the_last_wins() {
     let config = config("name: x\nseed: 1", &["seed=2", "seed=3", "data.train=a: b #c.csv", "finetune.labels=100"]);
     assert_eq!((config.seed, config.data.train.as_deref(), config.finetune.labels), (3, Some("a: b #c.csv"), Some(100)));
@@ -85,10 +108,11 @@ fn resolved_text_gives_the_same_config() {
         "finetune.optimiser.adam.eps=1e-12",
         "data.train=true.csv",
         "name=0123",
-        "encode.noise.sigma=0",
         "pretrain.schedule=constant",
         "pretrain.objective=vae",
         "encode.latents.mu.samples=2",
+        "encode.noise.sigma.min=0.05",
+        "encode.noise.sigma.max=0.7",
     ];
     let first = config("name: x", &settings);
     let again = config(&first.to_yaml(), &[]);

@@ -7,6 +7,7 @@ use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use nids_flows::Tokeniser;
 use nids_kernels::Key;
 use nids_nn::{ParamTable, Transposed};
+use rand::RngExt as _;
 use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 
@@ -14,7 +15,7 @@ use super::data::{all_rows, fill, labelled};
 use super::network::{LatentEncoder, Moment, load_weights, widths};
 use super::train::engine;
 use super::{PRETRAINED, TOKENISER, again, stream};
-use crate::config::{Config, Latents, Mu, Stage};
+use crate::config::{Config, Latents, Mu, Sigma, SigmaRange, Stage};
 use crate::error::{Error, Result};
 use crate::npy;
 use crate::probe::{ProbeScore, RidgeProbe};
@@ -110,9 +111,14 @@ pub(super) fn spread(x: &Array2<f32>) -> Array1<f32> {
     })
 }
 
-/// z += sigma · spread · N(0, 1), drawn by the key and what identifies the sample.   z: [width]
-pub(super) fn add_noise(key: Key, sample: u32, sigma: f32, spread: &[f32], z: &mut [f32]) {
+/// z += σ · spread · N(0, 1), drawn by the key and what identifies the sample; σ is drawn first, where it has a range.
+/// z: [width]
+pub(super) fn add_noise(key: Key, sample: u32, sigma: Sigma, spread: &[f32], z: &mut [f32]) {
     let mut stream = key.stream(0, sample);
+    let sigma = match sigma {
+        Sigma::Fixed(sigma) => sigma as f32,
+        Sigma::Range(SigmaRange { min, max }) => (min * (max / min).powf(stream.random())) as f32,
+    };
     for (z, spread) in z.iter_mut().zip(spread) {
         let normal: f32 = StandardNormal.sample(&mut stream);
         *z += sigma * spread * normal;
@@ -133,9 +139,9 @@ fn with_copies(train: &Array2<f32>, samples: usize, deviation: &Array2<f32>, con
     for (row, mut z) in out.rows_mut().into_iter().enumerate().skip(n) {
         let z = z.as_slice_mut().expect("rows are contiguous");
         if row < (1 + samples) * n {
-            add_noise(of_posterior, row as u32, 1.0, &deviation.row(row % n).to_vec(), z);
+            add_noise(of_posterior, row as u32, Sigma::Fixed(1.0), &deviation.row(row % n).to_vec(), z);
         } else {
-            add_noise(of_noise, (row - samples * n) as u32, noise.sigma as f32, &spread, z);
+            add_noise(of_noise, (row - samples * n) as u32, noise.sigma, &spread, z);
         }
     }
     out
@@ -147,4 +153,43 @@ fn write(stage: &mut StageRun<'_>, part: &str, z: &Array2<f32>, shape: &[usize],
     stage.write_with(&format!("latents/labels_{part}.npy"), |out| npy::write(&ndarray::aview1(labels), out))?;
     stage.write_with(&format!("latents/rows_{part}.npy"), |out| npy::write(&ndarray::aview1(rows), out))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_sigma_is_log_uniform() {
+        const N: u32 = 2000;
+        const WIDTH: usize = 64;
+        let (key, range) = (Key::new(3), Sigma::Range(SigmaRange { min: 0.01, max: 1.0 }));
+        let mut quarters = [0_u32; 4];
+        for sample in 0..N {
+            let mut z = [0.0; WIDTH];
+            add_noise(key, sample, range, &[1.0; WIDTH], &mut z);
+            let sigma = (z.iter().map(|&z| f64::from(z).powi(2)).sum::<f64>() / WIDTH as f64).sqrt();
+            // 64 draws tell σ to within a tenth or so, which blurs the borders of the quarters, alike on both sides
+            let quarter = ((sigma / 0.01).ln() / 100.0_f64.ln() * 4.0).floor();
+            quarters[quarter.clamp(0.0, 3.0) as usize] += 1;
+        }
+        // 500 each; four standard errors of a binomial are 77
+        assert!(quarters.iter().all(|&n| n.abs_diff(N / 4) < 90), "{quarters:?}");
+    }
+
+    #[test]
+    fn a_range_of_one_sigma_is_that_sigma_and_sigma_is_the_sample_s() {
+        let noise = |sample, sigma| {
+            let mut z = [0.0; 5];
+            add_noise(Key::new(3), sample, sigma, &[1.0; 5], &mut z);
+            z.map(f32::to_bits)
+        };
+        let wide = Sigma::Range(SigmaRange { min: 0.01, max: 1.0 });
+        assert_eq!(noise(7, wide), noise(7, wide));
+        assert_ne!(noise(7, wide), noise(8, wide));
+        let narrow = |sigma| noise(7, Sigma::Range(SigmaRange { min: sigma, max: sigma })).map(f32::from_bits);
+        for (half, one) in narrow(0.5).into_iter().zip(narrow(1.0)) {
+            assert!((2.0 * half - one).abs() < 1e-6);
+        }
+    }
 }

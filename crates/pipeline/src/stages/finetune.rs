@@ -19,7 +19,7 @@ use super::network::{Network, load_weights, widths};
 use super::sampler::Sampler;
 use super::train::{Plan, engine, train};
 use super::{MODEL, PRETRAINED, TOKENISER, again, stream};
-use crate::config::{Config, FinetuneFrom, Stage};
+use crate::config::{Config, FinetuneFrom, Sigma, Stage};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::npy;
@@ -183,7 +183,7 @@ struct LabelledLatents<'d> {
     z: Array2<f32>,
     labels: Vec<f32>,
     /// Sigma and the dimensions' spread.
-    noise: Option<(f32, Vec<f32>)>,
+    noise: Option<(Sigma, Vec<f32>)>,
     pos_weight: f32,
     divisor: f32,
 }
@@ -213,11 +213,11 @@ impl<'d> LabelledLatents<'d> {
             return Err(Error::artefact(rows_path, what, again(Stage::Encode)));
         }
         let noise = &config.encode.noise;
-        let fresh = noise.fresh && noise.sigma > 0.0;
+        let fresh = noise.fresh && !noise.sigma.is_off();
         let objective = Self {
             head,
             labels: row_of.iter().map(|&row| f32::from(labelled.labels()[row as usize])).collect(),
-            noise: fresh.then(|| (noise.sigma as f32, spread(&z).to_vec())),
+            noise: fresh.then(|| (noise.sigma, spread(&z).to_vec())),
             z,
             pos_weight: config.finetune.loss.pos_weight as f32,
             divisor: batch_size as f32,
