@@ -10,6 +10,7 @@
 mod check;
 mod keys;
 mod settings;
+mod training;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -24,10 +25,10 @@ use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value as Yaml};
 
 pub use settings::{
-    Activation, Adam, AdamW, Constant, Cosine, Data, Encode, Engine, Evaluate, Finetune, FinetuneFrom, Gemm, Latents, Loss, Mae,
-    MaskedEncoder, Model, Mu, Noise, Objective, Optimiser, Pretrain, Schedule, Settings, Sigma, SigmaRange, Synthetic, Vae,
-    VaeLatent,
+    Activation, Data, Encode, Engine, Evaluate, Finetune, FinetuneFrom, Gemm, Latents, Loss, Mae, MaskedEncoder, Model, Mu,
+    Noise, Objective, Pretrain, Settings, Sigma, SigmaRange, Synthetic, Vae, VaeLatent,
 };
+pub use training::{Adam, AdamW, Constant, Cosine, Optimiser, Schedule, Training};
 
 use crate::error::{Error, Problem, Result};
 use keys::Scope;

@@ -185,8 +185,7 @@ fn wrong(key: &Key, node: &Node) -> Problem {
 
 fn unknown(entry: &Entry, path: &str, full: &str) -> Problem {
     let siblings = keys::children(path);
-    let elsewhere: Vec<String> = keys::KEYS
-        .iter()
+    let elsewhere: Vec<String> = keys::all()
         .filter(|key| key.path.strip_suffix(&entry.key).is_some_and(|rest| rest.ends_with('.')))
         .map(|key| format!("`{}`", key.path))
         .take(3)

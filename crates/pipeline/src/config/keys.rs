@@ -61,7 +61,8 @@ const fn nullable(path: &'static str, rule: Rule, scope: Scope) -> Key {
     Key { path, rule, nullable: true, scope }
 }
 
-pub(super) static KEYS: &[Key] = &[
+/// Those of the config but for [`super::Training`]'s.
+static KEYS: &[Key] = &[
     key("name", Rule::Text, NOTHING),
     key("seed", Rule::Whole(0, ANY), EVERY),
     key("data.schema", Rule::Text, EVERY),
@@ -99,25 +100,6 @@ pub(super) static KEYS: &[Key] = &[
     key("pretrain.objective.vae.beta", NOT_NEGATIVE, PRETRAIN),
     key("pretrain.objective.vae.beta_warmup", UP_TO_ONE, PRETRAIN),
     key("pretrain.objective.vae.decoder_depth", Rule::Whole(0, 32), PRETRAIN),
-    key("pretrain.steps", Rule::Whole(1, ANY), PRETRAIN),
-    key("pretrain.batch_size", Rule::Whole(1, 1 << 20), PRETRAIN),
-    key("pretrain.micro_batch", Rule::Whole(1, 1 << 20), PRETRAIN),
-    key("pretrain.optimiser", Rule::Choice(&["adamw", "adam"]), PRETRAIN),
-    key("pretrain.optimiser.adamw.beta1", FRACTION, PRETRAIN),
-    key("pretrain.optimiser.adamw.beta2", FRACTION, PRETRAIN),
-    key("pretrain.optimiser.adamw.eps", POSITIVE, PRETRAIN),
-    key("pretrain.optimiser.adamw.weight_decay", NOT_NEGATIVE, PRETRAIN),
-    key("pretrain.optimiser.adam.beta1", FRACTION, PRETRAIN),
-    key("pretrain.optimiser.adam.beta2", FRACTION, PRETRAIN),
-    key("pretrain.optimiser.adam.eps", POSITIVE, PRETRAIN),
-    key("pretrain.optimiser.adam.weight_decay", NOT_NEGATIVE, PRETRAIN),
-    key("pretrain.lr", POSITIVE, PRETRAIN),
-    key("pretrain.schedule", Rule::Choice(&["cosine", "constant"]), PRETRAIN),
-    key("pretrain.schedule.cosine.warmup", UP_TO_ONE, PRETRAIN),
-    key("pretrain.schedule.cosine.min_lr", NOT_NEGATIVE, PRETRAIN),
-    key("pretrain.schedule.constant.warmup", UP_TO_ONE, PRETRAIN),
-    nullable("pretrain.clip_norm", POSITIVE, PRETRAIN),
-    key("pretrain.log_every", Rule::Whole(1, ANY), NOTHING),
     key("encode.latents", Rule::Choice(&["mean", "tokens", "mu"]), ENCODE),
     key("encode.latents.mu.samples", Rule::Whole(0, 1024), ENCODE),
     key("encode.noise.sigma", Rule::NumberOrRange(Included(0.0), Unbounded), ENCODE),
@@ -129,34 +111,50 @@ pub(super) static KEYS: &[Key] = &[
     key("finetune.from", Rule::OneOf(&["pretrained", "latents", "scratch"]), FINETUNE),
     nullable("finetune.labels", Rule::Whole(2, ANY), FINETUNE),
     key("finetune.patch_size", Rule::Whole(1, 65_536), FINETUNE),
-    key("finetune.steps", Rule::Whole(1, ANY), FINETUNE),
-    key("finetune.batch_size", Rule::Whole(1, 1 << 20), FINETUNE),
-    key("finetune.micro_batch", Rule::Whole(1, 1 << 20), FINETUNE),
-    key("finetune.optimiser", Rule::Choice(&["adamw", "adam"]), FINETUNE),
-    key("finetune.optimiser.adamw.beta1", FRACTION, FINETUNE),
-    key("finetune.optimiser.adamw.beta2", FRACTION, FINETUNE),
-    key("finetune.optimiser.adamw.eps", POSITIVE, FINETUNE),
-    key("finetune.optimiser.adamw.weight_decay", NOT_NEGATIVE, FINETUNE),
-    key("finetune.optimiser.adam.beta1", FRACTION, FINETUNE),
-    key("finetune.optimiser.adam.beta2", FRACTION, FINETUNE),
-    key("finetune.optimiser.adam.eps", POSITIVE, FINETUNE),
-    key("finetune.optimiser.adam.weight_decay", NOT_NEGATIVE, FINETUNE),
-    key("finetune.lr", POSITIVE, FINETUNE),
     key("finetune.encoder_lr_scale", NOT_NEGATIVE, FINETUNE),
-    key("finetune.schedule", Rule::Choice(&["cosine", "constant"]), FINETUNE),
-    key("finetune.schedule.cosine.warmup", UP_TO_ONE, FINETUNE),
-    key("finetune.schedule.cosine.min_lr", NOT_NEGATIVE, FINETUNE),
-    key("finetune.schedule.constant.warmup", UP_TO_ONE, FINETUNE),
     key("finetune.loss.pos_weight", POSITIVE, FINETUNE),
-    nullable("finetune.clip_norm", POSITIVE, FINETUNE),
-    key("finetune.log_every", Rule::Whole(1, ANY), NOTHING),
     key("finetune.eval_every", Rule::Whole(1, ANY), FINETUNE),
     key("evaluate.threshold", UP_TO_ONE, NOTHING),
 ];
 
+/// The keys of [`super::Training`] in the section of a stage.
+macro_rules! training {
+    ($stage:literal, $scope:expr) => {
+        &[
+            key(concat!($stage, ".steps"), Rule::Whole(1, ANY), $scope),
+            key(concat!($stage, ".batch_size"), Rule::Whole(1, 1 << 20), $scope),
+            key(concat!($stage, ".micro_batch"), Rule::Whole(1, 1 << 20), $scope),
+            key(concat!($stage, ".optimiser"), Rule::Choice(&["adamw", "adam"]), $scope),
+            key(concat!($stage, ".optimiser.adamw.beta1"), FRACTION, $scope),
+            key(concat!($stage, ".optimiser.adamw.beta2"), FRACTION, $scope),
+            key(concat!($stage, ".optimiser.adamw.eps"), POSITIVE, $scope),
+            key(concat!($stage, ".optimiser.adamw.weight_decay"), NOT_NEGATIVE, $scope),
+            key(concat!($stage, ".optimiser.adam.beta1"), FRACTION, $scope),
+            key(concat!($stage, ".optimiser.adam.beta2"), FRACTION, $scope),
+            key(concat!($stage, ".optimiser.adam.eps"), POSITIVE, $scope),
+            key(concat!($stage, ".optimiser.adam.weight_decay"), NOT_NEGATIVE, $scope),
+            key(concat!($stage, ".lr"), POSITIVE, $scope),
+            key(concat!($stage, ".schedule"), Rule::Choice(&["cosine", "constant"]), $scope),
+            key(concat!($stage, ".schedule.cosine.warmup"), UP_TO_ONE, $scope),
+            key(concat!($stage, ".schedule.cosine.min_lr"), NOT_NEGATIVE, $scope),
+            key(concat!($stage, ".schedule.constant.warmup"), UP_TO_ONE, $scope),
+            nullable(concat!($stage, ".clip_norm"), POSITIVE, $scope),
+            key(concat!($stage, ".log_every"), Rule::Whole(1, ANY), NOTHING),
+        ]
+    };
+}
+
+static OF_PRETRAIN: &[Key] = training!("pretrain", PRETRAIN);
+static OF_FINETUNE: &[Key] = training!("finetune", FINETUNE);
+
+/// Every setting there is.
+pub(super) fn all() -> impl Iterator<Item = &'static Key> {
+    [KEYS, OF_PRETRAIN, OF_FINETUNE].into_iter().flatten()
+}
+
 /// The setting of that name.
 pub(super) fn find(path: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.path == path)
+    all().find(|key| key.path == path)
 }
 
 /// Whether settings lie below `path` (the empty path is the whole config).
@@ -167,7 +165,7 @@ pub(super) fn is_section(path: &str) -> bool {
 /// The names directly below `path`, in the order of the table.
 pub(super) fn children(path: &str) -> Vec<&'static str> {
     let mut names = Vec::new();
-    for key in KEYS {
+    for key in all() {
         let below =
             if path.is_empty() { Some(key.path) } else { key.path.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')) };
         if let Some(name) = below.and_then(|rest| rest.split('.').next())

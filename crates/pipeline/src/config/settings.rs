@@ -6,6 +6,8 @@ use serde_json::Value as Json;
 use serde_yaml::Value as Yaml;
 use serde_yaml::with::singleton_map;
 
+use super::training::{AdamW, Cosine, Optimiser, Schedule, Training};
+
 /// All settings of a run. Only a checked [`super::Config`] hands them out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -168,39 +170,14 @@ pub struct Pretrain {
     /// Default: the masked autoencoder.
     #[serde(with = "singleton_map")]
     pub objective: Objective,
-    /// Default 2,000.
-    pub steps: u64,
-    /// Rows a step. Default 512.
-    pub batch_size: usize,
-    /// Rows whose gradient is computed at once; `batch_size` is a multiple, or smaller. Default 512.
-    pub micro_batch: usize,
-    /// Default AdamW with weight decay 0.01.
-    #[serde(with = "singleton_map")]
-    pub optimiser: Optimiser,
-    /// The highest learning rate. Default 1.5e-3.
-    pub lr: f64,
-    /// Default cosine after 5 % warm-up.
-    #[serde(with = "singleton_map")]
-    pub schedule: Schedule,
-    /// The gradient's norm over all parameters is cut to this; null: never. Default 1.
-    pub clip_norm: Option<f64>,
-    /// Steps between lines of `metrics.jsonl`. Default 50.
-    pub log_every: u64,
+    /// How it learns.
+    #[serde(flatten)]
+    pub training: Training,
 }
 
 impl Default for Pretrain {
     fn default() -> Self {
-        Self {
-            objective: Objective::Mae(Mae::default()),
-            steps: 2000,
-            batch_size: 512,
-            micro_batch: 512,
-            optimiser: Optimiser::AdamW(AdamW::default()),
-            lr: 1.5e-3,
-            schedule: Schedule::Cosine(Cosine::default()),
-            clip_norm: Some(1.0),
-            log_every: 50,
-        }
+        Self { objective: Objective::Mae(Mae::default()), training: Training::default() }
     }
 }
 
@@ -272,96 +249,6 @@ pub enum VaeLatent {
     Token,
     /// The flow: `[Z]`, from the mean over its tokens.
     Pooled,
-}
-
-/// The optimiser.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Optimiser {
-    /// Decay apart from the gradient.
-    AdamW(AdamW),
-    /// Decay as part of the gradient.
-    Adam(Adam),
-}
-
-/// AdamW (Loshchilov and Hutter 2019).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct AdamW {
-    /// Default 0.9.
-    pub beta1: f64,
-    /// Default 0.999.
-    pub beta2: f64,
-    /// Default 1e-8.
-    pub eps: f64,
-    /// Decoupled decay. Default 0.01; 0.05 in `finetune`.
-    pub weight_decay: f64,
-}
-
-impl Default for AdamW {
-    fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 }
-    }
-}
-
-/// Adam (Kingma and Ba 2015).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Adam {
-    /// Default 0.9.
-    pub beta1: f64,
-    /// Default 0.99.
-    pub beta2: f64,
-    /// Default 1e-8.
-    pub eps: f64,
-    /// L2 penalty, added to the gradient. Default 0.
-    pub weight_decay: f64,
-}
-
-impl Default for Adam {
-    fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 }
-    }
-}
-
-/// The learning rate over the steps.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Schedule {
-    /// Linear warm-up, then half a cosine down to `min_lr`.
-    Cosine(Cosine),
-    /// Linear warm-up, then level.
-    Constant(Constant),
-}
-
-/// Linear warm-up, then half a cosine.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Cosine {
-    /// The share of steps that warm up. Default 0.05; 0.1 in `finetune`.
-    pub warmup: f64,
-    /// Where it ends. Default 0.
-    pub min_lr: f64,
-}
-
-impl Default for Cosine {
-    fn default() -> Self {
-        Self { warmup: 0.05, min_lr: 0.0 }
-    }
-}
-
-/// Linear warm-up, then level.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Constant {
-    /// The share of steps that warm up. Default 0.05.
-    pub warmup: f64,
-}
-
-impl Default for Constant {
-    fn default() -> Self {
-        Self { warmup: 0.05 }
-    }
 }
 
 /// The second stage: latents and their probe.
@@ -454,28 +341,13 @@ pub struct Finetune {
     pub labels: Option<usize>,
     /// Latent values a token, where `from` is `latents`. Default 4.
     pub patch_size: usize,
-    /// Default 600.
-    pub steps: u64,
-    /// Rows a step. Default 512.
-    pub batch_size: usize,
-    /// Rows whose gradient is computed at once; `batch_size` is a multiple, or smaller. Default 512.
-    pub micro_batch: usize,
-    /// Default AdamW with weight decay 0.05.
-    #[serde(with = "singleton_map")]
-    pub optimiser: Optimiser,
-    /// The highest learning rate. Default 4e-3.
-    pub lr: f64,
+    /// How it learns.
+    #[serde(flatten)]
+    pub training: Training,
     /// The pretrained encoder's learning rate over `lr`. Default 1.
     pub encoder_lr_scale: f64,
-    /// Default cosine after 10 % warm-up.
-    #[serde(with = "singleton_map")]
-    pub schedule: Schedule,
     /// Binary cross-entropy with logits.
     pub loss: Loss,
-    /// The gradient's norm over all parameters is cut to this; null: never. Default 1.
-    pub clip_norm: Option<f64>,
-    /// Steps between lines of `metrics.jsonl`. Default 50.
-    pub log_every: u64,
     /// Steps between looks at the validation rows. Default 200.
     pub eval_every: u64,
 }
@@ -486,16 +358,15 @@ impl Default for Finetune {
             from: FinetuneFrom::Pretrained,
             labels: None,
             patch_size: 4,
-            steps: 600,
-            batch_size: 512,
-            micro_batch: 512,
-            optimiser: Optimiser::AdamW(AdamW { weight_decay: 0.05, ..AdamW::default() }),
-            lr: 4e-3,
+            training: Training {
+                steps: 600,
+                optimiser: Optimiser::AdamW(AdamW { weight_decay: 0.05, ..AdamW::default() }),
+                lr: 4e-3,
+                schedule: Schedule::Cosine(Cosine { warmup: 0.1, ..Cosine::default() }),
+                ..Training::default()
+            },
             encoder_lr_scale: 1.0,
-            schedule: Schedule::Cosine(Cosine { warmup: 0.1, min_lr: 0.0 }),
             loss: Loss::default(),
-            clip_norm: Some(1.0),
-            log_every: 50,
             eval_every: 200,
         }
     }
@@ -558,13 +429,11 @@ impl Settings {
         if self.name.starts_with('.') || self.name.contains(['/', '\\']) {
             found.push(("name", format!("expected a name that can be a folder's, found `{}`", self.name)));
         }
-        let batches = [
-            ("pretrain.batch_size", self.pretrain.batch_size, self.pretrain.micro_batch),
-            ("finetune.batch_size", self.finetune.batch_size, self.finetune.micro_batch),
-        ];
-        for (path, batch, micro) in batches {
-            if batch > micro && batch % micro != 0 {
-                found.push((path, format!("expected a multiple of `micro_batch` ({micro}), found `{batch}`")));
+        for (path, Training { batch_size, micro_batch, .. }) in
+            [("pretrain.batch_size", &self.pretrain.training), ("finetune.batch_size", &self.finetune.training)]
+        {
+            if batch_size > micro_batch && batch_size % micro_batch != 0 {
+                found.push((path, format!("expected a multiple of `micro_batch` ({micro_batch}), found `{batch_size}`")));
             }
         }
         if let Err(nids_flows::Error::Tokeniser { message }) = self.tokeniser.check() {

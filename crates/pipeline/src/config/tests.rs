@@ -30,7 +30,7 @@ fn the_table_and_the_settings_name_the_same_keys() {
     named.retain(|path| keys::find(path).is_none_or(|key| !key.is_choice())); // a choice without settings is a bare name
     named.sort();
     named.dedup();
-    let mut listed: Vec<&str> = keys::KEYS.iter().filter(|key| !key.is_choice()).map(|key| key.path).collect();
+    let mut listed: Vec<&str> = keys::all().filter(|key| !key.is_choice()).map(|key| key.path).collect();
     listed.sort_unstable();
     assert_eq!(named, listed);
 }
@@ -38,13 +38,16 @@ fn the_table_and_the_settings_name_the_same_keys() {
 #[test]
 fn defaults_of_a_section_survive_a_partial_choice() {
     let config = config("name: x\nfinetune: { optimiser: { adamw: { beta1: 0.8 } } }", &[]);
-    assert_eq!(config.finetune.optimiser, Optimiser::AdamW(AdamW { beta1: 0.8, weight_decay: 0.05, ..AdamW::default() }));
+    assert_eq!(
+        config.finetune.training.optimiser,
+        Optimiser::AdamW(AdamW { beta1: 0.8, weight_decay: 0.05, ..AdamW::default() })
+    );
 }
 
 #[test]
 fn another_choice_starts_from_its_own_defaults() {
     let by_file = config("name: x\nfinetune: { schedule: { constant: {} } }", &[]);
-    assert_eq!(by_file.finetune.schedule, Schedule::Constant(Constant::default()));
+    assert_eq!(by_file.finetune.training.schedule, Schedule::Constant(Constant::default()));
     for set in ["finetune.schedule=constant", "finetune.schedule={constant: {}}", "finetune.schedule.constant.warmup=0.05"] {
         assert_eq!(config("name: x\nfinetune: { schedule: { cosine: { warmup: 0.3 } } }", &[set]), by_file, "{set}");
     }
@@ -96,7 +99,7 @@ fn overrides_win_and_the_last_wins() {
 fn null_takes_a_value_back() {
     let text = "name: x\ndata: { train: a.csv }\npretrain: { clip_norm: 2 }";
     let config = config(text, &["data.train=", "pretrain.clip_norm=null"]);
-    assert_eq!((config.data.train.as_deref(), config.pretrain.clip_norm), (None, None));
+    assert_eq!((config.data.train.as_deref(), config.pretrain.training.clip_norm), (None, None));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::predict::{Detector, PredictSummary};
 use super::pretrain::UnlabelledFlows;
 use super::sampler::Sampler;
 use super::train::{Plan, Trainer, engine};
-use crate::config::{Config, Finetune};
+use crate::config::{Config, Finetune, Stage, Training};
 use crate::error::{Error, Result};
 use crate::progress::Silent;
 
@@ -227,7 +227,8 @@ impl Shape {
         let width = n_tokens * patch;
         let objective =
             LabelledNoise { classifier, width, x: noise(1, batch * width), labels: noise(2, batch), divisor: batch as f32 };
-        let plan = Plan::of_finetune(&Finetune { batch_size: batch, micro_batch: batch, ..Finetune::default() });
+        let training = Training { batch_size: batch, micro_batch: batch, ..Finetune::default().training };
+        let plan = Plan::new(Stage::Finetune, &training);
         let encoder = objective.classifier.encoder();
         // backward makes two products of each of forward's
         let flops = 3.0 * batch as f64 * encoder.forward_flops();
@@ -335,7 +336,7 @@ fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) ->
     let encoded = tokeniser.encode(&flows)?;
     let mut table = ParamTable::default();
     let pretext = Pretext::new(config, &tokeniser, &mut table)?;
-    let plan = Plan::of_pretrain(&config.pretrain);
+    let plan = Plan::new(Stage::Pretrain, &config.pretrain.training);
     let objective = UnlabelledFlows::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
     let flops = 3.0 * plan.batch_size as f64 * pretext.forward_flops();
     measure_steps(

@@ -63,7 +63,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     if let Some((weights, _)) = &pretrained {
         load_weights(weights, Stage::Pretrain, &table, network.prefixes(), &mut params)?;
     }
-    let mut engine = engine(config, &table, network.activations(), config.finetune.micro_batch)?;
+    let mut engine = engine(config, &table, network.activations(), config.finetune.training.micro_batch)?;
 
     let validate = |engine: &Engine<f32>, params: &[f32]| -> Result<Metrics> {
         let probabilities =
@@ -71,7 +71,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         let labels: Vec<u8> = labelled.split.val.iter().map(|&row| labelled.labels()[row as usize]).collect();
         Metrics::new(&probabilities, &labels, config.evaluate.threshold)
     };
-    let plan = Plan::of_finetune(&config.finetune);
+    let plan = Plan::new(Stage::Finetune, &config.finetune.training);
     let labels: Vec<f32> = labelled.labels().iter().map(|&label| f32::from(label)).collect();
     let latents;
     let (objective, rows): (&dyn Objective<f32>, Vec<u32>) = match &network {

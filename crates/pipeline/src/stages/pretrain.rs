@@ -35,9 +35,9 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
 
     let mut table = ParamTable::default();
     let pretext = Pretext::new(config, &tokeniser, &mut table)?;
-    let plan = Plan::of_pretrain(&config.pretrain);
+    let plan = Plan::new(Stage::Pretrain, &config.pretrain.training);
     let objective = UnlabelledFlows::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
-    let mut engine = engine(config, &table, pretext.activations(), config.pretrain.micro_batch)?;
+    let mut engine = engine(config, &table, pretext.activations(), config.pretrain.training.micro_batch)?;
     let mut params = table.init(config.seed);
     let mut sampler = Sampler::new(config.seed, super::data::all_rows(encoded.n_rows()));
     let key = Key::new(config.seed).child(stream::PRETRAIN);
@@ -83,7 +83,7 @@ impl<'d> UnlabelledFlows<'d> {
     pub(super) fn new(config: &config::Pretrain, pretext: &'d Pretext, encoded: &'d Encoded, widths: Vec<usize>) -> Self {
         let (n_predicted, beta, n_kl) = match (pretext, &config.objective) {
             (Pretext::Vae(vae), config::Objective::Vae(settings)) => {
-                (vae.n_features(), beta(settings, config.steps), config.batch_size)
+                (vae.n_features(), beta(settings, config.training.steps), config.training.batch_size)
             }
             (Pretext::Mae(mae), _) => {
                 (mae.n_masked(), Schedule::Constant { lr: 0.0, warmup: Warmup { steps: 0, start: 0.0 } }, 0)
@@ -94,7 +94,7 @@ impl<'d> UnlabelledFlows<'d> {
             pretext,
             encoded,
             widths,
-            divisor: (config.batch_size * n_predicted) as f32,
+            divisor: (config.training.batch_size * n_predicted) as f32,
             beta,
             beta_now: AtomicU64::default(),
             kl: (0..n_kl).map(|_| AtomicU64::default()).collect(),

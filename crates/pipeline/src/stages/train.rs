@@ -11,7 +11,7 @@ use nids_nn::schedule::{Schedule, Warmup};
 use serde::Serialize;
 
 use super::sampler::Sampler;
-use crate::config::{self, Config, Finetune, Pretrain, Stage};
+use crate::config::{self, Config, Stage, Training};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Progress};
 use crate::run::StageRun;
@@ -30,22 +30,9 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn of_pretrain(config: &Pretrain) -> Self {
+    pub(super) fn new(stage: Stage, config: &Training) -> Self {
         Self {
-            stage: Stage::Pretrain,
-            steps: config.steps,
-            batch_size: config.batch_size,
-            micro_batch: config.micro_batch,
-            algorithm: algorithm(&config.optimiser),
-            schedule: schedule(&config.schedule, config.lr, config.steps),
-            clip_norm: config.clip_norm,
-            log_every: config.log_every,
-        }
-    }
-
-    pub(super) fn of_finetune(config: &Finetune) -> Self {
-        Self {
-            stage: Stage::Finetune,
+            stage,
             steps: config.steps,
             batch_size: config.batch_size,
             micro_batch: config.micro_batch,
