@@ -62,11 +62,22 @@ pub fn bias_activation_dropout<R: Real>(
     h: &mut [R],
     derivative: Option<&mut [R]>,
 ) {
-    let rows = h.len() / cols;
-    bias.check(rows, cols);
+    bias.check(h.len() / cols, cols);
     if let Some(derivative) = &derivative {
         assert_eq!(derivative.len(), h.len());
     }
+    R::activate(activation, bias, mask, cols, h, derivative);
+}
+
+pub(crate) fn run<R: Real>(
+    activation: Activation,
+    bias: Bias<'_, R>,
+    mask: Mask<'_, R>,
+    cols: usize,
+    h: &mut [R],
+    derivative: Option<&mut [R]>,
+) {
+    let rows = h.len() / cols;
     match activation {
         Activation::Gelu => simd(
             #[inline(always)]
@@ -162,6 +173,10 @@ fn body<R: Real>(
 /// # Panics
 /// If `cols` is 0, or the mask is given and has another length.
 pub fn dropout_rows<R: Real>(mask: Mask<'_, R>, cols: usize, x: &mut [R]) {
+    R::dropout(mask, cols, x);
+}
+
+pub(crate) fn dropout<R: Real>(mask: Mask<'_, R>, cols: usize, x: &mut [R]) {
     let rows = x.len() / cols;
     simd(
         #[inline(always)]

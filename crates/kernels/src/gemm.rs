@@ -4,7 +4,7 @@ use crate::transpose::transpose;
 use crate::{Real, hadamard};
 
 mod openblas;
-mod tiles;
+pub(crate) mod tiles;
 
 pub(crate) use openblas::Blas;
 pub use openblas::is_thread_safe;

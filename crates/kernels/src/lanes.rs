@@ -189,22 +189,24 @@ impl<'r, S: Simd, R: Lanes, const V: usize, const PARTIAL: bool> Row<'r, S, R, V
     }
 }
 
-/// Calls `$run::<S, R, V, PARTIAL>($args)` for rows of `$d` numbers.
+/// Calls `$run::<S, R, V, PARTIAL>($simd, $pass)` for rows of `$d` numbers. Through a pointer: inlined into one another, as many
+/// functions take the compiler minutes.
 macro_rules! with_vectors {
-    ($d:expr, $lanes:expr, $run:ident $args:tt) => {{
-        let (d, lanes) = ($d, $lanes);
-        with_vectors!(@ d, lanes, $run $args, 1 2 3 4 5 6 7 8 13)
+    ($d:expr, $run:ident($simd:ident, $pass:ident)) => {{
+        let (d, lanes) = ($d, R::lanes::<S>());
+        with_vectors!(@ d, lanes, $run($simd, $pass), 1 2 3 4 5 6 7 8 13)
     }};
-    (@ $d:ident, $lanes:ident, $run:ident $args:tt, $($v:literal)*) => {
-        match ($d.div_ceil($lanes), $d % $lanes != 0) {
+    (@ $d:ident, $lanes:ident, $run:ident($simd:ident, $pass:ident), $($v:literal)*) => {{
+        let run: fn(S, _) = match ($d.div_ceil($lanes), $d % $lanes != 0) {
             $(
-                ($v, false) => $run::<S, R, $v, false> $args,
-                ($v, true) => $run::<S, R, $v, true> $args,
+                ($v, false) => |simd, pass| simd.vectorize(#[inline(always)] || $run::<S, R, $v, false>(simd, pass)),
+                ($v, true) => |simd, pass| simd.vectorize(#[inline(always)] || $run::<S, R, $v, true>(simd, pass)),
             )*
-            (_, false) => $run::<S, R, 0, false> $args,
-            (_, true) => $run::<S, R, 0, true> $args,
-        }
-    };
+            (_, false) => |simd, pass| simd.vectorize(#[inline(always)] || $run::<S, R, 0, false>(simd, pass)),
+            (_, true) => |simd, pass| simd.vectorize(#[inline(always)] || $run::<S, R, 0, true>(simd, pass)),
+        };
+        run($simd, $pass)
+    }};
 }
 pub(crate) use with_vectors;
 

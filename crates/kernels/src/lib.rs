@@ -17,6 +17,7 @@
 mod activation;
 mod arena;
 mod buffer;
+mod concrete;
 mod gemm;
 mod lanes;
 mod mask;

@@ -100,25 +100,29 @@ impl<R: Real> Mask<'_, R> {
     /// # Panics
     /// If `cols` is 0, or the mask is given and has another length.
     pub fn write(self, cols: usize, out: &mut [R]) {
-        let rows = out.len() / cols;
-        simd(
-            #[inline(always)]
-            || {
-                self.for_each_run(
-                    rows,
-                    cols,
-                    #[inline(always)]
-                    |row, col, len, multipliers| {
-                        let out = &mut out[row * cols + col..][..len];
-                        match multipliers {
-                            Some(multipliers) => out.copy_from_slice(multipliers),
-                            None => out.fill(R::one()),
-                        }
-                    },
-                );
-            },
-        );
+        R::write_mask(self, cols, out);
     }
+}
+
+pub(crate) fn write<R: Real>(mask: Mask<'_, R>, cols: usize, out: &mut [R]) {
+    let rows = out.len() / cols;
+    simd(
+        #[inline(always)]
+        || {
+            mask.for_each_run(
+                rows,
+                cols,
+                #[inline(always)]
+                |row, col, len, multipliers| {
+                    let out = &mut out[row * cols + col..][..len];
+                    match multipliers {
+                        Some(multipliers) => out.copy_from_slice(multipliers),
+                        None => out.fill(R::one()),
+                    }
+                },
+            );
+        },
+    );
 }
 
 /// Where a chunk lies: its row, what that row is made of, and its place in the row.

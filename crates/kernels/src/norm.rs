@@ -3,7 +3,7 @@
 use pulp::{Simd, WithSimd};
 
 use crate::lanes::{Row, inside, with_vectors};
-use crate::simd::{arch, simd, update};
+use crate::simd::{simd, update};
 use crate::{Real, Rows};
 
 /// y = xhat · weight + bias, xhat = (x - mean) · rstd, rstd = 1 / sqrt(var + eps).
@@ -25,7 +25,7 @@ pub fn layer_norm<R: Real>(
     rows.check(x, xhat);
     assert!(y.len() == xhat.len() && rstd.len() == rows.len() && weight.len() == rows.cols && bias.len() == rows.cols);
     let keep = Some((xhat, rstd));
-    arch().dispatch(Forward { rows, eps, weight, bias, x, keep, y });
+    R::norm_forward(Forward { rows, eps, weight, bias, x, keep, y });
 }
 
 /// y = LN(x) of whole rows, for passes without backward; the same bits as [`layer_norm`] gives.   x, y: [rows, d]
@@ -36,11 +36,11 @@ pub fn layer_norm_infer<R: Real>(eps: R, weight: &[R], bias: &[R], x: &[R], y: &
     let d = weight.len();
     assert!(x.len() == y.len() && bias.len() == d && x.len().is_multiple_of(d));
     let rows = Rows { outer: x.len() / d, b: 1, cols: d, kept: &[0] };
-    arch().dispatch(Forward { rows, eps, weight, bias, x, keep: None, y });
+    R::norm_forward(Forward { rows, eps, weight, bias, x, keep: None, y });
 }
 
 /// Checked: every slice covers its rows.
-struct Forward<'a, R> {
+pub struct Forward<'a, R> {
     rows: Rows<'a>,
     eps: R,
     weight: &'a [R],
@@ -56,7 +56,8 @@ impl<R: Real> WithSimd for Forward<'_, R> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        with_vectors!(self.rows.cols, R::lanes::<S>(), forward(simd, self));
+        let pass = self;
+        with_vectors!(pass.rows.cols, forward(simd, pass));
     }
 }
 
@@ -153,11 +154,11 @@ pub fn layer_norm_backward<R: Real>(
     rows.check(dx, xhat);
     let d = rows.cols;
     assert!(dy.len() == xhat.len() && rstd.len() == rows.len() && weight.len() == d && dweight.len() == d && dbias.len() == d);
-    arch().dispatch(Backward { rows, weight, xhat, rstd, dy, dx, dweight, dbias });
+    R::norm_backward(Backward { rows, weight, xhat, rstd, dy, dx, dweight, dbias });
 }
 
 /// Checked: every slice covers its rows.
-struct Backward<'a, R> {
+pub struct Backward<'a, R> {
     rows: Rows<'a>,
     weight: &'a [R],
     xhat: &'a [R],
@@ -173,7 +174,8 @@ impl<R: Real> WithSimd for Backward<'_, R> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        with_vectors!(self.rows.cols, R::lanes::<S>(), backward(simd, self));
+        let pass = self;
+        with_vectors!(pass.rows.cols, backward(simd, pass));
     }
 }
 

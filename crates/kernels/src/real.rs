@@ -5,11 +5,12 @@ use std::iter::Sum;
 
 use num_traits::{Float, NumAssign};
 
+use crate::concrete::Concrete;
 use crate::gemm::Blas;
 use crate::lanes::Lanes;
 
 /// f32 or f64, with what a kernel needs beyond arithmetic.
-pub trait Real: Float + NumAssign + Blas + Lanes + Sum + Default + Debug + Display + Send + Sync + 'static {
+pub trait Real: Float + NumAssign + Blas + Concrete + Lanes + Sum + Default + Debug + Display + Send + Sync + 'static {
     /// Nearest value.
     fn from_f64(x: f64) -> Self;
     /// Exact.
@@ -27,11 +28,13 @@ impl Real for f64 {
     fn to_f64(self) -> f64 {
         self
     }
+    #[inline(never)] // sixteen copies in every loop over lanes would be for the compiler only
     fn normal_cdf_pdf(self) -> (Self, Self) {
         let cdf = 0.5 * libm::erfc(-self * std::f64::consts::FRAC_1_SQRT_2);
         let pdf = (-0.5 * self * self).exp() * INV_SQRT_TAU;
         (cdf, pdf)
     }
+    #[inline(never)]
     fn tanh_and_derivative(self) -> (Self, Self) {
         let y = self.tanh();
         (y, 1.0 - y * y)

@@ -3,7 +3,7 @@
 use pulp::{Simd, WithSimd};
 
 use crate::lanes::{Row, with_vectors};
-use crate::simd::{LANES, arch, simd, update};
+use crate::simd::{LANES, simd, update};
 use crate::{Bias, Real};
 
 #[inline(always)]
@@ -96,11 +96,11 @@ pub fn add_row_sums<R: Real>(x: &[R], out: &mut [R]) {
     }
     let cols = x.len() / out.len();
     assert_eq!(x.len(), cols * out.len());
-    arch().dispatch(RowSums { x, cols, out });
+    R::row_sums(RowSums { x, cols, out });
 }
 
 /// Checked: `out` has a number a row.
-struct RowSums<'a, R> {
+pub struct RowSums<'a, R> {
     x: &'a [R],
     cols: usize,
     out: &'a mut [R],
@@ -111,7 +111,8 @@ impl<R: Real> WithSimd for RowSums<'_, R> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        with_vectors!(self.cols, R::lanes::<S>(), row_sums(simd, self));
+        let pass = self;
+        with_vectors!(pass.cols, row_sums(simd, pass));
     }
 }
 

@@ -60,6 +60,10 @@ impl Rows<'_> {
 pub fn add_branch<R: Real>(rows: Rows<'_>, bias: Bias<'_, R>, mask: Mask<'_, R>, scale: R, y: &[R], x: &mut [R]) {
     rows.check(x, y);
     bias.check(rows.len(), rows.cols);
+    R::branch(rows, bias, mask, scale, y, x);
+}
+
+pub(crate) fn branch<R: Real>(rows: Rows<'_>, bias: Bias<'_, R>, mask: Mask<'_, R>, scale: R, y: &[R], x: &mut [R]) {
     simd(
         #[inline(always)]
         || {
@@ -119,6 +123,10 @@ pub fn add_branch<R: Real>(rows: Rows<'_>, bias: Bias<'_, R>, mask: Mask<'_, R>,
 /// If lengths do not fit.
 pub fn branch_gradient<R: Real>(rows: Rows<'_>, mask: Mask<'_, R>, scale: R, dx: &[R], dy: &mut [R]) {
     rows.check(dx, dy);
+    R::branch_gradient(rows, mask, scale, dx, dy);
+}
+
+pub(crate) fn gradient<R: Real>(rows: Rows<'_>, mask: Mask<'_, R>, scale: R, dx: &[R], dy: &mut [R]) {
     simd(
         #[inline(always)]
         || {

@@ -16,6 +16,22 @@ pub fn transpose<R: Real>(store: Store, [rows, cols]: [usize; 2], src: &[R], ld_
     }
     assert!(ld_src >= cols && src.len() >= (rows - 1) * ld_src + cols);
     assert!(ld_dst >= rows && dst.len() >= (cols - 1) * ld_dst + rows);
+    R::transposition(Transposition { store, rows, cols, src, ld_src, dst, ld_dst });
+}
+
+/// Checked: the slices cover their sizes, none of which is 0.
+pub struct Transposition<'a, R> {
+    store: Store,
+    rows: usize,
+    cols: usize,
+    src: &'a [R],
+    ld_src: usize,
+    dst: &'a mut [R],
+    ld_dst: usize,
+}
+
+pub(crate) fn run<R: Real>(pass: Transposition<'_, R>) {
+    let Transposition { store, rows, cols, src, ld_src, dst, ld_dst } = pass;
     #[cfg(target_arch = "x86_64")]
     if avx512::transpose(store, [rows, cols], src, ld_src, dst, ld_dst) {
         return;

@@ -22,11 +22,12 @@ use crate::simd::arch;
 const VECTORS: usize = 3;
 
 /// Most rows of a tile of that many vectors: 24 registers of 32 for c, or 12 of 16; no more than 14, since a tile of one vector
-/// then has enough to do.
-const fn rows<S: Simd>(vectors: usize) -> usize {
+/// then has enough to do. f64, which checks gradients and is in no hurry, does with 4: every size is code to compile.
+const fn rows<S: Simd, R>(vectors: usize) -> usize {
     let registers = if S::REGISTER_COUNT >= 32 { 24 } else { 12 };
+    let most = if size_of::<R>() > 4 { 4 } else { 14 };
     let rows = registers / vectors;
-    if rows < 14 { rows } else { 14 }
+    if rows < most { rows } else { most }
 }
 
 /// c = a · b, c += a · b or c *= a · b. The caller has checked that the slices cover the sizes; b is not transposed.
@@ -34,12 +35,12 @@ pub(super) fn gemm<R: Real>([m, n, k]: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>,
     assert!(!b.transposed, "tiles read rows of b");
     let (step_row, step_k) = if a.transposed { (1, a.ld) } else { (a.ld, 1) };
     let (a, b, ldb, c) = (a.data.as_ptr(), b.data.as_ptr(), b.ld, c.as_mut_ptr());
-    arch().dispatch(Product { m, n, k, a, step_row, step_k, b, ldb, c, ldc, store });
+    R::product(Product { m, n, k, a, step_row, step_k, b, ldb, c, ldc, store });
 }
 
 /// A product whose operands cover its sizes: rows of a lie `step_row` apart, its columns `step_k`.
 #[derive(Clone, Copy)]
-struct Product<R> {
+pub struct Product<R> {
     m: usize,
     n: usize,
     k: usize,
@@ -56,24 +57,9 @@ struct Product<R> {
 impl<R: Lanes> WithSimd for Product<R> {
     type Output = ();
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        match self.store {
-            Store::Set => self.stored::<S, SET>(simd),
-            Store::Add => self.stored::<S, ADD>(simd),
-            Store::Times => self.stored::<S, TIMES>(simd),
-        }
-    }
-}
-
-const SET: u8 = 0;
-const ADD: u8 = 1;
-const TIMES: u8 = 2;
-
-impl<R: Lanes> Product<R> {
     /// Columns in panels, so that a panel of b stays in the nearest cache while a goes by.
     #[inline(always)]
-    fn stored<S: Simd, const STORE: u8>(self, simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let lanes = R::lanes::<S>();
         let vectors = self.n.div_ceil(lanes);
         let panels = vectors.div_ceil(VECTORS);
@@ -82,68 +68,73 @@ impl<R: Lanes> Product<R> {
             let (start, n) = (from * lanes, (to * lanes).min(self.n) - from * lanes);
             let p = Self { n, b: self.b.wrapping_add(start), c: self.c.wrapping_add(start), ..self };
             match to - from {
-                1 => p.panel::<S, 1, STORE>(simd),
-                2 => p.panel::<S, 2, STORE>(simd),
-                _ => p.panel::<S, 3, STORE>(simd),
+                1 => p.panel::<S, 1>(simd),
+                2 => p.panel::<S, 2>(simd),
+                _ => p.panel::<S, 3>(simd),
             }
         }
     }
+}
 
+impl<R: Lanes> Product<R> {
     #[inline(always)]
-    fn panel<S: Simd, const V: usize, const STORE: u8>(self, simd: S) {
-        let blocks = self.m.div_ceil(rows::<S>(V));
+    fn panel<S: Simd, const V: usize>(self, simd: S) {
+        let blocks = self.m.div_ceil(rows::<S, R>(V));
         for block in 0..blocks {
             let (from, to) = (block * self.m / blocks, (block + 1) * self.m / blocks);
             let p = Self { a: self.a.wrapping_add(from * self.step_row), c: self.c.wrapping_add(from * self.ldc), ..self };
-            match to - from {
-                1 => p.block::<S, 1, V, STORE>(simd),
-                2 => p.block::<S, 2, V, STORE>(simd),
-                3 => p.block::<S, 3, V, STORE>(simd),
-                4 => p.block::<S, 4, V, STORE>(simd),
-                5 => p.block::<S, 5, V, STORE>(simd),
-                6 => p.block::<S, 6, V, STORE>(simd),
-                7 => p.block::<S, 7, V, STORE>(simd),
-                8 => p.block::<S, 8, V, STORE>(simd),
-                9 => p.block::<S, 9, V, STORE>(simd),
-                10 => p.block::<S, 10, V, STORE>(simd),
-                11 => p.block::<S, 11, V, STORE>(simd),
-                12 => p.block::<S, 12, V, STORE>(simd),
-                13 => p.block::<S, 13, V, STORE>(simd),
-                _ => p.block::<S, 14, V, STORE>(simd),
-            }
+            // through a pointer: inlined into one another, as many tiles take the compiler minutes
+            let tile: fn(Self, S) = match to - from {
+                1 => Self::block::<S, 1, V>,
+                2 => Self::block::<S, 2, V>,
+                3 => Self::block::<S, 3, V>,
+                4 => Self::block::<S, 4, V>,
+                5 => Self::block::<S, 5, V>,
+                6 => Self::block::<S, 6, V>,
+                7 => Self::block::<S, 7, V>,
+                8 => Self::block::<S, 8, V>,
+                9 => Self::block::<S, 9, V>,
+                10 => Self::block::<S, 10, V>,
+                11 => Self::block::<S, 11, V>,
+                12 => Self::block::<S, 12, V>,
+                13 => Self::block::<S, 13, V>,
+                _ => Self::block::<S, 14, V>,
+            };
+            tile(p, simd);
         }
     }
 
-    #[inline(always)]
-    fn block<S: Simd, const M: usize, const V: usize, const STORE: u8>(self, simd: S) {
-        if M > rows::<S>(V) {
+    fn block<S: Simd, const M: usize, const V: usize>(self, simd: S) {
+        if M > rows::<S, R>(V) {
             return; // never asked for, and not to be compiled
         }
         // the last vector of a row may reach beyond c
         if self.n == V * R::lanes::<S>() {
-            self.tile::<S, M, V, STORE, false>(simd);
+            simd.vectorize(
+                #[inline(always)]
+                || self.tile::<S, M, V, false>(simd),
+            );
         } else {
-            self.tile::<S, M, V, STORE, true>(simd);
+            simd.vectorize(
+                #[inline(always)]
+                || self.tile::<S, M, V, true>(simd),
+            );
         }
     }
 
     /// One tile: M rows of V vectors, all of c that `self` still means.
     #[inline(always)]
-    fn tile<S: Simd, const M: usize, const V: usize, const STORE: u8, const PARTIAL: bool>(self, simd: S) {
-        let Self { n, k, a, step_row, step_k, b, ldb, c, ldc, .. } = self;
+    fn tile<S: Simd, const M: usize, const V: usize, const PARTIAL: bool>(self, simd: S) {
+        let Self { n, k, a, step_row, step_k, b, ldb, store, .. } = self;
         let lanes = R::lanes::<S>();
         let left = n - (V - 1) * lanes;
-        let load = |from: *const R, v: usize| {
-            let len = if PARTIAL && v == V - 1 { left } else { lanes };
-            // SAFETY: `from` points into row l < k of b, or a row of c, at a column v · lanes from which `len` more numbers are
-            // part of the matrix, as the caller of `gemm` has checked.
-            unsafe { R::load::<S, PARTIAL>(simd, from, len) }
-        };
         let mut acc = [[R::splat(simd, R::zero()); V]; M];
         for l in 0..k {
             let mut row = [R::splat(simd, R::zero()); V];
             for (v, x) in row.iter_mut().enumerate() {
-                *x = load(b.wrapping_add(l * ldb + v * lanes), v);
+                let len = if PARTIAL && v == V - 1 { left } else { lanes };
+                // SAFETY: row l < k of b, columns v · lanes to v · lanes + len <= n: inside b, as the caller of `gemm` has checked.
+                *x = unsafe { R::load::<S, PARTIAL>(simd, b.wrapping_add(l * ldb + v * lanes), len) };
             }
             for (i, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: row i < M of a's remaining rows, column l < k: inside a, as the caller of `gemm` has checked.
@@ -153,21 +144,43 @@ impl<R: Lanes> Product<R> {
                 }
             }
         }
+        match store {
+            Store::Set => self.put::<S, M, V, PARTIAL, SET>(simd, acc),
+            Store::Add => self.put::<S, M, V, PARTIAL, ADD>(simd, acc),
+            Store::Times => self.put::<S, M, V, PARTIAL, TIMES>(simd, acc),
+        }
+    }
+
+    /// Writes a tile's sums to c.
+    #[inline(always)]
+    fn put<S: Simd, const M: usize, const V: usize, const PARTIAL: bool, const STORE: u8>(
+        self,
+        simd: S,
+        acc: [[R::Vector<S>; V]; M],
+    ) {
+        let lanes = R::lanes::<S>();
         for (i, acc) in acc.iter().enumerate() {
-            for (v, &acc) in acc.iter().enumerate() {
-                let at = c.wrapping_add(i * ldc + v * lanes);
-                let y = match STORE {
-                    SET => acc,
-                    ADD => R::add_lanes(simd, load(at, v), acc),
-                    _ => R::mul_lanes(simd, load(at, v), acc),
-                };
-                let len = if PARTIAL && v == V - 1 { left } else { lanes };
-                // SAFETY: as for loading from c, which `gemm` borrows uniquely.
-                unsafe { R::store::<S, PARTIAL>(simd, at, len, y) }
+            for (v, &sum) in acc.iter().enumerate() {
+                let at = self.c.wrapping_add(i * self.ldc + v * lanes);
+                let len = if PARTIAL && v == V - 1 { self.n - (V - 1) * lanes } else { lanes };
+                // SAFETY: row i < M and columns v · lanes to v · lanes + len <= n of what is left of c, which the caller of `gemm`
+                // has checked and borrows uniquely.
+                unsafe {
+                    let y = match STORE {
+                        SET => sum,
+                        ADD => R::add_lanes(simd, R::load::<S, PARTIAL>(simd, at, len), sum),
+                        _ => R::mul_lanes(simd, R::load::<S, PARTIAL>(simd, at, len), sum),
+                    };
+                    R::store::<S, PARTIAL>(simd, at, len, y);
+                }
             }
         }
     }
 }
+
+const SET: u8 = 0;
+const ADD: u8 = 1;
+const TIMES: u8 = 2;
 
 /// Makes at least `flops` floating-point operations of f32 as fast as this thread can, in registers alone: what a product can
 /// at most reach. Returns how many were made.
