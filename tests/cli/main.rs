@@ -7,3 +7,4 @@ mod damage;
 mod job;
 mod real_data;
 mod same_bytes;
+mod training;

@@ -28,7 +28,7 @@ pub use settings::{
     Activation, Data, Encode, Engine, Evaluate, Finetune, FinetuneFrom, Gemm, Latents, Loss, Mae, MaskedEncoder, Model, Mu,
     Noise, Objective, Pretrain, Settings, Sigma, SigmaRange, Synthetic, Vae, VaeLatent,
 };
-pub use training::{Adam, AdamW, Constant, Cosine, Optimiser, Schedule, Training};
+pub use training::{Adam, AdamW, Constant, Cosine, CosineRestarts, OneCycle, Optimiser, Per, Schedule, Training};
 
 use crate::error::{Error, Problem, Result};
 use keys::Scope;

@@ -42,9 +42,12 @@ const ANY: u64 = u64::MAX;
 const FRACTION: Rule = Rule::Number(Included(0.0), Excluded(1.0));
 const UP_TO_ONE: Rule = Rule::Number(Included(0.0), Included(1.0));
 const INSIDE: Rule = Rule::Number(Excluded(0.0), Excluded(1.0));
+const SHARE: Rule = Rule::Number(Excluded(0.0), Included(1.0));
+const FACTOR: Rule = Rule::Number(Included(1.0), Unbounded);
 const POSITIVE: Rule = Rule::Number(Excluded(0.0), Unbounded);
 const NOT_NEGATIVE: Rule = Rule::Number(Included(0.0), Unbounded);
 const EXPANSION: Rule = Rule::Number(Excluded(0.0), Included(64.0));
+const PER: Rule = Rule::OneOf(&["step", "epoch"]);
 
 const NOTHING: Scope = Scope::Nothing;
 const EVERY: Scope = Scope::Every;
@@ -134,10 +137,25 @@ macro_rules! training {
             key(concat!($stage, ".optimiser.adam.eps"), POSITIVE, $scope),
             key(concat!($stage, ".optimiser.adam.weight_decay"), NOT_NEGATIVE, $scope),
             key(concat!($stage, ".lr"), POSITIVE, $scope),
-            key(concat!($stage, ".schedule"), Rule::Choice(&["cosine", "constant"]), $scope),
+            key(concat!($stage, ".schedule"), Rule::Choice(&["cosine", "constant", "cosine_restarts", "one_cycle"]), $scope),
             key(concat!($stage, ".schedule.cosine.warmup"), UP_TO_ONE, $scope),
+            key(concat!($stage, ".schedule.cosine.warmup_start_lr"), NOT_NEGATIVE, $scope),
             key(concat!($stage, ".schedule.cosine.min_lr"), NOT_NEGATIVE, $scope),
+            key(concat!($stage, ".schedule.cosine.t_max"), SHARE, $scope),
+            key(concat!($stage, ".schedule.cosine.per"), PER, $scope),
             key(concat!($stage, ".schedule.constant.warmup"), UP_TO_ONE, $scope),
+            key(concat!($stage, ".schedule.constant.warmup_start_lr"), NOT_NEGATIVE, $scope),
+            key(concat!($stage, ".schedule.constant.per"), PER, $scope),
+            key(concat!($stage, ".schedule.cosine_restarts.warmup"), UP_TO_ONE, $scope),
+            key(concat!($stage, ".schedule.cosine_restarts.warmup_start_lr"), NOT_NEGATIVE, $scope),
+            key(concat!($stage, ".schedule.cosine_restarts.min_lr"), NOT_NEGATIVE, $scope),
+            key(concat!($stage, ".schedule.cosine_restarts.t_0"), Rule::Whole(1, 1 << 32), $scope),
+            key(concat!($stage, ".schedule.cosine_restarts.t_mult"), Rule::Whole(1, 1 << 16), $scope),
+            key(concat!($stage, ".schedule.cosine_restarts.per"), PER, $scope),
+            key(concat!($stage, ".schedule.one_cycle.pct_start"), UP_TO_ONE, $scope),
+            key(concat!($stage, ".schedule.one_cycle.div_factor"), FACTOR, $scope),
+            key(concat!($stage, ".schedule.one_cycle.final_div_factor"), FACTOR, $scope),
+            key(concat!($stage, ".schedule.one_cycle.per"), PER, $scope),
             nullable(concat!($stage, ".clip_norm"), POSITIVE, $scope),
             key(concat!($stage, ".log_every"), Rule::Whole(1, ANY), NOTHING),
         ]

@@ -429,11 +429,16 @@ impl Settings {
         if self.name.starts_with('.') || self.name.contains(['/', '\\']) {
             found.push(("name", format!("expected a name that can be a folder's, found `{}`", self.name)));
         }
-        for (path, Training { batch_size, micro_batch, .. }) in
-            [("pretrain.batch_size", &self.pretrain.training), ("finetune.batch_size", &self.finetune.training)]
-        {
+        for (batch, schedule, training) in [
+            ("pretrain.batch_size", "pretrain.schedule", &self.pretrain.training),
+            ("finetune.batch_size", "finetune.schedule", &self.finetune.training),
+        ] {
+            let Training { batch_size, micro_batch, lr, .. } = training;
             if batch_size > micro_batch && batch_size % micro_batch != 0 {
-                found.push((path, format!("expected a multiple of `micro_batch` ({micro_batch}), found `{batch_size}`")));
+                found.push((batch, format!("expected a multiple of `micro_batch` ({micro_batch}), found `{batch_size}`")));
+            }
+            if let Some((key, rate)) = training.schedule.above(*lr) {
+                found.push((schedule, format!("expected `{key}` up to `lr` ({lr}), found {rate}")));
             }
         }
         if let Err(nids_flows::Error::Tokeniser { message }) = self.tokeniser.check() {

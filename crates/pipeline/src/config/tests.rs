@@ -24,6 +24,8 @@ fn the_table_and_the_settings_name_the_same_keys() {
     let variants = [
         "name: x",
         "name: x\npretrain: { optimiser: adam, schedule: constant }\nfinetune: { optimiser: adam, schedule: constant }",
+        "name: x\npretrain: { schedule: cosine_restarts }\nfinetune: { schedule: cosine_restarts }",
+        "name: x\npretrain: { schedule: one_cycle }\nfinetune: { schedule: one_cycle }",
         "name: x\npretrain: { objective: vae }\nencode: { latents: mu, noise: { sigma: { min: 0.1, max: 1 } } }",
     ];
     let mut named: Vec<String> = variants.iter().flat_map(|text| config(text, &[]).flat().into_keys()).collect();
@@ -111,7 +113,8 @@ fn resolved_text_gives_the_same_config() {
         "finetune.optimiser.adam.eps=1e-12",
         "data.train=true.csv",
         "name=0123",
-        "pretrain.schedule=constant",
+        "pretrain.schedule=cosine_restarts",
+        "finetune.schedule.one_cycle.per=epoch",
         "pretrain.objective=vae",
         "encode.latents.mu.samples=2",
         "encode.noise.sigma.min=0.05",
@@ -170,8 +173,9 @@ fn hashes_move_with_what_matters_and_nothing_else() {
 
 #[test]
 fn hash_is_stable_across_versions() {
-    // A change here means that every run folder made before is stale: say so in the changelog.
-    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"dd657af95fd806d37e787907b148ae2d3325f0e15ba33157c00875740471bf79");
+    // It moves with a new key, which old runs get the default of, and with a new default, which makes them stale: say so in the
+    // changelog.
+    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"7d44b112ee0e8a94325c2c0048c155b7b8a35021144892217fad6c5d790f44b2");
 }
 
 #[test]
@@ -227,7 +231,7 @@ finetune: { labels: many, steps: null, optimiser: {} }
     c.yaml:11:35: `pretrain.objective.mae.mask_ratio`: expected a number between 0 and 1, both excluded, found `1.5`
     c.yaml:11:49: `pretrain.objective.mae.encoder`: expected one of `mask_token`, `visible_only`, found `visible`
     c.yaml:12:14: `pretrain.optimiser`: expected one of `adamw`, `adam`, found `sgd`
-    c.yaml:13:27: `pretrain.schedule`: expected exactly one of `cosine`, `constant`, found `cosine` and `constant`
+    c.yaml:13:27: `pretrain.schedule`: expected exactly one of `cosine`, `constant`, `cosine_restarts`, `one_cycle`, found `cosine` and `constant`
     c.yaml:14:18: `encode.noise`: expected a mapping, found `3`
     c.yaml:15:21: `finetune.labels`: expected a whole number from 2 up or `null`, found `many`
     c.yaml:15:34: `finetune.steps`: expected a whole number from 1 up, found nothing
@@ -247,6 +251,11 @@ fn contradictions_are_found_once_the_values_are_good() {
     --set tokeniser={quantile: false, log1p: false, bins: 0}: `tokeniser`: `quantile`, `log1p` and `bins` are all off; switch one on, or use `normalisation: standard`
     c.yaml:2:7: `data.train`: without it flows shaped like `unsw-nb15` are generated: give the file, or leave `data.schema` out
     c.yaml:2:38: `data.unlabelled`: is only read beside `data.train`, which is missing
+    ");
+    let rates = "name: x\npretrain: { lr: 0.01, schedule: { cosine: { min_lr: 0.02 } } }";
+    insta::assert_snapshot!(problems(rates, &["finetune.schedule.constant.warmup_start_lr=1"]), @r"
+    c.yaml:2:33: `pretrain.schedule`: expected `min_lr` up to `lr` (0.01), found 0.02
+    --set finetune.schedule.constant.warmup_start_lr=1: `finetune.schedule`: expected `warmup_start_lr` up to `lr` (0.004), found 1
     ");
     // A batch below the micro-batch is taken whole.
     config("name: x", &["pretrain.batch_size=100"]);

@@ -92,7 +92,7 @@ impl Default for Adam {
     }
 }
 
-/// The learning rate over the steps.
+/// The learning rate over the run: `lr` at its highest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
@@ -100,21 +100,65 @@ pub enum Schedule {
     Cosine(Cosine),
     /// Linear warm-up, then level.
     Constant(Constant),
+    /// Linear warm-up, then half a cosine again and again.
+    CosineRestarts(CosineRestarts),
+    /// Half a wave up, then one down.
+    OneCycle(OneCycle),
+}
+
+impl Schedule {
+    /// What it counts.
+    pub fn per(&self) -> Per {
+        match self {
+            Self::Cosine(Cosine { per, .. })
+            | Self::Constant(Constant { per, .. })
+            | Self::CosineRestarts(CosineRestarts { per, .. })
+            | Self::OneCycle(OneCycle { per, .. }) => *per,
+        }
+    }
+
+    /// A rate above `lr`, by its key.
+    pub(super) fn above(&self, lr: f64) -> Option<(&'static str, f64)> {
+        let (warmup_start_lr, min_lr) = match self {
+            Self::Cosine(c) => (c.warmup_start_lr, c.min_lr),
+            Self::Constant(c) => (c.warmup_start_lr, 0.0),
+            Self::CosineRestarts(c) => (c.warmup_start_lr, c.min_lr),
+            Self::OneCycle(_) => return None,
+        };
+        [("warmup_start_lr", warmup_start_lr), ("min_lr", min_lr)].into_iter().find(|(_, rate)| *rate > lr)
+    }
+}
+
+/// What a schedule counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Per {
+    /// Steps: every one has its own rate.
+    #[default]
+    Step,
+    /// Epochs over the stage's rows: the rate changes with the first step that begins in a new one.
+    Epoch,
 }
 
 /// Linear warm-up, then half a cosine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Cosine {
-    /// The share of steps that warm up. Default 0.05; 0.1 in `finetune`.
+    /// The share of the run that warms up. Default 0.05; 0.1 in `finetune`.
     pub warmup: f64,
+    /// Where warm-up begins. Default 0.
+    pub warmup_start_lr: f64,
     /// Where it ends. Default 0.
     pub min_lr: f64,
+    /// The share of what follows warm-up over which the wave comes down; it stays at `min_lr` from there. Default 1.
+    pub t_max: f64,
+    /// Default: the rate changes every step.
+    pub per: Per,
 }
 
 impl Default for Cosine {
     fn default() -> Self {
-        Self { warmup: 0.05, min_lr: 0.0 }
+        Self { warmup: 0.05, warmup_start_lr: 0.0, min_lr: 0.0, t_max: 1.0, per: Per::Step }
     }
 }
 
@@ -122,12 +166,60 @@ impl Default for Cosine {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Constant {
-    /// The share of steps that warm up. Default 0.05.
+    /// The share of the run that warms up. Default 0.05.
     pub warmup: f64,
+    /// Where warm-up begins. Default 0.
+    pub warmup_start_lr: f64,
+    /// Default: the rate changes every step.
+    pub per: Per,
 }
 
 impl Default for Constant {
     fn default() -> Self {
-        Self { warmup: 0.05 }
+        Self { warmup: 0.05, warmup_start_lr: 0.0, per: Per::Step }
+    }
+}
+
+/// Linear warm-up, then half a cosine again and again (Loshchilov and Hutter 2017).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CosineRestarts {
+    /// The share of the run that warms up. Default 0.05.
+    pub warmup: f64,
+    /// Where warm-up begins. Default 0.
+    pub warmup_start_lr: f64,
+    /// What each cycle falls towards. Default 0.
+    pub min_lr: f64,
+    /// Steps (or epochs) of the first cycle. Default 100.
+    pub t_0: usize,
+    /// Length of a cycle over that of the one before. Default 2.
+    pub t_mult: usize,
+    /// Default: the rate changes every step.
+    pub per: Per,
+}
+
+impl Default for CosineRestarts {
+    fn default() -> Self {
+        Self { warmup: 0.05, warmup_start_lr: 0.0, min_lr: 0.0, t_0: 100, t_mult: 2, per: Per::Step }
+    }
+}
+
+/// Half a wave up, then one down (Smith and Topin 2018), as torch.optim.lr_scheduler.OneCycleLR has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OneCycle {
+    /// The share of the run on the way up. Default 0.3.
+    pub pct_start: f64,
+    /// `lr` over the first rate. Default 25.
+    pub div_factor: f64,
+    /// The first rate over the last. Default 10,000.
+    pub final_div_factor: f64,
+    /// Default: the rate changes every step.
+    pub per: Per,
+}
+
+impl Default for OneCycle {
+    fn default() -> Self {
+        Self { pct_start: 0.3, div_factor: 25.0, final_div_factor: 1e4, per: Per::Step }
     }
 }

@@ -14,10 +14,11 @@ use serde::Serialize;
 use super::data::all_rows;
 use super::finetune::classify;
 use super::network::{Pretext, widths};
+use super::plan::Plan;
 use super::predict::{Detector, PredictSummary};
 use super::pretrain::UnlabelledFlows;
 use super::sampler::Sampler;
-use super::train::{Plan, Trainer, engine};
+use super::train::{Trainer, engine};
 use crate::config::{Config, Finetune, Stage, Training};
 use crate::error::{Error, Result};
 use crate::progress::Silent;
@@ -228,7 +229,7 @@ impl Shape {
         let objective =
             LabelledNoise { classifier, width, x: noise(1, batch * width), labels: noise(2, batch), divisor: batch as f32 };
         let training = Training { batch_size: batch, micro_batch: batch, ..Finetune::default().training };
-        let plan = Plan::new(Stage::Finetune, &training);
+        let plan = Plan::new(Stage::Finetune, &training, batch);
         let encoder = objective.classifier.encoder();
         // backward makes two products of each of forward's
         let flops = 3.0 * batch as f64 * encoder.forward_flops();
@@ -336,7 +337,7 @@ fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) ->
     let encoded = tokeniser.encode(&flows)?;
     let mut table = ParamTable::default();
     let pretext = Pretext::new(config, &tokeniser, &mut table)?;
-    let plan = Plan::new(Stage::Pretrain, &config.pretrain.training);
+    let plan = Plan::new(Stage::Pretrain, &config.pretrain.training, FLOWS);
     let objective = UnlabelledFlows::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
     let flops = 3.0 * plan.batch_size as f64 * pretext.forward_flops();
     measure_steps(

@@ -16,8 +16,9 @@ use serde_json::json;
 use super::data::{Labelled, all_rows, fill, fit_tokeniser, labelled, unlabelled};
 use super::encode::{add_noise, read_tokeniser, spread};
 use super::network::{Network, load_weights, widths};
+use super::plan::Plan;
 use super::sampler::Sampler;
-use super::train::{Plan, engine, train};
+use super::train::{engine, train};
 use super::{MODEL, PRETRAINED, TOKENISER, again, stream};
 use crate::config::{Config, FinetuneFrom, Sigma, Stage};
 use crate::error::{Error, Result};
@@ -71,7 +72,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         let labels: Vec<u8> = labelled.split.val.iter().map(|&row| labelled.labels()[row as usize]).collect();
         Metrics::new(&probabilities, &labels, config.evaluate.threshold)
     };
-    let plan = Plan::new(Stage::Finetune, &config.finetune.training);
+    let batch_size = config.finetune.training.batch_size;
     let labels: Vec<f32> = labelled.labels().iter().map(|&label| f32::from(label)).collect();
     let latents;
     let (objective, rows): (&dyn Objective<f32>, Vec<u32>) = match &network {
@@ -82,12 +83,12 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
                 widths: &widths,
                 labels: &labels,
                 pos_weight: config.finetune.loss.pos_weight as f32,
-                divisor: plan.batch_size as f32,
+                divisor: batch_size as f32,
             },
             rows,
         ),
         Network::Latent { head, .. } => {
-            let (found, rows) = LabelledLatents::read(config, &mut stage, &labelled, head, plan.batch_size, &rows)?;
+            let (found, rows) = LabelledLatents::read(config, &mut stage, &labelled, head, batch_size, &rows)?;
             latents = found;
             (&latents, rows)
         }
@@ -99,6 +100,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         (FinetuneFrom::Pretrained, true) => config.finetune.encoder_lr_scale,
         _ => 1.0,
     };
+    let plan = Plan::new(Stage::Finetune, &config.finetune.training, rows.len());
     let mut last = None;
     train(
         &mut engine,

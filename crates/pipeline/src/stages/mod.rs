@@ -5,6 +5,7 @@ mod data;
 mod encode;
 mod finetune;
 mod network;
+mod plan;
 mod predict;
 mod pretrain;
 mod sampler;

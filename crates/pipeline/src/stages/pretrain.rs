@@ -12,8 +12,9 @@ use serde_json::json;
 
 use super::data::{fill, fit_tokeniser, labelled, unlabelled};
 use super::network::{Pretext, widths};
+use super::plan::Plan;
 use super::sampler::Sampler;
-use super::train::{Plan, engine, train};
+use super::train::{engine, train};
 use super::{PRETRAINED, TOKENISER, stream};
 use crate::config::{self, Config, Stage};
 use crate::error::Result;
@@ -35,7 +36,7 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
 
     let mut table = ParamTable::default();
     let pretext = Pretext::new(config, &tokeniser, &mut table)?;
-    let plan = Plan::new(Stage::Pretrain, &config.pretrain.training);
+    let plan = Plan::new(Stage::Pretrain, &config.pretrain.training, encoded.n_rows());
     let objective = UnlabelledFlows::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
     let mut engine = engine(config, &table, pretext.activations(), config.pretrain.training.micro_batch)?;
     let mut params = table.init(config.seed);

@@ -6,67 +6,15 @@ use std::time::Instant;
 use nids_kernels::{Buffer, Gemm, Key};
 use nids_nn::ParamTable;
 use nids_nn::engine::{Cut, Engine, Objective, Sample};
-use nids_nn::optim::{AdamConfig, Algorithm, Optimiser, clip};
-use nids_nn::schedule::{Schedule, Warmup};
+use nids_nn::optim::{Optimiser, clip};
 use serde::Serialize;
 
+use super::plan::Plan;
 use super::sampler::Sampler;
-use crate::config::{self, Config, Stage, Training};
+use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Progress};
 use crate::run::StageRun;
-
-/// What the loop needs to know of a stage's config.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
-    pub(super) stage: Stage,
-    pub(super) steps: u64,
-    pub(super) batch_size: usize,
-    micro_batch: usize,
-    algorithm: Algorithm,
-    schedule: Schedule,
-    clip_norm: Option<f64>,
-    log_every: u64,
-}
-
-impl Plan {
-    pub(super) fn new(stage: Stage, config: &Training) -> Self {
-        Self {
-            stage,
-            steps: config.steps,
-            batch_size: config.batch_size,
-            micro_batch: config.micro_batch,
-            algorithm: algorithm(&config.optimiser),
-            schedule: schedule(&config.schedule, config.lr, config.steps),
-            clip_norm: config.clip_norm,
-            log_every: config.log_every,
-        }
-    }
-}
-
-fn algorithm(optimiser: &config::Optimiser) -> Algorithm {
-    match optimiser {
-        config::Optimiser::AdamW(c) => {
-            Algorithm::AdamW(AdamConfig { beta1: c.beta1, beta2: c.beta2, eps: c.eps, weight_decay: c.weight_decay })
-        }
-        config::Optimiser::Adam(c) => {
-            Algorithm::Adam(AdamConfig { beta1: c.beta1, beta2: c.beta2, eps: c.eps, weight_decay: c.weight_decay })
-        }
-    }
-}
-
-fn schedule(schedule: &config::Schedule, lr: f64, steps: u64) -> Schedule {
-    let warmup = |share: f64| Warmup { steps: (share * steps as f64).round() as usize, start: 0.0 };
-    match schedule {
-        config::Schedule::Constant(c) => Schedule::Constant { lr, warmup: warmup(c.warmup) },
-        config::Schedule::Cosine(c) => {
-            let warmup = warmup(c.warmup);
-            // the last step is the first at which the wave has come down
-            let t_max = steps.saturating_sub(warmup.steps as u64 + 1) as f64;
-            Schedule::Cosine { lr, warmup, t_max, eta_min: c.min_lr }
-        }
-    }
-}
 
 /// The engine that a config asks for, for a network that keeps `activations` numbers of a row.
 pub(super) fn engine(config: &Config, table: &ParamTable, activations: usize, micro_batch: usize) -> Result<Engine<f32>> {
@@ -147,7 +95,7 @@ impl<'o> Trainer<'o> {
             let what = if loss.is_finite() { "the gradient" } else { "the loss" };
             return Err(Error::Numerics(format!("{stage} step {}: {what} is not finite: lower `{stage}.lr`", step + 1)));
         }
-        let lr = plan.schedule.lr(usize::try_from(step).unwrap_or(usize::MAX));
+        let lr = plan.lr(step);
         engine.update(optimiser, lr, clip(grad_norm, plan.clip_norm), params, grads);
         Ok(Taken { loss, lr, grad_norm })
     }
