@@ -12,7 +12,7 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 
 use super::data::all_rows;
-use super::finetune::classify;
+use super::finetune::objective::classify;
 use super::network::{Pretext, widths};
 use super::plan::Plan;
 use super::predict::{Detector, PredictSummary};

@@ -1,0 +1,140 @@
+//! What finetune minimises: the loss of a classifier over labelled rows, as features or as frozen latents.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use ndarray::{Array1, Array2, ArrayD};
+use nids_flows::Encoded;
+use nids_models::Classifier;
+use nids_nn::engine::{Objective, Sample};
+use nids_nn::loss::{BceWeights, bce_with_logits};
+use nids_nn::{Cx, Mode};
+
+use crate::config::{Config, Sigma, Stage};
+use crate::error::{Error, Result};
+use crate::npy;
+use crate::run::StageRun;
+use crate::stages::data::{Labelled, all_rows, fill};
+use crate::stages::encode::{add_noise, spread};
+use crate::stages::{again, stream};
+
+/// Binary cross-entropy of a classifier over feature tokens.
+pub(super) struct LabelledFlows<'d> {
+    pub(super) classifier: &'d Classifier,
+    pub(super) encoded: &'d Encoded,
+    pub(super) widths: &'d [usize],
+    pub(super) labels: &'d [f32],
+    pub(super) pos_weight: f32,
+    /// Rows of a whole step.
+    pub(super) divisor: f32,
+}
+
+impl Objective<f32> for LabelledFlows<'_> {
+    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
+        let b = samples.len();
+        let x = cx.alloc(b * self.widths.iter().sum::<usize>());
+        fill(self.encoded, self.widths, samples.iter().map(|sample| sample.row), x);
+        let labels = samples.iter().map(|sample| self.labels[sample.row as usize]);
+        classify(cx, grads, self.classifier, b, x, labels, self.pos_weight, self.divisor)
+    }
+}
+
+/// Binary cross-entropy of a classifier over frozen latents, with fresh noise on them where the config asks for it.
+pub(super) struct LabelledLatents<'d> {
+    head: &'d Classifier,
+    z: Array2<f32>,
+    labels: Vec<f32>,
+    /// Sigma and the dimensions' spread.
+    noise: Option<(Sigma, Vec<f32>)>,
+    pos_weight: f32,
+    divisor: f32,
+}
+
+impl<'d> LabelledLatents<'d> {
+    /// Reads the latents that encode left; also which of their rows belong to the labelled `rows`.
+    pub(super) fn read(
+        config: &Config,
+        stage: &mut StageRun<'_>,
+        labelled: &Labelled,
+        head: &'d Classifier,
+        batch_size: usize,
+        rows: &[u32],
+    ) -> Result<(Self, Vec<u32>)> {
+        let mut require = |name: &str| stage.require(Stage::Encode, &format!("latents/{name}.npy"));
+        let (z_path, rows_path) = (require("train")?, require("rows_train")?);
+        let row_of: Array1<u32> = npy::read(&rows_path)?;
+        let z = read_latents(&z_path, row_of.len(), head.encoder().input_width())?;
+        if let Some(row) = row_of.iter().find(|&&row| row as usize >= labelled.flows.len()) {
+            let what = format!("row {row} of {} labelled rows", labelled.flows.len());
+            return Err(Error::artefact(rows_path, what, again(Stage::Encode)));
+        }
+        let drawn: BTreeSet<u32> = rows.iter().copied().collect();
+        let of_drawn: Vec<u32> = all_rows(row_of.len()).into_iter().filter(|&i| drawn.contains(&row_of[i as usize])).collect();
+        if of_drawn.is_empty() {
+            let what = format!("holds none of the {} rows to train on", drawn.len());
+            return Err(Error::artefact(rows_path, what, again(Stage::Encode)));
+        }
+        let noise = &config.encode.noise;
+        let fresh = noise.fresh && !noise.sigma.is_off();
+        let objective = Self {
+            head,
+            labels: row_of.iter().map(|&row| f32::from(labelled.labels()[row as usize])).collect(),
+            noise: fresh.then(|| (noise.sigma, spread(&z).to_vec())),
+            z,
+            pos_weight: config.finetune.loss.pos_weight as f32,
+            divisor: batch_size as f32,
+        };
+        Ok((objective, of_drawn))
+    }
+}
+
+/// Latents as rows, whatever their shape beyond that.
+fn read_latents(path: &Path, n_rows: usize, width: usize) -> Result<Array2<f32>> {
+    let z: ArrayD<f32> = npy::read(path)?;
+    let found = z.shape().to_vec();
+    let fits = found.first() == Some(&n_rows) && z.len() == n_rows * width;
+    if z.iter().any(|value| !value.is_finite()) {
+        return Err(Error::artefact(path, "holds a number that is not finite", again(Stage::Encode)));
+    }
+    let rows = if fits { z.into_shape_with_order((n_rows, width)).ok() } else { None };
+    rows.ok_or_else(|| {
+        let what = format!("latents of shape {found:?}, wanted {n_rows} rows of {width} numbers");
+        Error::artefact(path, what, again(Stage::Encode))
+    })
+}
+
+impl Objective<f32> for LabelledLatents<'_> {
+    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
+        let (b, width) = (samples.len(), self.z.ncols());
+        let x = cx.alloc(b * width);
+        for (x, sample) in x.chunks_exact_mut(width).zip(samples) {
+            let z = self.z.row(sample.row as usize);
+            x.iter_mut().zip(z).for_each(|(x, &z)| *x = z);
+            if let (Some((sigma, spread)), Mode::Train { key, .. }) = (&self.noise, cx.mode) {
+                add_noise(key.child(stream::LATENT_NOISE), sample.key, *sigma, spread, x);
+            }
+        }
+        let labels = samples.iter().map(|sample| self.labels[sample.row as usize]);
+        classify(cx, grads, self.head, b, x, labels, self.pos_weight, self.divisor)
+    }
+}
+
+/// Takes a shard through a classifier and back.   x: b samples
+pub(in crate::stages) fn classify<'a>(
+    cx: &Cx<'a, f32>,
+    grads: &mut [f32],
+    classifier: &Classifier,
+    b: usize,
+    x: &'a mut [f32],
+    labels: impl Iterator<Item = f32>,
+    pos_weight: f32,
+    divisor: f32,
+) -> f64 {
+    let target = cx.alloc(b);
+    target.iter_mut().zip(labels).for_each(|(target, label)| *target = label);
+    let (logits, cache) = classifier.forward(cx, b, x);
+    let dlogits = cx.tensor(logits.shape);
+    let loss = bce_with_logits(logits.data, target, BceWeights { pos_weight, weight: None }, divisor, dlogits.data);
+    classifier.backward(cx, grads, cache, dlogits);
+    loss
+}
