@@ -2,6 +2,7 @@
 
 mod bad_data;
 mod bench;
+mod categories;
 mod command_line;
 mod damage;
 mod job;

@@ -40,3 +40,17 @@ fn threads_and_time_change_no_byte() {
         }
     }
 }
+
+#[test]
+fn threads_change_no_byte_of_any_classifier() {
+    for settings in ["task=multiclass", "auxiliary.weight=0.3"] {
+        let model = |threads: usize| {
+            let bench = Bench::new();
+            bench.flows();
+            let more = format!("--set finetune.from=scratch --set finetune.{settings} --set engine.threads={threads}");
+            bench.prints(&on_flows("finetune", &more));
+            ["model.safetensors", "metrics.jsonl", "manifest-finetune.json"].map(|name| bench.bytes(&format!("run/{name}")))
+        };
+        assert!(model(1) == model(2), "{settings}");
+    }
+}

@@ -3,6 +3,7 @@
 
 mod args;
 mod bench;
+mod metrics;
 mod terminal;
 
 use std::io::{self, BufWriter, Write};
@@ -10,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use nids_pipeline::metrics::Metrics;
 use nids_pipeline::stages::BenchOptions;
 use nids_pipeline::{Config, Error, Result, Run, artefacts, import, stages};
@@ -46,11 +46,11 @@ fn run(command: Command) -> Result<()> {
         Command::Finetune(args) => {
             let (config, run) = open(&args)?;
             let metrics = stages::finetune(&config, &run, &mut progress)?;
-            print_metrics(&metrics, false)
+            print(&metrics, false)
         }
         Command::Evaluate { model, json } => {
             let metrics = stages::evaluate(&Run::open(&model.run)?, &model.data, &mut progress)?;
-            print_metrics(&metrics, json)
+            print(&metrics, json)
         }
         Command::Predict { model, output: path } => {
             let run = Run::open(&model.run)?;
@@ -143,34 +143,7 @@ impl Write for Stdout {
     }
 }
 
-fn print_metrics(metrics: &Metrics, json: bool) -> Result<()> {
-    let text = if json { serde_json::to_string(metrics).expect("metrics are plain numbers") } else { table(metrics) };
+fn print(metrics: &Metrics, json: bool) -> Result<()> {
+    let text = if json { metrics::json(metrics) } else { metrics::tables(metrics) };
     output(None, |out| writeln!(out, "{text}").map_err(Error::io("stdout", "write")))
-}
-
-fn table(metrics: &Metrics) -> String {
-    let rows = [
-        ("accuracy", metrics.accuracy),
-        ("balanced accuracy", metrics.balanced_accuracy),
-        ("precision", metrics.precision),
-        ("recall", metrics.recall),
-        ("F1", metrics.f1),
-        ("ROC-AUC", metrics.roc_auc),
-        ("PR-AUC", metrics.pr_auc),
-        ("recall at 1 % false alarms", metrics.recall_at_fpr_1pct),
-        ("log loss", metrics.log_loss),
-        ("Brier score", metrics.brier),
-    ];
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.remove_style(TableComponent::HorizontalLines).remove_style(TableComponent::MiddleIntersections);
-    table.set_header(["metric", "value"]);
-    for (name, value) in rows {
-        table.add_row([name.to_owned(), value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))]);
-    }
-    table.add_row(["rows".to_owned(), metrics.n.to_string()]);
-    if let Some(column) = table.column_mut(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table.to_string()
 }

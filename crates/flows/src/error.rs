@@ -43,6 +43,12 @@ pub enum Error {
         /// What was found and what was wanted.
         message: String,
     },
+    /// Rows have no classes to tell apart.
+    #[error("{message}")]
+    Classes {
+        /// What was found and what was wanted.
+        message: String,
+    },
     /// A tokeniser cannot be fitted, applied or read back.
     #[error("tokeniser: {message}")]
     Tokeniser {
@@ -79,6 +85,10 @@ impl Error {
 
     pub(crate) fn tokeniser(message: impl Into<String>) -> Self {
         Error::Tokeniser { message: message.into() }
+    }
+
+    pub(crate) fn classes(message: impl Into<String>) -> Self {
+        Error::Classes { message: message.into() }
     }
 
     pub(crate) fn split(message: impl Into<String>) -> Self {

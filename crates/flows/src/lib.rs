@@ -1,4 +1,4 @@
-//! Flow records: schema, readers, duplicate-safe splits, feature tokeniser, synthetic generator.
+//! Flow records: schema, readers, duplicate-safe splits, classes, feature tokeniser, synthetic generator.
 //!
 //! ```
 //! use nids_flows::{Tokeniser, TokeniserConfig, split, synthetic};
@@ -13,6 +13,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod classes;
 mod error;
 mod flows;
 mod reader;
@@ -21,6 +22,7 @@ mod split;
 mod synthetic;
 mod tokeniser;
 
+pub use classes::Classes;
 pub use error::{At, Error, Result};
 pub use flows::{FeatureColumn, Flows, TextColumn, write_csv};
 pub use reader::{FlowReader, Labels, MAX_MAGNITUDE, read};

@@ -73,6 +73,51 @@ pub fn cross_entropy<R: Real>(logits: &[R], class: usize, divisor: R, dlogits: &
     ((sum.ln() + max - logits[class]) / divisor).to_f64()
 }
 
+/// Weighted softmax cross-entropy of rows: Σ w[class]·(log Σ exp(x) - x[class]) / divisor;
+/// dlogits = w[class]·(softmax(x) - onehot) / divisor.
+///
+/// logits, dlogits: [rows, C]; `dlogits` is overwritten   classes: [rows]   weights: [C], above 0
+pub fn weighted_cross_entropy<R: Real>(
+    logits: &[R],
+    classes: impl ExactSizeIterator<Item = usize>,
+    weights: &[R],
+    divisor: R,
+    dlogits: &mut [R],
+) -> f64 {
+    let n = weights.len();
+    assert!(logits.len() == classes.len() * n && dlogits.len() == logits.len());
+    let rows = logits.chunks_exact(n).zip(dlogits.chunks_exact_mut(n)).zip(classes);
+    rows.map(|((x, dx), class)| cross_entropy(x, class, divisor / weights[class], dx)).sum()
+}
+
+/// Weights of classes that have `counts` samples, each above 0: 1 / E, where E = (1 - βⁿ) / (1 - β) is how many of n samples are
+/// effectively different (Cui et al. 2019, "Class-balanced loss based on effective number of samples", eq. 2). With β = 0 all
+/// weigh the same, towards β = 1 each class as a whole.
+///
+/// The paper lets the weights add up to C. Here the mean over samples is 1, so that the loss, and what clipping makes of its
+/// gradient, stay as large as without weights.
+pub fn class_balance(counts: &[usize], beta: f64) -> Vec<f64> {
+    assert!((0.0..1.0).contains(&beta) && counts.iter().all(|&n| n > 0));
+    let inverse = |&n: &usize| (1.0 - beta) / -(n as f64 * beta.ln()).exp_m1();
+    let weights: Vec<f64> = counts.iter().map(inverse).collect();
+    let total: f64 = weights.iter().zip(counts).map(|(weight, &n)| weight * n as f64).sum();
+    let mean = total / counts.iter().sum::<usize>() as f64;
+    weights.iter().map(|weight| weight / mean).collect()
+}
+
+/// x becomes exp(x) / Σ exp(x), without overflow.   x: [C]
+pub fn softmax<R: Real>(x: &mut [R]) {
+    let max = x.iter().copied().fold(R::neg_infinity(), R::max);
+    let mut sum = R::zero();
+    for x in x.iter_mut() {
+        *x = (*x - max).exp();
+        sum += *x;
+    }
+    for x in x {
+        *x /= sum;
+    }
+}
+
 /// KL(N(μ, e^s) ‖ N(0, 1)), s the log-variance: Σ ½·(μ² + e^s - 1 - s) / divisor (Kingma & Welling 2014, appendix B).
 ///
 /// dμ = μ / divisor;   ds = ½·(e^s - 1) / divisor.   all: [n]; the gradients are overwritten
@@ -92,6 +137,41 @@ pub fn gaussian_kl<R: Real>(mu: &[R], log_variance: &[R], divisor: R, dmu: &mut 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn weighted_cross_entropy_is_its_formula() {
+        // -ln(e^x / Σ e^x) by hand: softmax of (ln 1, ln 2, ln 5) is (1/8, 2/8, 5/8), of (0, 0, 0) a third each
+        let logits = [1.0_f64.ln(), 2.0_f64.ln(), 5.0_f64.ln(), 0.0, 0.0, 0.0];
+        let mut dlogits = [f64::NAN; 6];
+        let loss = weighted_cross_entropy(&logits, [1, 2].into_iter(), &[7.0, 0.5, 2.0], 4.0, &mut dlogits);
+        assert!((loss - (0.5 * 4.0_f64.ln() + 2.0 * 3.0_f64.ln()) / 4.0).abs() < 1e-15, "{loss}");
+        let [third, eighth] = [2.0 / 4.0 / 3.0, 0.5 / 4.0 / 8.0];
+        let expected = [eighth, -6.0 * eighth, 5.0 * eighth, third, third, -2.0 * third];
+        assert!(dlogits.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-15), "{dlogits:?}");
+    }
+
+    #[test]
+    fn softmax_adds_up_to_one_for_any_logits() {
+        for mut x in [[1e30_f32, -1e30, 0.0], [0.0; 3], [-200.0, -201.0, -300.0]] {
+            softmax(&mut x);
+            assert!((x.iter().sum::<f32>() - 1.0).abs() < 1e-6 && x.iter().all(|p| (0.0..=1.0).contains(p)), "{x:?}");
+        }
+    }
+
+    #[test]
+    fn class_balance_is_the_paper_s_up_to_a_factor() {
+        // β = 0.5: E is 1, 1.5 and 1.75 for one, two and three samples
+        let weights = class_balance(&[1, 2, 3], 0.5);
+        for (weight, effective) in weights.iter().zip([1.0, 1.5, 1.75]) {
+            assert!((weight * effective - weights[0]).abs() < 1e-12, "{weights:?}");
+        }
+        let mean = (weights[0] + 2.0 * weights[1] + 3.0 * weights[2]) / 6.0;
+        assert!((mean - 1.0).abs() < 1e-12);
+        assert!(class_balance(&[5, 7000], 0.0).iter().all(|weight| (weight - 1.0).abs() < 1e-12));
+        // towards 1, E is n
+        let nearly = class_balance(&[10, 1000], 1.0 - 1e-9);
+        assert!((nearly[0] / nearly[1] - 100.0).abs() < 1e-3, "{nearly:?}");
+    }
 
     /// ∫ q·ln(q / p), q = N(μ, e^s), p = N(0, 1), by the trapezoidal rule, which for a function that falls off like this on
     /// both sides is exact to rounding once the step is well below the width.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use nids_nn::gradcheck::{self, Differentiable, Errors, uniform};
-use nids_nn::loss::{BceWeights, bce_with_logits, cross_entropy, gaussian_kl, mse};
+use nids_nn::loss::{BceWeights, bce_with_logits, cross_entropy, gaussian_kl, mse, weighted_cross_entropy};
 use nids_nn::{
     Activation, ActivationLayer, Axis, Cx, Dropout, FeatureEmbedding, LayerNorm, Linear, Mixing, MixingConfig, ParamTable,
     PreNormResidual, Real, RegisterTokens, Scope, Tensor, Visible, mean_tokens, mean_tokens_backward, patchify,
@@ -55,6 +55,7 @@ fn rows() -> Vec<Row> {
         row("loss.rs", "bce, weights", [1, 1, 5], |_| Bce { pos_weight: 2.5, weight: Some([0.5, 1.0, 0.0, 2.0, 1.5]) }),
         row("loss.rs", "mse", [1, 3, 5], |_| Mse),
         row("loss.rs", "cross entropy", [1, 1, 5], |_| CrossEntropy { class: 3 }),
+        row("loss.rs", "weighted cross entropy", [1, 3, 5], |_| WeightedCrossEntropy),
         row("loss.rs", "gaussian kl", [2, 3, 5], |_| GaussianKl),
     ]
 }
@@ -296,6 +297,16 @@ impl Layer for CrossEntropy {
     fn pass<'a, R: Real>(&self, cx: &Cx<'a, R>, _: &mut [R], x: Tensor<'a, R>) -> (f64, Option<Tensor<'a, R>>) {
         let dx = cx.tensor(x.shape);
         (cross_entropy(x.data, self.class, R::from_f64(3.0), dx.data), Some(dx))
+    }
+}
+
+struct WeightedCrossEntropy;
+
+impl Layer for WeightedCrossEntropy {
+    fn pass<'a, R: Real>(&self, cx: &Cx<'a, R>, _: &mut [R], x: Tensor<'a, R>) -> (f64, Option<Tensor<'a, R>>) {
+        let dx = cx.tensor(x.shape);
+        let weights = [0.5, 2.0, 1.0, 0.25, 3.0].map(R::from_f64);
+        (weighted_cross_entropy(x.data, [4, 0, 3].into_iter(), &weights, R::from_f64(3.0), dx.data), Some(dx))
     }
 }
 

@@ -1,6 +1,10 @@
 //! How good probabilities are, given the labels.
 
+mod categories;
+
 use serde::{Deserialize, Serialize};
+
+pub use categories::{CategoryMetrics, ClassMetrics, Confusion};
 
 use crate::error::{Error, Result};
 
@@ -32,6 +36,9 @@ pub struct Metrics {
     pub log_loss: Option<f64>,
     /// mean((p - y)²).
     pub brier: Option<f64>,
+    /// Of the categories, where the classifier tells them apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub categories: Option<CategoryMetrics>,
 }
 
 impl Metrics {
@@ -69,6 +76,7 @@ impl Metrics {
             n,
             log_loss: ratio(log_loss, n as f64),
             brier: ratio(brier, n as f64),
+            categories: None,
         })
     }
 }

@@ -86,6 +86,7 @@ fn setting(key: &Key, node: &Node, problems: &mut Vec<Problem>) -> Option<Yaml> 
         (_, Value::Null) if key.nullable => Some(Yaml::Null),
         (Rule::Choice(names), _) => return choice(key, names, node, problems),
         (Rule::NumberOrRange(..), Value::Map(_)) => return range(key, node, problems),
+        (Rule::Section, Value::Map(_)) => return Some(Yaml::Mapping(section(node, key.path, problems))),
         (rule, Value::Scalar { text, plain }) => scalar(rule, text, *plain),
         _ => None,
     };
@@ -108,7 +109,7 @@ fn scalar(rule: &Rule, text: &str, plain: bool) -> Option<Yaml> {
         Rule::Number(low, high) | Rule::NumberOrRange(low, high) => {
             number(text).filter(|value| (*low, *high).contains(value)).map(Yaml::from)
         }
-        Rule::Choice(_) => None,
+        Rule::Choice(_) | Rule::Section => None,
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) enum Rule {
     OneOf(&'static [&'static str]),
     /// Exactly one of these, each a mapping of its own settings; a bare name where there are none.
     Choice(&'static [&'static str]),
+    /// A mapping of the settings below it, where it is not `null`.
+    Section,
 }
 
 /// Whose output a setting changes.
@@ -62,6 +64,11 @@ const fn key(path: &'static str, rule: Rule, scope: Scope) -> Key {
 
 const fn nullable(path: &'static str, rule: Rule, scope: Scope) -> Key {
     Key { path, rule, nullable: true, scope }
+}
+
+/// What is off as `null`, and on with the settings below it.
+const fn optional(path: &'static str, scope: Scope) -> Key {
+    nullable(path, Rule::Section, scope)
 }
 
 /// Those of the config but for [`super::Training`]'s.
@@ -113,6 +120,10 @@ static KEYS: &[Key] = &[
     key("encode.ridge", POSITIVE, ENCODE),
     key("finetune.from", Rule::OneOf(&["pretrained", "latents", "scratch"]), FINETUNE),
     nullable("finetune.labels", Rule::Whole(2, ANY), FINETUNE),
+    key("finetune.task", Rule::Choice(&["binary", "multiclass"]), FINETUNE),
+    key("finetune.task.multiclass.class_balance", FRACTION, FINETUNE),
+    optional("finetune.auxiliary", FINETUNE),
+    key("finetune.auxiliary.weight", POSITIVE, FINETUNE),
     key("finetune.patch_size", Rule::Whole(1, 65_536), FINETUNE),
     key("finetune.encoder_lr_scale", NOT_NEGATIVE, FINETUNE),
     key("finetune.loss.pos_weight", POSITIVE, FINETUNE),
@@ -200,6 +211,12 @@ impl Key {
         matches!(self.rule, Rule::Choice(_))
     }
 
+    /// Whether it has settings below it, hence none of its own.
+    #[cfg(test)]
+    pub(super) fn has_settings(&self) -> bool {
+        matches!(self.rule, Rule::Choice(_) | Rule::Section)
+    }
+
     /// "a number between 0 and 1", for "expected …".
     pub(super) fn expected(&self) -> String {
         let mut text = match &self.rule {
@@ -226,6 +243,10 @@ impl Key {
                     [only] => only.clone(),
                     _ => format!("one of {}", names.join(", ")),
                 }
+            }
+            Rule::Section => {
+                let names: Vec<String> = children(self.path).iter().map(|name| format!("`{name}`")).collect();
+                format!("a mapping of {}", names.join(", "))
             }
         };
         if self.nullable {

@@ -339,6 +339,11 @@ pub struct Finetune {
     pub from: FinetuneFrom,
     /// Labelled training rows drawn by seed; null (the default): all.
     pub labels: Option<usize>,
+    /// What is learned of a row. Default: whether it is an attack.
+    #[serde(with = "singleton_map")]
+    pub task: Task,
+    /// Categories as a second thing to learn beside `task: binary`; null (the default): only whether a row is an attack.
+    pub auxiliary: Option<Auxiliary>,
     /// Latent values a token, where `from` is `latents`. Default 4.
     pub patch_size: usize,
     /// How it learns.
@@ -357,6 +362,8 @@ impl Default for Finetune {
         Self {
             from: FinetuneFrom::Pretrained,
             labels: None,
+            task: Task::Binary,
+            auxiliary: None,
             patch_size: 4,
             training: Training {
                 steps: 600,
@@ -382,6 +389,44 @@ pub enum FinetuneFrom {
     Latents,
     /// Random weights.
     Scratch,
+}
+
+/// What the classifier learns of a row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// Whether it is an attack.
+    Binary,
+    /// Its category: the kind of attack, or none.
+    Multiclass(Multiclass),
+}
+
+/// Softmax cross-entropy over categories.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Multiclass {
+    /// β of class-balanced weights (Cui et al. 2019): 0 weighs all rows alike, towards 1 all categories. Default 0.999.
+    pub class_balance: f64,
+}
+
+impl Default for Multiclass {
+    fn default() -> Self {
+        Self { class_balance: 0.999 }
+    }
+}
+
+/// Categories as a second thing to learn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Auxiliary {
+    /// Of their cross-entropy in the loss. Default 0.3.
+    pub weight: f64,
+}
+
+impl Default for Auxiliary {
+    fn default() -> Self {
+        Self { weight: 0.3 }
+    }
 }
 
 /// Binary cross-entropy with logits.
@@ -453,6 +498,16 @@ impl Settings {
             let message =
                 "`mu` is what a variational autoencoder has: name `vae` in `pretrain.objective`, or take `mean` or `tokens`";
             found.push(("encode.latents", message.to_owned()));
+        }
+        if matches!(self.finetune.task, Task::Multiclass(_)) {
+            if self.finetune.auxiliary.is_some() {
+                let message = "categories are what `task: multiclass` learns: leave it out, or set `task: binary`";
+                found.push(("finetune.auxiliary", message.to_owned()));
+            }
+            if self.finetune.loss != Loss::default() {
+                let message = "weighs attacks with `task: binary` alone: leave it out, and set `class_balance`";
+                found.push(("finetune.loss.pos_weight", message.to_owned()));
+            }
         }
         if self.data.train.is_none() && self.data.schema != "unsw-nb15" {
             let message = "without it flows shaped like `unsw-nb15` are generated: give the file, or leave `data.schema` out";

@@ -27,12 +27,14 @@ fn the_table_and_the_settings_name_the_same_keys() {
         "name: x\npretrain: { schedule: cosine_restarts }\nfinetune: { schedule: cosine_restarts }",
         "name: x\npretrain: { schedule: one_cycle }\nfinetune: { schedule: one_cycle }",
         "name: x\npretrain: { objective: vae }\nencode: { latents: mu, noise: { sigma: { min: 0.1, max: 1 } } }",
+        "name: x\nfinetune: { task: multiclass }",
+        "name: x\nfinetune: { auxiliary: {} }",
     ];
     let mut named: Vec<String> = variants.iter().flat_map(|text| config(text, &[]).flat().into_keys()).collect();
-    named.retain(|path| keys::find(path).is_none_or(|key| !key.is_choice())); // a choice without settings is a bare name
+    named.retain(|path| keys::find(path).is_none_or(|key| !key.has_settings())); // a choice without settings is a bare name
     named.sort();
     named.dedup();
-    let mut listed: Vec<&str> = keys::all().filter(|key| !key.is_choice()).map(|key| key.path).collect();
+    let mut listed: Vec<&str> = keys::all().filter(|key| !key.has_settings()).map(|key| key.path).collect();
     listed.sort_unstable();
     assert_eq!(named, listed);
 }
@@ -92,6 +94,17 @@ fn sigma_is_a_number_or_a_range() {
 }
 
 #[test]
+fn what_only_the_binary_task_reads_contradicts_the_other() {
+    let text = "name: x\nfinetune: { task: multiclass, auxiliary: {}, loss: { pos_weight: 2 } }";
+    insta::assert_snapshot!(problems(text, &[]), @r"
+    c.yaml:2:42: `finetune.auxiliary`: categories are what `task: multiclass` learns: leave it out, or set `task: binary`
+    c.yaml:2:66: `finetune.loss.pos_weight`: weighs attacks with `task: binary` alone: leave it out, and set `class_balance`
+    ");
+    let task = config("name: x", &["finetune.task.multiclass.class_balance=0"]).finetune.task.clone();
+    assert_eq!(task, Task::Multiclass(Multiclass { class_balance: 0.0 }));
+}
+
+#[test]
 fn overrides_win_and_the_last_wins() {
     let config = config("name: x\nseed: 1", &["seed=2", "seed=3", "data.train=a: b #c.csv", "finetune.labels=100"]);
     assert_eq!((config.seed, config.data.train.as_deref(), config.finetune.labels), (3, Some("a: b #c.csv"), Some(100)));
@@ -119,6 +132,7 @@ fn resolved_text_gives_the_same_config() {
         "encode.latents.mu.samples=2",
         "encode.noise.sigma.min=0.05",
         "encode.noise.sigma.max=0.7",
+        "finetune.auxiliary.weight=0.1",
     ];
     let first = config("name: x", &settings);
     let again = config(&first.to_yaml(), &[]);
@@ -175,7 +189,7 @@ fn hashes_move_with_what_matters_and_nothing_else() {
 fn hash_is_stable_across_versions() {
     // It moves with a new key, which old runs get the default of, and with a new default, which makes them stale: say so in the
     // changelog.
-    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"7d44b112ee0e8a94325c2c0048c155b7b8a35021144892217fad6c5d790f44b2");
+    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"0a60438d43a0914797cdec3618d2241141b4ce7a304428664557a7df3adb7e20");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::BufWriter;
 use std::time::Instant;
 
-use nids_flows::{Labels, Tokeniser, synthetic, write_csv};
+use nids_flows::{Classes, Labels, Tokeniser, synthetic, write_csv};
 use nids_kernels::{Activation, Buffer, Key};
 use nids_models::{Classifier, Encoder, Input, MixerConfig};
 use nids_nn::engine::{Objective, Sample};
@@ -12,7 +12,7 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 
 use super::data::all_rows;
-use super::finetune::objective::classify;
+use super::finetune::targets::{Targets, classify, wants_classes};
 use super::network::{Pretext, widths};
 use super::plan::Plan;
 use super::predict::{Detector, PredictSummary};
@@ -226,8 +226,9 @@ impl Shape {
         let mut table = ParamTable::default();
         let classifier = Classifier::new(&mut table.root(), Input::Patches { n_tokens, width: patch }, &mixer, 1);
         let width = n_tokens * patch;
-        let objective =
-            LabelledNoise { classifier, width, x: noise(1, batch * width), labels: noise(2, batch), divisor: batch as f32 };
+        let labels = noise(2, batch).iter().map(|&x| if x > 0.0 { 1.0 } else { 0.0 }).collect();
+        let targets = Targets::Attack { labels, pos_weight: 1.0 };
+        let objective = LabelledNoise { classifier, width, x: noise(1, batch * width), targets, divisor: batch as f32 };
         let training = Training { batch_size: batch, micro_batch: batch, ..Finetune::default().training };
         let plan = Plan::new(Stage::Finetune, &training, batch);
         let encoder = objective.classifier.encoder();
@@ -247,8 +248,7 @@ struct LabelledNoise {
     classifier: Classifier,
     width: usize,
     x: Vec<f32>,
-    /// An attack where above 0.
-    labels: Vec<f32>,
+    targets: Targets,
     divisor: f32,
 }
 
@@ -259,8 +259,7 @@ impl Objective<f32> for LabelledNoise {
         for (x, sample) in x.chunks_exact_mut(self.width).zip(samples) {
             x.copy_from_slice(&self.x[sample.row as usize * self.width..][..self.width]);
         }
-        let labels = samples.iter().map(|sample| if self.labels[sample.row as usize] > 0.0 { 1.0 } else { 0.0 });
-        classify(cx, grads, &self.classifier, b, x, labels, 1.0, self.divisor)
+        classify(cx, grads, &self.classifier, b, x, &self.targets, &samples.iter().map(|sample| sample.row), self.divisor)
     }
 }
 
@@ -358,7 +357,8 @@ fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) ->
 /// A classifier of the config, untrained: what it computes is of no interest here.
 fn untrained(config: &Config) -> Result<(nids_flows::Flows, Detector)> {
     let (flows, tokeniser) = flows(config)?;
-    Ok((flows, Detector::new(config, tokeniser, |table| Ok(table.init(0)))?))
+    let classes = wants_classes(config).then(|| Classes::fit(&flows, &all_rows(FLOWS))).transpose()?;
+    Ok((flows, Detector::new(config, tokeniser, classes, |table| Ok(table.init(0)))?))
 }
 
 fn measure_predict(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) -> Result<PredictFigures> {

@@ -1,6 +1,7 @@
 //! Stage 3: the classifier, on top of a pretrained encoder, of frozen latents, or from scratch.
 
-pub(super) mod objective;
+mod objective;
+pub(super) mod targets;
 
 use nids_flows::draw_labelled;
 use nids_kernels::{Buffer, Key};
@@ -9,12 +10,14 @@ use nids_nn::{ParamTable, Transposed, weights};
 use serde::Serialize;
 use serde_json::json;
 
+use super::classifier::Network;
 use super::data::{Labelled, fit_tokeniser, labelled, unlabelled};
 use super::encode::read_tokeniser;
-use super::network::{Network, load_weights, widths};
+use super::network::{load_weights, widths};
 use super::plan::Plan;
 use super::sampler::Sampler;
 use super::train::{engine, train};
+use super::verdicts::Scores;
 use super::{MODEL, PRETRAINED, TOKENISER, stream};
 use crate::config::{Config, FinetuneFrom, Stage};
 use crate::error::{Error, Result};
@@ -22,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::progress::{Event, Progress};
 use crate::run::Run;
 use objective::{LabelledFlows, LabelledLatents};
+use targets::Targets;
 
 /// Trains the classifier on the training part of the labelled rows, or on `finetune.labels` of them, and returns its metrics
 /// on the validation part. Leaves `model.safetensors` and `tokeniser.json`.
@@ -52,42 +56,41 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         }
     };
     both_classes(config, &labelled, &rows)?;
+    let classes = targets::classes(config, &labelled, &rows)?;
     let encoded = tokeniser.encode(&labelled.flows)?;
     let widths = widths(&tokeniser);
     let mut table = ParamTable::default();
-    let network = Network::new(config, &tokeniser, &mut table)?;
+    let network = Network::new(config, &tokeniser, classes.as_ref(), &mut table)?;
     let mut params: Buffer<f32> = table.init(config.seed);
     if let Some((weights, _)) = &pretrained {
         load_weights(weights, Stage::Pretrain, &table, network.prefixes(), &mut params)?;
     }
     let mut engine = engine(config, &table, network.activations(), config.finetune.training.micro_batch)?;
 
-    let validate = |engine: &Engine<f32>, params: &[f32]| -> Result<Metrics> {
-        let probabilities =
-            network.probabilities(engine, params, &Transposed::of(&table, params), &encoded, &widths, &labelled.split.val);
-        let labels: Vec<u8> = labelled.split.val.iter().map(|&row| labelled.labels()[row as usize]).collect();
-        Metrics::new(&probabilities, &labels, config.evaluate.threshold)
+    let validate = |engine: &Engine<f32>, params: &[f32], progress: &mut dyn Progress| -> Result<Metrics> {
+        let val = &labelled.split.val;
+        let probabilities = network.probabilities(engine, params, &Transposed::of(&table, params), &encoded, &widths, val);
+        let mut scores = Scores::new(network.outputs(), classes.as_ref(), config.evaluate.threshold);
+        scores.add(&labelled.flows, val.iter().map(|&row| row as usize), &probabilities);
+        scores.metrics("validation", progress)
     };
     let batch_size = config.finetune.training.batch_size;
-    let labels: Vec<f32> = labelled.labels().iter().map(|&label| f32::from(label)).collect();
-    let latents;
-    let (objective, rows): (&dyn Objective<f32>, Vec<u32>) = match &network {
-        Network::Direct(classifier) => (
-            &LabelledFlows {
-                classifier,
-                encoded: &encoded,
-                widths: &widths,
-                labels: &labels,
-                pos_weight: config.finetune.loss.pos_weight as f32,
-                divisor: batch_size as f32,
-            },
-            rows,
-        ),
-        Network::Latent { head, .. } => {
-            let (found, rows) = LabelledLatents::read(config, &mut stage, &labelled, head, batch_size, &rows)?;
-            latents = found;
-            (&latents, rows)
-        }
+    let targets = Targets::new(config, &labelled, classes.as_ref(), &rows);
+    let (of_flows, of_latents);
+    let (objective, rows): (&dyn Objective<f32>, Vec<u32>) = if from == FinetuneFrom::Latents {
+        let (found, rows) =
+            LabelledLatents::read(config, &mut stage, &labelled, network.classifier(), targets, batch_size, &rows)?;
+        of_latents = found;
+        (&of_latents, rows)
+    } else {
+        of_flows = LabelledFlows {
+            classifier: network.classifier(),
+            encoded: &encoded,
+            widths: &widths,
+            targets,
+            divisor: batch_size as f32,
+        };
+        (&of_flows, rows)
     };
     // frozen latents train the head alone, a pretrained encoder is trained more gently than its head
     let was_pretrained = |name: &str| network.prefixes().iter().any(|prefix| name.starts_with(prefix));
@@ -111,7 +114,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         progress,
         |step, engine, params, stage, progress| {
             if step % config.finetune.eval_every == 0 || step == plan.steps {
-                let metrics = validate(engine, params)?;
+                let metrics = validate(engine, params, progress)?;
                 let line = ValidationLine { step, validation: &metrics };
                 stage.log(&line)?;
                 let of = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
@@ -125,8 +128,11 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     )?;
 
     stage.write(TOKENISER, tokeniser.to_json().as_bytes())?;
-    let metadata = json!({"kind": "classifier", "config_hash": config.stage_hash(Stage::Finetune)}).to_string();
-    stage.write(MODEL, &weights::to_bytes(&table, &params, &metadata))?;
+    let mut metadata = json!({"kind": "classifier", "config_hash": config.stage_hash(Stage::Finetune)});
+    if let Some(classes) = &classes {
+        metadata["classes"] = json!(classes);
+    }
+    stage.write(MODEL, &weights::to_bytes(&table, &params, &metadata.to_string()))?;
     stage.finish(&nids_kernels::describe(engine.gemm()))?;
     let summary = format!("{MODEL} in {}", run.folder().display());
     progress.event(Event::Finished { stage: Stage::Finetune, summary: &summary });

@@ -1,6 +1,7 @@
 //! The stages: one file each, and what several of them share.
 
 mod bench;
+mod classifier;
 mod data;
 mod encode;
 mod finetune;
@@ -10,6 +11,7 @@ mod predict;
 mod pretrain;
 mod sampler;
 mod train;
+mod verdicts;
 
 use std::io::Write;
 

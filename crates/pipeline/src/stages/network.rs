@@ -3,17 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use nids_flows::{Encoded, TokenKind, Tokeniser};
+use nids_flows::{TokenKind, Tokeniser};
 use nids_kernels::{Activation, Buffer};
-use nids_models::{
-    Classifier, Encoder, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Posterior, Target, Vae, VaeConfig, VaeLatent,
-};
-use nids_nn::engine::Engine;
-use nids_nn::{Cx, ParamTable, Tensor, Transposed, mean_tokens, weights};
+use nids_models::{Encoder, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Posterior, Target, Vae, VaeConfig, VaeLatent};
+use nids_nn::{Cx, ParamTable, Tensor, mean_tokens, weights};
 
 use super::again;
-use super::data::fill;
-use crate::config::{self, Config, FinetuneFrom, Latents, Objective, Stage};
+use crate::config::{self, Config, Latents, Objective, Stage};
 use crate::error::{Error, Result};
 
 /// Names and widths of a tokeniser's features.
@@ -27,7 +23,7 @@ pub(super) fn widths(tokeniser: &Tokeniser) -> Vec<usize> {
 }
 
 /// An encoder's sizes over `of_input` tokens; `model.token_expansion` counts registers, too.
-fn mixer(config: &Config, of_input: usize) -> MixerConfig {
+pub(super) fn mixer(config: &Config, of_input: usize) -> MixerConfig {
     let model = &config.model;
     let hidden = |size: usize, expansion: f64| ((size as f64 * expansion) as usize).max(1);
     MixerConfig {
@@ -216,95 +212,6 @@ fn by_sample(tokens: &mut Tensor<'_, f32>, z: &mut [f32]) {
         for (token, z) in z.chunks_exact_mut(d).enumerate() {
             z.copy_from_slice(tokens.row(token, j));
         }
-    }
-}
-
-/// What finetune trains and predict runs.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one of it")]
-pub(super) enum Network {
-    /// Features to logit, all of it trained.
-    Direct(Classifier),
-    /// Features through the frozen encoder to latents, and a Mixer over patches of those.
-    Latent { encoder: LatentEncoder, head: Classifier },
-}
-
-impl Network {
-    /// The network of `finetune.from`.
-    pub(super) fn new(config: &Config, tokeniser: &Tokeniser, table: &mut ParamTable) -> Result<Self> {
-        let features = features(tokeniser);
-        if config.finetune.from != FinetuneFrom::Latents {
-            let mixer = mixer(config, features.len());
-            return Ok(Self::Direct(Classifier::new(&mut table.root(), Input::Features(&features), &mixer, 1)));
-        }
-        let encoder = LatentEncoder::new(config, tokeniser, table);
-        let total = encoder.width();
-        let width = config.finetune.patch_size;
-        if !total.is_multiple_of(width) {
-            let message = format!("`finetune.patch_size: {width}` does not divide the {total} numbers of a flow's latents");
-            return Err(Error::Usage(message));
-        }
-        let n_tokens = total / width;
-        let input = Input::Patches { n_tokens, width };
-        let head = Classifier::new(&mut table.root().at("head"), input, &mixer(config, n_tokens), 1);
-        Ok(Self::Latent { encoder, head })
-    }
-
-    /// What to read of the pretrained weights.
-    pub(super) fn prefixes(&self) -> &'static [&'static str] {
-        if let Self::Latent { encoder, .. } = self { encoder.prefixes() } else { &["encoder."] }
-    }
-
-    /// Numbers that training keeps of one flow for backward.
-    pub(super) fn activations(&self) -> usize {
-        match self {
-            Self::Direct(classifier) => classifier.encoder().activations(),
-            Self::Latent { head, .. } => head.encoder().activations(),
-        }
-    }
-
-    /// Floating-point operations of the matrix products of one flow.
-    pub(super) fn forward_flops(&self) -> f64 {
-        match self {
-            Self::Direct(classifier) => classifier.encoder().forward_flops(),
-            Self::Latent { encoder, head } => encoder.encoder().forward_flops() + head.encoder().forward_flops(),
-        }
-    }
-
-    /// Logits of a shard.   out: [b]
-    fn logits(&self, cx: &Cx<'_, f32>, encoded: &Encoded, widths: &[usize], rows: &[u32], out: &mut [f32]) {
-        let b = rows.len();
-        let x = cx.alloc(b * widths.iter().sum::<usize>());
-        fill(encoded, widths, rows.iter().copied(), x);
-        let logits = match self {
-            Self::Direct(classifier) => classifier.infer(cx, b, x),
-            Self::Latent { encoder, head } => {
-                let z = cx.alloc(b * encoder.width());
-                encoder.infer(cx, b, x, Moment::Mean, z);
-                head.infer(cx, b, z)
-            }
-        };
-        out.copy_from_slice(logits.data);
-    }
-
-    /// The probability of an attack for `rows`.
-    pub(super) fn probabilities(
-        &self,
-        engine: &Engine<f32>,
-        params: &[f32],
-        transposed: &Transposed<f32>,
-        encoded: &Encoded,
-        widths: &[usize],
-        rows: &[u32],
-    ) -> Vec<f32> {
-        let mut out = vec![0.0; rows.len()];
-        engine.infer(params, transposed, rows, 1, &mut out, |cx, rows, out| {
-            self.logits(cx, encoded, widths, rows, out);
-            for logit in out {
-                *logit = nids_nn::loss::sigmoid(*logit);
-            }
-        });
-        out
     }
 }
 

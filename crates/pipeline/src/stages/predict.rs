@@ -1,19 +1,24 @@
 //! What a trained classifier is for: verdicts on rows, and how good they are where labels are known.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use nids_flows::{Encoded, FlowReader, Flows, Labels, Tokeniser};
+use nids_flows::{Classes, Encoded, FlowReader, Flows, Labels, Tokeniser};
 use nids_kernels::Buffer;
 use nids_nn::engine::Engine;
-use nids_nn::{ParamTable, Transposed};
+use nids_nn::{ParamTable, Transposed, weights};
+use serde::Deserialize;
 
+use super::classifier::Network;
 use super::data::{all_rows, tell_ignored};
 use super::encode::read_tokeniser;
-use super::network::{Network, load_weights, widths};
+use super::finetune::targets::wants_classes;
+use super::network::{load_weights, widths};
 use super::train::engine;
-use super::{MODEL, TOKENISER};
+use super::verdicts::Scores;
+use super::{MODEL, TOKENISER, again};
 use crate::config::{Config, Stage};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
@@ -34,33 +39,36 @@ pub struct PredictSummary {
     pub unknown_categories: BTreeMap<String, u64>,
 }
 
-/// Compares verdicts with the labels of `data`.
-#[expect(clippy::missing_panics_doc, reason = "labels are required of the reader")]
+/// Compares verdicts with the labels of `data`, and with its categories where the classifier tells them apart.
 pub fn evaluate(run: &Run, data: &Path, progress: &mut dyn Progress) -> Result<Metrics> {
     let detector = Detector::load(run)?;
-    let (mut probabilities, mut labels) = (Vec::new(), Vec::new());
+    let mut scores = Scores::new(detector.network.outputs(), detector.classes.as_ref(), detector.threshold);
     let mut summary = PredictSummary::default();
-    detector.each_batch(data, Labels::Required, &mut summary, progress, |flows, batch| {
-        probabilities.extend_from_slice(batch);
-        labels.extend_from_slice(flows.labels().expect("labels were required of the reader"));
+    detector.each_batch(data, Labels::Required, &mut summary, progress, |flows, probabilities| {
+        scores.add(flows, 0..flows.len(), probabilities);
         Ok(())
     })?;
-    Metrics::new(&probabilities, &labels, detector.threshold)
+    scores.metrics(&data.display().to_string(), progress)
 }
 
-/// Writes one line per row of `data`, in order: `id,probability,verdict`, the verdict being `attack` or `normal`.
+/// Writes one line per row of `data`, in order: `id,probability,verdict`, the verdict being `attack` or `normal`, and, where the
+/// classifier tells categories apart, `,category`.
 pub fn predict(run: &Run, data: &Path, out: &mut dyn Write, progress: &mut dyn Progress) -> Result<PredictSummary> {
     let detector = Detector::load(run)?;
-    let threshold = detector.threshold;
+    let (outputs, threshold) = (detector.network.outputs(), detector.threshold);
+    let names = detector.classes.as_ref().map_or(&[][..], Classes::names);
     let mut summary = PredictSummary::default();
     let mut attacks = 0;
     let mut lines = csv::Writer::from_writer(out);
     detector.each_batch(data, Labels::Optional, &mut summary, progress, |flows, probabilities| {
-        for (id, &probability) in flows.ids().iter().zip(probabilities) {
+        for (id, probabilities) in flows.ids().iter().zip(probabilities.chunks_exact(outputs.width())) {
+            let probability = outputs.attack(probabilities);
             let attack = f64::from(probability) >= threshold;
             attacks += u64::from(attack);
             let verdict = if attack { "attack" } else { "normal" };
-            lines.write_record([id, format!("{probability:.6}").as_str(), verdict]).map_err(cannot_write)?;
+            let category = outputs.class(probabilities, attack).map(|class| names[class].as_str());
+            let probability = format!("{probability:.6}");
+            lines.write_record([id, probability.as_str(), verdict].into_iter().chain(category)).map_err(cannot_write)?;
         }
         Ok(())
     })?;
@@ -80,6 +88,7 @@ fn cannot_write(error: csv::Error) -> Error {
 pub(super) struct Detector {
     threshold: f64,
     tokeniser: Tokeniser,
+    classes: Option<Classes>,
     widths: Vec<usize>,
     network: Network,
     engine: Engine<f32>,
@@ -92,7 +101,8 @@ impl Detector {
         let weights = run.require(Stage::Finetune, MODEL)?;
         let tokeniser = read_tokeniser(&run.require(Stage::Finetune, TOKENISER)?, Stage::Finetune)?;
         let config = run.config_of(Stage::Finetune)?;
-        Self::new(&config, tokeniser, |table| {
+        let classes = if wants_classes(&config) { Some(read_classes(&weights)?) } else { None };
+        Self::new(&config, tokeniser, classes, |table| {
             let mut params = table.zeros();
             load_weights(&weights, Stage::Finetune, table, &[""], &mut params)?;
             Ok(params)
@@ -102,15 +112,16 @@ impl Detector {
     pub(super) fn new(
         config: &Config,
         tokeniser: Tokeniser,
+        classes: Option<Classes>,
         params: impl FnOnce(&ParamTable) -> Result<Buffer<f32>>,
     ) -> Result<Self> {
         let mut table = ParamTable::default();
-        let network = Network::new(config, &tokeniser, &mut table)?;
+        let network = Network::new(config, &tokeniser, classes.as_ref(), &mut table)?;
         let params = params(&table)?;
         let transposed = Transposed::of(&table, &params);
         let engine = engine(config, &table, network.activations(), BATCH)?;
         let widths = widths(&tokeniser);
-        Ok(Self { threshold: config.evaluate.threshold, tokeniser, widths, network, engine, params, transposed })
+        Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, widths, network, engine, params, transposed })
     }
 
     pub(super) fn tokeniser(&self) -> &Tokeniser {
@@ -125,13 +136,13 @@ impl Detector {
         &self.engine
     }
 
-    /// The probability of an attack for every row.
+    /// The probabilities of [`super::verdicts::Outputs`] for every row: [rows, W].
     pub(super) fn probabilities(&self, encoded: &Encoded) -> Vec<f32> {
         let rows = all_rows(encoded.n_rows());
         self.network.probabilities(&self.engine, &self.params, &self.transposed, encoded, &self.widths, &rows)
     }
 
-    /// Reads a file batch by batch and calls `each` with its rows and their probabilities. The next batch is read while the
+    /// Reads a file batch by batch and calls `each` with its rows and their probabilities, [rows, W]. The next batch is read while the
     /// network looks at this one.
     pub(super) fn each_batch(
         &self,
@@ -152,7 +163,8 @@ impl Detector {
         while let Some((flows, encoded)) = next? {
             let probabilities;
             (probabilities, next) = self.engine.join(|| self.probabilities(&encoded), &mut read);
-            if let Some(row) = probabilities.iter().position(|p| !p.is_finite()) {
+            if let Some(place) = probabilities.iter().position(|p| !p.is_finite()) {
+                let row = place / self.network.outputs().width();
                 let message = format!("{}: the model gives no number for row `{}`", data.display(), flows.ids()[row]);
                 return Err(Error::Numerics(message));
             }
@@ -171,4 +183,18 @@ impl Detector {
         }
         Ok(())
     }
+}
+
+/// The classes that finetune has written beside the weights.
+fn read_classes(path: &Path) -> Result<Classes> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        classes: Classes,
+    }
+    let refuse = |what: String| Error::artefact(path, what, again(Stage::Finetune));
+    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+    let metadata = weights::metadata(&bytes).map_err(|error| refuse(error.to_string()))?;
+    let read = serde_json::from_str(metadata.as_deref().unwrap_or("{}"));
+    let Metadata { classes } = read.map_err(|error| refuse(format!("metadata without classes: {error}")))?;
+    Ok(classes)
 }

@@ -7,9 +7,9 @@ use ndarray::{Array1, Array2, ArrayD};
 use nids_flows::Encoded;
 use nids_models::Classifier;
 use nids_nn::engine::{Objective, Sample};
-use nids_nn::loss::{BceWeights, bce_with_logits};
 use nids_nn::{Cx, Mode};
 
+use super::targets::{Targets, classify};
 use crate::config::{Config, Sigma, Stage};
 use crate::error::{Error, Result};
 use crate::npy;
@@ -18,13 +18,12 @@ use crate::stages::data::{Labelled, all_rows, fill};
 use crate::stages::encode::{add_noise, spread};
 use crate::stages::{again, stream};
 
-/// Binary cross-entropy of a classifier over feature tokens.
+/// The loss of a classifier over feature tokens.
 pub(super) struct LabelledFlows<'d> {
     pub(super) classifier: &'d Classifier,
     pub(super) encoded: &'d Encoded,
     pub(super) widths: &'d [usize],
-    pub(super) labels: &'d [f32],
-    pub(super) pos_weight: f32,
+    pub(super) targets: Targets,
     /// Rows of a whole step.
     pub(super) divisor: f32,
 }
@@ -34,19 +33,17 @@ impl Objective<f32> for LabelledFlows<'_> {
         let b = samples.len();
         let x = cx.alloc(b * self.widths.iter().sum::<usize>());
         fill(self.encoded, self.widths, samples.iter().map(|sample| sample.row), x);
-        let labels = samples.iter().map(|sample| self.labels[sample.row as usize]);
-        classify(cx, grads, self.classifier, b, x, labels, self.pos_weight, self.divisor)
+        classify(cx, grads, self.classifier, b, x, &self.targets, &samples.iter().map(|sample| sample.row), self.divisor)
     }
 }
 
-/// Binary cross-entropy of a classifier over frozen latents, with fresh noise on them where the config asks for it.
+/// The loss of a classifier over frozen latents, with fresh noise on them where the config asks for it.
 pub(super) struct LabelledLatents<'d> {
     head: &'d Classifier,
     z: Array2<f32>,
-    labels: Vec<f32>,
+    targets: Targets,
     /// Sigma and the dimensions' spread.
     noise: Option<(Sigma, Vec<f32>)>,
-    pos_weight: f32,
     divisor: f32,
 }
 
@@ -57,6 +54,7 @@ impl<'d> LabelledLatents<'d> {
         stage: &mut StageRun<'_>,
         labelled: &Labelled,
         head: &'d Classifier,
+        targets: Targets,
         batch_size: usize,
         rows: &[u32],
     ) -> Result<(Self, Vec<u32>)> {
@@ -78,10 +76,9 @@ impl<'d> LabelledLatents<'d> {
         let fresh = noise.fresh && !noise.sigma.is_off();
         let objective = Self {
             head,
-            labels: row_of.iter().map(|&row| f32::from(labelled.labels()[row as usize])).collect(),
+            targets: targets.select(&row_of.to_vec()),
             noise: fresh.then(|| (noise.sigma, spread(&z).to_vec())),
             z,
-            pos_weight: config.finetune.loss.pos_weight as f32,
             divisor: batch_size as f32,
         };
         Ok((objective, of_drawn))
@@ -114,27 +111,6 @@ impl Objective<f32> for LabelledLatents<'_> {
                 add_noise(key.child(stream::LATENT_NOISE), sample.key, *sigma, spread, x);
             }
         }
-        let labels = samples.iter().map(|sample| self.labels[sample.row as usize]);
-        classify(cx, grads, self.head, b, x, labels, self.pos_weight, self.divisor)
+        classify(cx, grads, self.head, b, x, &self.targets, &samples.iter().map(|sample| sample.row), self.divisor)
     }
-}
-
-/// Takes a shard through a classifier and back.   x: b samples
-pub(in crate::stages) fn classify<'a>(
-    cx: &Cx<'a, f32>,
-    grads: &mut [f32],
-    classifier: &Classifier,
-    b: usize,
-    x: &'a mut [f32],
-    labels: impl Iterator<Item = f32>,
-    pos_weight: f32,
-    divisor: f32,
-) -> f64 {
-    let target = cx.alloc(b);
-    target.iter_mut().zip(labels).for_each(|(target, label)| *target = label);
-    let (logits, cache) = classifier.forward(cx, b, x);
-    let dlogits = cx.tensor(logits.shape);
-    let loss = bce_with_logits(logits.data, target, BceWeights { pos_weight, weight: None }, divisor, dlogits.data);
-    classifier.backward(cx, grads, cache, dlogits);
-    loss
 }

@@ -1,0 +1,140 @@
+//! What a classifier is to say of labelled rows, and what it costs to be wrong.
+
+use nids_flows::Classes;
+use nids_models::Classifier;
+use nids_nn::Cx;
+use nids_nn::loss::{BceWeights, bce_with_logits, class_balance, cross_entropy, weighted_cross_entropy};
+
+use crate::config::{Auxiliary, Config, Multiclass, Task};
+use crate::error::{Error, Result};
+use crate::stages::data::Labelled;
+
+/// The class of a row that is not trained on, where it is none of the classes of those that are.
+const NO_CLASS: u32 = u32::MAX;
+
+/// What is to be said of every row.
+pub(in crate::stages) enum Targets {
+    /// Whether it is an attack (1 or 0): binary cross-entropy.
+    Attack { labels: Vec<f32>, pos_weight: f32 },
+    /// Its class: softmax cross-entropy, each class with a weight of its own.
+    Class { classes: Vec<u32>, weights: Vec<f32> },
+    /// Whether it is an attack and, with so much weight, its class.
+    AttackAndClass { labels: Vec<f32>, pos_weight: f32, classes: Vec<u32>, n_classes: usize, weight: f32 },
+}
+
+impl Targets {
+    /// Those of the config's task. The rows that are trained on say how classes are weighted.
+    pub(super) fn new(config: &Config, labelled: &Labelled, classes: Option<&Classes>, rows: &[u32]) -> Self {
+        let labels = || labelled.labels().iter().map(|&label| f32::from(label)).collect();
+        let pos_weight = config.finetune.loss.pos_weight as f32;
+        let Some(classes) = classes else { return Self::Attack { labels: labels(), pos_weight } };
+        let n_classes = classes.names().len();
+        let class = |row| classes.of(&labelled.flows, row).map_or(NO_CLASS, |class| class as u32);
+        let of_rows: Vec<u32> = (0..labelled.flows.len()).map(class).collect();
+        match (&config.finetune.task, &config.finetune.auxiliary) {
+            (Task::Multiclass(Multiclass { class_balance: beta }), _) => {
+                let mut counts = vec![0; n_classes];
+                for &row in rows {
+                    counts[of_rows[row as usize] as usize] += 1;
+                }
+                let weights = class_balance(&counts, *beta).into_iter().map(|weight| weight as f32).collect();
+                Self::Class { classes: of_rows, weights }
+            }
+            (Task::Binary, Some(Auxiliary { weight })) => {
+                Self::AttackAndClass { labels: labels(), pos_weight, classes: of_rows, n_classes, weight: *weight as f32 }
+            }
+            (Task::Binary, None) => Self::Attack { labels: labels(), pos_weight },
+        }
+    }
+
+    /// Those of `rows`, in that order.
+    pub(super) fn select(self, rows: &[u32]) -> Self {
+        fn pick<T: Copy>(of_all: &[T], rows: &[u32]) -> Vec<T> {
+            rows.iter().map(|&row| of_all[row as usize]).collect()
+        }
+        match self {
+            Self::Attack { labels, pos_weight } => Self::Attack { labels: pick(&labels, rows), pos_weight },
+            Self::Class { classes, weights } => Self::Class { classes: pick(&classes, rows), weights },
+            Self::AttackAndClass { labels, pos_weight, classes, n_classes, weight } => {
+                let (labels, classes) = (pick(&labels, rows), pick(&classes, rows));
+                Self::AttackAndClass { labels, pos_weight, classes, n_classes, weight }
+            }
+        }
+    }
+
+    /// The loss of rows, and its gradient.   logits, dlogits: [rows, C]; `dlogits` is overwritten
+    fn loss(
+        &self,
+        cx: &Cx<'_, f32>,
+        rows: impl ExactSizeIterator<Item = u32> + Clone,
+        logits: &[f32],
+        divisor: f32,
+        dlogits: &mut [f32],
+    ) -> f64 {
+        match self {
+            Self::Attack { labels, pos_weight } => {
+                let target = cx.alloc(rows.len());
+                target.iter_mut().zip(rows).for_each(|(target, row)| *target = labels[row as usize]);
+                let weights = BceWeights { pos_weight: *pos_weight, weight: None };
+                let loss = bce_with_logits(logits, target, weights, divisor, dlogits);
+                cx.recycle(target);
+                loss
+            }
+            Self::Class { classes, weights } => {
+                let classes = rows.map(|row| classes[row as usize] as usize);
+                weighted_cross_entropy(logits, classes, weights, divisor, dlogits)
+            }
+            Self::AttackAndClass { labels, pos_weight, classes, n_classes, weight } => {
+                let weights = BceWeights { pos_weight: *pos_weight, weight: None };
+                let of_rows = logits.chunks_exact(1 + n_classes).zip(dlogits.chunks_exact_mut(1 + n_classes));
+                let of_row = |((x, dx), row): ((&[f32], &mut [f32]), u32)| {
+                    let ((of_attack, of_class), (dattack, dclass)) = (x.split_at(1), dx.split_at_mut(1));
+                    let (label, class) = (labels[row as usize], classes[row as usize] as usize);
+                    bce_with_logits(of_attack, &[label], weights, divisor, dattack)
+                        + cross_entropy(of_class, class, divisor / weight, dclass)
+                };
+                of_rows.zip(rows).map(of_row).sum()
+            }
+        }
+    }
+}
+
+/// Takes a shard through a classifier and back.   x: b samples   rows: [b], of the targets
+pub(in crate::stages) fn classify<'a>(
+    cx: &Cx<'a, f32>,
+    grads: &mut [f32],
+    classifier: &Classifier,
+    b: usize,
+    x: &'a mut [f32],
+    targets: &Targets,
+    rows: &(impl ExactSizeIterator<Item = u32> + Clone),
+    divisor: f32,
+) -> f64 {
+    let (logits, cache) = classifier.forward(cx, b, x);
+    let dlogits = cx.tensor(logits.shape);
+    let loss = targets.loss(cx, rows.clone(), logits.data, divisor, dlogits.data);
+    classifier.backward(cx, grads, cache, dlogits);
+    loss
+}
+
+/// Whether there is something to learn of categories.
+pub(in crate::stages) fn wants_classes(config: &Config) -> bool {
+    matches!(config.finetune.task, Task::Multiclass(_)) || config.finetune.auxiliary.is_some()
+}
+
+/// The classes of the rows that are trained on, where there is something to learn of them.
+pub(super) fn classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Result<Option<Classes>> {
+    if !wants_classes(config) {
+        return Ok(None);
+    }
+    let key = if config.finetune.auxiliary.is_some() { "finetune.auxiliary" } else { "finetune.task: multiclass" };
+    let schema = labelled.flows.schema();
+    if schema.category().is_none() {
+        let advice = "name one in the schema, or leave the setting out";
+        let message = format!("`{key}`: schema `{}` has no column of kind `category`: {advice}", schema.name());
+        return Err(Error::Usage(message));
+    }
+    let path = config.data.train.as_deref().unwrap_or("generated flows");
+    let classes = Classes::fit(&labelled.flows, rows).map_err(|error| Error::Data(format!("{path}: {error} (`{key}`)")))?;
+    Ok(Some(classes))
+}

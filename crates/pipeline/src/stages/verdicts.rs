@@ -1,0 +1,158 @@
+//! From a classifier's outputs to verdicts, and how good those are.
+
+use nids_flows::{Classes, Flows};
+use nids_nn::loss::{sigmoid, softmax};
+
+use crate::config::{Config, Task};
+use crate::error::Result;
+use crate::metrics::{Confusion, Metrics};
+use crate::progress::{Event, Progress};
+
+/// What the outputs of a classifier are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outputs {
+    /// The logit of an attack, and those of so many classes, which training alone looks at.
+    Attack { auxiliary: usize },
+    /// A logit for each of `n` classes, one of which is the benign one.
+    Classes { n: usize, normal: usize },
+}
+
+impl Outputs {
+    /// Those of the config's task; `classes` where there is something to learn of them.
+    pub(super) fn new(config: &Config, classes: Option<&Classes>) -> Self {
+        let n = classes.map_or(0, |classes| classes.names().len());
+        match (&config.finetune.task, classes) {
+            (Task::Multiclass(_), Some(classes)) => Self::Classes { n, normal: classes.normal() },
+            (Task::Multiclass(_), None) => unreachable!("the task has classes"),
+            (Task::Binary, _) => Self::Attack { auxiliary: n },
+        }
+    }
+
+    /// C
+    pub(super) fn n(self) -> usize {
+        match self {
+            Self::Attack { auxiliary } => 1 + auxiliary,
+            Self::Classes { n, .. } => n,
+        }
+    }
+
+    /// W, the probabilities of a row: that of an attack, or of every class.
+    pub(super) fn width(self) -> usize {
+        match self {
+            Self::Attack { .. } => 1,
+            Self::Classes { n, .. } => n,
+        }
+    }
+
+    /// Probabilities from logits, which are overwritten.   logits: [C]   out: [W]
+    pub(super) fn probabilities(self, logits: &mut [f32], out: &mut [f32]) {
+        match self {
+            Self::Attack { .. } => out[0] = sigmoid(logits[0]),
+            Self::Classes { .. } => {
+                softmax(logits);
+                out.copy_from_slice(logits);
+            }
+        }
+    }
+
+    /// The probability of an attack: of every class but the benign one. Summed, not taken from 1, so that small ones differ.
+    /// probabilities: [W]
+    pub(super) fn attack(self, probabilities: &[f32]) -> f32 {
+        match self {
+            Self::Attack { .. } => probabilities[0],
+            Self::Classes { normal, .. } => (sum(&probabilities[..normal]) + sum(&probabilities[normal + 1..])).min(1.0),
+        }
+    }
+
+    /// The class that a row is called: the benign one where it is no attack, else the most probable of the others. None where
+    /// the classifier knows no classes.   probabilities: [W]
+    pub(super) fn class(self, probabilities: &[f32], is_attack: bool) -> Option<usize> {
+        let Self::Classes { normal, .. } = self else { return None };
+        let others = probabilities.iter().enumerate().filter(|&(class, _)| class != normal);
+        // the first of those that are as probable
+        let most = others.max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0))).map(|(class, _)| class);
+        if is_attack { most } else { Some(normal) }
+    }
+}
+
+fn sum(probabilities: &[f32]) -> f32 {
+    probabilities.iter().sum()
+}
+
+/// Collects what rows are and what a classifier says of them.
+pub(super) struct Scores<'c> {
+    outputs: Outputs,
+    threshold: f64,
+    classes: Option<&'c Classes>,
+    attack: Vec<f32>,
+    labels: Vec<u8>,
+    /// Of classes; None where there are none, or the rows have no categories.
+    confusion: Option<Confusion>,
+}
+
+impl<'c> Scores<'c> {
+    /// No rows yet.
+    pub(super) fn new(outputs: Outputs, classes: Option<&'c Classes>, threshold: f64) -> Self {
+        let classes = classes.filter(|_| matches!(outputs, Outputs::Classes { .. }));
+        let confusion = classes.map(|classes| Confusion::new(classes.names()));
+        Self { outputs, threshold, classes, attack: Vec::new(), labels: Vec::new(), confusion }
+    }
+
+    /// Adds rows of labelled flows.   probabilities: [rows, W]
+    pub(super) fn add(&mut self, flows: &Flows, rows: impl Iterator<Item = usize>, probabilities: &[f32]) {
+        if flows.categories().is_none() {
+            self.confusion = None;
+        }
+        let labels = flows.labels().expect("labels were required of the reader");
+        for (row, probabilities) in rows.zip(probabilities.chunks_exact(self.outputs.width())) {
+            let attack = self.outputs.attack(probabilities);
+            self.attack.push(attack);
+            self.labels.push(labels[row]);
+            let class = self.outputs.class(probabilities, f64::from(attack) >= self.threshold);
+            if let Some(((classes, confusion), class)) = self.classes.zip(self.confusion.as_mut()).zip(class) {
+                confusion.add(classes.of(flows, row), class);
+            }
+        }
+    }
+
+    /// What they amount to. Says which categories training has not seen, and where there are no categories at all.
+    pub(super) fn metrics(&self, of: &str, progress: &mut dyn Progress) -> Result<Metrics> {
+        let mut metrics = Metrics::new(&self.attack, &self.labels, self.threshold)?;
+        metrics.categories = self.confusion.as_ref().map(Confusion::metrics);
+        if self.classes.is_some() && self.confusion.is_none() {
+            progress
+                .event(Event::Message(&format!("{of}: no column says what kind of attack a row is: categories are not judged")));
+        }
+        for (category, n) in self.confusion.iter().flat_map(Confusion::unknown) {
+            let rows = self.labels.len();
+            let message =
+                format!("{of}: {n} of {rows} rows: category `{category}` not known from training: each counts as an error");
+            progress.event(Event::Message(&message));
+        }
+        Ok(metrics)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_and_its_class_agree() {
+        let outputs = Outputs::Classes { n: 3, normal: 1 };
+        let probabilities = [0.3, 0.4, 0.3];
+        assert!((outputs.attack(&probabilities) - 0.6).abs() < 1e-6);
+        // the benign class is the most probable one, and yet the row is more likely an attack
+        assert_eq!((outputs.class(&probabilities, true), outputs.class(&probabilities, false)), (Some(0), Some(1)));
+        assert_eq!(outputs.class(&[0.1, 0.4, 0.5], true), Some(2));
+        assert_eq!(Outputs::Attack { auxiliary: 3 }.class(&[0.3], true), None);
+    }
+
+    #[test]
+    fn a_probability_is_never_above_one() {
+        let n = 50;
+        let mut out = vec![1.0 / (n - 1) as f32; n];
+        out[0] = 0.0;
+        assert!(Outputs::Classes { n, normal: 0 }.attack(&out) <= 1.0);
+    }
+}
