@@ -5,6 +5,7 @@ mod bench;
 mod categories;
 mod command_line;
 mod damage;
+mod ensembles;
 mod job;
 mod real_data;
 mod same_bytes;

@@ -43,7 +43,8 @@ fn threads_and_time_change_no_byte() {
 
 #[test]
 fn threads_change_no_byte_of_any_classifier() {
-    for settings in ["task=multiclass", "auxiliary.weight=0.3"] {
+    let of_ensemble = ["members=3", "members=3 --set finetune.ensemble=batch"];
+    for settings in ["task=multiclass", "auxiliary.weight=0.3"].into_iter().chain(of_ensemble) {
         let model = |threads: usize| {
             let bench = Bench::new();
             bench.flows();

@@ -14,5 +14,5 @@ mod vae;
 
 pub use heads::Target;
 pub use mae::{Mae, MaeConfig, MaeEncoder, random_masking};
-pub use mixer::{Block, Classifier, ClassifierCache, Encoder, EncoderCache, Input, MAX_DEPTH, MixerConfig};
+pub use mixer::{Block, Classifier, ClassifierCache, Encoder, EncoderCache, Input, MAX_DEPTH, MembersConfig, MixerConfig};
 pub use vae::{Elbo, Posterior, Vae, VaeConfig, VaeLatent};

@@ -2,8 +2,8 @@
 
 use arrayvec::ArrayVec;
 use nids_nn::{
-    Activation, Axis, Cx, FeatureEmbedding, LayerNorm, Linear, Mixing, MixingConfig, PreNormResidual, Real, RegisterTokens,
-    Scope, Tensor, Visible, mean_tokens, mean_tokens_backward, patchify,
+    Activation, Axis, Cx, FeatureEmbedding, Init, LayerNorm, Linear, MemberScales, Mixing, MixingConfig, PreNormResidual, Real,
+    RegisterTokens, Scope, Tensor, Visible, mean_tokens, mean_tokens_backward, patchify,
 };
 
 /// Most blocks that a network may have; what backward needs of them lies on the stack.
@@ -130,7 +130,14 @@ pub(crate) enum Embedding {
     Features(FeatureEmbedding),
 }
 
-/// Embedding, registers, blocks and a last norm: x -> tokens [N, b, D].
+/// Members that share the blocks of an encoder, but for how each scales the tokens before block `shared_blocks`.
+#[derive(Clone, Copy, Debug)]
+struct Members {
+    scales: MemberScales,
+    shared_blocks: usize,
+}
+
+/// Embedding, registers, blocks and a last norm: x -> tokens [N, b, D], or [N, K·b, D] of K members.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     pub(crate) embedding: Embedding,
@@ -138,6 +145,7 @@ pub struct Encoder {
     blocks: Vec<Block>,
     norm: LayerNorm,
     n_tokens: usize,
+    members: Option<Members>,
     config: MixerConfig,
 }
 
@@ -145,8 +153,18 @@ pub struct Encoder {
 #[derive(Debug)]
 pub struct EncoderCache<'a, R> {
     embedding: EmbeddingCache<'a, R>,
+    trunk: MembersCache<'a, R>,
+}
+
+/// Of blocks before members part, of their scales, and of the blocks after.
+#[derive(Debug)]
+pub(crate) struct MembersCache<'a, R> {
+    shared: BlockCaches<'a, R>,
+    scales: Option<nids_nn::MemberScalesCache<'a, R>>,
     trunk: TrunkCache<'a, R>,
 }
+
+type BlockCaches<'a, R> = ArrayVec<BlockCache<'a, R>, MAX_DEPTH>;
 
 #[derive(Debug)]
 pub(crate) enum EmbeddingCache<'a, R> {
@@ -156,7 +174,7 @@ pub(crate) enum EmbeddingCache<'a, R> {
 
 #[derive(Debug)]
 pub(crate) struct TrunkCache<'a, R> {
-    blocks: ArrayVec<BlockCache<'a, R>, MAX_DEPTH>,
+    blocks: BlockCaches<'a, R>,
     norm: nids_nn::LayerNormCache<'a, R>,
 }
 
@@ -180,8 +198,25 @@ impl Encoder {
             blocks: blocks(&mut scope.at("blocks"), n_tokens, config.depth, config),
             norm: LayerNorm::new(&mut scope.at("norm"), dim),
             n_tokens,
+            members: None,
             config: *config,
         }
+    }
+
+    /// K
+    pub fn members(&self) -> usize {
+        self.members.map_or(1, |members| members.scales.members())
+    }
+
+    /// Blocks that a sample passes, once for each member where they have parted.
+    fn passes(&self) -> usize {
+        let shared = self.members.map_or(0, |members| members.shared_blocks);
+        shared + self.members() * (self.config.depth - shared)
+    }
+
+    /// The blocks before members part, and those after.
+    fn parted(&self) -> (&[Block], &[Block]) {
+        self.blocks.split_at(self.members.map_or(0, |members| members.shared_blocks))
     }
 
     /// N, registers included.
@@ -201,13 +236,12 @@ impl Encoder {
 
     /// Numbers that training keeps of one sample for backward, but for some that do not grow with depth.
     pub fn activations(&self) -> usize {
-        self.config.depth * self.config.block_activations(self.n_tokens)
+        self.passes() * self.config.block_activations(self.n_tokens)
     }
 
     /// Floating-point operations of the matrix products of one sample forward; backward takes twice as many.
     pub fn forward_flops(&self) -> f64 {
-        (self.config.depth as f64)
-            .mul_add(self.config.block_flops(self.n_tokens), (2 * self.input_width() * self.config.dim) as f64)
+        (self.passes() as f64).mul_add(self.config.block_flops(self.n_tokens), (2 * self.input_width() * self.config.dim) as f64)
     }
 
     /// The blocks, first to last.
@@ -223,7 +257,7 @@ impl Encoder {
         }
     }
 
-    /// x: b samples, as [`Input`] says   tokens: [N, b, D]
+    /// x: b samples, as [`Input`] says   tokens: [N, K·b, D]
     pub fn forward<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, x: &'a mut [R]) -> (Tensor<'a, R>, EncoderCache<'a, R>) {
         let (tokens, embedding) = self.embed(cx, b, x);
         let (tokens, trunk) = self.mix(cx, None, tokens);
@@ -233,7 +267,11 @@ impl Encoder {
     /// [`Encoder::forward`] without what backward needs: no caches, no dropout.
     pub fn infer<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, x: &'a mut [R]) -> Tensor<'a, R> {
         let (tokens, _) = self.embed(cx, b, x);
-        let tokens = self.blocks.iter().fold(tokens, |tokens, block| block.infer(cx, tokens));
+        let through = |blocks: &[Block], tokens| blocks.iter().fold(tokens, |tokens, block| block.infer(cx, tokens));
+        let (shared, own) = self.parted();
+        let tokens = through(shared, tokens);
+        let tokens = if let Some(members) = &self.members { members.scales.infer(cx, tokens) } else { tokens };
+        let tokens = through(own, tokens);
         let normed = cx.tensor(tokens.shape);
         self.norm.infer(cx, tokens.data, normed.data);
         cx.recycle(tokens.data);
@@ -308,18 +346,34 @@ impl Encoder {
         cx: &Cx<'a, R>,
         visible: Option<Visible<'a, R>>,
         tokens: Tensor<'a, R>,
-    ) -> (Tensor<'a, R>, TrunkCache<'a, R>) {
-        forward_trunk(cx, &self.blocks, &self.norm, visible, tokens)
+    ) -> (Tensor<'a, R>, MembersCache<'a, R>) {
+        let (of_all, own) = self.parted();
+        let (tokens, shared) = forward_blocks(cx, of_all, visible, tokens);
+        let (tokens, scales) = match &self.members {
+            Some(members) => {
+                let (tokens, cache) = members.scales.forward(cx, tokens);
+                (tokens, Some(cache))
+            }
+            None => (tokens, None),
+        };
+        let (tokens, trunk) = forward_trunk(cx, own, &self.norm, visible, tokens);
+        (tokens, MembersCache { shared, scales, trunk })
     }
 
     pub(crate) fn mix_backward<'a, R: Real>(
         &self,
         cx: &Cx<'a, R>,
         grads: &mut [R],
-        cache: TrunkCache<'a, R>,
+        cache: MembersCache<'a, R>,
         dtokens: Tensor<'a, R>,
     ) -> Tensor<'a, R> {
-        backward_trunk(cx, grads, &self.blocks, &self.norm, cache, dtokens)
+        let MembersCache { shared, scales, trunk } = cache;
+        let (of_all, own) = self.parted();
+        let mut dtokens = backward_trunk(cx, grads, own, &self.norm, trunk, dtokens);
+        if let Some((members, cache)) = self.members.as_ref().zip(scales) {
+            dtokens = members.scales.backward(cx, grads, cache, dtokens);
+        }
+        backward_blocks(cx, grads, of_all, shared, dtokens)
     }
 }
 
@@ -330,13 +384,12 @@ pub(crate) fn blocks(scope: &mut Scope<'_>, n_tokens: usize, depth: usize, confi
     (0..depth).map(|i| Block::new(&mut scope.at(i), n_tokens, config, rate(i))).collect()
 }
 
-pub(crate) fn forward_trunk<'a, R: Real>(
+fn forward_blocks<'a, R: Real>(
     cx: &Cx<'a, R>,
     blocks: &[Block],
-    norm: &LayerNorm,
     visible: Option<Visible<'a, R>>,
     tokens: Tensor<'a, R>,
-) -> (Tensor<'a, R>, TrunkCache<'a, R>) {
+) -> (Tensor<'a, R>, BlockCaches<'a, R>) {
     let mut x = tokens;
     let mut caches = ArrayVec::new();
     for block in blocks {
@@ -344,8 +397,33 @@ pub(crate) fn forward_trunk<'a, R: Real>(
         caches.push(cache);
         x = y;
     }
+    (x, caches)
+}
+
+fn backward_blocks<'a, R: Real>(
+    cx: &Cx<'a, R>,
+    grads: &mut [R],
+    blocks: &[Block],
+    caches: BlockCaches<'a, R>,
+    dtokens: Tensor<'a, R>,
+) -> Tensor<'a, R> {
+    let mut dx = dtokens;
+    for (block, cache) in blocks.iter().zip(caches).rev() {
+        dx = block.backward(cx, grads, cache, dx);
+    }
+    dx
+}
+
+pub(crate) fn forward_trunk<'a, R: Real>(
+    cx: &Cx<'a, R>,
+    blocks: &[Block],
+    norm: &LayerNorm,
+    visible: Option<Visible<'a, R>>,
+    tokens: Tensor<'a, R>,
+) -> (Tensor<'a, R>, TrunkCache<'a, R>) {
+    let (x, blocks) = forward_blocks(cx, blocks, visible, tokens);
     let (y, norm) = norm.forward(cx, x);
-    (y, TrunkCache { blocks: caches, norm })
+    (y, TrunkCache { blocks, norm })
 }
 
 pub(crate) fn backward_trunk<'a, R: Real>(
@@ -357,25 +435,37 @@ pub(crate) fn backward_trunk<'a, R: Real>(
     dtokens: Tensor<'a, R>,
 ) -> Tensor<'a, R> {
     let TrunkCache { blocks: caches, norm: norm_cache } = cache;
-    let mut dx = norm.backward(cx, grads, norm_cache, dtokens);
-    for (block, cache) in blocks.iter().zip(caches).rev() {
-        dx = block.backward(cx, grads, cache, dx);
-    }
-    dx
+    let dx = norm.backward(cx, grads, norm_cache, dtokens);
+    backward_blocks(cx, grads, blocks, caches, dx)
 }
 
 /// logits = mean over tokens of Encoder(x) · Wᵀ + b.   logits: [1, b, C]
+///
+/// Of K members that share the encoder, each has a head of its own, and logits are [1, K·b, C]: those of the first member for all
+/// samples, then those of the second.
 #[derive(Clone, Debug)]
 pub struct Classifier {
     encoder: Encoder,
-    head: Linear,
+    /// One, or one for each member.
+    heads: Vec<Linear>,
+}
+
+/// How members share an encoder.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MembersConfig {
+    /// K
+    pub members: usize,
+    /// Where their scales start.
+    pub init: Init,
+    /// Blocks before they part, 0 to the encoder's depth: these are passed once for all of them.
+    pub shared_blocks: usize,
 }
 
 /// What [`Classifier::backward`] needs.
 #[derive(Debug)]
 pub struct ClassifierCache<'a, R> {
     encoder: EncoderCache<'a, R>,
-    head: nids_nn::LinearCache<'a, R>,
+    pooled: Tensor<'a, R>,
 }
 
 impl Classifier {
@@ -383,7 +473,24 @@ impl Classifier {
     pub fn new(scope: &mut Scope<'_>, input: Input<'_>, config: &MixerConfig, n_outputs: usize) -> Self {
         let encoder = Encoder::new(&mut scope.at("encoder"), input, config);
         let head = Linear::new(&mut scope.at("classifier"), config.dim, n_outputs);
-        Self { encoder, head }
+        Self { encoder, heads: vec![head] }
+    }
+
+    /// Members that share the encoder (Gorishniy et al. 2025, "TabM", the variant with scales in one place). Adds the encoder
+    /// under `encoder`, `scales` and the heads under `classifier.{k}`.
+    pub fn ensemble(
+        scope: &mut Scope<'_>,
+        input: Input<'_>,
+        config: &MixerConfig,
+        n_outputs: usize,
+        MembersConfig { members, init, shared_blocks }: MembersConfig,
+    ) -> Self {
+        assert!(shared_blocks <= config.depth, "blocks that members share");
+        let mut encoder = Encoder::new(&mut scope.at("encoder"), input, config);
+        let scales = MemberScales::new(&mut scope.at("scales"), [members, encoder.n_tokens, config.dim], init);
+        encoder.members = Some(Members { scales, shared_blocks });
+        let mut heads = scope.at("classifier");
+        Self { encoder, heads: (0..members).map(|k| Linear::new(&mut heads.at(k), config.dim, n_outputs)).collect() }
     }
 
     /// The encoder.
@@ -391,18 +498,43 @@ impl Classifier {
         &self.encoder
     }
 
-    /// x: b samples, as [`Input`] says   logits: [1, b, C]
+    /// x: b samples, as [`Input`] says   logits: [1, K·b, C]
     pub fn forward<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, x: &'a mut [R]) -> (Tensor<'a, R>, ClassifierCache<'a, R>) {
         let (tokens, encoder) = self.encoder.forward(cx, b, x);
         let pooled = mean_tokens(cx, tokens);
-        let (logits, head) = self.head.forward(cx, pooled);
-        (logits, ClassifierCache { encoder, head })
+        let logits = self.logits(cx, &pooled);
+        (logits, ClassifierCache { encoder, pooled })
     }
 
     /// [`Classifier::forward`] without what backward needs.
     pub fn infer<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, x: &'a mut [R]) -> Tensor<'a, R> {
         let pooled = mean_tokens(cx, self.encoder.infer(cx, b, x));
-        self.head.forward(cx, pooled).0
+        let logits = self.logits(cx, &pooled);
+        cx.recycle(pooled.data);
+        logits
+    }
+
+    /// Every head on the mean tokens of its member.   pooled: [1, K·b, D]
+    fn logits<'a, R: Real>(&self, cx: &Cx<'a, R>, pooled: &Tensor<'a, R>) -> Tensor<'a, R> {
+        let [n, b, _] = pooled.shape;
+        let logits = cx.tensor([n, b, self.n_outputs()]);
+        let (of_pooled, of_logits) = (self.chunk(pooled), self.chunk(&logits));
+        for ((head, x), y) in
+            self.heads.iter().zip(pooled.data.chunks_exact(of_pooled)).zip(logits.data.chunks_exact_mut(of_logits))
+        {
+            head.apply(cx, x, y);
+        }
+        logits
+    }
+
+    /// C
+    pub fn n_outputs(&self) -> usize {
+        self.heads[0].outputs()
+    }
+
+    /// Numbers of one member.
+    fn chunk<R>(&self, x: &Tensor<'_, R>) -> usize {
+        x.data.len() / self.heads.len()
     }
 
     /// Adds every gradient; returns that of the patches, if the input is one of patches.
@@ -413,9 +545,16 @@ impl Classifier {
         cache: ClassifierCache<'a, R>,
         dlogits: Tensor<'a, R>,
     ) -> Option<Tensor<'a, R>> {
-        let ClassifierCache { encoder, head } = cache;
-        let dpooled = self.head.backward(cx, grads, head, dlogits);
-        let dtokens = mean_tokens_backward(cx, self.encoder.n_tokens, dpooled);
+        let ClassifierCache { encoder, pooled } = cache;
+        let (of_pooled, of_logits) = (self.chunk(&pooled), self.chunk(&dlogits));
+        for ((head, x), dy) in
+            self.heads.iter().zip(pooled.data.chunks_exact_mut(of_pooled)).zip(dlogits.data.chunks_exact(of_logits))
+        {
+            head.add_gradients(cx, grads, x, dy);
+            head.input_gradient(cx, dy, x);
+        }
+        cx.recycle(dlogits.data);
+        let dtokens = mean_tokens_backward(cx, self.encoder.n_tokens, pooled);
         self.encoder.backward(cx, grads, encoder, dtokens)
     }
 }

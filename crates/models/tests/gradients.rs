@@ -1,13 +1,17 @@
 //! Every model against central differences: dropout, dropped branches and draws fixed by key, masks given.
 
-use nids_models::{Classifier, Elbo, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Target, Vae, VaeConfig, VaeLatent};
+use nids_models::{
+    Classifier, Elbo, Input, Mae, MaeConfig, MaeEncoder, MembersConfig, MixerConfig, Target, Vae, VaeConfig, VaeLatent,
+};
 use nids_nn::gradcheck::{self, Differentiable, Errors, uniform};
 use nids_nn::loss::{BceWeights, bce_with_logits};
-use nids_nn::{Activation, Cx, ParamTable, Real};
+use nids_nn::{Activation, Cx, Init, ParamTable, Real};
 
 /// What keys the masks of a shard's samples.
 const SAMPLES: [u32; 3] = [3, 1, 4];
 const B: usize = SAMPLES.len();
+/// The same for two members that see them.
+const OF_MEMBERS: [u32; 2 * B] = [3, 1, 4, 15, 9, 26];
 
 const MIXER: MixerConfig = MixerConfig {
     dim: 6,
@@ -33,7 +37,13 @@ impl Differentiable for Classified {
         let (logits, cache) = self.0.forward(cx, B, input);
         let dlogits = cx.tensor(logits.shape);
         let target = [1.0, 0.0, 1.0].map(R::from_f64);
-        let loss = bce_with_logits(logits.data, &target, BceWeights::default(), R::from_f64(B as f64), dlogits.data);
+        let of_members = logits.data.chunks_exact(B).zip(dlogits.data.chunks_exact_mut(B)).enumerate();
+        // members whose losses differ in weight, so that one in the place of another shows
+        let of_member = |(k, (logits, dlogits)): (usize, (&[R], &mut [R]))| {
+            let weights = BceWeights { pos_weight: R::from_f64(1.0 + k as f64), weight: None };
+            bce_with_logits(logits, &target, weights, R::from_f64(B as f64), dlogits)
+        };
+        let loss = of_members.map(of_member).sum();
         let dx = self.0.backward(cx, grads, cache, dlogits).map(|mut dpatches| {
             // [N, b, P] as the input has it, [b, N·P]
             let [n, b, _] = dpatches.shape;
@@ -85,9 +95,13 @@ impl Differentiable for Variational {
 
 /// Asserts that the gradients of the model that `build` makes are right.
 fn check<M: Differentiable>(name: &str, width: usize, build: impl Fn(&mut ParamTable) -> M) {
+    check_on(name, &SAMPLES, width, build);
+}
+
+fn check_on<M: Differentiable>(name: &str, samples: &[u32], width: usize, build: impl Fn(&mut ParamTable) -> M) {
     let mut table = ParamTable::default();
     let model = build(&mut table);
-    let errors = gradcheck::check(&table, &SAMPLES, &uniform(1, B * width), &model);
+    let errors = gradcheck::check(&table, samples, &uniform(1, B * width), &model);
     let Errors { params, x, f32 } = errors;
     // f64: the difference quotient itself is good to about 1e-9; f32: some hundreds of roundings of 6e-8
     assert!(params <= 1e-6 && x <= 1e-6 && f32 <= 1e-5, "{name}: {errors:?}");
@@ -109,6 +123,21 @@ fn classifier_over_features() {
         check(&format!("{activation:?}"), 10, |table| {
             let config = MixerConfig { n_registers: 1, activation, ..MIXER };
             Classified(Classifier::new(&mut table.root(), Input::Features(&features()), &config, 1))
+        });
+    }
+}
+
+#[test]
+fn members_that_share_a_classifier() {
+    for shared_blocks in 0..=MIXER.depth {
+        let members = MembersConfig { members: 2, init: Init::Signs, shared_blocks };
+        let mixer = MixerConfig { n_registers: 1, ..MIXER };
+        check_on(&format!("{shared_blocks} blocks, features"), &OF_MEMBERS, 10, |table| {
+            Classified(Classifier::ensemble(&mut table.root(), Input::Features(&features()), &mixer, 1, members))
+        });
+        check_on(&format!("{shared_blocks} blocks, patches"), &OF_MEMBERS, 12, |table| {
+            let input = Input::Patches { n_tokens: 4, width: 3 };
+            Classified(Classifier::ensemble(&mut table.root(), input, &mixer, 1, members))
         });
     }
 }

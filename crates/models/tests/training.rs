@@ -92,6 +92,13 @@ fn one_batch_is_learned_by_heart() {
 }
 
 #[test]
+fn members_learn_one_batch_by_heart() {
+    let task = Task::<f32>::ensemble(&PLAIN, 5, 24);
+    let (_, loss) = task.train(2, Cut { shard: 3, groups: 4 }, 150, |_| ());
+    assert!(loss < 0.01, "{loss}");
+}
+
+#[test]
 fn an_autoencoder_learns_one_batch_by_heart() {
     for latent in [VaeLatent::Token, VaeLatent::Pooled] {
         let task = Task::<f32>::autoencoder(&PLAIN, latent, 24);
@@ -106,7 +113,7 @@ fn an_autoencoder_learns_one_batch_by_heart() {
 fn a_pass_without_caches_gives_the_same_logits() {
     // wide enough for several strips of both MLPs, and no size a multiple of a vector
     let mixer = MixerConfig { dim: 70, token_hidden: 130, channel_hidden: 150, ..MIXER };
-    for task in Task::<f64>::of_backends(&mixer, 9, 7) {
+    for task in Task::<f64>::of_backends(&mixer, 9, 7).into_iter().chain([Task::ensemble(&mixer, 9, 7)]) {
         let params = task.table.init::<f64>(3);
         let transposed = Transposed::of(&task.table, &params);
         let arena = Arena::default();

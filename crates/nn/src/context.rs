@@ -141,6 +141,12 @@ impl<'a, R: Real> Cx<'a, R> {
         gemm(self.gemm, sizes, a, b, store, c, ldc, &mut scratch);
     }
 
+    /// Makes room for the scratch of a product. Asked for with as many samples as there are, whoever was drawn: the first step
+    /// then settles memory, even where no block takes every sample.
+    pub(crate) fn reserve(&self, sizes: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>, store: Store) {
+        let _ = self.arena.scratch(gemm_scratch(self.gemm, sizes, a, b, store));
+    }
+
     /// Wᵀ of a weight W: [outputs, inputs].
     pub(crate) fn transposed(&self, weight: Param, [outputs, inputs]: [usize; 2]) -> Mat<'a, R> {
         match self.transposed {

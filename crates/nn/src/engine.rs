@@ -33,6 +33,12 @@ pub trait Objective<R: Real>: Sync {
     /// Called before the shards of `step`, counted from 0: for losses that change over a run.
     fn begin(&self, _step: u64) {}
 
+    /// Members of an ensemble that see each sample ([`crate::MemberScales`]). Member k of sample j has the mask key at k·b + j of a
+    /// shard of b samples, the first one the sample's own.
+    fn members(&self) -> usize {
+        1
+    }
+
     /// Names the parts of the last step's `loss`, for the log.
     fn parts(&self, _loss: f64, _each: &mut dyn FnMut(&'static str, f64)) {}
 }
@@ -138,7 +144,8 @@ impl<R: Real> Engine<R> {
         grads: &mut [R],
     ) -> f64 {
         let Self { pool, arenas, groups, losses, transposed, gemm, cut, .. } = self;
-        let (n_groups, len) = (losses.len(), grads.len());
+        let (n_groups, len, members) = (losses.len(), grads.len(), objective.members());
+        assert!(cut.shard * members <= MAX_SHARD, "a shard of {} samples for {members} members", cut.shard);
         assert_eq!(groups.len(), n_groups * len, "a gradient of the table's length");
         pool.install(|| {
             transposed.update(params);
@@ -150,7 +157,8 @@ impl<R: Real> Engine<R> {
                 *loss = 0.0;
                 let of_group = &samples[g * samples.len() / n_groups..(g + 1) * samples.len() / n_groups];
                 for shard in of_group.chunks(cut.shard) {
-                    let keys: Samples = shard.iter().map(|sample| sample.key).collect();
+                    let of_member = |k: u32| shard.iter().map(move |sample| sample.key ^ (k << MEMBER_BIT));
+                    let keys: Samples = (0..members as u32).flat_map(of_member).collect();
                     let mode = Mode::Train { key, samples: &keys };
                     let cx = Cx::new(params, &arena, mode).with(*gemm, Some(transposed.numbers()));
                     *loss += objective.shard(&cx, grads, shard);
@@ -226,6 +234,9 @@ impl<R: Real> Engine<R> {
         });
     }
 }
+
+/// Keys of samples lie below 2 to this power, the number of the member above.
+const MEMBER_BIT: u32 = 24;
 
 /// Numbers of a flat buffer that one task takes.
 const PIECE: usize = 1 << 14;

@@ -36,6 +36,11 @@ impl Linear {
         Self { weight, bias: None, inputs, outputs }
     }
 
+    /// Width of its output.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
     /// # Panics
     /// If the last axis of `x` is not `in` wide.
     pub fn forward<'a, R: Real>(&self, cx: &Cx<'a, R>, x: Tensor<'a, R>) -> (Tensor<'a, R>, LinearCache<'a, R>) {

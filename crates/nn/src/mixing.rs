@@ -226,6 +226,7 @@ impl Mixing {
             (Axis::Channel, _) => {
                 let rows = n * b;
                 let (x, dz) = (Mat::new(x.packed(), d), Mat::new(dz.packed(), d));
+                cx.reserve([n * taken.b, hidden, d], dz, Mat::new(w2, hidden), Store::Times);
                 cx.gemm([d, hidden, rows], dz.t(), Mat::new(g, hidden), Store::Add, self.weight2.of_mut(grads), hidden);
                 let dh = &mut derivative[..len];
                 cx.gemm([rows, hidden, d], dz, Mat::new(w2, hidden), Store::Times, dh, hidden);
@@ -237,6 +238,10 @@ impl Mixing {
             (Axis::Token, None) => {
                 let m = b * d;
                 let (x, dz) = (Mat::new(x.packed(), m), Mat::new(dz.packed(), m));
+                let of_all = taken.b * d;
+                cx.reserve([n, hidden, of_all], dz, Mat::new(g, m).t(), Store::Add);
+                cx.reserve([hidden, of_all, n], Mat::new(w2, hidden).t(), dz, Store::Times);
+                cx.reserve([hidden, n, of_all], dz, x.t(), Store::Add);
                 cx.gemm([n, hidden, m], dz, Mat::new(g, m).t(), Store::Add, self.weight2.of_mut(grads), hidden);
                 let dh = &mut derivative[..len];
                 cx.gemm([hidden, m, n], Mat::new(w2, hidden).t(), dz, Store::Times, dh, m);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use nids_kernels::{Buffer, Real, Store, transpose};
-use rand::SeedableRng;
+use rand::{RngExt as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal, Uniform};
 
@@ -51,6 +51,13 @@ pub enum Init {
         /// Standard deviation.
         std: f64,
     },
+    /// N(1, std²)
+    AroundOne {
+        /// Standard deviation.
+        std: f64,
+    },
+    /// -1 or 1, the one as likely as the other.
+    Signs,
 }
 
 /// One line of the table.
@@ -124,10 +131,12 @@ impl ParamTable {
                     let uniform = Uniform::new(-bound, bound).expect("a fan-in is above zero, so the bound is finite");
                     values.fill_with(|| R::from_f64(uniform.sample(&mut rng)));
                 }
-                Init::Normal { std } => {
-                    let normal = Normal::new(0.0, std).expect("a standard deviation is finite");
+                Init::Normal { std } | Init::AroundOne { std } => {
+                    let mean = if matches!(spec.init, Init::AroundOne { .. }) { 1.0 } else { 0.0 };
+                    let normal = Normal::new(mean, std).expect("a standard deviation is finite");
                     values.fill_with(|| R::from_f64(normal.sample(&mut rng)));
                 }
+                Init::Signs => values.fill_with(|| if rng.random() { R::one() } else { -R::one() }),
             }
         }
         params

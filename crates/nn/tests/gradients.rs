@@ -6,8 +6,9 @@ use std::path::Path;
 use nids_nn::gradcheck::{self, Differentiable, Errors, uniform};
 use nids_nn::loss::{BceWeights, bce_with_logits, cross_entropy, gaussian_kl, mse, weighted_cross_entropy};
 use nids_nn::{
-    Activation, ActivationLayer, Axis, Cx, Dropout, FeatureEmbedding, LayerNorm, Linear, Mixing, MixingConfig, ParamTable,
-    PreNormResidual, Real, RegisterTokens, Scope, Tensor, Visible, mean_tokens, mean_tokens_backward, patchify,
+    Activation, ActivationLayer, Axis, Cx, Dropout, FeatureEmbedding, Init, LayerNorm, Linear, MemberScales, Mixing,
+    MixingConfig, ParamTable, PreNormResidual, Real, RegisterTokens, Scope, Tensor, Visible, mean_tokens, mean_tokens_backward,
+    patchify,
 };
 
 /// What keys the masks of a shard's samples.
@@ -29,6 +30,8 @@ fn rows() -> Vec<Row> {
         row("activation.rs", "gelu, wide", [2, 3, 70], |_| ActivationLayer(Gelu)),
         row("dropout.rs", "narrow", [4, 3, 5], |s| Dropout::new(s, 0.4)),
         row("dropout.rs", "wide", [2, 3, 70], |s| Dropout::new(s, 0.4)),
+        row("members.rs", "three members", [4, 2, 5], |s| MemberScales::new(s, [3, 4, 5], Init::AroundOne { std: 0.5 })),
+        row("members.rs", "one member", [2, 3, 5], |s| MemberScales::new(s, [1, 2, 5], Init::Signs)),
         row("mixing.rs", "tokens", [4, 3, 5], mixing(Token, [4, 6], Gelu, 0.0)),
         row("mixing.rs", "tokens, dropout", [4, 3, 5], mixing(Token, [4, 6], Tanh, 0.3)),
         row("mixing.rs", "tokens, wide", [18, 2, 20], mixing(Token, [18, 21], Gelu, 0.3)),
@@ -177,7 +180,7 @@ macro_rules! plain_layers {
     )*};
 }
 
-plain_layers!(Linear, LayerNorm, Mixing);
+plain_layers!(Linear, LayerNorm, MemberScales, Mixing);
 
 impl Layer for ActivationLayer {
     fn pass<'a, R: Real>(&self, cx: &Cx<'a, R>, _: &mut [R], x: Tensor<'a, R>) -> (f64, Option<Tensor<'a, R>>) {

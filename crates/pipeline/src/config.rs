@@ -25,8 +25,9 @@ use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value as Yaml};
 
 pub use settings::{
-    Activation, Auxiliary, Data, Encode, Engine, Evaluate, Finetune, FinetuneFrom, Gemm, Latents, Loss, Mae, MaskedEncoder,
-    Model, Mu, Multiclass, Noise, Objective, Pretrain, Settings, Sigma, SigmaRange, Synthetic, Task, Vae, VaeLatent,
+    Activation, Auxiliary, BatchEnsemble, Data, Encode, Engine, Ensemble, Evaluate, Finetune, FinetuneFrom, Gemm, Latents, Loss,
+    Mae, MaskedEncoder, Model, Mu, Multiclass, Noise, Objective, Pretrain, Scales, Settings, Sigma, SigmaRange, Synthetic, Task,
+    Vae, VaeLatent,
 };
 pub use training::{Adam, AdamW, Constant, Cosine, CosineRestarts, OneCycle, Optimiser, Per, Schedule, Training};
 

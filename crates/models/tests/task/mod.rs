@@ -2,12 +2,12 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use nids_kernels::{Buffer, Key};
-use nids_models::{Classifier, Elbo, Input, MixerConfig, Target, Vae, VaeConfig, VaeLatent};
+use nids_models::{Classifier, Elbo, Input, MembersConfig, MixerConfig, Target, Vae, VaeConfig, VaeLatent};
 use nids_nn::engine::{Cut, Engine, Objective, Sample};
 use nids_nn::gradcheck::uniform;
 use nids_nn::loss::{BceWeights, bce_with_logits};
 use nids_nn::optim::{AdamConfig, Algorithm, Optimiser, clip};
-use nids_nn::{Cx, Gemm, ParamTable, Real};
+use nids_nn::{Cx, Gemm, Init, MAX_SHARD, ParamTable, Real};
 
 /// What is trained.
 #[expect(clippy::large_enum_variant, reason = "there is one of it")]
@@ -43,6 +43,15 @@ impl<R: Real> Task<R> {
         Self::on(table, Model::Classifier(classifier), 3 * n_tokens, n_samples)
     }
 
+    /// Three members that share a classifier but for its first block on.
+    pub(crate) fn ensemble(mixer: &MixerConfig, n_tokens: usize, n_samples: usize) -> Self {
+        let mut table = ParamTable::default();
+        let members = MembersConfig { members: 3, init: Init::AroundOne { std: 0.5 }, shared_blocks: 1 };
+        let input = Input::Patches { n_tokens, width: 3 };
+        let classifier = Classifier::ensemble(&mut table.root(), input, mixer, 1, members);
+        Self { gemm: Gemm::Tiles, ..Self::on(table, Model::Classifier(classifier), 3 * n_tokens, n_samples) }
+    }
+
     /// A variational autoencoder.
     pub(crate) fn autoencoder(mixer: &MixerConfig, latent: VaeLatent, n_samples: usize) -> Self {
         let mut table = ParamTable::default();
@@ -63,19 +72,25 @@ impl<R: Real> Task<R> {
         [Gemm::OpenBlas, Gemm::Tiles].map(|gemm| Self { gemm, ..Self::new(mixer, n_tokens, n_samples) })
     }
 
-    /// [`Task::of_backends`], and both kinds of variational autoencoder.
+    /// [`Task::of_backends`], members that share a classifier, and both kinds of variational autoencoder.
     pub(crate) fn of_models(mixer: &MixerConfig, n_tokens: usize, n_samples: usize) -> impl Iterator<Item = Self> {
         let vae = |latent| Self { gemm: Gemm::Tiles, ..Self::autoencoder(mixer, latent, n_samples) };
-        Self::of_backends(mixer, n_tokens, n_samples).into_iter().chain([VaeLatent::Token, VaeLatent::Pooled].map(vae))
+        let classifiers = Self::of_backends(mixer, n_tokens, n_samples).into_iter();
+        classifiers.chain([Self::ensemble(mixer, n_tokens, n_samples)]).chain([VaeLatent::Token, VaeLatent::Pooled].map(vae))
     }
 
     pub(crate) fn samples(&self) -> Vec<Sample> {
         (0..self.n_samples as u32).map(|row| Sample { row, key: 7 * row + 1 }).collect()
     }
 
+    /// With shards that members fit into.
+    fn cut(&self, cut: Cut) -> Cut {
+        Cut { shard: cut.shard.min(MAX_SHARD / self.members()), ..cut }
+    }
+
     /// Loss and gradient of one step whose samples come in `micro_batches`.
     pub(crate) fn gradient(&self, cut: Cut, micro_batches: &[usize]) -> (f64, Buffer<R>) {
-        let mut engine = Engine::new(&self.table, 1, self.gemm, cut).unwrap();
+        let mut engine = Engine::new(&self.table, 1, self.gemm, self.cut(cut)).unwrap();
         let (params, mut grads) = (self.table.init::<R>(3), self.table.zeros());
         let samples = self.samples();
         let (mut loss, mut rest) = (0.0, &samples[..]);
@@ -90,7 +105,7 @@ impl<R: Real> Task<R> {
 
     /// Weights and the last loss after `steps` of clipped AdamW; `after_step` looks at the engine.
     pub(crate) fn train(&self, threads: usize, cut: Cut, steps: u64, mut after_step: impl FnMut(&Engine<R>)) -> (Buffer<R>, f64) {
-        let mut engine = Engine::new(&self.table, threads, self.gemm, cut).unwrap();
+        let mut engine = Engine::new(&self.table, threads, self.gemm, self.cut(cut)).unwrap();
         let algorithm = Algorithm::AdamW(AdamConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 });
         let mut optimiser = Optimiser::new(&self.table, algorithm, |_| 1.0);
         let (mut params, mut grads) = (self.table.init::<R>(3), self.table.zeros());
@@ -108,6 +123,10 @@ impl<R: Real> Task<R> {
 }
 
 impl<R: Real> Objective<R> for Task<R> {
+    fn members(&self) -> usize {
+        if let Model::Classifier(classifier) = &self.model { classifier.encoder().members() } else { 1 }
+    }
+
     fn shard(&self, cx: &Cx<'_, R>, grads: &mut [R], samples: &[Sample]) -> f64 {
         let b = samples.len();
         let x = cx.alloc(b * self.width);
@@ -121,7 +140,10 @@ impl<R: Real> Objective<R> for Task<R> {
             Model::Classifier(classifier) => {
                 let (logits, cache) = classifier.forward(cx, b, x);
                 let dlogits = cx.tensor(logits.shape);
-                let loss = bce_with_logits(logits.data, labels, BceWeights::default(), divisor, dlogits.data);
+                let divisor = divisor * R::from_f64(self.members() as f64);
+                let of_members = logits.data.chunks_exact(b).zip(dlogits.data.chunks_exact_mut(b));
+                let of_member = |(x, dx): (&[R], &mut [R])| bce_with_logits(x, labels, BceWeights::default(), divisor, dx);
+                let loss = of_members.map(of_member).sum();
                 classifier.backward(cx, grads, cache, dlogits);
                 loss
             }

@@ -344,6 +344,11 @@ pub struct Finetune {
     pub task: Task,
     /// Categories as a second thing to learn beside `task: binary`; null (the default): only whether a row is an attack.
     pub auxiliary: Option<Auxiliary>,
+    /// Networks whose probabilities are averaged; 1 (the default) is one alone.
+    pub members: usize,
+    /// What they share. Default: nothing but where they start.
+    #[serde(with = "singleton_map")]
+    pub ensemble: Ensemble,
     /// Latent values a token, where `from` is `latents`. Default 4.
     pub patch_size: usize,
     /// How it learns.
@@ -364,6 +369,8 @@ impl Default for Finetune {
             labels: None,
             task: Task::Binary,
             auxiliary: None,
+            members: 1,
+            ensemble: Ensemble::Independent,
             patch_size: 4,
             training: Training {
                 steps: 600,
@@ -426,6 +433,57 @@ pub struct Auxiliary {
 impl Default for Auxiliary {
     fn default() -> Self {
         Self { weight: 0.3 }
+    }
+}
+
+/// What the members of an ensemble share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ensemble {
+    /// Tokeniser, labels and pretrained weights: each is a network of its own, trained after the other.
+    Independent,
+    /// One network, in which each scales the tokens in its own way and has a head of its own.
+    Batch(BatchEnsemble),
+}
+
+/// Members in one network (Gorishniy et al. 2025, "TabM").
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BatchEnsemble {
+    /// Where the members' scales start. Default: around 1, so that each sees much of what was pretrained.
+    pub scales: Scales,
+    /// Mixer blocks before the members part; these are computed once for all. Default 0: they part at the embedded tokens.
+    pub shared_blocks: usize,
+}
+
+impl Default for BatchEnsemble {
+    fn default() -> Self {
+        Self { scales: Scales::Normal, shared_blocks: 0 }
+    }
+}
+
+/// Where the scales of members start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scales {
+    /// N(1, ½²)
+    Normal,
+    /// -1 or 1
+    Signs,
+}
+
+impl Finetune {
+    /// Networks that are trained one after the other.
+    pub fn independent(&self) -> usize {
+        if self.ensemble == Ensemble::Independent { self.members } else { 1 }
+    }
+
+    /// Members in one network, and what they share; none where there is but one.
+    pub fn batch_ensemble(&self) -> Option<(usize, &BatchEnsemble)> {
+        match &self.ensemble {
+            Ensemble::Batch(settings) if self.members > 1 => Some((self.members, settings)),
+            _ => None,
+        }
     }
 }
 
@@ -498,6 +556,12 @@ impl Settings {
             let message =
                 "`mu` is what a variational autoencoder has: name `vae` in `pretrain.objective`, or take `mean` or `tokens`";
             found.push(("encode.latents", message.to_owned()));
+        }
+        if let Ensemble::Batch(BatchEnsemble { shared_blocks, .. }) = self.finetune.ensemble
+            && shared_blocks > self.model.depth
+        {
+            let message = format!("expected at most `model.depth` ({}), found `{shared_blocks}`", self.model.depth);
+            found.push(("finetune.ensemble.batch.shared_blocks", message));
         }
         if matches!(self.finetune.task, Task::Multiclass(_)) {
             if self.finetune.auxiliary.is_some() {

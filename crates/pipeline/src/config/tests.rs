@@ -28,7 +28,7 @@ fn the_table_and_the_settings_name_the_same_keys() {
         "name: x\npretrain: { schedule: one_cycle }\nfinetune: { schedule: one_cycle }",
         "name: x\npretrain: { objective: vae }\nencode: { latents: mu, noise: { sigma: { min: 0.1, max: 1 } } }",
         "name: x\nfinetune: { task: multiclass }",
-        "name: x\nfinetune: { auxiliary: {} }",
+        "name: x\nfinetune: { auxiliary: {}, ensemble: batch }",
     ];
     let mut named: Vec<String> = variants.iter().flat_map(|text| config(text, &[]).flat().into_keys()).collect();
     named.retain(|path| keys::find(path).is_none_or(|key| !key.has_settings())); // a choice without settings is a bare name
@@ -102,6 +102,16 @@ fn what_only_the_binary_task_reads_contradicts_the_other() {
     ");
     let task = config("name: x", &["finetune.task.multiclass.class_balance=0"]).finetune.task.clone();
     assert_eq!(task, Task::Multiclass(Multiclass { class_balance: 0.0 }));
+}
+
+#[test]
+fn members_share_what_the_network_has() {
+    let finetune = |set: &[&str]| config("name: x", set).finetune.clone();
+    let batch = "finetune.ensemble.batch.shared_blocks=4";
+    assert_eq!((finetune(&[batch]).batch_ensemble(), finetune(&[batch, "finetune.members=8"]).independent()), (None, 1));
+    assert_eq!(finetune(&["finetune.members=8"]).independent(), 8);
+    let set = ["finetune.ensemble.batch.shared_blocks=3", "model.depth=2"];
+    insta::assert_snapshot!(problems("name: x", &set), @"--set finetune.ensemble.batch.shared_blocks=3: `finetune.ensemble.batch.shared_blocks`: expected at most `model.depth` (2), found `3`");
 }
 
 #[test]
@@ -189,7 +199,7 @@ fn hashes_move_with_what_matters_and_nothing_else() {
 fn hash_is_stable_across_versions() {
     // It moves with a new key, which old runs get the default of, and with a new default, which makes them stale: say so in the
     // changelog.
-    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"0a60438d43a0914797cdec3618d2241141b4ce7a304428664557a7df3adb7e20");
+    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"6c62b8de6951bf916870a2dacb705ae0e8cb43dc8af8fdef6597547a62c85564");
 }
 
 #[test]

@@ -194,7 +194,7 @@ pub fn bench(config: &Config, options: &BenchOptions) -> Result<BenchReport> {
             Case::Latency => Measurement::Latency(measure_latency(config)?),
         });
     }
-    let engine = engine(config, &ParamTable::default(), 0, 1)?;
+    let engine = engine(config, &ParamTable::default(), 0, 1, 1)?;
     Ok(BenchReport {
         tool: concat!("nids-mixer ", env!("CARGO_PKG_VERSION")).to_owned(),
         kernels: nids_kernels::describe(engine.gemm()),
@@ -277,7 +277,7 @@ fn measure_steps(
     peaks: &mut Vec<f64>,
 ) -> Result<TrainFigures> {
     let mixer = encoder.config();
-    let mut engine = engine(config, table, activations, plan.batch_size)?;
+    let mut engine = engine(config, table, activations, 1, plan.batch_size)?;
     let mut params: Buffer<f32> = table.init(0);
     let mut trainer = Trainer::new(table, objective, plan, Key::new(0), |_| 1.0);
     let mut sampler = Sampler::new(0, all_rows(n_rows));

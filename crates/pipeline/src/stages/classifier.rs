@@ -1,47 +1,65 @@
 //! The network that finetune trains and predict runs.
 
+use std::collections::BTreeMap;
+
 use nids_flows::{Classes, Encoded, Tokeniser};
-use nids_models::{Classifier, Input};
+use nids_models::{Classifier, Input, MembersConfig, MixerConfig};
 use nids_nn::engine::Engine;
-use nids_nn::{Cx, ParamTable, Transposed};
+use nids_nn::{Cx, Init, Param, ParamTable, Scope, Transposed};
 
 use super::data::fill;
 use super::network::{LatentEncoder, Moment, features, mixer};
 use super::verdicts::Outputs;
-use crate::config::{Config, FinetuneFrom};
+use crate::config::{Config, Finetune, FinetuneFrom, Scales};
 use crate::error::{Error, Result};
 
-/// A classifier over features, or over the latents of features.
+/// A classifier over features, or over the latents of features; or several, whose probabilities are averaged.
 #[derive(Debug)]
 pub(super) struct Network {
     outputs: Outputs,
-    /// Frozen, with `finetune.from: latents`.
+    /// Frozen, with `finetune.from: latents`, and shared by all.
     encoder: Option<LatentEncoder>,
-    /// Over features, all of it trained, or a Mixer over patches of latents.
-    classifier: Classifier,
+    /// Over features, all of it trained, or a Mixer over patches of latents: one for each independent member.
+    classifiers: Vec<Classifier>,
 }
 
 impl Network {
-    /// The network of `finetune.from`; `classes` where it learns categories.
+    /// The network of `finetune.from`, with all its members; `classes` where it learns categories.
+    ///
+    /// Independent members have their parameters under `members.{k}`.
     pub(super) fn new(config: &Config, tokeniser: &Tokeniser, classes: Option<&Classes>, table: &mut ParamTable) -> Result<Self> {
+        Self::with(config, tokeniser, classes, config.finetune.independent(), table)
+    }
+
+    /// One independent member of it, alone and under the names of a single network: what is trained at once.
+    pub(super) fn one(config: &Config, tokeniser: &Tokeniser, classes: Option<&Classes>, table: &mut ParamTable) -> Result<Self> {
+        Self::with(config, tokeniser, classes, 1, table)
+    }
+
+    fn with(
+        config: &Config,
+        tokeniser: &Tokeniser,
+        classes: Option<&Classes>,
+        independent: usize,
+        table: &mut ParamTable,
+    ) -> Result<Self> {
         let outputs = Outputs::new(config, classes);
         let features = features(tokeniser);
-        if config.finetune.from != FinetuneFrom::Latents {
-            let mixer = mixer(config, features.len());
-            let classifier = Classifier::new(&mut table.root(), Input::Features(&features), &mixer, outputs.n());
-            return Ok(Self { outputs, encoder: None, classifier });
-        }
-        let encoder = LatentEncoder::new(config, tokeniser, table);
-        let total = encoder.width();
-        let width = config.finetune.patch_size;
-        if !total.is_multiple_of(width) {
-            let message = format!("`finetune.patch_size: {width}` does not divide the {total} numbers of a flow's latents");
-            return Err(Error::Usage(message));
-        }
-        let n_tokens = total / width;
-        let input = Input::Patches { n_tokens, width };
-        let classifier = Classifier::new(&mut table.root().at("head"), input, &mixer(config, n_tokens), outputs.n());
-        Ok(Self { outputs, encoder: Some(encoder), classifier })
+        let is_latent = config.finetune.from == FinetuneFrom::Latents;
+        let encoder = is_latent.then(|| LatentEncoder::new(config, tokeniser, table));
+        let (input, n_tokens) = match &encoder {
+            None => (Input::Features(&features), features.len()),
+            Some(encoder) => patches(encoder, config.finetune.patch_size)?,
+        };
+        let mixer = mixer(config, n_tokens);
+        let mut member = |k: usize| {
+            let mut root = table.root();
+            let mut scope = if independent > 1 { root.at(format!("members.{k}")) } else { root };
+            let build = |scope: &mut Scope<'_>| classifier(&config.finetune, scope, input, &mixer, outputs.n());
+            if is_latent { build(&mut scope.at("head")) } else { build(&mut scope) }
+        };
+        let classifiers = (0..independent).map(&mut member).collect();
+        Ok(Self { outputs, encoder, classifiers })
     }
 
     /// What its outputs are.
@@ -49,9 +67,14 @@ impl Network {
         self.outputs
     }
 
-    /// The part that is trained.
+    /// The part that is trained; the first member's, where there are several.
     pub(super) fn classifier(&self) -> &Classifier {
-        &self.classifier
+        &self.classifiers[0]
+    }
+
+    /// Members that share a classifier.
+    pub(super) fn members(&self) -> usize {
+        self.classifier().encoder().members()
     }
 
     /// What to read of the pretrained weights.
@@ -59,17 +82,34 @@ impl Network {
         self.encoder.as_ref().map_or(&["encoder."], LatentEncoder::prefixes)
     }
 
+    /// Whether a parameter is among what is read of the pretrained weights.
+    pub(super) fn is_pretrained(&self, name: &str) -> bool {
+        self.prefixes().iter().any(|prefix| name.starts_with(prefix))
+    }
+
     /// Numbers that training keeps of one flow for backward.
     pub(super) fn activations(&self) -> usize {
-        self.classifier.encoder().activations()
+        self.classifier().encoder().activations()
     }
 
     /// Floating-point operations of the matrix products of one flow.
     pub(super) fn forward_flops(&self) -> f64 {
-        self.encoder.as_ref().map_or(0.0, |encoder| encoder.encoder().forward_flops()) + self.classifier.encoder().forward_flops()
+        let of_encoder = self.encoder.as_ref().map_or(0.0, |encoder| encoder.encoder().forward_flops());
+        of_encoder + self.classifiers.len() as f64 * self.classifier().encoder().forward_flops()
     }
 
-    /// What it makes of a shard.   out: [b, W]
+    /// Copies the parameters of member `k`, which was trained alone, to where this network has them. `table` is of this network,
+    /// `of_one` of [`Network::one`].
+    pub(super) fn adopt(&self, k: usize, table: &ParamTable, of_one: &ParamTable, member: &[f32], params: &mut [f32]) {
+        let places: BTreeMap<&str, Param> = table.specs().iter().map(|spec| (spec.name.as_str(), spec.param)).collect();
+        for spec in of_one.specs() {
+            let is_shared = self.classifiers.len() == 1 || (self.encoder.is_some() && self.is_pretrained(&spec.name));
+            let name = if is_shared { spec.name.clone() } else { format!("members.{k}.{}", spec.name) };
+            places[name.as_str()].of_mut(params).copy_from_slice(spec.param.of(member));
+        }
+    }
+
+    /// The mean over members of what each makes of a shard.   out: [b, W]
     fn infer(&self, cx: &Cx<'_, f32>, encoded: &Encoded, widths: &[usize], rows: &[u32], out: &mut [f32]) {
         let b = rows.len();
         let mut x = cx.alloc(b * widths.iter().sum::<usize>());
@@ -79,9 +119,27 @@ impl Network {
             encoder.infer(cx, b, x, Moment::Mean, z);
             x = z;
         }
-        let logits = self.classifier.infer(cx, b, x);
-        let of_rows = logits.data.chunks_exact_mut(self.outputs.n()).zip(out.chunks_exact_mut(self.outputs.width()));
-        of_rows.for_each(|(logits, out)| self.outputs.probabilities(logits, out));
+        out.fill(0.0);
+        for classifier in &self.classifiers[1..] {
+            let copy = cx.alloc(x.len());
+            copy.copy_from_slice(x);
+            self.add_probabilities(b, classifier.infer(cx, b, copy).data, out);
+        }
+        self.add_probabilities(b, self.classifier().infer(cx, b, x).data, out);
+        let n = self.classifiers.len() * self.members();
+        for probability in out {
+            *probability /= n as f32;
+        }
+    }
+
+    /// logits: [K·b, C], overwritten   out: [b, W]
+    fn add_probabilities(&self, b: usize, logits: &mut [f32], out: &mut [f32]) {
+        let (n, width) = (self.outputs.n(), self.outputs.width());
+        for of_member in logits.chunks_exact_mut(b * n) {
+            for (logits, out) in of_member.chunks_exact_mut(n).zip(out.chunks_exact_mut(width)) {
+                self.outputs.add_probabilities(logits, out);
+            }
+        }
     }
 
     /// The probabilities of [`Outputs`] for `rows`: [rows, W].
@@ -99,4 +157,26 @@ impl Network {
         engine.infer(params, transposed, rows, width, &mut out, |cx, rows, out| self.infer(cx, encoded, widths, rows, out));
         out
     }
+}
+
+/// One classifier, or one that members share.
+fn classifier(config: &Finetune, scope: &mut Scope<'_>, input: Input<'_>, mixer: &MixerConfig, n_outputs: usize) -> Classifier {
+    let Some((members, settings)) = config.batch_ensemble() else { return Classifier::new(scope, input, mixer, n_outputs) };
+    let init = match settings.scales {
+        Scales::Normal => Init::AroundOne { std: 0.5 },
+        Scales::Signs => Init::Signs,
+    };
+    let config = MembersConfig { members, init, shared_blocks: settings.shared_blocks };
+    Classifier::ensemble(scope, input, mixer, n_outputs, config)
+}
+
+/// Latents cut into patches of `width` numbers, and how many there are.
+fn patches(encoder: &LatentEncoder, width: usize) -> Result<(Input<'static>, usize)> {
+    let total = encoder.width();
+    if !total.is_multiple_of(width) {
+        let message = format!("`finetune.patch_size: {width}` does not divide the {total} numbers of a flow's latents");
+        return Err(Error::Usage(message));
+    }
+    let n_tokens = total / width;
+    Ok((Input::Patches { n_tokens, width }, n_tokens))
 }

@@ -45,7 +45,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let mut params = table.zeros();
     load_weights(&weights, Stage::Pretrain, &table, encoder.prefixes(), &mut params)?;
     let transposed = Transposed::of(&table, &params);
-    let engine = engine(config, &table, encoder.encoder().activations(), BATCH)?;
+    let engine = engine(config, &table, encoder.encoder().activations(), 1, BATCH)?;
     let (widths, width) = (widths(&tokeniser), encoder.width());
     let latents_of = |rows: &[u32], moment: Moment| -> Result<Array2<f32>> {
         let mut out = vec![0.0; rows.len() * width];

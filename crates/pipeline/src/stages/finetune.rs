@@ -3,10 +3,11 @@
 mod objective;
 pub(super) mod targets;
 
-use nids_flows::draw_labelled;
+use nids_flows::{Classes, Encoded, draw_labelled};
 use nids_kernels::{Buffer, Key};
 use nids_nn::engine::{Engine, Objective};
 use nids_nn::{ParamTable, Transposed, weights};
+use rand::RngExt as _;
 use serde::Serialize;
 use serde_json::json;
 
@@ -23,7 +24,7 @@ use crate::config::{Config, FinetuneFrom, Stage};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::progress::{Event, Progress};
-use crate::run::Run;
+use crate::run::{Run, StageRun};
 use objective::{LabelledFlows, LabelledLatents};
 use targets::Targets;
 
@@ -31,7 +32,7 @@ use targets::Targets;
 /// on the validation part. Leaves `model.safetensors` and `tokeniser.json`.
 ///
 /// The last step's weights are kept: validation rows choose nothing.
-#[expect(clippy::missing_panics_doc, reason = "there is a last step")]
+#[expect(clippy::missing_panics_doc, reason = "there is a member")]
 pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<Metrics> {
     let mut stage = run.begin(Stage::Finetune, config)?;
     let from = config.finetune.from;
@@ -60,20 +61,8 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let encoded = tokeniser.encode(&labelled.flows)?;
     let widths = widths(&tokeniser);
     let mut table = ParamTable::default();
-    let network = Network::new(config, &tokeniser, classes.as_ref(), &mut table)?;
-    let mut params: Buffer<f32> = table.init(config.seed);
-    if let Some((weights, _)) = &pretrained {
-        load_weights(weights, Stage::Pretrain, &table, network.prefixes(), &mut params)?;
-    }
-    let mut engine = engine(config, &table, network.activations(), config.finetune.training.micro_batch)?;
-
-    let validate = |engine: &Engine<f32>, params: &[f32], progress: &mut dyn Progress| -> Result<Metrics> {
-        let val = &labelled.split.val;
-        let probabilities = network.probabilities(engine, params, &Transposed::of(&table, params), &encoded, &widths, val);
-        let mut scores = Scores::new(network.outputs(), classes.as_ref(), config.evaluate.threshold);
-        scores.add(&labelled.flows, val.iter().map(|&row| row as usize), &probabilities);
-        scores.metrics("validation", progress)
-    };
+    let network = Network::one(config, &tokeniser, classes.as_ref(), &mut table)?;
+    let mut engine = engine(config, &table, network.activations(), network.members(), config.finetune.training.micro_batch)?;
     let batch_size = config.finetune.training.batch_size;
     let targets = Targets::new(config, &labelled, classes.as_ref(), &rows);
     let (of_flows, of_latents);
@@ -83,60 +72,132 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         of_latents = found;
         (&of_latents, rows)
     } else {
-        of_flows = LabelledFlows {
-            classifier: network.classifier(),
-            encoded: &encoded,
-            widths: &widths,
-            targets,
-            divisor: batch_size as f32,
-        };
+        let (classifier, divisor) = (network.classifier(), batch_size as f32);
+        of_flows = LabelledFlows { classifier, encoded: &encoded, widths: &widths, targets, divisor };
         (&of_flows, rows)
     };
-    // frozen latents train the head alone, a pretrained encoder is trained more gently than its head
-    let was_pretrained = |name: &str| network.prefixes().iter().any(|prefix| name.starts_with(prefix));
-    let lr_scale = |name: &str| match (from, was_pretrained(name)) {
-        (FinetuneFrom::Latents, true) => 0.0,
-        (FinetuneFrom::Pretrained, true) => config.finetune.encoder_lr_scale,
-        _ => 1.0,
-    };
+
     let plan = Plan::new(Stage::Finetune, &config.finetune.training, rows.len());
-    let mut last = None;
-    train(
-        &mut engine,
-        &table,
-        objective,
-        plan,
-        Key::new(config.seed).child(stream::FINETUNE),
-        lr_scale,
-        &mut Sampler::new(config.seed, rows),
-        &mut params,
-        &mut stage,
-        progress,
-        |step, engine, params, stage, progress| {
-            if step % config.finetune.eval_every == 0 || step == plan.steps {
-                let metrics = validate(engine, params, progress)?;
-                let line = ValidationLine { step, validation: &metrics };
-                stage.log(&line)?;
-                let of = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
-                let [accuracy, roc_auc] = [of(metrics.accuracy), of(metrics.roc_auc)];
-                progress
-                    .event(Event::Message(&format!("finetune: step {step}: validation accuracy {accuracy}, ROC-AUC {roc_auc}")));
-                last = Some(metrics);
-            }
-            Ok(())
-        },
-    )?;
+    let held_out = HeldOut { config, labelled: &labelled, classes: classes.as_ref(), encoded: &encoded, widths: &widths };
+    let mut of_all = ParamTable::default();
+    let ensemble = Network::new(config, &tokeniser, classes.as_ref(), &mut of_all)?;
+    let (members, mut params) = (config.finetune.independent(), of_all.zeros());
+    let mut metrics = None;
+    for k in 0..members {
+        let seed = seed_of(config.seed, k);
+        let mut member: Buffer<f32> = table.init(seed);
+        if let Some((weights, _)) = &pretrained {
+            load_weights(weights, Stage::Pretrain, &table, network.prefixes(), &mut member)?;
+        }
+        let number = (members > 1).then_some(k);
+        let trained = Trained { network: &network, table: &table, objective, plan: plan.of_member(number), seed };
+        let found = trained.train(&mut engine, rows.clone(), &mut member, &held_out, &mut stage, progress)?;
+        metrics = Some(found);
+        ensemble.adopt(k, &of_all, &table, &member, &mut params);
+    }
+    if members > 1 {
+        let found = held_out.validate(&ensemble, &of_all, &engine, &params, progress)?;
+        stage.log(&ValidationLine { step: plan.steps, member: None, members: Some(members), validation: &found })?;
+        tell(&format!("finetune: {members} members averaged"), &found, progress);
+        metrics = Some(found);
+    }
 
     stage.write(TOKENISER, tokeniser.to_json().as_bytes())?;
     let mut metadata = json!({"kind": "classifier", "config_hash": config.stage_hash(Stage::Finetune)});
     if let Some(classes) = &classes {
         metadata["classes"] = json!(classes);
     }
-    stage.write(MODEL, &weights::to_bytes(&table, &params, &metadata.to_string()))?;
+    stage.write(MODEL, &weights::to_bytes(&of_all, &params, &metadata.to_string()))?;
     stage.finish(&nids_kernels::describe(engine.gemm()))?;
     let summary = format!("{MODEL} in {}", run.folder().display());
     progress.event(Event::Finished { stage: Stage::Finetune, summary: &summary });
-    Ok(last.expect("the last step is validated"))
+    Ok(metrics.expect("there is a member"))
+}
+
+/// The seed of an independent member's head, masks and batches; the run's own for the first, so that a member more leaves the
+/// others as they were.
+fn seed_of(seed: u64, member: usize) -> u64 {
+    if member == 0 { seed } else { Key::new(seed).child(stream::MEMBERS).stream(0, member as u32).random() }
+}
+
+/// A network that is trained.
+struct Trained<'d> {
+    network: &'d Network,
+    table: &'d ParamTable,
+    objective: &'d dyn Objective<f32>,
+    plan: Plan,
+    seed: u64,
+}
+
+impl Trained<'_> {
+    /// Trains `params` on `rows`; metrics of the last step.
+    fn train(
+        &self,
+        engine: &mut Engine<f32>,
+        rows: Vec<u32>,
+        params: &mut Buffer<f32>,
+        held_out: &HeldOut<'_>,
+        stage: &mut StageRun<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<Metrics> {
+        let Self { network, table, objective, plan, seed } = *self;
+        let settings = &held_out.config.finetune;
+        // frozen latents train the head alone, a pretrained encoder is trained more gently than its head
+        let lr_scale = |name: &str| match (settings.from, network.is_pretrained(name)) {
+            (FinetuneFrom::Latents, true) => 0.0,
+            (FinetuneFrom::Pretrained, true) => settings.encoder_lr_scale,
+            _ => 1.0,
+        };
+        let mut last = None;
+        let key = Key::new(seed).child(stream::FINETUNE);
+        let mut sampler = Sampler::new(seed, rows);
+        let each_step =
+            |step: u64, engine: &Engine<f32>, params: &[f32], stage: &mut StageRun<'_>, progress: &mut dyn Progress| {
+                if step.is_multiple_of(settings.eval_every) || step == plan.steps {
+                    let metrics = held_out.validate(network, table, engine, params, progress)?;
+                    stage.log(&ValidationLine { step, member: plan.member, members: None, validation: &metrics })?;
+                    let of_member = plan.member.map_or_else(String::new, |k| format!("member {k}, "));
+                    tell(&format!("finetune: {of_member}step {step}"), &metrics, progress);
+                    last = Some(metrics);
+                }
+                Ok(())
+            };
+        train(engine, table, objective, plan, key, lr_scale, &mut sampler, params, stage, progress, each_step)?;
+        Ok(last.expect("the last step is validated"))
+    }
+}
+
+/// The rows that say how good a network is.
+struct HeldOut<'d> {
+    config: &'d Config,
+    labelled: &'d Labelled,
+    classes: Option<&'d Classes>,
+    encoded: &'d Encoded,
+    widths: &'d [usize],
+}
+
+impl HeldOut<'_> {
+    fn validate(
+        &self,
+        network: &Network,
+        table: &ParamTable,
+        engine: &Engine<f32>,
+        params: &[f32],
+        progress: &mut dyn Progress,
+    ) -> Result<Metrics> {
+        let val = &self.labelled.split.val;
+        let transposed = Transposed::of(table, params);
+        let probabilities = network.probabilities(engine, params, &transposed, self.encoded, self.widths, val);
+        let mut scores = Scores::new(network.outputs(), self.classes, self.config.evaluate.threshold);
+        scores.add(&self.labelled.flows, val.iter().map(|&row| row as usize), &probabilities);
+        scores.metrics("validation", progress)
+    }
+}
+
+fn tell(what: &str, metrics: &Metrics, progress: &mut dyn Progress) {
+    let of = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
+    let [accuracy, roc_auc] = [of(metrics.accuracy), of(metrics.roc_auc)];
+    progress.event(Event::Message(&format!("{what}: validation accuracy {accuracy}, ROC-AUC {roc_auc}")));
 }
 
 /// Rows of one class teach a classifier to call everything by its name.
@@ -157,5 +218,11 @@ fn both_classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Result<()
 #[derive(Serialize)]
 struct ValidationLine<'m> {
     step: u64,
+    /// Of independent members, this one; none where there is but one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<usize>,
+    /// So many averaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    members: Option<usize>,
     validation: &'m Metrics,
 }

@@ -36,6 +36,7 @@ mod stream {
     pub(super) const LATENT_NOISE: u64 = 3;
     pub(super) const SHUFFLE: u64 = 4;
     pub(super) const POSTERIOR: u64 = 5;
+    pub(super) const MEMBERS: u64 = 6;
 }
 
 /// What to do about an artefact that cannot be used.

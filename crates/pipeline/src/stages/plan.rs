@@ -9,6 +9,8 @@ use crate::config::{self, Per, Stage, Training};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub(super) stage: Stage,
+    /// Which of several independent members is trained.
+    pub(super) member: Option<usize>,
     pub(super) steps: u64,
     pub(super) batch_size: usize,
     pub(super) micro_batch: usize,
@@ -25,6 +27,7 @@ impl Plan {
         let clock = Clock { per: config.schedule.per(), batch_size: config.batch_size as u64, n_rows: n_rows as u64 };
         Self {
             stage,
+            member: None,
             steps: config.steps,
             batch_size: config.batch_size,
             micro_batch: config.micro_batch,
@@ -34,6 +37,11 @@ impl Plan {
             clip_norm: config.clip_norm,
             log_every: config.log_every,
         }
+    }
+
+    /// The same for one of several independent members.
+    pub(super) fn of_member(self, member: Option<usize>) -> Self {
+        Self { member, ..self }
     }
 
     /// The learning rate of `step`, counted from 0.

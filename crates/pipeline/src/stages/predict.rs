@@ -119,7 +119,7 @@ impl Detector {
         let network = Network::new(config, &tokeniser, classes.as_ref(), &mut table)?;
         let params = params(&table)?;
         let transposed = Transposed::of(&table, &params);
-        let engine = engine(config, &table, network.activations(), BATCH)?;
+        let engine = engine(config, &table, network.activations(), network.members(), BATCH)?;
         let widths = widths(&tokeniser);
         Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, widths, network, engine, params, transposed })
     }

@@ -38,7 +38,7 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let pretext = Pretext::new(config, &tokeniser, &mut table)?;
     let plan = Plan::new(Stage::Pretrain, &config.pretrain.training, encoded.n_rows());
     let objective = UnlabelledFlows::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
-    let mut engine = engine(config, &table, pretext.activations(), config.pretrain.training.micro_batch)?;
+    let mut engine = engine(config, &table, pretext.activations(), 1, config.pretrain.training.micro_batch)?;
     let mut params = table.init(config.seed);
     let mut sampler = Sampler::new(config.seed, super::data::all_rows(encoded.n_rows()));
     let key = Key::new(config.seed).child(stream::PRETRAIN);

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use nids_kernels::{Buffer, Gemm, Key};
-use nids_nn::ParamTable;
 use nids_nn::engine::{Cut, Engine, Objective, Sample};
 use nids_nn::optim::{Optimiser, clip};
+use nids_nn::{MAX_SHARD, ParamTable};
 use serde::Serialize;
 
 use super::plan::Plan;
@@ -16,8 +16,15 @@ use crate::error::{Error, Result};
 use crate::progress::{Event, Progress};
 use crate::run::StageRun;
 
-/// The engine that a config asks for, for a network that keeps `activations` numbers of a row.
-pub(super) fn engine(config: &Config, table: &ParamTable, activations: usize, micro_batch: usize) -> Result<Engine<f32>> {
+/// The engine that a config asks for, for a network that keeps `activations` numbers of a row and passes it once for each of
+/// `members`.
+pub(super) fn engine(
+    config: &Config,
+    table: &ParamTable,
+    activations: usize,
+    members: usize,
+    micro_batch: usize,
+) -> Result<Engine<f32>> {
     let gemm = match config.engine.gemm {
         config::Gemm::Openblas => Gemm::OpenBlas,
         config::Gemm::Tiles => Gemm::Tiles,
@@ -27,7 +34,8 @@ pub(super) fn engine(config: &Config, table: &ParamTable, activations: usize, mi
                        choose it with `update-alternatives`, or set `engine.gemm: tiles` or `engine.threads: 1`";
         return Err(Error::Usage(message.to_owned()));
     }
-    let cut = Cut { shard: config.engine.shard(activations), groups: config.engine.groups(micro_batch) };
+    let shard = config.engine.shard(activations).min(MAX_SHARD / members);
+    let cut = Cut { shard, groups: config.engine.groups(micro_batch) };
     Engine::new(table, config.engine.threads, gemm, cut)
         .map_err(|error| Error::Usage(format!("`engine.threads: {}`: cannot start: {error}", config.engine.threads)))
 }
@@ -36,6 +44,8 @@ pub(super) fn engine(config: &Config, table: &ParamTable, activations: usize, mi
 #[derive(Serialize)]
 struct StepLine<'p> {
     step: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<usize>,
     /// Mean over the steps since the last line.
     loss: f64,
     lr: f64,
@@ -141,7 +151,7 @@ pub(super) fn train(
                 for part in parts.values_mut() {
                     *part /= in_window;
                 }
-                run.log(&StepLine { step: done, loss: window / in_window, lr, grad_norm, parts: &parts })?;
+                run.log(&StepLine { step: done, member: plan.member, loss: window / in_window, lr, grad_norm, parts: &parts })?;
                 (window, in_window) = (0.0, 0.0);
                 for part in parts.values_mut() {
                     *part = 0.0;

@@ -44,13 +44,13 @@ impl Outputs {
         }
     }
 
-    /// Probabilities from logits, which are overwritten.   logits: [C]   out: [W]
-    pub(super) fn probabilities(self, logits: &mut [f32], out: &mut [f32]) {
+    /// Adds the probabilities of logits, which are overwritten.   logits: [C]   out: [W]
+    pub(super) fn add_probabilities(self, logits: &mut [f32], out: &mut [f32]) {
         match self {
-            Self::Attack { .. } => out[0] = sigmoid(logits[0]),
+            Self::Attack { .. } => out[0] += sigmoid(logits[0]),
             Self::Classes { .. } => {
                 softmax(logits);
-                out.copy_from_slice(logits);
+                out.iter_mut().zip(logits).for_each(|(out, probability)| *out += *probability);
             }
         }
     }

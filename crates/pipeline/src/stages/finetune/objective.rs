@@ -29,6 +29,10 @@ pub(super) struct LabelledFlows<'d> {
 }
 
 impl Objective<f32> for LabelledFlows<'_> {
+    fn members(&self) -> usize {
+        self.classifier.encoder().members()
+    }
+
     fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
         let b = samples.len();
         let x = cx.alloc(b * self.widths.iter().sum::<usize>());
@@ -101,6 +105,10 @@ fn read_latents(path: &Path, n_rows: usize, width: usize) -> Result<Array2<f32>>
 }
 
 impl Objective<f32> for LabelledLatents<'_> {
+    fn members(&self) -> usize {
+        self.head.encoder().members()
+    }
+
     fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
         let (b, width) = (samples.len(), self.z.ncols());
         let x = cx.alloc(b * width);

@@ -99,7 +99,7 @@ impl Targets {
     }
 }
 
-/// Takes a shard through a classifier and back.   x: b samples   rows: [b], of the targets
+/// Takes a shard through a classifier and back; the mean of its members' losses.   x: b samples   rows: [b], of the targets
 pub(in crate::stages) fn classify<'a>(
     cx: &Cx<'a, f32>,
     grads: &mut [f32],
@@ -112,7 +112,12 @@ pub(in crate::stages) fn classify<'a>(
 ) -> f64 {
     let (logits, cache) = classifier.forward(cx, b, x);
     let dlogits = cx.tensor(logits.shape);
-    let loss = targets.loss(cx, rows.clone(), logits.data, divisor, dlogits.data);
+    let members = classifier.encoder().members();
+    let chunk = logits.data.len() / members;
+    let of_members = logits.data.chunks_exact(chunk).zip(dlogits.data.chunks_exact_mut(chunk));
+    let of_member =
+        |(logits, dlogits): (&[f32], &mut [f32])| targets.loss(cx, rows.clone(), logits, divisor * members as f32, dlogits);
+    let loss = of_members.map(of_member).sum();
     classifier.backward(cx, grads, cache, dlogits);
     loss
 }
