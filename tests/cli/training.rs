@@ -1,4 +1,6 @@
-//! How the stages learn: schedules.
+//! How the stages learn: schedules, optimisers.
+
+use safetensors::SafeTensors;
 
 use crate::bench::{Bench, on_flows};
 
@@ -29,4 +31,63 @@ fn the_rate_follows_the_schedule() {
         let is_close = found.len() == 6 && found.iter().zip(want).all(|(found, want)| (found - want).abs() < 1e-12);
         assert!(is_close, "{settings}: {found:?}, not {want:?}");
     }
+}
+
+/// The weights that `pretrain` and then `finetune` leave.
+fn weights(settings: &str, threads: usize) -> [Vec<u8>; 2] {
+    let bench = Bench::new();
+    bench.flows();
+    let of = |stage: &str| -> Vec<String> { settings.split_whitespace().map(|set| format!("--set {stage}.{set}")).collect() };
+    let all = format!("{} --set engine.threads={threads}", [of("pretrain"), of("finetune")].concat().join(" "));
+    bench.prints(&on_flows("pretrain", &all));
+    bench.prints(&on_flows("finetune", &all));
+    ["pretrained", "model"].map(|name| tensors(&bench.bytes(&format!("run/{name}.safetensors"))))
+}
+
+/// The numbers alone: the metadata before them name the settings.
+fn tensors(bytes: &[u8]) -> Vec<u8> {
+    let tensors = SafeTensors::deserialize(bytes).unwrap();
+    let mut names = tensors.names();
+    names.sort_unstable();
+    names.into_iter().flat_map(|name| tensors.tensor(name).unwrap().data().to_vec()).collect()
+}
+
+#[test]
+fn every_optimiser_and_option_trains_otherwise_and_the_same_for_any_number_of_threads() {
+    let mut all = Vec::new();
+    for settings in [
+        "optimiser=adamw",
+        "optimiser.adamw.decay=all",
+        "optimiser=sgd",
+        "optimiser.sgd.nesterov=true",
+        "sam.rho=0.05",
+        "update_noise.eta=0.01",
+    ] {
+        let [one, two] = [1, 2].map(|threads| weights(settings, threads));
+        assert!(one == two, "{settings}");
+        all.push(one);
+    }
+    for (i, one) in all.iter().enumerate() {
+        for other in &all[..i] {
+            assert!(one[0] != other[0] && one[1] != other[1]);
+        }
+    }
+}
+
+#[test]
+fn lower_layers_of_the_encoder_can_be_left_almost_as_they_were() {
+    let bench = Bench::trained();
+    bench.prints(&on_flows("finetune", "--set finetune.layer_lr_decay=0.001"));
+    let (before, after) = (bench.bytes("run/pretrained.safetensors"), bench.bytes("run/model.safetensors"));
+    let (before, after) = (SafeTensors::deserialize(&before).unwrap(), SafeTensors::deserialize(&after).unwrap());
+    let numbers = |tensors: &SafeTensors<'_>, name: &str| -> Vec<f32> {
+        tensors.tensor(name).unwrap().data().chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect()
+    };
+    let moved = |name: &str| -> f32 {
+        numbers(&before, name).iter().zip(numbers(&after, name)).map(|(before, after)| (before - after).abs()).fold(0.0, f32::max)
+    };
+    // one block: it learns a thousandth as fast as its norm at the end, what is below it a millionth
+    let [norm, block, registers] =
+        ["encoder.norm.weight", "encoder.blocks.0.channel_mixing.linear1.weight", "encoder.registers.weight"].map(moved);
+    assert!(norm > 1e-3 && block < 1e-2 * norm && registers < 1e-2 * block, "{norm} {block} {registers}");
 }

@@ -38,7 +38,7 @@ pub use buffer::Buffer;
 pub use gemm::{Gemm, Mat, Store, describe, gemm, gemm_scratch, is_thread_safe, peak};
 pub use mask::{Keyed, Mask};
 pub use norm::{layer_norm, layer_norm_backward, layer_norm_infer, layer_norm_output};
-pub use optim::{AdamStep, adam, adamw, clip_scale, scale, sum_of_squares};
+pub use optim::{AdamStep, SgdStep, adam, adamw, clip_scale, scale, sgd, sum_of_squares};
 pub use philox::{Key, Stream};
 pub use real::Real;
 pub use reduce::{add_assign, add_bias, add_column_sums, add_row_sums, hadamard};

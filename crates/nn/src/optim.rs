@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use nids_kernels::{AdamStep, Buffer, Real, adam, adamw, clip_scale, sum_of_squares};
+use nids_kernels::{AdamStep, Buffer, Real, SgdStep, adam, adamw, clip_scale, sgd, sum_of_squares};
 
-use crate::ParamTable;
+use crate::{Param, ParamTable};
 
 /// Settings shared by Adam and AdamW.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,8 +15,32 @@ pub struct AdamConfig {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// L2 for Adam (on every parameter), decoupled decay for AdamW (on matrices).
+    /// L2 for Adam, decoupled decay for AdamW.
     pub weight_decay: f64,
+    /// What decays.
+    pub decay: Decay,
+}
+
+/// Settings of stochastic gradient descent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SgdConfig {
+    /// What is kept of the direction before.
+    pub momentum: f64,
+    /// Nesterov's momentum.
+    pub nesterov: bool,
+    /// L2.
+    pub weight_decay: f64,
+    /// What decays.
+    pub decay: Decay,
+}
+
+/// What weight decay applies to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decay {
+    /// Matrices: not biases, norms, registers and mask tokens.
+    Matrices,
+    /// Every parameter.
+    All,
 }
 
 /// How gradients become updates.
@@ -26,6 +50,18 @@ pub enum Algorithm {
     Adam(AdamConfig),
     /// AdamW as PyTorch has it ([`nids_kernels::adamw`]).
     AdamW(AdamConfig),
+    /// Stochastic gradient descent as PyTorch has it ([`nids_kernels::sgd`]).
+    Sgd(SgdConfig),
+}
+
+impl Algorithm {
+    fn decay(&self) -> Decay {
+        match self {
+            Self::Adam(AdamConfig { decay, .. }) | Self::AdamW(AdamConfig { decay, .. }) | Self::Sgd(SgdConfig { decay, .. }) => {
+                *decay
+            }
+        }
+    }
 }
 
 /// Neighbouring parameters that are updated alike.
@@ -36,7 +72,7 @@ struct Group {
     decays: bool,
 }
 
-/// An optimiser and its moments.
+/// An optimiser and its moments; descent has one, and leaves the second at zero.
 #[derive(Clone, Debug)]
 pub struct Optimiser<R: Real> {
     algorithm: Algorithm,
@@ -52,7 +88,7 @@ impl<R: Real> Optimiser<R> {
         let mut groups: Vec<Group> = Vec::new();
         for (i, spec) in table.specs().iter().enumerate() {
             let end = table.specs().get(i + 1).map_or(table.buffer_len(), |next| next.param.offset());
-            let decays = matches!(algorithm, Algorithm::Adam(_)) || spec.decays();
+            let decays = algorithm.decay() == Decay::All || spec.decays();
             let lr_scale = lr_scale(&spec.name);
             match groups.last_mut() {
                 Some(last) if last.decays == decays && last.lr_scale.to_bits() == lr_scale.to_bits() => last.range.end = end,
@@ -78,6 +114,22 @@ impl<R: Real> Optimiser<R> {
         let t = i32::try_from(self.t).unwrap_or(i32::MAX);
         let update = Update { algorithm: self.algorithm, groups: &self.groups, lr, grad_scale, t };
         (update, &mut self.m, &mut self.v)
+    }
+
+    /// What AdamW's decay alone makes of a weight of `param` in a step with learning rate `lr`: the factor on it, to the bit.
+    /// 1 for other algorithms, whose decay is part of the gradient.
+    pub fn shrink(&self, lr: f64, param: Param) -> R {
+        let Algorithm::AdamW(config) = self.algorithm else { return R::one() };
+        let group = &self.groups[self.groups.partition_point(|group| group.range.end <= param.offset())];
+        let weight_decay = if group.decays { config.weight_decay } else { 0.0 };
+        R::one() - R::from_f64(lr * group.lr_scale) * R::from_f64(weight_decay)
+    }
+
+    /// Sets the gradient of frozen parameters to 0.
+    pub fn zero_frozen(&self, grads: &mut [R]) {
+        for Group { range, .. } in self.groups.iter().filter(|group| group.lr_scale <= 0.0) {
+            grads[range.clone()].fill(R::zero());
+        }
     }
 
     /// First and second moments and the number of steps taken: what a checkpoint keeps.
@@ -109,25 +161,41 @@ pub(crate) struct Update<'o> {
 impl Update<'_> {
     /// Updates the pieces of the buffers that start at `offset`; every number on its own, so that pieces may be of any size.
     pub(crate) fn apply<R: Real>(&self, offset: usize, params: &mut [R], grads: &[R], m: &mut [R], v: &mut [R]) {
-        let (Algorithm::Adam(config) | Algorithm::AdamW(config)) = self.algorithm;
-        let kernel = if matches!(self.algorithm, Algorithm::Adam(_)) { adam } else { adamw };
+        let real = R::from_f64;
         let end = offset + params.len();
         let first = self.groups.partition_point(|group| group.range.end <= offset);
-        for Group { range, lr_scale, decays } in self.groups[first..].iter().take_while(|group| group.range.start < end) {
-            let real = R::from_f64;
-            let step = AdamStep {
-                grad_scale: real(self.grad_scale),
-                lr: real(self.lr * lr_scale),
-                beta1: real(config.beta1),
-                beta2: real(config.beta2),
-                eps: real(config.eps),
-                weight_decay: real(if *decays { config.weight_decay } else { 0.0 }),
-                bias1: real(1.0 - config.beta1.powi(self.t)),
-                bias2: real(1.0 - config.beta2.powi(self.t)),
-            };
-            let piece = range.start.max(offset) - offset..range.end.min(end) - offset;
+        for group in self.groups[first..].iter().take_while(|group| group.range.start < end) {
+            let piece = group.range.start.max(offset) - offset..group.range.end.min(end) - offset;
             let (params, grads) = (&mut params[piece.clone()], &grads[piece.clone()]);
-            kernel(step, params, grads, &mut m[piece.clone()], &mut v[piece]);
+            let (m, v) = (&mut m[piece.clone()], &mut v[piece]);
+            match self.algorithm {
+                Algorithm::Adam(config) => adam(self.adam_step(config, group), params, grads, m, v),
+                Algorithm::AdamW(config) => adamw(self.adam_step(config, group), params, grads, m, v),
+                Algorithm::Sgd(config) => {
+                    let step = SgdStep {
+                        grad_scale: real(self.grad_scale),
+                        lr: real(self.lr * group.lr_scale),
+                        momentum: real(config.momentum),
+                        nesterov: config.nesterov,
+                        weight_decay: real(if group.decays { config.weight_decay } else { 0.0 }),
+                    };
+                    sgd(step, params, grads, m);
+                }
+            }
+        }
+    }
+
+    fn adam_step<R: Real>(&self, config: AdamConfig, group: &Group) -> AdamStep<R> {
+        let real = R::from_f64;
+        AdamStep {
+            grad_scale: real(self.grad_scale),
+            lr: real(self.lr * group.lr_scale),
+            beta1: real(config.beta1),
+            beta2: real(config.beta2),
+            eps: real(config.eps),
+            weight_decay: real(if group.decays { config.weight_decay } else { 0.0 }),
+            bias1: real(1.0 - config.beta1.powi(self.t)),
+            bias2: real(1.0 - config.beta2.powi(self.t)),
         }
     }
 }
@@ -140,4 +208,85 @@ pub fn grad_norm<R: Real>(grads: &[R]) -> f64 {
 /// What [`Optimiser::step`] scales a gradient of Euclidean norm `norm` by, so that it is at most `max_norm`.
 pub fn clip(norm: f64, max_norm: Option<f64>) -> f64 {
     max_norm.map_or(1.0, |max_norm| clip_scale(norm, max_norm))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Init;
+
+    /// A matrix and a bias that start at 1 and 2, under a frozen one.
+    fn table() -> (ParamTable, [Param; 3]) {
+        let mut table = ParamTable::default();
+        let mut scope = table.root();
+        let weight = scope.at("a").param("weight", &[2, 1], Init::KaimingUniform { fan_in: 1 });
+        let bias = scope.at("a").param("bias", &[1], Init::Zeros);
+        let frozen = scope.at("b").param("weight", &[1, 1], Init::KaimingUniform { fan_in: 1 });
+        (table, [weight, bias, frozen])
+    }
+
+    /// The numbers of weight and bias after each of three steps at rate 0.1 with gradients 1, 0.5 and -1 for all.
+    fn steps(algorithm: Algorithm) -> Vec<[f64; 2]> {
+        let (table, [weight, bias, frozen]) = table();
+        let mut params = table.zeros::<f64>();
+        weight.of_mut(&mut params).fill(1.0);
+        bias.of_mut(&mut params).fill(2.0);
+        frozen.of_mut(&mut params).fill(3.0);
+        let mut optimiser = Optimiser::new(&table, algorithm, |name| if name.starts_with("b.") { 0.0 } else { 1.0 });
+        let mut after = Vec::new();
+        for gradient in [1.0, 0.5, -1.0] {
+            let mut grads = table.zeros::<f64>();
+            grads.fill(gradient);
+            optimiser.step(0.1, 1.0, &mut params, &grads);
+            after.push([weight.of(&params)[1], bias.of(&params)[0]]);
+            assert!((frozen.of(&params)[0] - 3.0).abs() < f64::EPSILON);
+        }
+        after
+    }
+
+    /// By the algorithm in PyTorch's documentation of torch.optim.SGD, worked out by hand: with Nesterov's momentum 0.5 and decay
+    /// 0.1, g = 1.1, m = 1.1, p = 1 - 0.1 · (1.1 + 0.55) and so on.
+    #[test]
+    fn descent_is_that_of_pytorch() {
+        let sgd = |nesterov, decay| Algorithm::Sgd(SgdConfig { momentum: 0.5, nesterov, weight_decay: 0.1, decay });
+        for (algorithm, want) in [
+            (sgd(false, Decay::Matrices), [[0.89, 1.9], [0.7761, 1.8], [0.811_389, 1.85]]),
+            (sgd(true, Decay::Matrices), [[0.835, 1.85], [0.719_975, 1.75], [0.830_837_875, 1.875]]),
+            (sgd(false, Decay::All), [[0.89, 1.88], [0.7761, 1.7512], [0.811_389, 1.769_288]]),
+        ] {
+            for (found, want) in steps(algorithm).iter().zip(want) {
+                let is_close = (found[0] - want[0]).abs() < 1e-12 && (found[1] - want[1]).abs() < 1e-12;
+                assert!(is_close, "{algorithm:?}: {found:?}, not {want:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn decay_spares_biases_unless_told_otherwise() {
+        let adamw = |decay, weight_decay| {
+            steps(Algorithm::AdamW(AdamConfig { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay, decay }))[0]
+        };
+        let [plain, matrices, all] = [adamw(Decay::Matrices, 0.0), adamw(Decay::Matrices, 0.5), adamw(Decay::All, 0.5)];
+        // 5 % of 1 and of 2
+        for (found, want) in [(matrices, [plain[0] - 0.05, plain[1]]), (all, [plain[0] - 0.05, plain[1] - 0.1])] {
+            assert!((found[0] - want[0]).abs() < 1e-12 && (found[1] - want[1]).abs() < 1e-12, "{found:?}, not {want:?}");
+        }
+    }
+
+    #[test]
+    fn what_decay_alone_does_is_known_to_the_bit() {
+        let (table, params) = table();
+        let config = AdamConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.05, decay: Decay::Matrices };
+        let mut optimiser =
+            Optimiser::<f32>::new(&table, Algorithm::AdamW(config), |name| if name.starts_with("b.") { 0.3 } else { 1.0 });
+        let before = table.init::<f32>(1);
+        let mut after = before.clone();
+        optimiser.step(3e-3, 1.0, &mut after, &table.zeros());
+        for param in params {
+            let shrink = optimiser.shrink(3e-3, param);
+            for (after, before) in param.of(&after).iter().zip(param.of::<f32>(&before)) {
+                assert_eq!(after.to_bits(), (before * shrink).to_bits());
+            }
+        }
+    }
 }

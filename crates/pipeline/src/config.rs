@@ -29,7 +29,9 @@ pub use settings::{
     Mae, MaskedEncoder, Model, Mu, Multiclass, Noise, Objective, Pretrain, Scales, Settings, Sigma, SigmaRange, Synthetic, Task,
     Vae, VaeLatent,
 };
-pub use training::{Adam, AdamW, Constant, Cosine, CosineRestarts, OneCycle, Optimiser, Per, Schedule, Training};
+pub use training::{
+    Adam, AdamW, Constant, Cosine, CosineRestarts, Decay, OneCycle, Optimiser, Per, Sam, Schedule, Sgd, Training, UpdateNoise,
+};
 
 use crate::error::{Error, Problem, Result};
 use keys::Scope;

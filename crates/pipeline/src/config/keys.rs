@@ -49,6 +49,7 @@ const FACTOR: Rule = Rule::Number(Included(1.0), Unbounded);
 const POSITIVE: Rule = Rule::Number(Excluded(0.0), Unbounded);
 const NOT_NEGATIVE: Rule = Rule::Number(Included(0.0), Unbounded);
 const EXPANSION: Rule = Rule::Number(Excluded(0.0), Included(64.0));
+const DECAY: Rule = Rule::OneOf(&["matrices", "all"]);
 const PER: Rule = Rule::OneOf(&["step", "epoch"]);
 
 const NOTHING: Scope = Scope::Nothing;
@@ -130,6 +131,7 @@ static KEYS: &[Key] = &[
     key("finetune.ensemble.batch.shared_blocks", Rule::Whole(0, 32), FINETUNE),
     key("finetune.patch_size", Rule::Whole(1, 65_536), FINETUNE),
     key("finetune.encoder_lr_scale", NOT_NEGATIVE, FINETUNE),
+    key("finetune.layer_lr_decay", SHARE, FINETUNE),
     key("finetune.loss.pos_weight", POSITIVE, FINETUNE),
     key("finetune.eval_every", Rule::Whole(1, ANY), FINETUNE),
     key("evaluate.threshold", UP_TO_ONE, NOTHING),
@@ -142,15 +144,21 @@ macro_rules! training {
             key(concat!($stage, ".steps"), Rule::Whole(1, ANY), $scope),
             key(concat!($stage, ".batch_size"), Rule::Whole(1, 1 << 20), $scope),
             key(concat!($stage, ".micro_batch"), Rule::Whole(1, 1 << 20), $scope),
-            key(concat!($stage, ".optimiser"), Rule::Choice(&["adamw", "adam"]), $scope),
+            key(concat!($stage, ".optimiser"), Rule::Choice(&["adamw", "adam", "sgd"]), $scope),
             key(concat!($stage, ".optimiser.adamw.beta1"), FRACTION, $scope),
             key(concat!($stage, ".optimiser.adamw.beta2"), FRACTION, $scope),
             key(concat!($stage, ".optimiser.adamw.eps"), POSITIVE, $scope),
             key(concat!($stage, ".optimiser.adamw.weight_decay"), NOT_NEGATIVE, $scope),
+            key(concat!($stage, ".optimiser.adamw.decay"), DECAY, $scope),
             key(concat!($stage, ".optimiser.adam.beta1"), FRACTION, $scope),
             key(concat!($stage, ".optimiser.adam.beta2"), FRACTION, $scope),
             key(concat!($stage, ".optimiser.adam.eps"), POSITIVE, $scope),
             key(concat!($stage, ".optimiser.adam.weight_decay"), NOT_NEGATIVE, $scope),
+            key(concat!($stage, ".optimiser.adam.decay"), DECAY, $scope),
+            key(concat!($stage, ".optimiser.sgd.momentum"), FRACTION, $scope),
+            key(concat!($stage, ".optimiser.sgd.nesterov"), Rule::Switch, $scope),
+            key(concat!($stage, ".optimiser.sgd.weight_decay"), NOT_NEGATIVE, $scope),
+            key(concat!($stage, ".optimiser.sgd.decay"), DECAY, $scope),
             key(concat!($stage, ".lr"), POSITIVE, $scope),
             key(concat!($stage, ".schedule"), Rule::Choice(&["cosine", "constant", "cosine_restarts", "one_cycle"]), $scope),
             key(concat!($stage, ".schedule.cosine.warmup"), UP_TO_ONE, $scope),
@@ -172,6 +180,11 @@ macro_rules! training {
             key(concat!($stage, ".schedule.one_cycle.final_div_factor"), FACTOR, $scope),
             key(concat!($stage, ".schedule.one_cycle.per"), PER, $scope),
             nullable(concat!($stage, ".clip_norm"), POSITIVE, $scope),
+            optional(concat!($stage, ".sam"), $scope),
+            key(concat!($stage, ".sam.rho"), POSITIVE, $scope),
+            optional(concat!($stage, ".update_noise"), $scope),
+            key(concat!($stage, ".update_noise.eta"), POSITIVE, $scope),
+            key(concat!($stage, ".update_noise.gamma"), NOT_NEGATIVE, $scope),
             key(concat!($stage, ".log_every"), Rule::Whole(1, ANY), NOTHING),
         ]
     };

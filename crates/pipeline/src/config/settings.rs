@@ -356,6 +356,8 @@ pub struct Finetune {
     pub training: Training,
     /// The pretrained encoder's learning rate over `lr`. Default 1.
     pub encoder_lr_scale: f64,
+    /// The learning rate of a block of the encoder over that of the block above it (Clark et al. 2020). Default 1.
+    pub layer_lr_decay: f64,
     /// Binary cross-entropy with logits.
     pub loss: Loss,
     /// Steps between looks at the validation rows. Default 200.
@@ -380,6 +382,7 @@ impl Default for Finetune {
                 ..Training::default()
             },
             encoder_lr_scale: 1.0,
+            layer_lr_decay: 1.0,
             loss: Loss::default(),
             eval_every: 200,
         }
@@ -532,17 +535,24 @@ impl Settings {
         if self.name.starts_with('.') || self.name.contains(['/', '\\']) {
             found.push(("name", format!("expected a name that can be a folder's, found `{}`", self.name)));
         }
-        for (batch, schedule, training) in [
-            ("pretrain.batch_size", "pretrain.schedule", &self.pretrain.training),
-            ("finetune.batch_size", "finetune.schedule", &self.finetune.training),
+        for (training, [batch_size, optimiser, schedule]) in [
+            (&self.pretrain.training, ["pretrain.batch_size", "pretrain.optimiser", "pretrain.schedule"]),
+            (&self.finetune.training, ["finetune.batch_size", "finetune.optimiser", "finetune.schedule"]),
         ] {
-            let Training { batch_size, micro_batch, lr, .. } = training;
-            if batch_size > micro_batch && batch_size % micro_batch != 0 {
-                found.push((batch, format!("expected a multiple of `micro_batch` ({micro_batch}), found `{batch_size}`")));
+            let &Training { batch_size: batch, micro_batch: micro, lr, .. } = training;
+            if batch > micro && !batch.is_multiple_of(micro) {
+                found.push((batch_size, format!("expected a multiple of `micro_batch` ({micro}), found `{batch}`")));
             }
-            if let Some((key, rate)) = training.schedule.above(*lr) {
+            if matches!(&training.optimiser, Optimiser::Sgd(sgd) if sgd.nesterov && sgd.momentum <= 0.0) {
+                found.push((optimiser, "`nesterov` needs `momentum` above 0".to_owned()));
+            }
+            if let Some((key, rate)) = training.schedule.above(lr) {
                 found.push((schedule, format!("expected `{key}` up to `lr` ({lr}), found {rate}")));
             }
+        }
+        if self.finetune.from == FinetuneFrom::Latents && self.finetune.layer_lr_decay < 1.0 {
+            let message = "slows an encoder that is trained, which `from: latents` freezes: leave it at 1";
+            found.push(("finetune.layer_lr_decay", message.to_owned()));
         }
         if let Err(nids_flows::Error::Tokeniser { message }) = self.tokeniser.check() {
             found.push(("tokeniser", message));

@@ -26,6 +26,7 @@ fn the_table_and_the_settings_name_the_same_keys() {
         "name: x\npretrain: { optimiser: adam, schedule: constant }\nfinetune: { optimiser: adam, schedule: constant }",
         "name: x\npretrain: { schedule: cosine_restarts }\nfinetune: { schedule: cosine_restarts }",
         "name: x\npretrain: { schedule: one_cycle }\nfinetune: { schedule: one_cycle }",
+        "name: x\npretrain: { optimiser: sgd, sam: {}, update_noise: {} }\nfinetune: { optimiser: sgd, sam: {}, update_noise: {} }",
         "name: x\npretrain: { objective: vae }\nencode: { latents: mu, noise: { sigma: { min: 0.1, max: 1 } } }",
         "name: x\nfinetune: { task: multiclass }",
         "name: x\nfinetune: { auxiliary: {}, ensemble: batch }",
@@ -68,6 +69,18 @@ fn a_choice_without_settings_is_a_bare_name() {
     insta::assert_snapshot!(problems("name: x\nencode: { latents: { mean: {} } }", &["encode.latents.mu.sample=3"]), @"--set encode.latents.mu.sample=3: unknown key `encode.latents.mu.sample`: did you mean `encode.latents.mu.samples`?");
     insta::assert_snapshot!(problems("name: x\nencode: { latents: { mean: {} } }", &[]), @"c.yaml:2:22: `encode.latents.mean` has no settings of its own: write `encode.latents: mean`");
     insta::assert_snapshot!(problems("name: x\nencode: { latents: mu }", &[]), @"c.yaml:2:20: `encode.latents`: `mu` is what a variational autoencoder has: name `vae` in `pretrain.objective`, or take `mean` or `tokens`");
+}
+
+#[test]
+fn a_section_is_there_or_null() {
+    let on = config("name: x\npretrain: { sam: {} }", &["finetune.sam.rho=0.1"]);
+    assert_eq!((on.pretrain.training.sam, on.finetune.training.sam), (Some(Sam::default()), Some(Sam { rho: 0.1 })));
+    assert_eq!(config("name: x\npretrain: { sam: { rho: 1 } }", &["pretrain.sam=null"]).pretrain.training.sam, None);
+    insta::assert_snapshot!(problems("name: x\npretrain: { sam: true, update_noise: { eta: 0, gama: 1 } }", &[]), @r"
+    c.yaml:2:18: `pretrain.sam`: expected a mapping of `rho` or `null`, found `true`
+    c.yaml:2:45: `pretrain.update_noise.eta`: expected a number above 0, found `0`
+    c.yaml:2:48: unknown key `pretrain.update_noise.gama`: did you mean `pretrain.update_noise.gamma`?
+    ");
 }
 
 #[test]
@@ -138,6 +151,8 @@ fn resolved_text_gives_the_same_config() {
         "name=0123",
         "pretrain.schedule=cosine_restarts",
         "finetune.schedule.one_cycle.per=epoch",
+        "pretrain.update_noise.eta=0.02",
+        "finetune.sam={}",
         "pretrain.objective=vae",
         "encode.latents.mu.samples=2",
         "encode.noise.sigma.min=0.05",
@@ -199,7 +214,7 @@ fn hashes_move_with_what_matters_and_nothing_else() {
 fn hash_is_stable_across_versions() {
     // It moves with a new key, which old runs get the default of, and with a new default, which makes them stale: say so in the
     // changelog.
-    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"6c62b8de6951bf916870a2dacb705ae0e8cb43dc8af8fdef6597547a62c85564");
+    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"b7ab22abfa2a37ad458fc7f75386d21f7a1b2c322ab77a353ab1339ad2cb788d");
 }
 
 #[test]
@@ -231,7 +246,7 @@ pretrain:
   lr: .inf
   clip_norm: 0
   objective: { mae: { mask_ratio: 1.5, encoder: visible } }
-  optimiser: sgd
+  optimiser: lion
   schedule: { cosine: {}, constant: {} }
 encode: { noise: 3 }
 finetune: { labels: many, steps: null, optimiser: {} }
@@ -254,12 +269,12 @@ finetune: { labels: many, steps: null, optimiser: {} }
     c.yaml:10:14: `pretrain.clip_norm`: expected a number above 0 or `null`, found `0`
     c.yaml:11:35: `pretrain.objective.mae.mask_ratio`: expected a number between 0 and 1, both excluded, found `1.5`
     c.yaml:11:49: `pretrain.objective.mae.encoder`: expected one of `mask_token`, `visible_only`, found `visible`
-    c.yaml:12:14: `pretrain.optimiser`: expected one of `adamw`, `adam`, found `sgd`
+    c.yaml:12:14: `pretrain.optimiser`: expected one of `adamw`, `adam`, `sgd`, found `lion`
     c.yaml:13:27: `pretrain.schedule`: expected exactly one of `cosine`, `constant`, `cosine_restarts`, `one_cycle`, found `cosine` and `constant`
     c.yaml:14:18: `encode.noise`: expected a mapping, found `3`
     c.yaml:15:21: `finetune.labels`: expected a whole number from 2 up or `null`, found `many`
     c.yaml:15:34: `finetune.steps`: expected a whole number from 1 up, found nothing
-    c.yaml:15:51: `finetune.optimiser`: expected one of `adamw`, `adam`, found an empty mapping
+    c.yaml:15:51: `finetune.optimiser`: expected one of `adamw`, `adam`, `sgd`, found an empty mapping
     --set evaluate.threshold=2: `evaluate.threshold`: expected a number between 0 and 1, found `2`
     --set engine.gemm=mkl: `engine.gemm`: expected one of `openblas`, `tiles`, found `mkl`
     "#);
@@ -275,6 +290,11 @@ fn contradictions_are_found_once_the_values_are_good() {
     --set tokeniser={quantile: false, log1p: false, bins: 0}: `tokeniser`: `quantile`, `log1p` and `bins` are all off; switch one on, or use `normalisation: standard`
     c.yaml:2:7: `data.train`: without it flows shaped like `unsw-nb15` are generated: give the file, or leave `data.schema` out
     c.yaml:2:38: `data.unlabelled`: is only read beside `data.train`, which is missing
+    ");
+    let training = ["pretrain.optimiser.sgd.nesterov=true", "pretrain.optimiser.sgd.momentum=0", "finetune.from=latents"];
+    insta::assert_snapshot!(problems("name: x\nfinetune: { layer_lr_decay: 0.8 }", &training), @r"
+    --set pretrain.optimiser.sgd.nesterov=true: `pretrain.optimiser`: `nesterov` needs `momentum` above 0
+    c.yaml:2:29: `finetune.layer_lr_decay`: slows an encoder that is trained, which `from: latents` freezes: leave it at 1
     ");
     let rates = "name: x\npretrain: { lr: 0.01, schedule: { cosine: { min_lr: 0.02 } } }";
     insta::assert_snapshot!(problems(rates, &["finetune.schedule.constant.warmup_start_lr=1"]), @r"

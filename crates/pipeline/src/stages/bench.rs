@@ -289,7 +289,7 @@ fn measure_steps(
         for step in 0..options.repeats + WARM_UP {
             sampler.batch(step as u64, plan.batch_size, &mut samples);
             let peak = engine.peak_flops();
-            let (seconds, taken) = timed(|| trainer.step(engine, step as u64, &samples, &mut params));
+            let (seconds, taken) = timed(|| trainer.step(engine, step as u64, &samples, &mut params, &mut |_, _| ()));
             taken?;
             if step >= WARM_UP {
                 steps.push(seconds);

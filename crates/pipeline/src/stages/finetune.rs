@@ -142,12 +142,7 @@ impl Trained<'_> {
     ) -> Result<Metrics> {
         let Self { network, table, objective, plan, seed } = *self;
         let settings = &held_out.config.finetune;
-        // frozen latents train the head alone, a pretrained encoder is trained more gently than its head
-        let lr_scale = |name: &str| match (settings.from, network.is_pretrained(name)) {
-            (FinetuneFrom::Latents, true) => 0.0,
-            (FinetuneFrom::Pretrained, true) => settings.encoder_lr_scale,
-            _ => 1.0,
-        };
+        let lr_scale = |name: &str| lr_scale(held_out.config, network.is_pretrained(name), name);
         let mut last = None;
         let key = Key::new(seed).child(stream::FINETUNE);
         let mut sampler = Sampler::new(seed, rows);
@@ -200,6 +195,30 @@ fn tell(what: &str, metrics: &Metrics, progress: &mut dyn Progress) {
     progress.event(Event::Message(&format!("{what}: validation accuracy {accuracy}, ROC-AUC {roc_auc}")));
 }
 
+/// The learning rate of a parameter over `lr`: frozen latents train the head alone, a pretrained encoder may be trained more
+/// gently than its head, and its lower layers more gently than its upper ones.
+fn lr_scale(config: &Config, was_pretrained: bool, name: &str) -> f64 {
+    let of_layer = layer_lr_scale(name, config.finetune.layer_lr_decay, config.model.depth);
+    match (config.finetune.from, was_pretrained) {
+        (FinetuneFrom::Latents, true) => 0.0,
+        (FinetuneFrom::Pretrained, true) => config.finetune.encoder_lr_scale * of_layer,
+        _ => of_layer,
+    }
+}
+
+/// decay^(depth - i) for block i of the encoder, decay^(depth + 1) for what lies below the blocks, 1 for its last norm and what
+/// comes after it: layer-wise learning rates (Clark et al. 2020, section 3.2; the layers as BEiT counts them, Bao et al. 2022).
+fn layer_lr_scale(name: &str, decay: f64, depth: usize) -> f64 {
+    let Some(name) = name.strip_prefix("encoder.") else { return 1.0 };
+    let block = name.strip_prefix("blocks.").and_then(|name| name.split('.').next()?.parse::<usize>().ok());
+    let layers_above = match block {
+        Some(block) => depth - block,
+        None if name.starts_with("norm.") => 0,
+        None => depth + 1,
+    };
+    decay.powf(layers_above as f64)
+}
+
 /// Rows of one class teach a classifier to call everything by its name.
 fn both_classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Result<()> {
     let attacks = rows.iter().filter(|&&row| labelled.labels()[row as usize] == 1).count();
@@ -225,4 +244,25 @@ struct ValidationLine<'m> {
     #[serde(skip_serializing_if = "Option::is_none")]
     members: Option<usize>,
     validation: &'m Metrics,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_learns_slower_the_lower_it_lies() {
+        for (name, want) in [
+            ("classifier.weight", 1.0),
+            ("head.encoder.blocks.0.token_mixing.linear1.weight", 1.0),
+            ("encoder.norm.weight", 1.0),
+            ("encoder.blocks.2.channel_mixing_norm.bias", 0.5),
+            ("encoder.blocks.0.token_mixing.linear1.weight", 0.125),
+            ("encoder.embed.proto.weight", 0.0625),
+            ("encoder.registers.weight", 0.0625),
+        ] {
+            let found = layer_lr_scale(name, 0.5, 3);
+            assert!((found - want).abs() < 1e-15, "{name}: {found}, not {want}");
+        }
+    }
 }

@@ -37,6 +37,7 @@ mod stream {
     pub(super) const SHUFFLE: u64 = 4;
     pub(super) const POSTERIOR: u64 = 5;
     pub(super) const MEMBERS: u64 = 6;
+    pub(super) const UPDATE_NOISE: u64 = 7;
 }
 
 /// What to do about an artefact that cannot be used.

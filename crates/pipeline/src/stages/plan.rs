@@ -1,9 +1,9 @@
 //! What the training loop needs to know of a stage's config.
 
-use nids_nn::optim::{AdamConfig, Algorithm};
+use nids_nn::optim::{AdamConfig, Algorithm, Decay, SgdConfig};
 use nids_nn::schedule::{Schedule, Warmup};
 
-use crate::config::{self, Per, Stage, Training};
+use crate::config::{self, Per, Sam, Stage, Training, UpdateNoise};
 
 /// What the loop needs to know of a stage's config.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,8 @@ pub(super) struct Plan {
     clock: Clock,
     schedule: Schedule,
     pub(super) clip_norm: Option<f64>,
+    pub(super) sam: Option<Sam>,
+    pub(super) update_noise: Option<UpdateNoise>,
     pub(super) log_every: u64,
 }
 
@@ -35,6 +37,8 @@ impl Plan {
             clock,
             schedule: schedule(&config.schedule, config.lr, clock.t(config.steps - 1) + 1),
             clip_norm: config.clip_norm,
+            sam: config.sam,
+            update_noise: config.update_noise,
             log_every: config.log_every,
         }
     }
@@ -69,12 +73,19 @@ impl Clock {
 }
 
 fn algorithm(optimiser: &config::Optimiser) -> Algorithm {
-    match optimiser {
-        config::Optimiser::AdamW(c) => {
-            Algorithm::AdamW(AdamConfig { beta1: c.beta1, beta2: c.beta2, eps: c.eps, weight_decay: c.weight_decay })
+    let decay = |decay| match decay {
+        config::Decay::Matrices => Decay::Matrices,
+        config::Decay::All => Decay::All,
+    };
+    match *optimiser {
+        config::Optimiser::AdamW(config::AdamW { beta1, beta2, eps, weight_decay, decay: what }) => {
+            Algorithm::AdamW(AdamConfig { beta1, beta2, eps, weight_decay, decay: decay(what) })
         }
-        config::Optimiser::Adam(c) => {
-            Algorithm::Adam(AdamConfig { beta1: c.beta1, beta2: c.beta2, eps: c.eps, weight_decay: c.weight_decay })
+        config::Optimiser::Adam(config::Adam { beta1, beta2, eps, weight_decay, decay: what }) => {
+            Algorithm::Adam(AdamConfig { beta1, beta2, eps, weight_decay, decay: decay(what) })
+        }
+        config::Optimiser::Sgd(config::Sgd { momentum, nesterov, weight_decay, decay: what }) => {
+            Algorithm::Sgd(SgdConfig { momentum, nesterov, weight_decay, decay: decay(what) })
         }
     }
 }
