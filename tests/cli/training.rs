@@ -1,6 +1,7 @@
-//! How the stages learn: schedules, optimisers.
+//! How the stages learn: schedules, optimisers, the monitor.
 
 use safetensors::SafeTensors;
+use serde_json::Value as Json;
 
 use crate::bench::{Bench, on_flows};
 
@@ -90,4 +91,36 @@ fn lower_layers_of_the_encoder_can_be_left_almost_as_they_were() {
     let [norm, block, registers] =
         ["encoder.norm.weight", "encoder.blocks.0.channel_mixing.linear1.weight", "encoder.registers.weight"].map(moved);
     assert!(norm > 1e-3 && block < 1e-2 * norm && registers < 1e-2 * block, "{norm} {block} {registers}");
+}
+
+#[test]
+fn layers_that_no_longer_learn_are_named() {
+    let bench = Bench::new();
+    bench.flows();
+    let watched =
+        "--set pretrain.steps=24 --set pretrain.monitor.every=2 --set pretrain.monitor.patience=3 --set model.activation=tanh";
+    let (_, told) = bench.prints_and_tells(&on_flows("pretrain", watched));
+    assert!(!told.contains("vanishes"), "{told}");
+    let lines = bench.metrics("run", "pretrain");
+    let looks: Vec<&Json> = lines.iter().filter(|line| line.get("max_update").is_some()).collect();
+    assert_eq!(
+        looks.iter().map(|look| look["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+        (1..=12).map(|i| 2 * i).collect::<Vec<_>>()
+    );
+    let layer = "encoder.blocks.0.token_mixing.linear1";
+    assert!(looks[0]["max_update"][layer].as_f64() > Some(1e-5) && looks[0]["max_update"].get("encoder.registers").is_none());
+
+    // a rate so small that it is lost in the rounding of every weight
+    let vanishing = format!("{watched} --set pretrain.lr=1e-20");
+    let (_, told) = bench.prints_and_tells(&on_flows("pretrain", &vanishing));
+    let warnings: Vec<&str> = told.lines().filter(|line| line.contains("the gradient vanishes in `encoder.embed.")).collect();
+    // not before three looks, and once
+    assert!(
+        warnings.len() == 1 && warnings[0].starts_with("warning: pretrain step ") && !told.contains("step 4: the gr"),
+        "{told}"
+    );
+    let error = bench.fails(&on_flows("pretrain", &format!("{vanishing} --set pretrain.monitor.stop=true")));
+    assert_eq!(error, format!("exit code 5\nerror: {}\n", warnings[0].strip_prefix("warning: ").unwrap()));
+    let (_, told) = bench.prints_and_tells(&on_flows("pretrain", &format!("{vanishing} --set pretrain.monitor=null")));
+    assert!(!told.contains("vanishes"), "{told}");
 }

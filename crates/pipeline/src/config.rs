@@ -30,7 +30,8 @@ pub use settings::{
     Vae, VaeLatent,
 };
 pub use training::{
-    Adam, AdamW, Constant, Cosine, CosineRestarts, Decay, OneCycle, Optimiser, Per, Sam, Schedule, Sgd, Training, UpdateNoise,
+    Adam, AdamW, Constant, Cosine, CosineRestarts, Decay, Monitor, OneCycle, Optimiser, Per, Sam, Schedule, Sgd, Training,
+    UpdateNoise,
 };
 
 use crate::error::{Error, Problem, Result};

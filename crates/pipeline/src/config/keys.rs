@@ -186,6 +186,11 @@ macro_rules! training {
             key(concat!($stage, ".update_noise.eta"), POSITIVE, $scope),
             key(concat!($stage, ".update_noise.gamma"), NOT_NEGATIVE, $scope),
             key(concat!($stage, ".log_every"), Rule::Whole(1, ANY), NOTHING),
+            optional(concat!($stage, ".monitor"), NOTHING),
+            key(concat!($stage, ".monitor.every"), Rule::Whole(1, ANY), NOTHING),
+            key(concat!($stage, ".monitor.threshold"), POSITIVE, NOTHING),
+            key(concat!($stage, ".monitor.patience"), Rule::Whole(1, 1024), NOTHING),
+            key(concat!($stage, ".monitor.stop"), Rule::Switch, NOTHING),
         ]
     };
 }

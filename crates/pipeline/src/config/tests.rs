@@ -27,6 +27,7 @@ fn the_table_and_the_settings_name_the_same_keys() {
         "name: x\npretrain: { schedule: cosine_restarts }\nfinetune: { schedule: cosine_restarts }",
         "name: x\npretrain: { schedule: one_cycle }\nfinetune: { schedule: one_cycle }",
         "name: x\npretrain: { optimiser: sgd, sam: {}, update_noise: {} }\nfinetune: { optimiser: sgd, sam: {}, update_noise: {} }",
+        "name: x\npretrain: { monitor: null }\nfinetune: { monitor: null }",
         "name: x\npretrain: { objective: vae }\nencode: { latents: mu, noise: { sigma: { min: 0.1, max: 1 } } }",
         "name: x\nfinetune: { task: multiclass }",
         "name: x\nfinetune: { auxiliary: {}, ensemble: batch }",
@@ -76,6 +77,9 @@ fn a_section_is_there_or_null() {
     let on = config("name: x\npretrain: { sam: {} }", &["finetune.sam.rho=0.1"]);
     assert_eq!((on.pretrain.training.sam, on.finetune.training.sam), (Some(Sam::default()), Some(Sam { rho: 0.1 })));
     assert_eq!(config("name: x\npretrain: { sam: { rho: 1 } }", &["pretrain.sam=null"]).pretrain.training.sam, None);
+    let stopped = config("name: x\npretrain: { monitor: { stop: true } }", &["finetune.monitor="]);
+    assert_eq!(stopped.pretrain.training.monitor, Some(Monitor { stop: true, ..Monitor::default() }));
+    assert_eq!(stopped.finetune.training.monitor, None);
     insta::assert_snapshot!(problems("name: x\npretrain: { sam: true, update_noise: { eta: 0, gama: 1 } }", &[]), @r"
     c.yaml:2:18: `pretrain.sam`: expected a mapping of `rho` or `null`, found `true`
     c.yaml:2:45: `pretrain.update_noise.eta`: expected a number above 0, found `0`
@@ -199,6 +203,7 @@ fn hashes_move_with_what_matters_and_nothing_else() {
     };
     assert_eq!(moved("engine.threads=7"), "");
     assert_eq!(moved("pretrain.log_every=7"), "whole ");
+    assert_eq!(moved("finetune.monitor=null"), "whole ");
     assert_eq!(moved("seed=7"), "whole pretrain encode finetune");
     assert_eq!(moved("data.unlabelled="), "");
     assert_eq!(moved("pretrain.steps=7"), "whole pretrain encode finetune");

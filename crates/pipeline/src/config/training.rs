@@ -28,6 +28,8 @@ pub struct Training {
     pub update_noise: Option<UpdateNoise>,
     /// Steps between lines of `metrics.jsonl`. Default 50.
     pub log_every: u64,
+    /// Null: off. Default: a look every 50 steps.
+    pub monitor: Option<Monitor>,
 }
 
 /// Those of `pretrain`.
@@ -44,6 +46,7 @@ impl Default for Training {
             sam: None,
             update_noise: None,
             log_every: 50,
+            monitor: Some(Monitor::default()),
         }
     }
 }
@@ -168,6 +171,26 @@ impl UpdateNoise {
     /// The standard deviation of step `t`.
     pub fn sigma(&self, t: u64) -> f64 {
         (self.eta / (1.0 + t as f64).powf(self.gamma)).sqrt()
+    }
+}
+
+/// Watches for linear layers that no longer learn.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Monitor {
+    /// Steps between looks. Default 50.
+    pub every: u64,
+    /// A layer is still if no weight moves by this much of the learning rate in one step, decay left out. Default 1e-4.
+    pub threshold: f64,
+    /// Looks in a row at which a layer is still, and over which the loss does not fall by 1 %, before it is reported. Default 5.
+    pub patience: u64,
+    /// Whether a report ends the run. Default false.
+    pub stop: bool,
+}
+
+impl Default for Monitor {
+    fn default() -> Self {
+        Self { every: 50, threshold: 1e-4, patience: 5, stop: false }
     }
 }
 

@@ -234,7 +234,7 @@ impl Shape {
         let encoder = objective.classifier.encoder();
         // backward makes two products of each of forward's
         let flops = 3.0 * batch as f64 * encoder.forward_flops();
-        measure_steps(name, config, options, &table, encoder, encoder.activations(), &objective, plan, batch, flops, peaks)
+        measure_steps(name, config, options, &table, encoder, encoder.activations(), &objective, &plan, batch, flops, peaks)
     }
 }
 
@@ -271,7 +271,7 @@ fn measure_steps(
     encoder: &Encoder,
     activations: usize,
     objective: &dyn Objective<f32>,
-    plan: Plan,
+    plan: &Plan,
     n_rows: usize,
     flops: f64,
     peaks: &mut Vec<f64>,
@@ -347,7 +347,7 @@ fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) ->
         pretext.encoder(),
         pretext.activations(),
         &objective,
-        plan,
+        &plan,
         FLOWS,
         flops,
         peaks,

@@ -157,7 +157,7 @@ impl Trained<'_> {
                 }
                 Ok(())
             };
-        train(engine, table, objective, plan, key, lr_scale, &mut sampler, params, stage, progress, each_step)?;
+        train(engine, table, objective, &plan, key, lr_scale, &mut sampler, params, stage, progress, each_step)?;
         Ok(last.expect("the last step is validated"))
     }
 }

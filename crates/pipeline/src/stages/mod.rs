@@ -5,6 +5,7 @@ mod classifier;
 mod data;
 mod encode;
 mod finetune;
+mod monitor;
 mod network;
 mod plan;
 mod predict;

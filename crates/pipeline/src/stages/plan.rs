@@ -3,7 +3,7 @@
 use nids_nn::optim::{AdamConfig, Algorithm, Decay, SgdConfig};
 use nids_nn::schedule::{Schedule, Warmup};
 
-use crate::config::{self, Per, Sam, Stage, Training, UpdateNoise};
+use crate::config::{self, Monitor, Per, Sam, Stage, Training, UpdateNoise};
 
 /// What the loop needs to know of a stage's config.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,7 @@ pub(super) struct Plan {
     pub(super) sam: Option<Sam>,
     pub(super) update_noise: Option<UpdateNoise>,
     pub(super) log_every: u64,
+    pub(super) monitor: Option<Monitor>,
 }
 
 impl Plan {
@@ -40,6 +41,7 @@ impl Plan {
             sam: config.sam,
             update_noise: config.update_noise,
             log_every: config.log_every,
+            monitor: config.monitor,
         }
     }
 

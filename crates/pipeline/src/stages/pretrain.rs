@@ -46,7 +46,7 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         &mut engine,
         &table,
         &objective,
-        plan,
+        &plan,
         key,
         |_| 1.0,
         &mut sampler,

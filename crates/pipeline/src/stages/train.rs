@@ -9,6 +9,7 @@ use nids_nn::optim::{Optimiser, clip};
 use nids_nn::{MAX_SHARD, ParamTable};
 use serde::Serialize;
 
+use super::monitor::Monitor;
 use super::plan::Plan;
 use super::sampler::Sampler;
 use super::stream;
@@ -61,7 +62,7 @@ struct StepLine<'p> {
 pub(super) struct Trainer<'o> {
     table: &'o ParamTable,
     objective: &'o dyn Objective<f32>,
-    plan: Plan,
+    plan: &'o Plan,
     key: Key,
     optimiser: Optimiser<f32>,
     grads: Buffer<f32>,
@@ -82,7 +83,7 @@ impl<'o> Trainer<'o> {
     pub(super) fn new(
         table: &'o ParamTable,
         objective: &'o dyn Objective<f32>,
-        plan: Plan,
+        plan: &'o Plan,
         key: Key,
         lr_scale: impl Fn(&str) -> f64,
     ) -> Self {
@@ -153,7 +154,7 @@ pub(super) fn train(
     engine: &mut Engine<f32>,
     table: &ParamTable,
     objective: &dyn Objective<f32>,
-    plan: Plan,
+    plan: &Plan,
     key: Key,
     lr_scale: impl Fn(&str) -> f64,
     sampler: &mut Sampler,
@@ -162,7 +163,9 @@ pub(super) fn train(
     progress: &mut dyn Progress,
     mut each_step: impl FnMut(u64, &Engine<f32>, &[f32], &mut StageRun<'_>, &mut dyn Progress) -> Result<()> + Send,
 ) -> Result<()> {
+    let mut monitor = plan.monitor.map(|settings| Monitor::new(table, plan.stage, plan.member, settings, &lr_scale));
     let mut trainer = Trainer::new(table, objective, plan, key, lr_scale);
+    let stops = plan.monitor.is_some_and(|settings| settings.stop);
     let mut samples: Vec<Sample> = Vec::with_capacity(plan.batch_size);
     progress.event(Event::Message(&format!(
         "{} parameters, {} threads, {}",
@@ -179,8 +182,12 @@ pub(super) fn train(
         for step in 0..plan.steps {
             sampler.batch(step, plan.batch_size, &mut samples);
             let done = step + 1;
+            if let Some(monitor) = &mut monitor {
+                monitor.before(done, params);
+            }
             let mut part = |name, part| *parts.entry(name).or_insert(0.0) += part;
-            let Taken { loss, lr, grad_norm } = trainer.step(engine, step, &samples, params, &mut part)?;
+            let taken = trainer.step(engine, step, &samples, params, &mut part)?;
+            let Taken { loss, lr, grad_norm } = taken;
             window += loss;
             in_window += 1.0;
             progress.event(Event::Step { step: done, loss, lr });
@@ -192,6 +199,15 @@ pub(super) fn train(
                 (window, in_window) = (0.0, 0.0);
                 for part in parts.values_mut() {
                     *part = 0.0;
+                }
+            }
+            let look = monitor.as_mut().and_then(|monitor| monitor.after(done, &taken, params, &trainer.optimiser));
+            if let Some(look) = look {
+                run.log(&look)?;
+                match look.warning {
+                    Some(warning) if stops => return Err(Error::Numerics(warning)),
+                    Some(warning) => progress.event(Event::Message(&format!("warning: {warning}"))),
+                    None => {}
                 }
             }
             each_step(done, engine, params, run, progress)?;
@@ -251,7 +267,7 @@ mod tests {
             let plan = Plan::new(Stage::Pretrain, &training, ROWS);
             let mut engine = Engine::new(&self.table, 2, Gemm::Tiles, Cut { shard: 1, groups: 2 }).unwrap();
             let lr_scale = |name: &str| if name == "frozen" { 0.0 } else { 1.0 };
-            let mut trainer = Trainer::new(&self.table, self, plan, Key::new(KEY), lr_scale);
+            let mut trainer = Trainer::new(&self.table, self, &plan, Key::new(KEY), lr_scale);
             let mut params = self.table.zeros::<f32>();
             self.weight.of_mut(&mut params).copy_from_slice(&W);
             let samples: Vec<Sample> = (0..ROWS as u32).map(|row| Sample { row, key: row }).collect();

@@ -1,0 +1,224 @@
+//! The vanishing-gradient monitor: linear layers that no longer move while the loss stands still.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use nids_kernels::Buffer;
+use nids_nn::optim::Optimiser;
+use nids_nn::{Param, ParamTable};
+use serde::Serialize;
+
+use super::train::Taken;
+use crate::config::{self, Stage};
+
+/// The loss is flat where it has not fallen by this share of itself.
+const FLAT: f64 = 0.01;
+/// Layers that a warning names.
+const SHOWN: usize = 4;
+
+/// Watches the weights of linear layers, every so many steps; the steps between cost an addition.
+#[derive(Debug)]
+pub(super) struct Monitor {
+    stage: Stage,
+    /// Which of several independent networks is watched.
+    member: Option<usize>,
+    settings: config::Monitor,
+    layers: Vec<Layer>,
+    /// Every weight before the step that is looked at.
+    before: Buffer<f32>,
+    /// Sum and number of the losses since the last look.
+    window: (f64, u64),
+    /// Mean loss up to each of the last looks, one more than `patience`.
+    losses: VecDeque<f64>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    name: String,
+    weight: Param,
+    lr_scale: f64,
+    /// Looks in a row at which it did not move.
+    still: u64,
+    is_reported: bool,
+}
+
+/// What a look found; a line of metrics.jsonl.
+#[derive(Serialize)]
+pub(super) struct Look<'m> {
+    step: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<usize>,
+    /// max |w_after - w_before| of this one step, by layer.
+    max_update: BTreeMap<&'m str, f32>,
+    /// The layers that have just been found not to learn, in words.
+    #[serde(skip)]
+    pub(super) warning: Option<String>,
+}
+
+impl Monitor {
+    /// Watches the linear layers of `table` that are trained at all.
+    pub(super) fn new(
+        table: &ParamTable,
+        stage: Stage,
+        member: Option<usize>,
+        settings: config::Monitor,
+        lr_scale: impl Fn(&str) -> f64,
+    ) -> Self {
+        let linear = table.specs().iter().filter(|spec| spec.decays());
+        let layers = linear.filter_map(|spec| {
+            let (name, lr_scale) = (spec.name.strip_suffix(".weight")?.to_owned(), lr_scale(&spec.name));
+            (lr_scale > 0.0).then_some(Layer { name, weight: spec.param, lr_scale, still: 0, is_reported: false })
+        });
+        let losses = VecDeque::with_capacity(settings.patience as usize + 1);
+        Self { stage, member, settings, layers: layers.collect(), before: table.zeros(), window: (0.0, 0), losses }
+    }
+
+    /// Before the step that is the `step`-th, counted from 1.
+    pub(super) fn before(&mut self, step: u64, params: &[f32]) {
+        if step.is_multiple_of(self.settings.every) {
+            self.before.copy_from_slice(params);
+        }
+    }
+
+    /// After it.
+    pub(super) fn after(&mut self, step: u64, taken: &Taken, params: &[f32], optimiser: &Optimiser<f32>) -> Option<Look<'_>> {
+        self.window.0 += taken.loss;
+        self.window.1 += 1;
+        if !step.is_multiple_of(self.settings.every) {
+            return None;
+        }
+        let patience = self.settings.patience;
+        if self.losses.len() as u64 > patience {
+            self.losses.pop_front();
+        }
+        self.losses.push_back(self.window.0 / self.window.1 as f64);
+        self.window = (0.0, 0);
+        let is_flat = is_flat(&self.losses);
+        let mut max_update = BTreeMap::new();
+        let mut vanished = Vec::new();
+        for layer in &mut self.layers {
+            let shrink = optimiser.shrink(taken.lr, layer.weight);
+            let (mut moved, mut learned) = (0.0_f32, 0.0_f32);
+            for (after, before) in layer.weight.of(params).iter().zip(layer.weight.of::<f32>(&self.before)) {
+                moved = moved.max((after - before).abs());
+                learned = learned.max((after - before * shrink).abs());
+            }
+            max_update.insert(layer.name.as_str(), moved);
+            let lr = taken.lr * layer.lr_scale;
+            if lr > 0.0 {
+                let is_still = f64::from(learned) < self.settings.threshold * lr;
+                layer.still = if is_still { layer.still + 1 } else { 0 };
+                layer.is_reported &= is_still;
+            }
+            if is_flat && layer.still >= patience && !layer.is_reported {
+                layer.is_reported = true;
+                vanished.push(layer.name.as_str());
+            }
+        }
+        let warning = (!vanished.is_empty()).then(|| {
+            let of_member = self.member.map_or_else(String::new, |member| format!(" member {member},"));
+            warning(self.stage, &of_member, &self.settings, step, &vanished)
+        });
+        Some(Look { step, member: self.member, max_update, warning })
+    }
+}
+
+/// Whether the last mean loss is no better than the first.
+fn is_flat(losses: &VecDeque<f64>) -> bool {
+    match (losses.front(), losses.back()) {
+        (Some(first), Some(last)) if losses.len() > 1 => *last > first - FLAT * first.abs(),
+        _ => false,
+    }
+}
+
+fn warning(stage: Stage, of_member: &str, settings: &config::Monitor, step: u64, vanished: &[&str]) -> String {
+    let names: Vec<String> = vanished.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    let more = match vanished.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "{stage}{of_member} step {step}: the gradient vanishes in {}{more}: weights moved by less than {:e} of the learning rate at {} looks in \
+         a row, and the loss is flat: lower `model.depth`, take `model.activation: gelu`, raise `{stage}.lr`, or set `{stage}.monitor: null`",
+        names.join(", "),
+        settings.threshold,
+        settings.patience,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use nids_nn::Init;
+    use nids_nn::optim::{AdamConfig, Algorithm, Decay};
+
+    use super::*;
+
+    const SETTINGS: config::Monitor = config::Monitor { every: 2, threshold: 1e-4, patience: 3, stop: false };
+
+    /// The steps at which a warning came, with its layers, in a run of 20 steps of AdamW in which layer `a` has a gradient up to
+    /// step `a_until`, `b` always, and `frozen` is frozen.
+    fn warnings(a_until: u64, loss: impl Fn(u64) -> f64) -> Vec<String> {
+        let mut table = ParamTable::default();
+        let mut weight = |name: &str| table.root().at(name).param("weight", &[3, 2], Init::KaimingUniform { fan_in: 2 });
+        let [a, b, frozen] = ["a", "b", "frozen"].map(&mut weight);
+        table.root().at("registers").param("weight", &[3, 2], Init::Normal { std: 1.0 });
+        let lr_scale = |name: &str| if name.starts_with("frozen") { 0.0 } else { 0.5 };
+        let mut monitor = Monitor::new(&table, Stage::Pretrain, None, SETTINGS, lr_scale);
+        // no memory of gradients past, so that one that ends is seen at once
+        let config = AdamConfig { beta1: 0.0, beta2: 0.0, eps: 1e-8, weight_decay: 0.1, decay: Decay::Matrices };
+        let mut optimiser = Optimiser::<f32>::new(&table, Algorithm::AdamW(config), lr_scale);
+        let (mut params, lr) = (table.init::<f32>(1), 1e-3);
+        let mut found = Vec::new();
+        for step in 1..=20 {
+            let mut grads = table.zeros::<f32>();
+            a.of_mut(&mut grads).fill(if step <= a_until { 1e-3 } else { 0.0 });
+            b.of_mut(&mut grads)[4] = -1e-3;
+            frozen.of_mut(&mut grads).fill(1.0);
+            monitor.before(step, &params);
+            optimiser.step(lr, 1.0, &mut params, &grads);
+            let taken = Taken { loss: loss(step), lr, grad_norm: 1.0 };
+            let look = monitor.after(step, &taken, &params, &optimiser);
+            assert_eq!(look.is_some(), step % 2 == 0, "step {step}");
+            if let Some(Look { max_update, warning, .. }) = look {
+                assert_eq!(
+                    max_update.keys().copied().collect::<Vec<_>>(),
+                    ["a", "b"],
+                    "frozen layers and registers are none of it"
+                );
+                // a step of 5e-4, and what decay does to a weight below 1
+                assert!((4e-4..6e-4).contains(&max_update["b"]), "{max_update:?}");
+                found.extend(warning.map(|warning| format!("{step}: {warning}")));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn a_layer_without_a_gradient_is_named_once_the_loss_is_flat() {
+        let found = warnings(6, |_| 2.0);
+        insta::assert_snapshot!(found.join("\n"), @"12: pretrain step 12: the gradient vanishes in `a`: weights moved by less than 1e-4 of the learning rate at 3 looks in a row, and the loss is flat: lower `model.depth`, take `model.activation: gelu`, raise `pretrain.lr`, or set `pretrain.monitor: null`");
+        // it falls by 5 % a look up to step 13, and flat is what has not fallen over three looks
+        let found = warnings(6, |step| 0.975_f64.powf(step.min(13) as f64));
+        assert!(found.len() == 1 && found[0].starts_with("20: "), "{found:?}");
+    }
+
+    #[test]
+    fn what_moves_or_learns_is_left_alone() {
+        assert!(warnings(20, |_| 2.0).is_empty());
+        assert!(warnings(0, |step| 0.975_f64.powf(step as f64)).is_empty());
+    }
+
+    #[test]
+    fn a_loss_is_flat_where_it_has_not_fallen_by_a_hundredth() {
+        for (losses, want) in [
+            (&[][..], false),
+            (&[1.0], false),
+            (&[1.0, 1.0], true),
+            (&[1.0, 0.5, 0.995], true),
+            (&[1.0, 0.98], false),
+            (&[1.0, 2.0], true),
+            (&[-1.0, -1.02], false),
+        ] {
+            assert_eq!(is_flat(&losses.iter().copied().collect()), want, "{losses:?}");
+        }
+    }
+}
