@@ -226,6 +226,31 @@ fn a_number_of_labels_is_drawn() {
 }
 
 #[test]
+fn an_average_of_the_weights_is_kept() {
+    let bench = Bench::trained();
+    let last = bench.bytes("run/model.safetensors");
+    let kept = |settings: &str| {
+        bench.prints(&on_flows("finetune", settings));
+        assert_eq!(evaluate(&bench)["n"], 300);
+        bench.bytes("run/model.safetensors")
+    };
+    let average = kept("--set finetune.ema={}");
+    assert!(average != last);
+    let loss = |stage| bench.metrics("run", stage).iter().filter_map(|line| line["loss"].as_f64()).collect::<Vec<_>>();
+    let losses = loss("finetune");
+    let weights = |bytes: &[u8]| -> Vec<f32> {
+        let file = SafeTensors::deserialize(bytes).unwrap();
+        let data = file.tensor("classifier.weight").unwrap().data();
+        data.chunks_exact(4).map(|value| f32::from_le_bytes(value.try_into().unwrap())).collect()
+    };
+    // a step leaves nothing of the average, hence it is the last step's weights; training itself is the same
+    let of_last = weights(&kept("--set finetune.ema.decay=0"));
+    assert!(of_last.iter().zip(weights(&last)).all(|(kept, last)| (kept - last).abs() < 1e-6));
+    assert_eq!(loss("finetune"), losses);
+    kept("--set finetune.ema={} --set finetune.from=scratch");
+}
+
+#[test]
 fn every_optimiser_and_schedule_trains() {
     let bench = Bench::new();
     for setting in ["optimiser=adam", "optimiser.adam.weight_decay=0.1", "schedule=constant", "clip_norm=null"] {

@@ -34,6 +34,7 @@
 mod activation;
 mod context;
 mod dropout;
+mod ema;
 mod embedding;
 pub mod engine;
 pub mod gradcheck;
@@ -52,6 +53,7 @@ pub mod weights;
 pub use activation::{ActivationCache, ActivationLayer};
 pub use context::{Cx, GivenMasks, MAX_SHARD, Mode, Samples, Tensor};
 pub use dropout::Dropout;
+pub use ema::Ema;
 pub use embedding::{FeatureEmbedding, FeatureEmbeddingCache, RegisterTokens, patchify};
 pub use layer_norm::{LayerNorm, LayerNormCache};
 pub use linear::{Linear, LinearCache};

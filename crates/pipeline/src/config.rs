@@ -25,9 +25,9 @@ use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value as Yaml};
 
 pub use settings::{
-    Activation, Auxiliary, BatchEnsemble, Data, Encode, Engine, Ensemble, Evaluate, Finetune, FinetuneFrom, Gemm, Latents, Loss,
-    Mae, MaskedEncoder, Model, Mu, Multiclass, Noise, Objective, Pretrain, Scales, Settings, Sigma, SigmaRange, Synthetic, Task,
-    Vae, VaeLatent,
+    Activation, Auxiliary, BatchEnsemble, Data, Ema, Encode, Engine, Ensemble, Evaluate, Finetune, FinetuneFrom, Gemm, Latents,
+    Loss, Mae, MaskedEncoder, Model, Mu, Multiclass, Noise, Objective, Pretrain, Scales, Settings, Sigma, SigmaRange, Synthetic,
+    Task, Vae, VaeLatent,
 };
 pub use training::{
     Adam, AdamW, Constant, Cosine, CosineRestarts, Decay, Monitor, OneCycle, Optimiser, Per, Sam, Schedule, Sgd, Training,

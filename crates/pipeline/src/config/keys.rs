@@ -133,6 +133,8 @@ static KEYS: &[Key] = &[
     key("finetune.encoder_lr_scale", NOT_NEGATIVE, FINETUNE),
     key("finetune.layer_lr_decay", SHARE, FINETUNE),
     key("finetune.loss.pos_weight", POSITIVE, FINETUNE),
+    optional("finetune.ema", FINETUNE),
+    key("finetune.ema.decay", FRACTION, FINETUNE),
     key("finetune.eval_every", Rule::Whole(1, ANY), FINETUNE),
     key("evaluate.threshold", UP_TO_ONE, NOTHING),
 ];

@@ -360,6 +360,8 @@ pub struct Finetune {
     pub layer_lr_decay: f64,
     /// Binary cross-entropy with logits.
     pub loss: Loss,
+    /// Average of the weights over the steps, which then is what is validated and kept; null (the default): the last step's.
+    pub ema: Option<Ema>,
     /// Steps between looks at the validation rows. Default 200.
     pub eval_every: u64,
 }
@@ -384,6 +386,7 @@ impl Default for Finetune {
             encoder_lr_scale: 1.0,
             layer_lr_decay: 1.0,
             loss: Loss::default(),
+            ema: None,
             eval_every: 200,
         }
     }
@@ -500,6 +503,20 @@ pub struct Loss {
 impl Default for Loss {
     fn default() -> Self {
         Self { pos_weight: 1.0 }
+    }
+}
+
+/// An exponential moving average of the weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ema {
+    /// How much of the average a step leaves; less in the first steps. Default 0.998.
+    pub decay: f64,
+}
+
+impl Default for Ema {
+    fn default() -> Self {
+        Self { decay: 0.998 }
     }
 }
 

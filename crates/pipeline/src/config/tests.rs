@@ -31,6 +31,7 @@ fn the_table_and_the_settings_name_the_same_keys() {
         "name: x\npretrain: { objective: vae }\nencode: { latents: mu, noise: { sigma: { min: 0.1, max: 1 } } }",
         "name: x\nfinetune: { task: multiclass }",
         "name: x\nfinetune: { auxiliary: {}, ensemble: batch }",
+        "name: x\nfinetune: { ema: {} }",
     ];
     let mut named: Vec<String> = variants.iter().flat_map(|text| config(text, &[]).flat().into_keys()).collect();
     named.retain(|path| keys::find(path).is_none_or(|key| !key.has_settings())); // a choice without settings is a bare name
@@ -132,6 +133,31 @@ fn members_share_what_the_network_has() {
 }
 
 #[test]
+fn an_optional_section_is_off_as_null_and_on_with_its_defaults() {
+    assert_eq!(config("name: x", &[]).finetune.ema, None);
+    let on = "name: x\nfinetune: { ema: { decay: 0.9 } }";
+    for (text, set, decay) in [
+        (on, &[][..], Some(0.9)),
+        (on, &["finetune.ema.decay=0.5"], Some(0.5)),
+        (on, &["finetune.ema="], None),
+        (on, &["finetune.ema={}"], Some(0.998)),
+        ("name: x", &["finetune.ema={}"], Some(0.998)),
+        ("name: x", &["finetune.ema.decay=0.5"], Some(0.5)),
+        ("name: x", &["finetune.ema.decay=0.5", "finetune.ema=null"], None),
+    ] {
+        assert_eq!(config(text, set).finetune.ema.as_ref().map(|ema| ema.decay), decay, "{text} {set:?}");
+    }
+    let all =
+        ["0.9", "{ decay: 1 }", "{ deacy: 0.9 }", "[]"].map(|ema| problems(&format!("name: x\nfinetune: {{ ema: {ema} }}"), &[]));
+    insta::assert_snapshot!(all.join("\n"), @r"
+    c.yaml:2:18: `finetune.ema`: expected a mapping of `decay` or `null`, found `0.9`
+    c.yaml:2:27: `finetune.ema.decay`: expected a number from 0 to below 1, found `1`
+    c.yaml:2:20: unknown key `finetune.ema.deacy`: did you mean `finetune.ema.decay`?
+    c.yaml:2:18: `finetune.ema`: expected a mapping of `decay` or `null`, found a list
+    ");
+}
+
+#[test]
 fn overrides_win_and_the_last_wins() {
     let config = config("name: x\nseed: 1", &["seed=2", "seed=3", "data.train=a: b #c.csv", "finetune.labels=100"]);
     assert_eq!((config.seed, config.data.train.as_deref(), config.finetune.labels), (3, Some("a: b #c.csv"), Some(100)));
@@ -162,6 +188,7 @@ fn resolved_text_gives_the_same_config() {
         "encode.noise.sigma.min=0.05",
         "encode.noise.sigma.max=0.7",
         "finetune.auxiliary.weight=0.1",
+        "finetune.ema.decay=0.99",
     ];
     let first = config("name: x", &settings);
     let again = config(&first.to_yaml(), &[]);
@@ -219,7 +246,7 @@ fn hashes_move_with_what_matters_and_nothing_else() {
 fn hash_is_stable_across_versions() {
     // It moves with a new key, which old runs get the default of, and with a new default, which makes them stale: say so in the
     // changelog.
-    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"b7ab22abfa2a37ad458fc7f75386d21f7a1b2c322ab77a353ab1339ad2cb788d");
+    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"234b0ea56e9ba56ed872896c306cffd2ca28d19d81b48f7c9705e1c25d0cca59");
 }
 
 #[test]

@@ -6,7 +6,7 @@ pub(super) mod targets;
 use nids_flows::{Classes, Encoded, draw_labelled};
 use nids_kernels::{Buffer, Key};
 use nids_nn::engine::{Engine, Objective};
-use nids_nn::{ParamTable, Transposed, weights};
+use nids_nn::{Ema, ParamTable, Transposed, weights};
 use rand::RngExt as _;
 use serde::Serialize;
 use serde_json::json;
@@ -31,7 +31,7 @@ use targets::Targets;
 /// Trains the classifier on the training part of the labelled rows, or on `finetune.labels` of them, and returns its metrics
 /// on the validation part. Leaves `model.safetensors` and `tokeniser.json`.
 ///
-/// The last step's weights are kept: validation rows choose nothing.
+/// The last step's weights are kept, or with `finetune.ema` their average: validation rows choose nothing.
 #[expect(clippy::missing_panics_doc, reason = "there is a member")]
 pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<Metrics> {
     let mut stage = run.begin(Stage::Finetune, config)?;
@@ -130,7 +130,8 @@ struct Trained<'d> {
 }
 
 impl Trained<'_> {
-    /// Trains `params` on `rows`; metrics of the last step.
+    /// Trains `params` on `rows`, which then are the last step's or, where the config asks for it, their average; metrics of the
+    /// last step.
     fn train(
         &self,
         engine: &mut Engine<f32>,
@@ -143,11 +144,19 @@ impl Trained<'_> {
         let Self { network, table, objective, plan, seed } = *self;
         let settings = &held_out.config.finetune;
         let lr_scale = |name: &str| lr_scale(held_out.config, network.is_pretrained(name), name);
+        let mut average = settings.ema.as_ref().map(|ema| Ema::new(params, ema.decay));
         let mut last = None;
         let key = Key::new(seed).child(stream::FINETUNE);
         let mut sampler = Sampler::new(seed, rows);
         let each_step =
             |step: u64, engine: &Engine<f32>, params: &[f32], stage: &mut StageRun<'_>, progress: &mut dyn Progress| {
+                let params = match &mut average {
+                    None => params,
+                    Some(average) => {
+                        average.update(params);
+                        average.params()
+                    }
+                };
                 if step.is_multiple_of(settings.eval_every) || step == plan.steps {
                     let metrics = held_out.validate(network, table, engine, params, progress)?;
                     stage.log(&ValidationLine { step, member: plan.member, members: None, validation: &metrics })?;
@@ -158,6 +167,9 @@ impl Trained<'_> {
                 Ok(())
             };
         train(engine, table, objective, &plan, key, lr_scale, &mut sampler, params, stage, progress, each_step)?;
+        if let Some(average) = average {
+            params.copy_from_slice(average.params());
+        }
         Ok(last.expect("the last step is validated"))
     }
 }
