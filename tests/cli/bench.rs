@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
+use ndarray::Ix1;
 use nids_pipeline::artefacts::{digest, write_atomic};
+use nids_pipeline::npy;
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
@@ -67,6 +69,14 @@ impl Bench {
         let lines = self.read(&format!("{run}/metrics.jsonl"));
         let lines = lines.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
         lines.filter(|line| line["stage"] == stage).collect()
+    }
+
+    /// The rows of `flows.csv` that are not held out, as `encode` has left them in `run`.
+    pub(crate) fn training_rows(&self) -> Vec<u32> {
+        let mut rows = npy::read::<u32, Ix1>(&self.path("run/latents/rows_train.npy")).unwrap().to_vec();
+        rows.sort_unstable();
+        rows.dedup(); // noisy copies repeat them
+        rows
     }
 
     /// Writes an artefact of `run` and makes its manifest agree, as one would who means harm.

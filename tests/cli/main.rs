@@ -6,6 +6,7 @@ mod categories;
 mod command_line;
 mod damage;
 mod ensembles;
+mod few_labels;
 mod job;
 mod real_data;
 mod same_bytes;

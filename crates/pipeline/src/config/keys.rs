@@ -121,6 +121,7 @@ static KEYS: &[Key] = &[
     key("encode.ridge", POSITIVE, ENCODE),
     key("finetune.from", Rule::OneOf(&["pretrained", "latents", "scratch"]), FINETUNE),
     nullable("finetune.labels", Rule::Whole(2, ANY), FINETUNE),
+    nullable("finetune.label_rows", Rule::Text, FINETUNE),
     key("finetune.task", Rule::Choice(&["binary", "multiclass"]), FINETUNE),
     key("finetune.task.multiclass.class_balance", FRACTION, FINETUNE),
     optional("finetune.auxiliary", FINETUNE),

@@ -337,8 +337,12 @@ impl Sigma {
 pub struct Finetune {
     /// Default: the pretrained encoder.
     pub from: FinetuneFrom,
-    /// Labelled training rows drawn by seed; null (the default): all.
+    /// Labelled training rows drawn by seed, the classes in proportion, those for fewer among those for more; null (the
+    /// default): all.
     pub labels: Option<usize>,
+    /// A text file of the training rows whose labels are used: the number of a row of `data.train` a line, counted from 0, as
+    /// `select` writes them; null (the default): all.
+    pub label_rows: Option<String>,
     /// What is learned of a row. Default: whether it is an attack.
     #[serde(with = "singleton_map")]
     pub task: Task,
@@ -371,6 +375,7 @@ impl Default for Finetune {
         Self {
             from: FinetuneFrom::Pretrained,
             labels: None,
+            label_rows: None,
             task: Task::Binary,
             auxiliary: None,
             members: 1,
@@ -599,6 +604,9 @@ impl Settings {
                 let message = "weighs attacks with `task: binary` alone: leave it out, and set `class_balance`";
                 found.push(("finetune.loss.pos_weight", message.to_owned()));
             }
+        }
+        if self.finetune.labels.is_some() && self.finetune.label_rows.is_some() {
+            found.push(("finetune.label_rows", "`finetune.labels` draws rows: leave one of the two out".to_owned()));
         }
         if self.data.train.is_none() && self.data.schema != "unsw-nb15" {
             let message = "without it flows shaped like `unsw-nb15` are generated: give the file, or leave `data.schema` out";

@@ -246,7 +246,7 @@ fn hashes_move_with_what_matters_and_nothing_else() {
 fn hash_is_stable_across_versions() {
     // It moves with a new key, which old runs get the default of, and with a new default, which makes them stale: say so in the
     // changelog.
-    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"234b0ea56e9ba56ed872896c306cffd2ca28d19d81b48f7c9705e1c25d0cca59");
+    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"579857dd6e4228108f33fccffa3f468859ae8adf7c24dbef3757b2caeff833c3");
 }
 
 #[test]
@@ -333,6 +333,8 @@ fn contradictions_are_found_once_the_values_are_good() {
     c.yaml:2:33: `pretrain.schedule`: expected `min_lr` up to `lr` (0.01), found 0.02
     --set finetune.schedule.constant.warmup_start_lr=1: `finetune.schedule`: expected `warmup_start_lr` up to `lr` (0.004), found 1
     ");
+    let two = problems("name: x\nfinetune: { labels: 100 }", &["finetune.label_rows=rows.txt"]);
+    insta::assert_snapshot!(two, @"--set finetune.label_rows=rows.txt: `finetune.label_rows`: `finetune.labels` draws rows: leave one of the two out");
     // A batch below the micro-batch is taken whole.
     config("name: x", &["pretrain.batch_size=100"]);
 }

@@ -3,7 +3,7 @@
 mod objective;
 pub(super) mod targets;
 
-use nids_flows::{Classes, Encoded, draw_labelled};
+use nids_flows::{Classes, Encoded};
 use nids_kernels::{Buffer, Key};
 use nids_nn::engine::{Engine, Objective};
 use nids_nn::{Ema, ParamTable, Transposed, weights};
@@ -14,6 +14,7 @@ use serde_json::json;
 use super::classifier::Network;
 use super::data::{Labelled, fit_tokeniser, labelled, unlabelled};
 use super::encode::read_tokeniser;
+use super::labels::labelled_rows;
 use super::network::{load_weights, widths};
 use super::plan::Plan;
 use super::sampler::Sampler;
@@ -21,15 +22,15 @@ use super::train::{engine, train};
 use super::verdicts::Scores;
 use super::{MODEL, PRETRAINED, TOKENISER, stream};
 use crate::config::{Config, FinetuneFrom, Stage};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::progress::{Event, Progress};
 use crate::run::{Run, StageRun};
 use objective::{LabelledFlows, LabelledLatents};
 use targets::Targets;
 
-/// Trains the classifier on the training part of the labelled rows, or on `finetune.labels` of them, and returns its metrics
-/// on the validation part. Leaves `model.safetensors` and `tokeniser.json`.
+/// Trains the classifier on the training part of the labelled rows, or on those that `finetune.labels` or `finetune.label_rows`
+/// leave of it, and returns its metrics on the validation part. Leaves `model.safetensors` and `tokeniser.json`.
 ///
 /// The last step's weights are kept, or with `finetune.ema` their average: validation rows choose nothing.
 #[expect(clippy::missing_panics_doc, reason = "there is a member")]
@@ -47,16 +48,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         let unlabelled = unlabelled(config, &mut stage, progress)?;
         fit_tokeniser(config, &labelled, unlabelled.as_ref())?
     };
-    let rows = match config.finetune.labels {
-        None => labelled.split.train.clone(),
-        Some(n) => {
-            let rows = draw_labelled(labelled.labels(), &labelled.split.train, n, config.seed)
-                .map_err(|error| Error::Usage(format!("`finetune.labels: {n}`: {error}")))?;
-            progress.event(Event::Message(&format!("{} labels drawn of {}", rows.len(), labelled.split.train.len())));
-            rows
-        }
-    };
-    both_classes(config, &labelled, &rows)?;
+    let rows = labelled_rows(config, &labelled, &mut stage, progress)?;
     let classes = targets::classes(config, &labelled, &rows)?;
     let encoded = tokeniser.encode(&labelled.flows)?;
     let widths = widths(&tokeniser);
@@ -229,21 +221,6 @@ fn layer_lr_scale(name: &str, decay: f64, depth: usize) -> f64 {
         None => depth + 1,
     };
     decay.powf(layers_above as f64)
-}
-
-/// Rows of one class teach a classifier to call everything by its name.
-fn both_classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Result<()> {
-    let attacks = rows.iter().filter(|&&row| labelled.labels()[row as usize] == 1).count();
-    if attacks > 0 && attacks < rows.len() {
-        return Ok(());
-    }
-    let path = config.data.train.as_deref().unwrap_or("generated flows");
-    let label = u8::from(attacks > 0);
-    let advice = if config.finetune.labels.is_some() { "raise `finetune.labels`" } else { "give rows of both classes" };
-    let n = rows.len();
-    Err(Error::Data(format!(
-        "{path}: all {n} rows to train on are labelled {label}: a classifier learns from both classes: {advice}"
-    )))
 }
 
 #[derive(Serialize)]

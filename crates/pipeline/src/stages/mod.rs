@@ -5,6 +5,7 @@ mod classifier;
 mod data;
 mod encode;
 mod finetune;
+mod labels;
 mod monitor;
 mod network;
 mod plan;

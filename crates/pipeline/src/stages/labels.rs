@@ -1,0 +1,91 @@
+//! Which training rows count as labelled.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use nids_flows::draw_labelled;
+
+use super::data::Labelled;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::progress::{Event, Progress};
+use crate::run::StageRun;
+
+/// The training rows whose labels may be looked at, ascending: all of them, `finetune.labels` drawn by seed with the classes in
+/// proportion, or those that `finetune.label_rows` lists. Both classes are among them.
+pub(super) fn labelled_rows(
+    config: &Config,
+    labelled: &Labelled,
+    run: &mut StageRun<'_>,
+    progress: &mut dyn Progress,
+) -> Result<Vec<u32>> {
+    let train = &labelled.split.train;
+    let (rows, how) = match (config.finetune.labels, &config.finetune.label_rows) {
+        (Some(n), _) => {
+            let rows = draw_labelled(labelled.labels(), train, n, config.seed)
+                .map_err(|error| Error::Usage(format!("`finetune.labels: {n}`: {error}")))?;
+            (rows, "drawn")
+        }
+        (None, Some(path)) => {
+            run.input("finetune.label_rows", Path::new(path))?;
+            (read(Path::new(path), labelled)?, "listed")
+        }
+        (None, None) => (train.clone(), ""),
+    };
+    if !how.is_empty() {
+        progress.event(Event::Message(&format!("{} labels {how} of {}", rows.len(), train.len())));
+    }
+    both_classes(config, labelled, &rows)?;
+    Ok(rows)
+}
+
+/// Row numbers, one a line and counted from 0, all of the training part.
+fn read(path: &Path, labelled: &Labelled) -> Result<Vec<u32>> {
+    let refuse = |line: usize, what: String| Err(Error::Data(format!("{}:{line}: {what}", path.display())));
+    let bytes = fs::read(path).map_err(|source| Error::reading_data(path, source))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut line_of = BTreeMap::new();
+    for (line, text) in (1..).zip(text.lines()) {
+        let text = text.trim_end();
+        let Ok(row) = text.parse::<u32>() else {
+            return refuse(line, format!("expected the number of a row of `data.train`, counted from 0, found {text:?}"));
+        };
+        if row as usize >= labelled.flows.len() {
+            let n = labelled.flows.len();
+            return refuse(line, format!("row {row}: `data.train` has {n} rows, the first of which is row 0"));
+        }
+        if labelled.split.train.binary_search(&row).is_err() {
+            return refuse(
+                line,
+                format!("row {row} is held out to validate on: list training rows, as `nids-mixer select` does"),
+            );
+        }
+        if let Some(before) = line_of.insert(row, line) {
+            return refuse(line, format!("row {row} is in line {before}, too: list each row once"));
+        }
+    }
+    if line_of.is_empty() {
+        return Err(Error::Data(format!("{}: lists no rows", path.display())));
+    }
+    Ok(line_of.into_keys().collect())
+}
+
+/// Rows of one class teach a classifier to call everything by its name.
+fn both_classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Result<()> {
+    let attacks = rows.iter().filter(|&&row| labelled.labels()[row as usize] == 1).count();
+    if attacks > 0 && attacks < rows.len() {
+        return Ok(());
+    }
+    let path = config.data.train.as_deref().unwrap_or("generated flows");
+    let label = u8::from(attacks > 0);
+    let advice = match (&config.finetune.labels, &config.finetune.label_rows) {
+        (Some(_), _) => "raise `finetune.labels`",
+        (None, Some(_)) => "list rows of both in `finetune.label_rows`",
+        (None, None) => "give rows of both classes",
+    };
+    let n = rows.len();
+    Err(Error::Data(format!(
+        "{path}: all {n} rows to train on are labelled {label}: a classifier learns from both classes: {advice}"
+    )))
+}

@@ -1,0 +1,58 @@
+//! Few labels: which rows have them, and what is made of the others.
+
+use crate::bench::{Bench, on_flows};
+
+/// Row numbers, one a line.
+fn list(rows: &[u32]) -> String {
+    let lines: Vec<String> = rows.iter().map(|row| row.to_string() + "\n").collect();
+    lines.concat()
+}
+
+#[test]
+fn a_file_says_which_rows_are_labelled() {
+    let bench = Bench::trained();
+    let model = |settings: &str| {
+        let (_, told) = bench.prints_and_tells(&on_flows("finetune", settings));
+        (bench.bytes("run/model.safetensors"), told)
+    };
+    let rows = bench.training_rows();
+    bench.file("rows.txt", list(&rows[..50]));
+    let (of_rows, told) = model("--set finetune.label_rows=rows.txt");
+    assert!(told.contains("50 labels listed of 240"), "{told}");
+    // their order is nothing to the network, nor are the ends of lines
+    let backwards: Vec<u32> = rows[..50].iter().rev().copied().collect();
+    bench.file("rows.txt", list(&backwards).replace('\n', "\r\n"));
+    assert!(model("--set finetune.label_rows=rows.txt").0 == of_rows);
+    assert!(bench.read("run/manifest-finetune.json").contains("finetune.label_rows"));
+    bench.file("rows.txt", list(&rows));
+    let (all, _) = model("--set finetune.label_rows=rows.txt");
+    assert!(all != of_rows);
+}
+
+#[test]
+fn a_list_of_rows_with_an_error_names_its_line() {
+    let bench = Bench::trained();
+    let rows = bench.training_rows();
+    let held_out = (0..300).find(|row| !rows.contains(row)).unwrap();
+    let flows = bench.read("flows.csv");
+    let normal = |row: &&u32| flows.lines().nth(**row as usize + 1).unwrap().ends_with(",0");
+    let normal: Vec<u32> = rows.iter().filter(normal).copied().collect();
+    let first = rows[0];
+    let lists = [
+        format!("{first}\nten\n"),
+        format!("{first}\n\n"),
+        format!("{first}\n-1\n"),
+        format!("{first}\n300\n"),
+        format!("{first}\n{held_out}\n"),
+        format!("{first}\n{}\n{first}\n", rows[1]),
+        String::new(),
+        list(&normal),
+    ];
+    let mut all = Vec::new();
+    for list in lists {
+        bench.file("rows.txt", list);
+        all.push(bench.fails(&on_flows("finetune", "--set finetune.label_rows=rows.txt")));
+    }
+    all.push(bench.fails(&on_flows("finetune", "--set finetune.label_rows=none.txt")));
+    insta::assert_snapshot!(all.join("\n"));
+}
