@@ -56,3 +56,51 @@ fn a_list_of_rows_with_an_error_names_its_line() {
     all.push(bench.fails(&on_flows("finetune", "--set finetune.label_rows=none.txt")));
     insta::assert_snapshot!(all.join("\n"));
 }
+
+const TEACHER: &str = "--set finetune.mean_teacher.batch_size=48";
+
+#[test]
+fn a_mean_teacher_learns_from_rows_without_labels() {
+    let bench = Bench::trained();
+    let settings = format!("--set finetune.labels=20 {TEACHER}");
+    let (_, told) = bench.prints_and_tells(&on_flows("finetune", &settings));
+    assert!(told.contains("a mean teacher on 220 rows without labels beside 20 with"), "{told}");
+    assert!(told.contains("10 steps of 80 "), "{told}");
+    let lines = bench.metrics("run", "finetune");
+    let lines: Vec<_> = lines.iter().filter(|line| line["loss"].is_number()).collect();
+    for (line, weight) in lines.iter().zip([0.0, 0.5, 1.0, 1.0, 1.0]) {
+        let [loss, supervised, consistency] = ["loss", "supervised", "consistency"].map(|name| line[name].as_f64().unwrap());
+        // the weights of the two steps of a line: 0 and 0, 1/3 and 2/3, then 1
+        assert!(consistency > 0.0 && (loss - supervised - weight * consistency).abs() < 0.02 * consistency, "{line}");
+    }
+    let model = bench.bytes("run/model.safetensors");
+    bench.prints("predict --run run --data flows.csv");
+    for threads in [1, 2] {
+        bench.prints(&on_flows("finetune", &format!("{settings} --set engine.threads={threads}")));
+        assert!(bench.bytes("run/model.safetensors") == model, "{threads} threads");
+    }
+    bench.prints(&on_flows("finetune", &format!("{settings} --set finetune.from=scratch")));
+    bench.prints("predict --run run --data flows.csv");
+}
+
+#[test]
+fn a_mean_teacher_takes_any_encoder_and_unlabelled_file() {
+    let bench = Bench::new();
+    bench.flows();
+    bench.prints("synth --rows 100 --seed 5 --output more.csv");
+    for objective in ["mae.encoder=visible_only", "vae.latent=pooled"] {
+        let settings = format!("--set pretrain.objective.{objective} --set data.unlabelled=more.csv {TEACHER}");
+        bench.prints(&on_flows("pretrain", &settings));
+        let (_, told) = bench.prints_and_tells(&on_flows("finetune", &settings));
+        assert!(told.contains("a mean teacher on 100 rows without labels beside 240 with"), "{told}");
+    }
+}
+
+#[test]
+fn a_mean_teacher_needs_rows_without_labels() {
+    let bench = Bench::trained();
+    insta::assert_snapshot!(bench.fails(&on_flows("finetune", TEACHER)), @r"
+    exit code 2
+    error: `finetune.mean_teacher`: there are no rows without labels: name a file of them in `data.unlabelled`, or fewer labels in `finetune.labels`
+    ");
+}

@@ -9,10 +9,14 @@
 
 mod heads;
 mod mae;
+mod masking;
+mod mean_teacher;
 mod mixer;
 mod vae;
 
 pub use heads::Target;
-pub use mae::{Mae, MaeConfig, MaeEncoder, random_masking};
+pub use mae::{Mae, MaeConfig, MaeEncoder};
+pub use masking::{Masked, random_masking};
+pub use mean_teacher::{Student, StudentLoss};
 pub use mixer::{Block, Classifier, ClassifierCache, Encoder, EncoderCache, Input, MAX_DEPTH, MembersConfig, MixerConfig};
 pub use vae::{Elbo, Posterior, Vae, VaeConfig, VaeLatent};

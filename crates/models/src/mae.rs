@@ -6,12 +6,12 @@
 //! token mixing does with a shortened sequence is said at [`Visible`]. Weights pretrained either way load into the full-length
 //! encoder that classifies.
 
-use nids_kernels::{Key, add_assign};
-use nids_nn::{Cx, FeatureEmbedding, Init, LayerNorm, Param, Real, Scope, Tensor, Visible};
-use rand::RngExt as _;
+use nids_kernels::add_assign;
+use nids_nn::{Cx, Init, LayerNorm, Param, Real, Scope, Tensor, Visible};
 
 use crate::heads::{Heads, Target};
-use crate::mixer::{Block, Embedding, Encoder, Input, MixerConfig, backward_trunk, blocks, forward_trunk};
+use crate::masking::Masked;
+use crate::mixer::{Block, Encoder, Input, MixerConfig, backward_trunk, blocks, forward_trunk};
 
 /// What the encoder sees of a masked flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,25 +43,6 @@ pub struct Mae {
     heads: Heads,
     config: MaeConfig,
 }
-
-/// Masks exactly `n_masked` of `n_features` tokens for every sample, each subset as likely as any other, as a function of the
-/// key and the sample (selection sampling, Knuth 3.4.2 S: one pass, no sorting).   mask: [F, b], 1 = masked
-pub fn random_masking<R: Real>(key: Key, samples: &[u32], n_features: usize, n_masked: usize, mask: &mut [R]) {
-    let b = samples.len();
-    assert_eq!(mask.len(), n_features * b);
-    for (j, &sample) in samples.iter().enumerate() {
-        let mut stream = key.stream(MASKING_SITE, sample);
-        let mut left = n_masked;
-        for t in 0..n_features {
-            let masked = (stream.random_range(0..n_features - t)) < left;
-            mask[t * b + j] = if masked { R::one() } else { R::zero() };
-            left -= usize::from(masked);
-        }
-    }
-}
-
-/// Apart from the sites that layers are given, which count from 1.
-const MASKING_SITE: u32 = u32::MAX;
 
 impl Mae {
     /// Adds `encoder`, `mask_token`, `decoder.blocks.{i}`, `decoder.norm` and `heads.{feature}`. `targets` says what is
@@ -121,28 +102,22 @@ impl Mae {
         targets: &[R],
         divisor: R,
     ) -> f64 {
-        self.hide(b, x, mask);
-        let (mut tokens, embedding) = self.encoder.embed(cx, b, x);
-        let visible = match self.config.encoder {
-            MaeEncoder::MaskToken => {
-                self.each_masked(b, mask, |t, j| add_assign(tokens.row(t, j), self.mask_token.of(cx.params)));
-                None
-            }
-            MaeEncoder::VisibleOnly => {
-                let visible = self.visible(cx, b, mask);
-                tokens = gather(cx, visible, tokens);
-                Some(visible)
-            }
-        };
+        let seen = self.config.encoder == MaeEncoder::MaskToken;
+        let masked = Masked { mask, token: seen.then(|| self.mask_token.of(cx.params)) };
+        let (mut tokens, embedding) = self.encoder.embed_masked(cx, b, x, masked);
+        let visible = (!seen).then(|| self.visible(cx, b, mask));
+        if let Some(visible) = visible {
+            tokens = gather(cx, visible, tokens);
+        }
         let (encoded, trunk) = self.encoder.mix(cx, visible, tokens);
         let decoder_input = match visible {
             None => encoded,
             Some(visible) => {
                 let mut full = scatter(cx, visible, self.encoder.n_tokens(), encoded);
-                self.each_masked(b, mask, |t, j| {
+                masked.each(b, |t, j| {
                     let row = full.row(t, j);
                     row.copy_from_slice(self.mask_token.of(cx.params));
-                    add_assign(row, self.embedding().bias(cx.params, t));
+                    add_assign(row, self.encoder.features().bias(cx.params, t));
                 });
                 full
             }
@@ -156,47 +131,20 @@ impl Mae {
         let dencoded = match visible {
             None => dinput,
             Some(visible) => {
-                self.each_masked(b, mask, |t, j| {
+                masked.each(b, |t, j| {
                     add_assign(self.mask_token.of_mut(grads), dinput.row(t, j));
-                    self.embedding().add_bias_gradient(grads, t, dinput.row(t, j));
+                    self.encoder.features().add_bias_gradient(grads, t, dinput.row(t, j));
                 });
                 gather(cx, visible, dinput)
             }
         };
         let mut dtokens = self.encoder.mix_backward(cx, grads, trunk, dencoded);
         match visible {
-            None => self.each_masked(b, mask, |t, j| add_assign(self.mask_token.of_mut(grads), dtokens.row(t, j))),
+            None => masked.each(b, |t, j| add_assign(self.mask_token.of_mut(grads), dtokens.row(t, j))),
             Some(visible) => dtokens = scatter(cx, visible, self.encoder.n_tokens(), dtokens),
         }
         self.encoder.embed_backward(cx, grads, embedding, dtokens);
         loss
-    }
-
-    fn embedding(&self) -> &FeatureEmbedding {
-        match &self.encoder.embedding {
-            Embedding::Features(embedding) => embedding,
-            Embedding::Patches { .. } => unreachable!("built over features"),
-        }
-    }
-
-    /// Zeroes the input of masked tokens, so that their embedding is their bias alone: it says where they stand.
-    fn hide<R: Real>(&self, b: usize, x: &mut [R], mask: &[R]) {
-        let mut rest = x;
-        for (width, mask) in self.embedding().widths().zip(mask.chunks_exact(b)) {
-            let (token, after) = rest.split_at_mut(b * width);
-            for (row, &masked) in token.chunks_exact_mut(width).zip(mask) {
-                if masked != R::zero() {
-                    row.fill(R::zero());
-                }
-            }
-            rest = after;
-        }
-    }
-
-    fn each_masked<R: Real>(&self, b: usize, mask: &[R], mut apply: impl FnMut(usize, usize)) {
-        for t in 0..self.heads.n_features() {
-            (0..b).filter(|j| mask[t * b + j] != R::zero()).for_each(|j| apply(t, j));
-        }
     }
 
     /// Which tokens each sample still has: its visible features, then the registers.

@@ -6,6 +6,8 @@ use nids_nn::{
     RegisterTokens, Scope, Tensor, Visible, mean_tokens, mean_tokens_backward, patchify,
 };
 
+use crate::masking::Masked;
+
 /// Most blocks that a network may have; what backward needs of them lies on the stack.
 pub const MAX_DEPTH: usize = 32;
 
@@ -264,6 +266,19 @@ impl Encoder {
         (tokens, EncoderCache { embedding, trunk })
     }
 
+    /// [`Encoder::forward`] of features some of which are hidden; what is hidden of `x` is overwritten.
+    pub fn forward_masked<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        b: usize,
+        x: &'a mut [R],
+        masked: Masked<'_, R>,
+    ) -> (Tensor<'a, R>, EncoderCache<'a, R>) {
+        let (tokens, embedding) = self.embed_masked(cx, b, x, masked);
+        let (tokens, trunk) = self.mix(cx, None, tokens);
+        (tokens, EncoderCache { embedding, trunk })
+    }
+
     /// [`Encoder::forward`] without what backward needs: no caches, no dropout.
     pub fn infer<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, x: &'a mut [R]) -> Tensor<'a, R> {
         let (tokens, _) = self.embed(cx, b, x);
@@ -501,6 +516,27 @@ impl Classifier {
     /// x: b samples, as [`Input`] says   logits: [1, K·b, C]
     pub fn forward<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, x: &'a mut [R]) -> (Tensor<'a, R>, ClassifierCache<'a, R>) {
         let (tokens, encoder) = self.encoder.forward(cx, b, x);
+        self.classify(cx, tokens, encoder)
+    }
+
+    /// [`Classifier::forward`] of features some of which are hidden; what is hidden of `x` is overwritten.
+    pub fn forward_masked<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        b: usize,
+        x: &'a mut [R],
+        masked: Masked<'_, R>,
+    ) -> (Tensor<'a, R>, ClassifierCache<'a, R>) {
+        let (tokens, encoder) = self.encoder.forward_masked(cx, b, x, masked);
+        self.classify(cx, tokens, encoder)
+    }
+
+    fn classify<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        tokens: Tensor<'a, R>,
+        encoder: EncoderCache<'a, R>,
+    ) -> (Tensor<'a, R>, ClassifierCache<'a, R>) {
         let pooled = mean_tokens(cx, tokens);
         let logits = self.logits(cx, &pooled);
         (logits, ClassifierCache { encoder, pooled })

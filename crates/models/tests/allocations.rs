@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use nids_kernels::Key;
 use nids_models::MixerConfig;
-use nids_nn::Activation;
 use nids_nn::engine::{Cut, Engine};
 use nids_nn::optim::{AdamConfig, Algorithm, Decay, Optimiser, SgdConfig, clip};
+use nids_nn::{Activation, Ema};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 mod task;
@@ -37,6 +37,7 @@ fn twenty_steps_allocate_nothing() {
         ];
         let mut optimisers = algorithms.map(|algorithm| Optimiser::new(&task.table, algorithm, |_| 1.0));
         let (mut params, mut grads, mut ahead) = (task.table.init::<f32>(3), task.table.zeros(), task.table.zeros());
+        let mut average = Ema::new(&params, 0.998);
         let samples = task.samples();
         let allocated = engine.run(|engine| {
             let mut step = |number| {
@@ -54,6 +55,7 @@ fn twenty_steps_allocate_nothing() {
                 for optimiser in &mut optimisers {
                     engine.update(optimiser, 3e-3, 1.0, &mut params, &grads);
                 }
+                average.update(&params);
             };
             // memory is settled after the first; a worker that has just started makes its own when it first looks for work
             (0..2).for_each(&mut step);

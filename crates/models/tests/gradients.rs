@@ -1,7 +1,8 @@
 //! Every model against central differences: dropout, dropped branches and draws fixed by key, masks given.
 
 use nids_models::{
-    Classifier, Elbo, Input, Mae, MaeConfig, MaeEncoder, MembersConfig, MixerConfig, Target, Vae, VaeConfig, VaeLatent,
+    Classifier, Elbo, Input, Mae, MaeConfig, MaeEncoder, Masked, MembersConfig, MixerConfig, Student, StudentLoss, Target, Vae,
+    VaeConfig, VaeLatent,
 };
 use nids_nn::gradcheck::{self, Differentiable, Errors, uniform};
 use nids_nn::loss::{BceWeights, bce_with_logits};
@@ -54,7 +55,31 @@ impl Differentiable for Classified {
     }
 }
 
-struct Masked(Mae);
+struct Taught(Classifier);
+
+/// How many of a shard's samples are labelled.
+const LABELLED: usize = 1;
+
+impl Differentiable for Taught {
+    fn pass<R: Real>(&self, cx: &Cx<'_, R>, grads: &mut [R], x: &[R]) -> (f64, Option<Vec<R>>) {
+        let input = cx.alloc(x.len());
+        input.copy_from_slice(x);
+        let mask = TWO_OF_FOUR.map(|of_feature| {
+            let hidden = |j: usize| if j < LABELLED { R::zero() } else { R::from_f64(of_feature[j]) };
+            std::array::from_fn::<R, B, _>(hidden)
+        });
+        let token = [0.3, -0.2, 0.5, 0.1, 0.0, -0.7].map(R::from_f64);
+        let masked = Masked { mask: mask.as_flattened(), token: Some(&token) };
+        let [pos_weight, n_labelled, n_unlabelled, weight] = [1.7, 3.0, 5.0, 0.6].map(R::from_f64);
+        let student = Student { pos_weight, n_labelled, n_unlabelled, weight };
+        let targets = [1.0, 0.3, 0.9].map(R::from_f64);
+        let StudentLoss { supervised, consistency } =
+            self.0.student_loss(cx, grads, B, input, masked, &targets, LABELLED, student);
+        (supervised + 0.6 * consistency, None)
+    }
+}
+
+struct Autoencoded(Mae);
 
 struct Variational {
     vae: Vae,
@@ -70,7 +95,7 @@ const KINDS: [Target; 4] = [Target::Numeric, Target::Categorical(2), Target::Cat
 /// A number for `a` and `d`, a class for `b` (of two) and `c` (of three): [F, b].
 const TARGETS: [[f64; B]; 4] = [[0.3, -1.0, 0.7], [1.0, 0.0, 0.0], [0.0, 2.0, 1.0], [2.0, 0.1, -0.4]];
 
-impl Differentiable for Masked {
+impl Differentiable for Autoencoded {
     fn pass<R: Real>(&self, cx: &Cx<'_, R>, grads: &mut [R], x: &[R]) -> (f64, Option<Vec<R>>) {
         let input = cx.alloc(x.len());
         input.copy_from_slice(x);
@@ -143,13 +168,23 @@ fn members_that_share_a_classifier() {
 }
 
 #[test]
+fn student_of_a_mean_teacher() {
+    for n_registers in [0, 1] {
+        check(&format!("{n_registers} registers"), 10, |table| {
+            let config = MixerConfig { n_registers, ..MIXER };
+            Taught(Classifier::new(&mut table.root(), Input::Features(&features()), &config, 1))
+        });
+    }
+}
+
+#[test]
 fn masked_autoencoder() {
     for encoder in [MaeEncoder::MaskToken, MaeEncoder::VisibleOnly] {
         for mask_ratio in [0.25, 0.5] {
             for n_registers in [0, 1] {
                 check(&format!("{encoder:?}, mask {mask_ratio}, {n_registers} registers"), 10, |table| {
                     let config = MaeConfig { mask_ratio, encoder, decoder_depth: 1 };
-                    Masked(Mae::new(&mut table.root(), &features(), &KINDS, &MixerConfig { n_registers, ..MIXER }, config))
+                    Autoencoded(Mae::new(&mut table.root(), &features(), &KINDS, &MixerConfig { n_registers, ..MIXER }, config))
                 });
             }
         }

@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 use nids_kernels::{Arena, Gemm, Key, Keyed, Mask, Mat, Real, Rows, Store, gemm, gemm_scratch};
 use rand::RngExt as _;
 
-use crate::Param;
+use crate::{Param, Transposed};
 
 /// Most samples a shard may hold.
 pub const MAX_SHARD: usize = 64;
@@ -95,6 +95,12 @@ impl<'a, R: Real> Cx<'a, R> {
     #[must_use]
     pub fn with(self, gemm: Gemm, transposed: Option<&'a [R]>) -> Self {
         Self { gemm, transposed, ..self }
+    }
+
+    /// A pass over the same shard that does not train, with other numbers for the same parameters: a teacher's. `transposed` is
+    /// of those.
+    pub fn with_params<'t>(&'t self, params: &'t [R], transposed: &'t Transposed<R>) -> Cx<'t, R> {
+        Cx::new(params, self.arena, Mode::Eval).with(self.gemm, Some(transposed.numbers()))
     }
 
     /// Whether backward may follow.

@@ -20,6 +20,15 @@ impl<R: Real> Ema<R> {
         Self { decay, average: params.clone(), t: 0 }
     }
 
+    /// Forgets what it saw, and starts at `params`.
+    ///
+    /// # Panics
+    /// If there are not as many as there were.
+    pub fn restart(&mut self, params: &[R]) {
+        self.average.copy_from_slice(params);
+        self.t = 0;
+    }
+
     /// Takes in the parameters after a step.
     ///
     /// # Panics

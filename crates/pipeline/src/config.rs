@@ -26,8 +26,8 @@ use serde_yaml::{Mapping, Value as Yaml};
 
 pub use settings::{
     Activation, Auxiliary, BatchEnsemble, Data, Ema, Encode, Engine, Ensemble, Evaluate, Finetune, FinetuneFrom, Gemm, Latents,
-    Loss, Mae, MaskedEncoder, Model, Mu, Multiclass, Noise, Objective, Pretrain, Scales, Settings, Sigma, SigmaRange, Synthetic,
-    Task, Vae, VaeLatent,
+    Loss, Mae, MaskedEncoder, MeanTeacher, Model, Mu, Multiclass, Noise, Objective, Pretrain, Ramp, Scales, Settings, Sigma,
+    SigmaRange, Synthetic, Task, Vae, VaeLatent,
 };
 pub use training::{
     Adam, AdamW, Constant, Cosine, CosineRestarts, Decay, Monitor, OneCycle, Optimiser, Per, Sam, Schedule, Sgd, Training,

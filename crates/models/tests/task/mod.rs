@@ -2,20 +2,26 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use nids_kernels::{Buffer, Key};
-use nids_models::{Classifier, Elbo, Input, MembersConfig, MixerConfig, Target, Vae, VaeConfig, VaeLatent};
+use nids_models::{
+    Classifier, Elbo, Input, Masked, MembersConfig, MixerConfig, Student, StudentLoss, Target, Vae, VaeConfig, VaeLatent,
+    random_masking,
+};
 use nids_nn::engine::{Cut, Engine, Objective, Sample};
 use nids_nn::gradcheck::uniform;
-use nids_nn::loss::{BceWeights, bce_with_logits};
+use nids_nn::loss::{BceWeights, bce_with_logits, sigmoid};
 use nids_nn::optim::{AdamConfig, Algorithm, Decay, Optimiser, clip};
-use nids_nn::{Cx, Gemm, Init, MAX_SHARD, ParamTable, Real};
+use nids_nn::{Cx, Gemm, Init, MAX_SHARD, Mode, ParamTable, Real, Transposed};
 
 /// What is trained.
 #[expect(clippy::large_enum_variant, reason = "there is one of it")]
-pub(crate) enum Model {
+pub(crate) enum Model<R: Real> {
     /// Binary cross-entropy over rows of noise with labels of noise.
     Classifier(Classifier),
     /// Rows of noise to be rebuilt: two features are numbers, two are classes.
     Vae(Vae),
+    /// The classifier over features, only the first third of whose rows are labelled; of the others it is to say what its
+    /// teacher does, whose parameters come first, while two features are hidden from it.
+    Student(Classifier, Buffer<R>, Transposed<R>),
 }
 
 /// Names and widths of the features that an autoencoder reads, and what it predicts of each.
@@ -25,9 +31,9 @@ const FEATURES: [(&str, usize, Target); 4] =
 const BETA: f64 = 0.05;
 
 /// A model and rows for it.
-pub(crate) struct Task<R> {
+pub(crate) struct Task<R: Real> {
     pub(crate) table: ParamTable,
-    pub(crate) model: Model,
+    pub(crate) model: Model<R>,
     pub(crate) width: usize,
     pub(crate) x: Vec<R>,
     pub(crate) labels: Vec<R>,
@@ -61,7 +67,18 @@ impl<R: Real> Task<R> {
         Self::on(table, Model::Vae(vae), FEATURES.map(|(_, width, _)| width).iter().sum(), n_samples)
     }
 
-    fn on(table: ParamTable, model: Model, width: usize, n_samples: usize) -> Self {
+    /// A classifier with a teacher.
+    pub(crate) fn student(mixer: &MixerConfig, n_samples: usize) -> Self {
+        let mut table = ParamTable::default();
+        let features = FEATURES.map(|(name, width, _)| (name.to_owned(), width));
+        let classifier = Classifier::new(&mut table.root(), Input::Features(&features), mixer, 1);
+        let teacher = table.init::<R>(8);
+        let transposed = Transposed::of(&table, &teacher);
+        let width = FEATURES.map(|(_, width, _)| width).iter().sum();
+        Self { gemm: Gemm::Tiles, ..Self::on(table, Model::Student(classifier, teacher, transposed), width, n_samples) }
+    }
+
+    fn on(table: ParamTable, model: Model<R>, width: usize, n_samples: usize) -> Self {
         let x = uniform(1, n_samples * width).into_iter().map(R::from_f64).collect();
         let labels = uniform(2, n_samples).into_iter().map(|u| if u > 0.0 { R::one() } else { R::zero() }).collect();
         Self { table, model, width, x, labels, n_samples, gemm: Gemm::default() }
@@ -72,11 +89,12 @@ impl<R: Real> Task<R> {
         [Gemm::OpenBlas, Gemm::Tiles].map(|gemm| Self { gemm, ..Self::new(mixer, n_tokens, n_samples) })
     }
 
-    /// [`Task::of_backends`], members that share a classifier, and both kinds of variational autoencoder.
+    /// [`Task::of_backends`], members that share a classifier, both kinds of variational autoencoder, and a student.
     pub(crate) fn of_models(mixer: &MixerConfig, n_tokens: usize, n_samples: usize) -> impl Iterator<Item = Self> {
         let vae = |latent| Self { gemm: Gemm::Tiles, ..Self::autoencoder(mixer, latent, n_samples) };
         let classifiers = Self::of_backends(mixer, n_tokens, n_samples).into_iter();
-        classifiers.chain([Self::ensemble(mixer, n_tokens, n_samples)]).chain([VaeLatent::Token, VaeLatent::Pooled].map(vae))
+        let others = [Self::ensemble(mixer, n_tokens, n_samples), Self::student(mixer, n_samples)];
+        classifiers.chain(others).chain([VaeLatent::Token, VaeLatent::Pooled].map(vae))
     }
 
     pub(crate) fn samples(&self) -> Vec<Sample> {
@@ -153,6 +171,27 @@ impl<R: Real> Objective<R> for Task<R> {
                 self.features(samples, x, features, targets);
                 let Elbo { reconstruction, kl } = vae.loss(cx, Some(grads), b, features, targets, R::from_f64(BETA), divisor);
                 reconstruction + BETA * kl
+            }
+            Model::Student(classifier, teacher, transposed) => {
+                let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
+                let n_labelled = self.n_samples / 3;
+                let labelled = samples.iter().filter(|sample| (sample.row as usize) < n_labelled).count();
+                let (features, targets) = (cx.alloc(x.len()), cx.alloc(FEATURES.len() * b));
+                let teaching = cx.with_params(teacher, transposed);
+                let (whole, of_whole) = (teaching.alloc(x.len()), teaching.alloc(FEATURES.len() * b));
+                self.features(samples, x, whole, of_whole);
+                let taught = classifier.infer(&teaching, b, whole);
+                labels[labelled..].iter_mut().zip(&taught.data[labelled..]).for_each(|(label, &logit)| *label = sigmoid(logit));
+                self.features(samples, x, features, targets);
+                let mask = cx.alloc(FEATURES.len() * b);
+                random_masking(key, keys, FEATURES.len(), 2, mask);
+                mask.chunks_exact_mut(b).for_each(|mask| mask[..labelled].fill(R::zero()));
+                let [n_labelled, n_unlabelled] = [n_labelled, self.n_samples - n_labelled].map(|n| R::from_f64(n as f64));
+                let student = Student { pos_weight: R::one(), n_labelled, n_unlabelled, weight: R::one() };
+                let masked = Masked { mask, token: None };
+                let StudentLoss { supervised, consistency } =
+                    classifier.student_loss(cx, grads, b, features, masked, labels, labelled, student);
+                supervised + consistency
             }
         }
     }

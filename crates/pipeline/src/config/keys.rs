@@ -136,6 +136,13 @@ static KEYS: &[Key] = &[
     key("finetune.loss.pos_weight", POSITIVE, FINETUNE),
     optional("finetune.ema", FINETUNE),
     key("finetune.ema.decay", FRACTION, FINETUNE),
+    optional("finetune.mean_teacher", FINETUNE),
+    key("finetune.mean_teacher.decay", FRACTION, FINETUNE),
+    key("finetune.mean_teacher.weight", NOT_NEGATIVE, FINETUNE),
+    key("finetune.mean_teacher.ramp.from", UP_TO_ONE, FINETUNE),
+    key("finetune.mean_teacher.ramp.to", UP_TO_ONE, FINETUNE),
+    key("finetune.mean_teacher.batch_size", Rule::Whole(1, 1 << 20), FINETUNE),
+    key("finetune.mean_teacher.mask_ratio", FRACTION, FINETUNE),
     key("finetune.eval_every", Rule::Whole(1, ANY), FINETUNE),
     key("evaluate.threshold", UP_TO_ONE, NOTHING),
 ];

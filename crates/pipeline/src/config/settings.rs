@@ -366,6 +366,8 @@ pub struct Finetune {
     pub loss: Loss,
     /// Average of the weights over the steps, which then is what is validated and kept; null (the default): the last step's.
     pub ema: Option<Ema>,
+    /// A teacher on rows without labels; its weights are kept. Null (the default): none.
+    pub mean_teacher: Option<MeanTeacher>,
     /// Steps between looks at the validation rows. Default 200.
     pub eval_every: u64,
 }
@@ -392,6 +394,7 @@ impl Default for Finetune {
             layer_lr_decay: 1.0,
             loss: Loss::default(),
             ema: None,
+            mean_teacher: None,
             eval_every: 200,
         }
     }
@@ -484,6 +487,12 @@ pub enum Scales {
 }
 
 impl Finetune {
+    /// Of the average of the weights that is kept, where one is.
+    pub fn decay(&self) -> Option<f64> {
+        let of_teacher = self.mean_teacher.as_ref().map(|teacher| teacher.decay);
+        of_teacher.or(self.ema.as_ref().map(|ema| ema.decay))
+    }
+
     /// Networks that are trained one after the other.
     pub fn independent(&self) -> usize {
         if self.ensemble == Ensemble::Independent { self.members } else { 1 }
@@ -522,6 +531,45 @@ pub struct Ema {
 impl Default for Ema {
     fn default() -> Self {
         Self { decay: 0.998 }
+    }
+}
+
+/// A teacher, the average of the student's weights, whose verdicts on rows without labels the student learns to give although
+/// features are hidden from it (Tarvainen and Valpola 2017).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MeanTeacher {
+    /// As [`Ema::decay`]. Default 0.998.
+    pub decay: f64,
+    /// Weight of agreeing with the teacher over that of the labels. Default 1.
+    pub weight: f64,
+    /// The shares of the steps between which the weight rises from 0. Default 0.1 to 0.4.
+    pub ramp: Ramp,
+    /// Rows without labels a step, beside `finetune.batch_size` with. Default 256.
+    pub batch_size: usize,
+    /// The share of their features that is hidden from the student. Default 0.4.
+    pub mask_ratio: f64,
+}
+
+impl Default for MeanTeacher {
+    fn default() -> Self {
+        Self { decay: 0.998, weight: 1.0, ramp: Ramp::default(), batch_size: 256, mask_ratio: 0.4 }
+    }
+}
+
+/// Where something starts to rise and where it has risen, in shares of the steps.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ramp {
+    /// Default 0.1.
+    pub from: f64,
+    /// At least `from`. Default 0.4.
+    pub to: f64,
+}
+
+impl Default for Ramp {
+    fn default() -> Self {
+        Self { from: 0.1, to: 0.4 }
     }
 }
 
@@ -575,6 +623,28 @@ impl Settings {
         if self.finetune.from == FinetuneFrom::Latents && self.finetune.layer_lr_decay < 1.0 {
             let message = "slows an encoder that is trained, which `from: latents` freezes: leave it at 1";
             found.push(("finetune.layer_lr_decay", message.to_owned()));
+        }
+        if let Some(teacher) = &self.finetune.mean_teacher {
+            let mut refuse = |path, message: String| found.push((path, message));
+            let Ramp { from, to } = teacher.ramp;
+            if from > to {
+                refuse("finetune.mean_teacher.ramp", format!("expected `from` up to `to`, found {from} and {to}"));
+            }
+            if self.finetune.ema.is_some() {
+                refuse("finetune.ema", "the mean teacher is an average already: leave one of the two out".to_owned());
+            }
+            if self.finetune.auxiliary.is_some() || matches!(self.finetune.task, Task::Multiclass(_)) {
+                let message = "tells attacks from other rows: leave `finetune.auxiliary` out, and keep `finetune.task: binary`";
+                refuse("finetune.mean_teacher", message.to_owned());
+            }
+            if self.finetune.batch_ensemble().is_some() {
+                refuse("finetune.ensemble", "a mean teacher teaches one network at a time: take `independent`".to_owned());
+            }
+            if self.finetune.from == FinetuneFrom::Latents {
+                let message =
+                    "hides features, which frozen latents no longer have: take `pretrained` or `scratch` in `finetune.from`";
+                refuse("finetune.mean_teacher", message.to_owned());
+            }
         }
         if let Err(nids_flows::Error::Tokeniser { message }) = self.tokeniser.check() {
             found.push(("tokeniser", message));

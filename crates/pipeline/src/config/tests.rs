@@ -32,6 +32,7 @@ fn the_table_and_the_settings_name_the_same_keys() {
         "name: x\nfinetune: { task: multiclass }",
         "name: x\nfinetune: { auxiliary: {}, ensemble: batch }",
         "name: x\nfinetune: { ema: {} }",
+        "name: x\nfinetune: { mean_teacher: {} }",
     ];
     let mut named: Vec<String> = variants.iter().flat_map(|text| config(text, &[]).flat().into_keys()).collect();
     named.retain(|path| keys::find(path).is_none_or(|key| !key.has_settings())); // a choice without settings is a bare name
@@ -158,6 +159,25 @@ fn an_optional_section_is_off_as_null_and_on_with_its_defaults() {
 }
 
 #[test]
+fn a_mean_teacher_has_defaults_and_contradictions() {
+    let teacher = |set: &[&str]| config("name: x", set).finetune.mean_teacher.clone().unwrap();
+    assert_eq!(teacher(&["finetune.mean_teacher={}"]), MeanTeacher::default());
+    let later = MeanTeacher { ramp: Ramp { from: 0.1, to: 0.6 }, ..MeanTeacher::default() };
+    assert_eq!(teacher(&["finetune.mean_teacher.ramp.to=0.6"]), later);
+    let set = ["finetune.mean_teacher={ramp: {from: 0.5}}", "finetune.ema={}", "finetune.from=latents"];
+    insta::assert_snapshot!(problems("name: x", &set), @r"
+    --set finetune.mean_teacher={ramp: {from: 0.5}}: `finetune.mean_teacher.ramp`: expected `from` up to `to`, found 0.5 and 0.4
+    --set finetune.ema={}: `finetune.ema`: the mean teacher is an average already: leave one of the two out
+    --set finetune.mean_teacher={ramp: {from: 0.5}}: `finetune.mean_teacher`: hides features, which frozen latents no longer have: take `pretrained` or `scratch` in `finetune.from`
+    ");
+    let set = ["finetune.mean_teacher={}", "finetune.task=multiclass", "finetune.ensemble=batch", "finetune.members=2"];
+    insta::assert_snapshot!(problems("name: x", &set), @r"
+    --set finetune.mean_teacher={}: `finetune.mean_teacher`: tells attacks from other rows: leave `finetune.auxiliary` out, and keep `finetune.task: binary`
+    --set finetune.ensemble=batch: `finetune.ensemble`: a mean teacher teaches one network at a time: take `independent`
+    ");
+}
+
+#[test]
 fn overrides_win_and_the_last_wins() {
     let config = config("name: x\nseed: 1", &["seed=2", "seed=3", "data.train=a: b #c.csv", "finetune.labels=100"]);
     assert_eq!((config.seed, config.data.train.as_deref(), config.finetune.labels), (3, Some("a: b #c.csv"), Some(100)));
@@ -209,7 +229,19 @@ fn every_shipped_config_loads_and_round_trips() {
         }
     }
     names.sort();
-    assert_eq!(names, ["nsl-kdd", "synthetic", "tiny", "unsw-nb15", "unsw-nb15-batch4096", "unsw-nb15-d128", "unsw-nb15-small"]);
+    assert_eq!(
+        names,
+        [
+            "nsl-kdd",
+            "synthetic",
+            "tiny",
+            "unsw-nb15",
+            "unsw-nb15-batch4096",
+            "unsw-nb15-d128",
+            "unsw-nb15-few-labels",
+            "unsw-nb15-small"
+        ]
+    );
 }
 
 #[test]
@@ -246,7 +278,7 @@ fn hashes_move_with_what_matters_and_nothing_else() {
 fn hash_is_stable_across_versions() {
     // It moves with a new key, which old runs get the default of, and with a new default, which makes them stale: say so in the
     // changelog.
-    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"579857dd6e4228108f33fccffa3f468859ae8adf7c24dbef3757b2caeff833c3");
+    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"81fe0374746c3521f645f666e0979aabd92d8ebaf0dcb6ae6e9b8efb551835c0");
 }
 
 #[test]

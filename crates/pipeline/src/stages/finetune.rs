@@ -1,7 +1,10 @@
 //! Stage 3: the classifier, on top of a pretrained encoder, of frozen latents, or from scratch.
 
 mod objective;
+mod rows;
 pub(super) mod targets;
+
+use std::sync::{PoisonError, RwLock};
 
 use nids_flows::{Classes, Encoded};
 use nids_kernels::{Buffer, Key};
@@ -12,10 +15,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::classifier::Network;
-use super::data::{Labelled, fit_tokeniser, labelled, unlabelled};
-use super::encode::read_tokeniser;
-use super::labels::labelled_rows;
-use super::network::{load_weights, widths};
+use super::data::Labelled;
+use super::mean_teacher::TaughtFlows;
+use super::network::{load_weights, mask_token, widths};
 use super::plan::Plan;
 use super::sampler::Sampler;
 use super::train::{engine, train};
@@ -27,12 +29,14 @@ use crate::metrics::Metrics;
 use crate::progress::{Event, Progress};
 use crate::run::{Run, StageRun};
 use objective::{LabelledFlows, LabelledLatents};
+use rows::Rows;
 use targets::Targets;
 
 /// Trains the classifier on the training part of the labelled rows, or on those that `finetune.labels` or `finetune.label_rows`
 /// leave of it, and returns its metrics on the validation part. Leaves `model.safetensors` and `tokeniser.json`.
 ///
-/// The last step's weights are kept, or with `finetune.ema` their average: validation rows choose nothing.
+/// The last step's weights are kept, or with `finetune.ema` or `finetune.mean_teacher` their average: validation
+/// rows choose nothing.
 #[expect(clippy::missing_panics_doc, reason = "there is a member")]
 pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<Metrics> {
     let mut stage = run.begin(Stage::Finetune, config)?;
@@ -41,28 +45,28 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         FinetuneFrom::Scratch => None,
         _ => Some((stage.require(Stage::Pretrain, PRETRAINED)?, stage.require(Stage::Pretrain, TOKENISER)?)),
     };
-    let labelled = labelled(config, &mut stage, progress)?;
-    let tokeniser = if let Some((_, tokeniser)) = &pretrained {
-        read_tokeniser(tokeniser, Stage::Pretrain)?
-    } else {
-        let unlabelled = unlabelled(config, &mut stage, progress)?;
-        fit_tokeniser(config, &labelled, unlabelled.as_ref())?
-    };
-    let rows = labelled_rows(config, &labelled, &mut stage, progress)?;
+    let of_pretrained = pretrained.as_ref().map(|(_, tokeniser)| tokeniser.as_path());
+    let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels } =
+        Rows::read(config, of_pretrained, &mut stage, progress)?;
     let classes = targets::classes(config, &labelled, &rows)?;
-    let encoded = tokeniser.encode(&labelled.flows)?;
     let widths = widths(&tokeniser);
     let mut table = ParamTable::default();
     let network = Network::one(config, &tokeniser, classes.as_ref(), &mut table)?;
     let mut engine = engine(config, &table, network.activations(), network.members(), config.finetune.training.micro_batch)?;
     let batch_size = config.finetune.training.batch_size;
     let targets = Targets::new(config, &labelled, classes.as_ref(), &rows);
-    let (of_flows, of_latents);
+    let average = config.finetune.decay().map(|decay| RwLock::new(Ema::new(&table.zeros(), decay)));
+    let (of_flows, of_latents, taught);
     let (objective, rows): (&dyn Objective<f32>, Vec<u32>) = if from == FinetuneFrom::Latents {
         let (found, rows) =
             LabelledLatents::read(config, &mut stage, &labelled, network.classifier(), targets, batch_size, &rows)?;
         of_latents = found;
         (&of_latents, rows)
+    } else if let Some((settings, teacher)) = config.finetune.mean_teacher.as_ref().zip(average.as_ref()) {
+        let token = if let Some((weights, _)) = &pretrained { mask_token(run, weights)? } else { None };
+        let flows = (&encoded, &widths[..], labelled.labels());
+        taught = TaughtFlows::new(&config.finetune, settings, &table, network.classifier(), flows, token, teacher);
+        (&taught, rows)
     } else {
         let (classifier, divisor) = (network.classifier(), batch_size as f32);
         of_flows = LabelledFlows { classifier, encoded: &encoded, widths: &widths, targets, divisor };
@@ -82,7 +86,9 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
             load_weights(weights, Stage::Pretrain, &table, network.prefixes(), &mut member)?;
         }
         let number = (members > 1).then_some(k);
-        let trained = Trained { network: &network, table: &table, objective, plan: plan.of_member(number), seed };
+        let (average, without_labels) = (average.as_ref(), &without_labels[..]);
+        let plan = plan.of_member(number);
+        let trained = Trained { network: &network, table: &table, objective, average, without_labels, plan, seed };
         let found = trained.train(&mut engine, rows.clone(), &mut member, &held_out, &mut stage, progress)?;
         metrics = Some(found);
         ensemble.adopt(k, &of_all, &table, &member, &mut params);
@@ -117,6 +123,10 @@ struct Trained<'d> {
     network: &'d Network,
     table: &'d ParamTable,
     objective: &'d dyn Objective<f32>,
+    /// What it becomes, where that is not the last step's weights.
+    average: Option<&'d RwLock<Ema<f32>>>,
+    /// What a mean teacher learns from beside the labelled rows.
+    without_labels: &'d [u32],
     plan: Plan,
     seed: u64,
 }
@@ -133,22 +143,26 @@ impl Trained<'_> {
         stage: &mut StageRun<'_>,
         progress: &mut dyn Progress,
     ) -> Result<Metrics> {
-        let Self { network, table, objective, plan, seed } = *self;
+        let Self { network, table, objective, average, without_labels, plan, seed } = *self;
         let settings = &held_out.config.finetune;
         let lr_scale = |name: &str| lr_scale(held_out.config, network.is_pretrained(name), name);
-        let mut average = settings.ema.as_ref().map(|ema| Ema::new(params, ema.decay));
+        let average = || average.map(|average| average.write().unwrap_or_else(PoisonError::into_inner));
+        if let Some(mut average) = average() {
+            average.restart(params);
+        }
         let mut last = None;
         let key = Key::new(seed).child(stream::FINETUNE);
         let mut sampler = Sampler::new(seed, rows);
+        if let Some(teacher) = &settings.mean_teacher {
+            sampler = sampler.beside(seed, without_labels.to_vec(), teacher.batch_size);
+        }
         let each_step =
             |step: u64, engine: &Engine<f32>, params: &[f32], stage: &mut StageRun<'_>, progress: &mut dyn Progress| {
-                let params = match &mut average {
-                    None => params,
-                    Some(average) => {
-                        average.update(params);
-                        average.params()
-                    }
-                };
+                let mut average = average();
+                if let Some(average) = &mut average {
+                    average.update(params);
+                }
+                let params = average.as_ref().map_or(params, |average| average.params());
                 if step.is_multiple_of(settings.eval_every) || step == plan.steps {
                     let metrics = held_out.validate(network, table, engine, params, progress)?;
                     stage.log(&ValidationLine { step, member: plan.member, members: None, validation: &metrics })?;
@@ -159,7 +173,7 @@ impl Trained<'_> {
                 Ok(())
             };
         train(engine, table, objective, &plan, key, lr_scale, &mut sampler, params, stage, progress, each_step)?;
-        if let Some(average) = average {
+        if let Some(average) = average() {
             params.copy_from_slice(average.params());
         }
         Ok(last.expect("the last step is validated"))

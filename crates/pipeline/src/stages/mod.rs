@@ -6,8 +6,10 @@ mod data;
 mod encode;
 mod finetune;
 mod labels;
+mod mean_teacher;
 mod monitor;
 mod network;
+mod part;
 mod plan;
 mod predict;
 mod pretrain;
@@ -40,6 +42,7 @@ mod stream {
     pub(super) const POSTERIOR: u64 = 5;
     pub(super) const MEMBERS: u64 = 6;
     pub(super) const UPDATE_NOISE: u64 = 7;
+    pub(super) const UNLABELLED_SHUFFLE: u64 = 8;
 }
 
 /// What to do about an artefact that cannot be used.

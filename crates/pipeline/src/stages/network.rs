@@ -6,11 +6,12 @@ use std::path::Path;
 use nids_flows::{TokenKind, Tokeniser};
 use nids_kernels::{Activation, Buffer};
 use nids_models::{Encoder, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Posterior, Target, Vae, VaeConfig, VaeLatent};
-use nids_nn::{Cx, ParamTable, Tensor, mean_tokens, weights};
+use nids_nn::{Cx, Init, ParamTable, Tensor, mean_tokens, weights};
 
 use super::again;
 use crate::config::{self, Config, Latents, Objective, Stage};
 use crate::error::{Error, Result};
+use crate::run::Run;
 
 /// Names and widths of a tokeniser's features.
 pub(super) fn features(tokeniser: &Tokeniser) -> Vec<(String, usize)> {
@@ -213,6 +214,19 @@ fn by_sample(tokens: &mut Tensor<'_, f32>, z: &mut [f32]) {
             z.copy_from_slice(tokens.row(token, j));
         }
     }
+}
+
+/// The token that stood for what was hidden from the encoder while `run` pretrained it, if one did.   [D]
+pub(super) fn mask_token(run: &Run, pretrained: &Path) -> Result<Option<Vec<f32>>> {
+    let config = run.config_of(Stage::Pretrain)?;
+    let Objective::Mae(config::Mae { encoder: config::MaskedEncoder::MaskToken, .. }) = config.pretrain.objective else {
+        return Ok(None);
+    };
+    let mut table = ParamTable::default();
+    let token = table.root().param("mask_token", &[config.model.dim], Init::Zeros);
+    let mut params = table.zeros();
+    load_weights(pretrained, Stage::Pretrain, &table, &["mask_token"], &mut params)?;
+    Ok(Some(token.of(&params).to_vec()))
 }
 
 /// Reads the weights under `prefixes` from a safetensors artefact of `stage`.

@@ -1,7 +1,5 @@
 //! Stage 1: an autoencoder on rows without labels.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use nids_flows::Encoded;
 use nids_kernels::Key;
 use nids_models::{Elbo, random_masking};
@@ -12,6 +10,7 @@ use serde_json::json;
 
 use super::data::{fill, fit_tokeniser, labelled, unlabelled};
 use super::network::{Pretext, widths};
+use super::part::{OfStep, Part};
 use super::plan::Plan;
 use super::sampler::Sampler;
 use super::train::{engine, train};
@@ -73,11 +72,8 @@ pub(super) struct UnlabelledFlows<'d> {
     /// Tokens of a whole step that are predicted.
     divisor: f32,
     beta: Schedule,
-    /// β of this step, as bits.
-    beta_now: AtomicU64,
-    /// KL divergence of each shard of this step, as bits, in the place of its first sample; 0 in all others. Summed in order, so
-    /// that no thread has a say in it.
-    kl: Vec<AtomicU64>,
+    beta_now: OfStep,
+    kl: Part,
 }
 
 impl<'d> UnlabelledFlows<'d> {
@@ -97,13 +93,9 @@ impl<'d> UnlabelledFlows<'d> {
             widths,
             divisor: (config.training.batch_size * n_predicted) as f32,
             beta,
-            beta_now: AtomicU64::default(),
-            kl: (0..n_kl).map(|_| AtomicU64::default()).collect(),
+            beta_now: OfStep::default(),
+            kl: Part::new(n_kl),
         }
-    }
-
-    fn beta(&self) -> f64 {
-        f64::from_bits(self.beta_now.load(Relaxed))
     }
 }
 
@@ -132,24 +124,23 @@ impl Objective<f32> for UnlabelledFlows<'_> {
                 mae.loss(cx, Some(grads), b, x, mask, targets, self.divisor)
             }
             Pretext::Vae(vae) => {
-                let beta = self.beta();
+                let beta = self.beta_now.get();
                 let Elbo { reconstruction, kl } = vae.loss(cx, Some(grads), b, x, targets, beta as f32, self.divisor);
-                self.kl[keys[0] as usize].store(kl.to_bits(), Relaxed);
+                self.kl.set(keys[0], kl);
                 reconstruction + beta * kl
             }
         }
     }
 
     fn begin(&self, step: u64) {
-        let beta = self.beta.lr(usize::try_from(step).unwrap_or(usize::MAX));
-        self.beta_now.store(beta.to_bits(), Relaxed);
-        self.kl.iter().for_each(|kl| kl.store(0, Relaxed));
+        self.beta_now.set(self.beta.lr(usize::try_from(step).unwrap_or(usize::MAX)));
+        self.kl.begin();
     }
 
     fn parts(&self, loss: f64, each: &mut dyn FnMut(&'static str, f64)) {
         if let Pretext::Vae(_) = self.pretext {
-            let kl: f64 = self.kl.iter().map(|kl| f64::from_bits(kl.load(Relaxed))).sum();
-            each("reconstruction", loss - self.beta() * kl);
+            let kl = self.kl.sum();
+            each("reconstruction", loss - self.beta_now.get() * kl);
             each("kl", kl);
         }
     }

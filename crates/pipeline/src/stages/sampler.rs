@@ -6,33 +6,64 @@ use rand::seq::SliceRandom;
 
 use super::stream;
 
-/// Epochs over `rows`, each in an order of its own.
+/// Epochs over the rows of a stage and, in the same steps, over others.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    key: Key,
-    rows: Vec<u32>,
-    order: Vec<u32>,
-    epoch: Option<u64>,
+    rows: Epochs,
+    /// Rows without labels, and how many of them a step takes.
+    unlabelled: Option<(Epochs, usize)>,
 }
 
 impl Sampler {
     /// # Panics
     /// If there are no rows.
     pub(super) fn new(seed: u64, rows: Vec<u32>) -> Self {
-        assert!(!rows.is_empty(), "rows to draw from");
-        Self { key: Key::new(seed).child(stream::SHUFFLE), order: rows.clone(), rows, epoch: None }
+        Self { rows: Epochs::new(Key::new(seed).child(stream::SHUFFLE), rows), unlabelled: None }
     }
 
-    /// The samples of `step`, counted from 0: the next `batch_size` of the endless sequence of epochs.
+    /// The same, with `batch_size` of these rows after each step's own.
+    ///
+    /// # Panics
+    /// If there are no rows.
+    pub(super) fn beside(self, seed: u64, unlabelled: Vec<u32>, batch_size: usize) -> Self {
+        let unlabelled = Epochs::new(Key::new(seed).child(stream::UNLABELLED_SHUFFLE), unlabelled);
+        Self { unlabelled: Some((unlabelled, batch_size)), ..self }
+    }
+
+    /// The samples of `step`, counted from 0: the next `batch_size` of the endless sequence of epochs, then those without labels.
     pub(super) fn batch(&mut self, step: u64, batch_size: usize, out: &mut Vec<Sample>) {
         out.clear();
+        self.rows.append(step, batch_size, out);
+        if let Some((unlabelled, batch_size)) = &mut self.unlabelled {
+            unlabelled.append(step, *batch_size, out);
+        }
+    }
+}
+
+/// Epochs over `rows`, each in an order of its own.
+#[derive(Debug)]
+struct Epochs {
+    key: Key,
+    rows: Vec<u32>,
+    order: Vec<u32>,
+    epoch: Option<u64>,
+}
+
+impl Epochs {
+    fn new(key: Key, rows: Vec<u32>) -> Self {
+        assert!(!rows.is_empty(), "rows to draw from");
+        Self { key, order: rows.clone(), rows, epoch: None }
+    }
+
+    /// Appends the samples that `step` takes, keyed by their places in it.
+    fn append(&mut self, step: u64, batch_size: usize, out: &mut Vec<Sample>) {
         let n = self.rows.len() as u64;
-        for key in 0..batch_size as u64 {
-            let position = step * batch_size as u64 + key;
+        for i in 0..batch_size as u64 {
+            let position = step * batch_size as u64 + i;
             if self.epoch != Some(position / n) {
                 self.shuffle(position / n);
             }
-            out.push(Sample { row: self.order[(position % n) as usize], key: key as u32 });
+            out.push(Sample { row: self.order[(position % n) as usize], key: out.len() as u32 });
         }
     }
 
@@ -67,5 +98,25 @@ mod tests {
         let mut late = Sampler::new(5, rows);
         late.batch(7, 4, &mut batch);
         assert_eq!(batch, batches[7]);
+    }
+
+    #[test]
+    fn rows_without_labels_follow_and_change_nothing() {
+        let rows: Vec<u32> = (0..5).collect();
+        let mut alone = Sampler::new(5, rows.clone());
+        let mut beside = Sampler::new(5, rows).beside(5, (100..107).collect(), 3);
+        let (mut batch, mut mixed) = (Vec::new(), Vec::new());
+        let mut unlabelled = Vec::new();
+        for step in 0..7 {
+            alone.batch(step, 4, &mut batch);
+            beside.batch(step, 4, &mut mixed);
+            assert_eq!((mixed.len(), &mixed[..4]), (7, &batch[..]));
+            assert!(mixed.iter().zip(0..).all(|(sample, key)| sample.key == key));
+            unlabelled.extend(mixed[4..].iter().map(|sample| sample.row));
+        }
+        for epoch in unlabelled.chunks_mut(7) {
+            epoch.sort_unstable();
+            assert!(epoch.iter().copied().eq(100..107), "{epoch:?}");
+        }
     }
 }

@@ -218,8 +218,8 @@ pub(super) fn train(
     progress.event(Event::Message(&format!(
         "{} steps of {} in {seconds:.1} s ({:.0} rows/s), {:.1} MiB for activations and gradients",
         plan.steps,
-        plan.batch_size,
-        plan.steps as f64 * plan.batch_size as f64 / seconds.max(1e-9),
+        samples.len(),
+        plan.steps as f64 * samples.len() as f64 / seconds.max(1e-9),
         engine.memory_bytes() as f64 / f64::from(1 << 20),
     )));
     Ok(())

@@ -1,0 +1,86 @@
+//! Hiding some of a flow's features from a network.
+
+use nids_kernels::{Key, add_assign};
+use nids_nn::{Cx, FeatureEmbedding, Real, Tensor};
+use rand::RngExt as _;
+
+use crate::mixer::{Embedding, EmbeddingCache, Encoder};
+
+/// Which feature tokens of a shard are hidden, and what stands in their place.
+#[derive(Clone, Copy, Debug)]
+pub struct Masked<'m, R> {
+    /// [F, b], 1 = hidden
+    pub mask: &'m [R],
+    /// Added to the bias of a hidden feature, which says where it stands: [D]. The bias alone where there is none.
+    pub token: Option<&'m [R]>,
+}
+
+/// Masks exactly `n_masked` of `n_features` tokens for every sample, each subset as likely as any other, as a function of the
+/// key and the sample (selection sampling, Knuth 3.4.2 S: one pass, no sorting).   mask: [F, b], 1 = masked
+pub fn random_masking<R: Real>(key: Key, samples: &[u32], n_features: usize, n_masked: usize, mask: &mut [R]) {
+    let b = samples.len();
+    assert_eq!(mask.len(), n_features * b);
+    for (j, &sample) in samples.iter().enumerate() {
+        let mut stream = key.stream(MASKING_SITE, sample);
+        let mut left = n_masked;
+        for t in 0..n_features {
+            let masked = (stream.random_range(0..n_features - t)) < left;
+            mask[t * b + j] = if masked { R::one() } else { R::zero() };
+            left -= usize::from(masked);
+        }
+    }
+}
+
+/// Apart from the sites that layers are given, which count from 1.
+const MASKING_SITE: u32 = u32::MAX;
+
+impl<R: Real> Masked<'_, R> {
+    /// Calls `apply` with every hidden token and its sample.   b: samples of the shard
+    pub(crate) fn each(&self, b: usize, mut apply: impl FnMut(usize, usize)) {
+        for (t, mask) in self.mask.chunks_exact(b).enumerate() {
+            (0..b).filter(|&j| mask[j] != R::zero()).for_each(|j| apply(t, j));
+        }
+    }
+
+    /// Zeroes the input of hidden tokens, so that their embedding is their bias alone.
+    fn hide(&self, embedding: &FeatureEmbedding, b: usize, x: &mut [R]) {
+        let mut rest = x;
+        for (width, mask) in embedding.widths().zip(self.mask.chunks_exact(b)) {
+            let (token, after) = rest.split_at_mut(b * width);
+            for (row, &masked) in token.chunks_exact_mut(width).zip(mask) {
+                if masked != R::zero() {
+                    row.fill(R::zero());
+                }
+            }
+            rest = after;
+        }
+    }
+}
+
+impl Encoder {
+    /// The tokens before the first block, some features hidden; backward is that of [`Encoder::embed`], and the gradient of
+    /// the token that stands in their place is the sum of theirs.   x: what is hidden is overwritten
+    pub(crate) fn embed_masked<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        b: usize,
+        x: &'a mut [R],
+        masked: Masked<'_, R>,
+    ) -> (Tensor<'a, R>, EmbeddingCache<'a, R>) {
+        masked.hide(self.features(), b, x);
+        let (mut tokens, cache) = self.embed(cx, b, x);
+        if let Some(token) = masked.token {
+            masked.each(b, |t, j| add_assign(tokens.row(t, j), token));
+        }
+        (tokens, cache)
+    }
+
+    /// # Panics
+    /// If it reads patches.
+    pub(crate) fn features(&self) -> &FeatureEmbedding {
+        match &self.embedding {
+            Embedding::Features(embedding) => embedding,
+            Embedding::Patches { .. } => unreachable!("built over features"),
+        }
+    }
+}

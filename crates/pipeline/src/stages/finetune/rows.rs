@@ -1,0 +1,62 @@
+//! The rows that finetuning works on.
+
+use std::path::Path;
+
+use nids_flows::{Encoded, Tokeniser};
+
+use crate::config::{Config, Stage};
+use crate::error::{Error, Result};
+use crate::progress::{Event, Progress};
+use crate::run::StageRun;
+use crate::stages::data::{Labelled, all_rows, fit_tokeniser, labelled, unlabelled};
+use crate::stages::encode::read_tokeniser;
+use crate::stages::labels::labelled_rows;
+
+/// The rows that finetuning works on.
+pub(super) struct Rows {
+    pub(super) labelled: Labelled,
+    pub(super) tokeniser: Tokeniser,
+    /// Those of `labelled`, then those of `data.unlabelled` where a mean teacher wants them.
+    pub(super) encoded: Encoded,
+    /// Training rows whose labels are used.
+    pub(super) with_labels: Vec<u32>,
+    /// What a mean teacher learns from beside them.
+    pub(super) without_labels: Vec<u32>,
+}
+
+impl Rows {
+    /// `of_pretrained` is the tokeniser of a pretrained encoder; without one a tokeniser is fitted.
+    pub(super) fn read(
+        config: &Config,
+        of_pretrained: Option<&Path>,
+        stage: &mut StageRun<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<Self> {
+        let labelled = labelled(config, stage, progress)?;
+        let has_teacher = config.finetune.mean_teacher.is_some();
+        let is_wanted = has_teacher || of_pretrained.is_none();
+        let unlabelled = if is_wanted { unlabelled(config, stage, progress)? } else { None };
+        let tokeniser = match of_pretrained {
+            Some(path) => read_tokeniser(path, Stage::Pretrain)?,
+            None => fit_tokeniser(config, &labelled, unlabelled.as_ref())?,
+        };
+        let with_labels = labelled_rows(config, &labelled, stage, progress)?;
+        let mut encoded = tokeniser.encode(&labelled.flows)?;
+        let mut without_labels = Vec::new();
+        if has_teacher {
+            if let Some(unlabelled) = unlabelled {
+                encoded.append(tokeniser.encode(&unlabelled)?);
+            }
+            without_labels.extend(labelled.split.train.iter().filter(|row| with_labels.binary_search(row).is_err()));
+            without_labels.extend(all_rows(encoded.n_rows()).into_iter().skip(labelled.flows.len()));
+            if without_labels.is_empty() {
+                let message = "`finetune.mean_teacher`: there are no rows without labels: name a file of them in `data.unlabelled`, or \
+                               fewer labels in `finetune.labels`";
+                return Err(Error::Usage(message.to_owned()));
+            }
+            let (n, labels) = (without_labels.len(), with_labels.len());
+            progress.event(Event::Message(&format!("a mean teacher on {n} rows without labels beside {labels} with")));
+        }
+        Ok(Self { labelled, tokeniser, encoded, with_labels, without_labels })
+    }
+}
