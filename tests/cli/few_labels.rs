@@ -1,6 +1,6 @@
 //! Few labels: which rows have them, and what is made of the others.
 
-use crate::bench::{Bench, on_flows};
+use crate::bench::{Bench, column, edit, on_flows};
 
 /// Row numbers, one a line.
 fn list(rows: &[u32]) -> String {
@@ -103,4 +103,103 @@ fn a_mean_teacher_needs_rows_without_labels() {
     exit code 2
     error: `finetune.mean_teacher`: there are no rows without labels: name a file of them in `data.unlabelled`, or fewer labels in `finetune.labels`
     ");
+}
+
+/// The rows that `select` prints.
+fn selected(bench: &Bench, more: &str) -> Vec<u32> {
+    bench.prints(&format!("select --run run {more}")).lines().map(|line| line.parse().unwrap()).collect()
+}
+
+/// The features of a row of `flows.csv`, as text.
+fn features(flows: &str, row: u32) -> String {
+    let from = column(flows, "dur");
+    let cells: Vec<&str> = flows.lines().nth(row as usize + 1).unwrap().split(',').collect();
+    cells[from..cells.len() - 2].join(",")
+}
+
+#[test]
+fn rows_to_label_are_different_training_rows() {
+    let bench = Bench::new();
+    let flows = bench.flows();
+    bench.prints(&on_flows("pretrain", ""));
+    bench.prints(&on_flows("encode", ""));
+    let training = bench.training_rows();
+    for budget in [1, 20, 100] {
+        let rows = selected(&bench, &format!("--budget {budget}"));
+        assert_eq!(rows.len(), budget);
+        assert!(rows.iter().all(|row| training.contains(row)));
+        let mut different: Vec<String> = rows.iter().map(|&row| features(&flows, row)).collect();
+        different.sort();
+        different.dedup();
+        assert_eq!(different.len(), budget);
+    }
+    let rows = selected(&bench, "--budget 20");
+    bench.prints("select --run run --budget 20 --output rows.txt");
+    let (_, told) = bench.prints_and_tells(&on_flows("finetune", "--set finetune.label_rows=rows.txt"));
+    assert!(told.contains("20 labels listed of 240"), "{told}");
+    // what is labelled is not to be labelled again
+    for strategy in ["", "--strategy medoids", "--strategy uncertainty"] {
+        let next = selected(&bench, &format!("--budget 20 {strategy}"));
+        assert!(next.len() == 20 && next.iter().all(|row| training.contains(row)));
+        let known: Vec<String> = rows.iter().map(|&row| features(&flows, row)).collect();
+        assert!(next.iter().all(|&row| !known.contains(&features(&flows, row))), "{strategy}");
+    }
+    assert_eq!(selected(&bench, "--budget 20"), selected(&bench, "--budget 20 --strategy uncertainty"));
+    assert_ne!(selected(&bench, "--budget 20"), selected(&bench, "--budget 20 --strategy medoids"));
+}
+
+#[test]
+fn rows_to_label_do_not_depend_on_threads_or_labels() {
+    let bench = Bench::new();
+    let flows = bench.flows();
+    let cells = column(&flows, "attack_cat");
+    bench.file("pool.csv", edit(&flows, |_, line| line.truncate(cells)));
+    let mut all = Vec::new();
+    for threads in [1, 2, 4] {
+        let settings = format!("--set engine.threads={threads} --set finetune.labels=40");
+        bench.prints(&on_flows("pretrain", &settings));
+        bench.prints(&on_flows("finetune", &settings));
+        let strategies = ["medoids", "uncertainty"].map(|strategy| {
+            let choose = |data: &str| selected(&bench, &format!("--budget 30 --strategy {strategy} {data}"));
+            assert_eq!(choose("--data pool.csv"), choose("--data flows.csv"));
+            [choose(""), choose("--data pool.csv")]
+        });
+        all.push(strategies);
+    }
+    assert!(all.iter().all(|rows| *rows == all[0]));
+}
+
+#[test]
+fn what_cannot_be_selected_is_said() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.path("run")).unwrap();
+    let nothing = bench.fails("select --run run --budget 3");
+    bench.flows();
+    let trained = Bench::trained();
+    let all = [
+        nothing,
+        bench.fails("select --run none --budget 3"),
+        trained.fails("select --run run --budget 3"),
+        trained.fails("select --run run --budget 1000 --data flows.csv"),
+        trained.fails("select --run run --budget 3 --data none.csv"),
+        trained.fails("select --run run --budget 0"),
+        trained.fails("select --run run --budget 3 --strategy guess"),
+    ];
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
+fn a_mean_teacher_teaches_each_member() {
+    let bench = Bench::trained();
+    let settings = format!("--set finetune.labels=20 {TEACHER}");
+    bench.prints(&on_flows("finetune", &settings));
+    let one = bench.prints("predict --run run --data flows.csv");
+    bench.prints(&on_flows("finetune", &format!("{settings} --set finetune.members=2")));
+    assert_ne!(bench.prints("predict --run run --data flows.csv"), one);
+    assert_eq!(selected(&bench, "--budget 5").len(), 5);
+    bench.prints(&on_flows("finetune", "--set finetune.labels=20 --set finetune.from=latents --set finetune.members=2"));
+    assert_eq!(selected(&bench, "--budget 5").len(), 5);
+    let batch = "--set finetune.labels=20 --set finetune.ensemble=batch --set finetune.members=2 --set finetune.ema={}";
+    bench.prints(&on_flows("finetune", batch));
+    assert_eq!(selected(&bench, "--budget 5").len(), 5);
 }

@@ -89,6 +89,29 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Write which rows to label next
+    ///
+    /// One row number a line, counted from 0, those that stand for most rows first: what `finetune.label_rows` takes.
+    /// Rows with equal features count as one. Without a classifier the rows are those that stand for all others in
+    /// the latent space of the pretrained encoder; with one, those of which it is not sure and that differ from one
+    /// another.
+    Select {
+        /// The run folder that `pretrain` has filled, and perhaps `finetune`
+        #[arg(long, value_name = "DIR")]
+        run: PathBuf,
+        /// How many rows
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        budget: u32,
+        /// Flows to choose from, CSV or Parquet; if left out, the training rows of the run that have no label yet
+        #[arg(long, value_name = "FILE")]
+        data: Option<PathBuf>,
+        /// How to choose: `medoids` or `uncertainty` [default: uncertainty where there is a classifier]
+        #[arg(long, value_name = "HOW", value_parser = ["medoids", "uncertainty"], hide_possible_values = true)]
+        strategy: Option<String>,
+        /// Where to write; stdout if left out. The file appears whole or not at all
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Write generated flows as CSV, shaped like UNSW-NB15
     ///
     /// The same rows and seed give the same bytes.

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nids_pipeline::metrics::Metrics;
-use nids_pipeline::stages::BenchOptions;
+use nids_pipeline::stages::{BenchOptions, SelectOptions, Strategy};
 use nids_pipeline::{Config, Error, Result, Run, artefacts, import, stages};
 
 use args::{Cli, Command, StageArgs};
@@ -57,6 +57,11 @@ fn run(command: Command) -> Result<()> {
             let summary = output(path.as_deref(), |out| stages::predict(&run, &model.data, out, &mut progress))?;
             let _ = writeln!(io::stderr(), "predict: {} rows, {} attacks", summary.rows, summary.attacks); // nobody left to tell
             Ok(())
+        }
+        Command::Select { run, budget, data, strategy, output: path } => {
+            let strategy = strategy.map(|name| if name == "medoids" { Strategy::Medoids } else { Strategy::Uncertainty });
+            let options = SelectOptions { budget: budget as usize, data: data.as_deref(), strategy };
+            output(path.as_deref(), |out| stages::select(&Run::open(&run)?, options, out, &mut progress))
         }
         Command::Synth { rows, seed, output: path } => output(path.as_deref(), |out| stages::synth(rows as usize, seed, out)),
         Command::Bench { config, mut set, only, dropout, steps, threads, gemm, json } => {

@@ -27,6 +27,6 @@ pub use error::{At, Error, Result};
 pub use flows::{FeatureColumn, Flows, TextColumn, write_csv};
 pub use reader::{FlowReader, Labels, MAX_MAGNITUDE, read};
 pub use schema::{Column, ColumnKind, Schema};
-pub use split::{Split, draw_labelled, split};
+pub use split::{Split, draw_labelled, equal_rows, split};
 pub use synthetic::synthetic;
 pub use tokeniser::{Encoded, Normalisation, TokenKind, TokenSpec, Tokeniser, TokeniserConfig, global_max};

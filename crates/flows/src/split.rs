@@ -53,8 +53,8 @@ pub fn split(flows: &Flows, validation_fraction: f64, seed: u64) -> Result<Split
     Ok(split)
 }
 
-/// Groups of rows with equal features, ordered by their first row.
-fn equal_rows(flows: &Flows) -> Vec<Vec<u32>> {
+/// Groups of rows with equal features (see [`split()`]), each ascending, ordered by their first row.
+pub fn equal_rows(flows: &Flows) -> Vec<Vec<u32>> {
     let mut keys: Vec<([u8; 16], u32)> = (0..flows.len()).map(|row| (digest(flows, row), row as u32)).collect();
     keys.sort_unstable();
     let mut groups: Vec<Vec<u32>> =

@@ -5,6 +5,7 @@ pub mod artefacts;
 pub mod config;
 mod error;
 pub mod import;
+mod kmeans;
 pub mod metrics;
 pub mod npy;
 pub mod probe;

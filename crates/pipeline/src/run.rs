@@ -78,6 +78,11 @@ impl Run {
         }
     }
 
+    /// Whether `stage` has left a manifest.
+    pub fn has_finished(&self, stage: Stage) -> bool {
+        self.manifest_path(stage).is_file()
+    }
+
     /// The config that `stage` ran with.
     pub fn config_of(&self, stage: Stage) -> Result<Config> {
         self.recorded_config(&self.manifest(stage)?)

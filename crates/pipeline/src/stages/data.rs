@@ -64,7 +64,7 @@ pub(super) fn unlabelled(config: &Config, run: &mut StageRun<'_>, progress: &mut
 }
 
 /// A whole file, with a word on the columns that are not used.
-fn read(path: &Path, schema: &Schema, labels: Labels, progress: &mut dyn Progress) -> Result<Flows> {
+pub(super) fn read(path: &Path, schema: &Schema, labels: Labels, progress: &mut dyn Progress) -> Result<Flows> {
     let mut reader = FlowReader::open(path, schema, labels)?;
     tell_ignored(&reader, path, progress);
     let flows = reader.next_batch(usize::MAX)?;

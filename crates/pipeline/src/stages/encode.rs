@@ -11,7 +11,7 @@ use rand::RngExt as _;
 use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 
-use super::data::{all_rows, fill, labelled};
+use super::data::labelled;
 use super::network::{LatentEncoder, Moment, load_weights, widths};
 use super::train::engine;
 use super::{PRETRAINED, TOKENISER, again, stream};
@@ -51,12 +51,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
         let mut out = vec![0.0; rows.len() * width];
         for (rows, out) in rows.chunks(BATCH).zip(out.chunks_mut(BATCH * width)) {
             let encoded = tokeniser.encode(&labelled.flows.select(rows))?;
-            engine.infer(&params, &transposed, &all_rows(rows.len()), width, out, |cx, rows, out| {
-                let b = rows.len();
-                let x = cx.alloc(b * widths.iter().sum::<usize>());
-                fill(&encoded, &widths, rows.iter().copied(), x);
-                encoder.infer(cx, b, x, moment, out);
-            });
+            encoder.latents(&engine, &params, &transposed, &encoded, &widths, moment, out);
         }
         Ok(Array2::from_shape_vec((rows.len(), width), out).expect("one latent a row"))
     };

@@ -14,6 +14,7 @@ mod plan;
 mod predict;
 mod pretrain;
 mod sampler;
+mod select;
 mod train;
 mod verdicts;
 
@@ -27,6 +28,7 @@ pub use encode::encode;
 pub use finetune::finetune;
 pub use predict::{PredictSummary, evaluate, predict};
 pub use pretrain::pretrain;
+pub use select::{SelectOptions, Strategy, select};
 
 /// Artefact names.
 const TOKENISER: &str = "tokeniser.json";
@@ -43,6 +45,7 @@ mod stream {
     pub(super) const MEMBERS: u64 = 6;
     pub(super) const UPDATE_NOISE: u64 = 7;
     pub(super) const UNLABELLED_SHUFFLE: u64 = 8;
+    pub(super) const SELECT: u64 = 9;
 }
 
 /// What to do about an artefact that cannot be used.

@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use nids_flows::{TokenKind, Tokeniser};
+use nids_flows::{Encoded, TokenKind, Tokeniser};
 use nids_kernels::{Activation, Buffer};
 use nids_models::{Encoder, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Posterior, Target, Vae, VaeConfig, VaeLatent};
-use nids_nn::{Cx, Init, ParamTable, Tensor, mean_tokens, weights};
+use nids_nn::engine::Engine;
+use nids_nn::{Cx, Init, ParamTable, Scope, Tensor, Transposed, mean_tokens, weights};
 
 use super::again;
+use super::data::{all_rows, fill};
 use crate::config::{self, Config, Latents, Objective, Stage};
 use crate::error::{Error, Result};
 use crate::run::Run;
@@ -149,8 +151,7 @@ pub(super) enum Moment {
 impl LatentEncoder {
     /// The encoder under the names it has in every network, and the posterior under those of [`Vae`], where it is read.
     pub(super) fn new(config: &Config, tokeniser: &Tokeniser, table: &mut ParamTable) -> Self {
-        let features = features(tokeniser);
-        let encoder = Encoder::new(&mut table.root().at("encoder"), Input::Features(&features), &mixer(config, features.len()));
+        let Self { encoder, .. } = Self::mean(config, tokeniser, &mut table.root());
         let latents = match (config.encode.latents, &config.pretrain.objective) {
             (Latents::Mean, _) => Kept::Mean,
             (Latents::Tokens, _) => Kept::Tokens,
@@ -160,6 +161,13 @@ impl LatentEncoder {
             (Latents::Mu(_), Objective::Mae(_)) => unreachable!("the config was checked"),
         };
         Self { encoder, latents }
+    }
+
+    /// The encoder alone, whose mean token is kept whatever the config says.
+    pub(super) fn mean(config: &Config, tokeniser: &Tokeniser, scope: &mut Scope<'_>) -> Self {
+        let features = features(tokeniser);
+        let encoder = Encoder::new(&mut scope.at("encoder"), Input::Features(&features), &mixer(config, features.len()));
+        Self { encoder, latents: Kept::Mean }
     }
 
     pub(super) fn encoder(&self) -> &Encoder {
@@ -187,6 +195,25 @@ impl LatentEncoder {
     /// Numbers of one flow's latents.
     pub(super) fn width(&self) -> usize {
         self.shape().iter().product()
+    }
+
+    /// The latents of all rows.   out: [rows, width]
+    pub(super) fn latents(
+        &self,
+        engine: &Engine<f32>,
+        params: &[f32],
+        transposed: &Transposed<f32>,
+        encoded: &Encoded,
+        widths: &[usize],
+        moment: Moment,
+        out: &mut [f32],
+    ) {
+        let width = widths.iter().sum::<usize>();
+        engine.infer(params, transposed, &all_rows(encoded.n_rows()), self.width(), out, |cx, rows, out| {
+            let x = cx.alloc(rows.len() * width);
+            fill(encoded, widths, rows.iter().copied(), x);
+            self.infer(cx, rows.len(), x, moment, out);
+        });
     }
 
     /// The latents of a shard.   x: b samples   z: [b, width]

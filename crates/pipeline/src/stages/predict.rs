@@ -97,7 +97,7 @@ pub(super) struct Detector {
 }
 
 impl Detector {
-    fn load(run: &Run) -> Result<Self> {
+    pub(super) fn load(run: &Run) -> Result<Self> {
         let weights = run.require(Stage::Finetune, MODEL)?;
         let tokeniser = read_tokeniser(&run.require(Stage::Finetune, TOKENISER)?, Stage::Finetune)?;
         let config = run.config_of(Stage::Finetune)?;
@@ -140,6 +140,12 @@ impl Detector {
     pub(super) fn probabilities(&self, encoded: &Encoded) -> Vec<f32> {
         let rows = all_rows(encoded.n_rows());
         self.network.probabilities(&self.engine, &self.params, &self.transposed, encoded, &self.widths, &rows)
+    }
+
+    /// The probability of an attack for every row.
+    pub(super) fn attacks(&self, encoded: &Encoded) -> Vec<f32> {
+        let outputs = self.network.outputs();
+        self.probabilities(encoded).chunks_exact(outputs.width()).map(|row| outputs.attack(row)).collect()
     }
 
     /// Reads a file batch by batch and calls `each` with its rows and their probabilities, [rows, W]. The next batch is read while the

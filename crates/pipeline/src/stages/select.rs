@@ -1,0 +1,178 @@
+//! Which rows to label next.
+
+use std::io::Write;
+use std::path::Path;
+
+use nids_flows::{Flows, Labels, equal_rows};
+use nids_kernels::Key;
+use nids_nn::{ParamTable, Transposed};
+
+use super::data::{all_rows, labelled, read};
+use super::encode::read_tokeniser;
+use super::labels::labelled_rows;
+use super::network::{LatentEncoder, Moment, load_weights, widths};
+use super::predict::Detector;
+use super::train::engine;
+use super::{MODEL, PRETRAINED, TOKENISER, stream};
+use crate::config::{Config, FinetuneFrom, Stage};
+use crate::error::{Error, Result};
+use crate::kmeans::medoids;
+use crate::progress::{Event, Progress};
+use crate::run::{Run, StageRun};
+
+/// Flows that are encoded at once.
+const BATCH: usize = 4096;
+/// Of how many rows, for each to be picked, the model is least sure: the β of Zhdanov 2019.
+const CANDIDATES: usize = 10;
+
+/// How rows are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// Those that stand for all others, whatever they are: medoids of k-means over the latents of the pretrained encoder.
+    Medoids,
+    /// Those of which the finetuned classifier is least sure, and that differ from one another: medoids of k-means over its
+    /// latents, weighted by p(1 - p), among the ten times as many rows that have the most of it (Zhdanov 2019, "Diverse
+    /// mini-batch active learning").
+    Uncertainty,
+}
+
+/// What to choose from.
+#[derive(Clone, Copy, Debug)]
+pub struct SelectOptions<'a> {
+    /// How many rows.
+    pub budget: usize,
+    /// A file all of whose rows are to choose from; None: the training rows of the run's `data.train` that are not labelled yet.
+    pub data: Option<&'a Path>,
+    /// None: uncertainty where there is a finetuned classifier, else medoids.
+    pub strategy: Option<Strategy>,
+}
+
+/// Writes the numbers of the rows to label next, one a line and counted from 0, those that stand for most rows first. Rows
+/// with equal features count as one, which stands for all of them.
+///
+/// Training rows that the run's classifier was trained on are left out, and so are those equal to one of them.
+pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progress: &mut dyn Progress) -> Result<()> {
+    let is_finetuned = run.has_finished(Stage::Finetune);
+    let strategy = options.strategy.unwrap_or(if is_finetuned { Strategy::Uncertainty } else { Strategy::Medoids });
+    let (producer, weights) = match strategy {
+        Strategy::Medoids => (Stage::Pretrain, PRETRAINED),
+        Strategy::Uncertainty => (Stage::Finetune, MODEL),
+    };
+    let config = run.config_of(producer)?;
+    // a stage that never finishes leaves nothing: it only looks whether its inputs are what they were
+    let mut stage = run.begin(Stage::Finetune, &config)?;
+    let weights = stage.require(producer, weights)?;
+    let tokeniser = read_tokeniser(&stage.require(producer, TOKENISER)?, producer)?;
+    let (flows, pool) = match options.data {
+        Some(path) => {
+            let flows = read(path, tokeniser.schema(), Labels::Optional, progress)?;
+            let pool = Pool::new(&flows, &all_rows(flows.len()), &[]);
+            (flows, pool)
+        }
+        None => training_rows(run, &config, is_finetuned, &mut stage, progress)?,
+    };
+    let n = pool.rows.len();
+    if options.budget > n {
+        let budget = options.budget;
+        let message = format!("`--budget {budget}`: there are {n} different rows to choose from");
+        return Err(Error::Usage(message));
+    }
+    let how = match strategy {
+        Strategy::Medoids => "that stand for the others",
+        Strategy::Uncertainty => "of which the classifier is not sure",
+    };
+    progress.event(Event::Message(&format!("{} of {n} different rows, {how}", options.budget)));
+
+    let mut table = ParamTable::default();
+    // of several classifiers, the first one's
+    let is_split = strategy == Strategy::Uncertainty && config.finetune.independent() > 1;
+    let prefix = if is_split && config.finetune.from != FinetuneFrom::Latents { "members.0" } else { "" };
+    let mut root = table.root();
+    let encoder = LatentEncoder::mean(&config, &tokeniser, &mut if prefix.is_empty() { root } else { root.at(prefix) });
+    let mut params = table.zeros();
+    let names = if prefix.is_empty() { "encoder.".to_owned() } else { format!("{prefix}.encoder.") };
+    load_weights(&weights, producer, &table, &[&names], &mut params)?;
+    let transposed = Transposed::of(&table, &params);
+    let engine = engine(&config, &table, encoder.encoder().activations(), 1, BATCH)?;
+    let detector = if strategy == Strategy::Uncertainty { Some(Detector::load(run)?) } else { None };
+    let (widths, width) = (widths(&tokeniser), encoder.width());
+    let mut latents = vec![0.0; n * width];
+    let mut weight = pool.counts;
+    for ((rows, latents), weight) in pool.rows.chunks(BATCH).zip(latents.chunks_mut(BATCH * width)).zip(weight.chunks_mut(BATCH))
+    {
+        let encoded = tokeniser.encode(&flows.select(rows))?;
+        encoder.latents(&engine, &params, &transposed, &encoded, &widths, Moment::Mean, latents);
+        if let Some(detector) = &detector {
+            let unsure = detector.attacks(&encoded).into_iter().map(|p| f64::from(p) * (1.0 - f64::from(p)));
+            weight.iter_mut().zip(unsure).for_each(|(weight, unsure)| *weight *= unsure);
+        }
+    }
+    if latents.iter().any(|z| !z.is_finite()) || weight.iter().any(|weight| !weight.is_finite()) {
+        return Err(Error::Numerics("the run's network gives no numbers: lower its `lr` and train again".to_owned()));
+    }
+    standardise(&mut latents, width);
+
+    let mut candidates: Vec<usize> = (0..n).collect();
+    if strategy == Strategy::Uncertainty {
+        candidates.sort_by(|&a, &b| weight[b].total_cmp(&weight[a]));
+        candidates.truncate(CANDIDATES * options.budget);
+        candidates.sort_unstable();
+    }
+    let x: Vec<f32> = candidates.iter().flat_map(|&i| &latents[i * width..][..width]).copied().collect();
+    let of_candidates: Vec<f64> = candidates.iter().map(|&i| weight[i]).collect();
+    let key = Key::new(config.seed).child(stream::SELECT);
+    for i in medoids(engine.gemm(), &x, width, &of_candidates, options.budget, key) {
+        writeln!(out, "{}", pool.rows[candidates[i]]).map_err(Error::io("the rows", "write"))?;
+    }
+    Ok(())
+}
+
+/// Different rows to choose from.
+struct Pool {
+    /// One of each.
+    rows: Vec<u32>,
+    /// How many are equal to it.
+    counts: Vec<f64>,
+}
+
+impl Pool {
+    /// `rows` of `flows`, less those that equal one of `known`; both ascend.
+    fn new(flows: &Flows, rows: &[u32], known: &[u32]) -> Self {
+        let is_known = |i: &u32| known.binary_search(&rows[*i as usize]).is_ok();
+        let groups = equal_rows(&flows.select(rows)).into_iter().filter(|group| !group.iter().any(is_known));
+        let (rows, counts) = groups.map(|group| (rows[group[0] as usize], group.len() as f64)).unzip();
+        Self { rows, counts }
+    }
+}
+
+/// The training rows of the run that its classifier, where it has one, was not shown the labels of.
+fn training_rows(
+    run: &Run,
+    config: &Config,
+    is_finetuned: bool,
+    stage: &mut StageRun<'_>,
+    progress: &mut dyn Progress,
+) -> Result<(Flows, Pool)> {
+    let labelled = labelled(config, stage, progress)?;
+    let known =
+        if is_finetuned { labelled_rows(&run.config_of(Stage::Finetune)?, &labelled, stage, progress)? } else { Vec::new() };
+    let pool = Pool::new(&labelled.flows, &labelled.split.train, &known);
+    if pool.rows.is_empty() {
+        let message = "the run's classifier knows the labels of all training rows: run `nids-mixer finetune` with `finetune.labels` or \
+                       `finetune.label_rows`, or name another file in `--data`";
+        return Err(Error::Usage(message.to_owned()));
+    }
+    Ok((labelled.flows, pool))
+}
+
+/// Every column to mean 0 and variance 1; one that never changes to 0.   x: [rows, width]
+fn standardise(x: &mut [f32], width: usize) {
+    let n = (x.len() / width) as f64;
+    for column in 0..width {
+        let values = || x.iter().skip(column).step_by(width).map(|&value| f64::from(value));
+        let mean = values().sum::<f64>() / n;
+        let std = (values().map(|value| (value - mean).powi(2)).sum::<f64>() / n).sqrt();
+        let rstd = if std > 0.0 { 1.0 / std } else { 0.0 };
+        x.iter_mut().skip(column).step_by(width).for_each(|value| *value = ((f64::from(*value) - mean) * rstd) as f32);
+    }
+}
