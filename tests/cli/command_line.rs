@@ -21,6 +21,7 @@ fn help_is_the_manual() {
       pretrain  Train an autoencoder, masked or variational, on flows without labels
       encode    Write the latents of every row and print how far a straight cut through them gets
       finetune  Train the classifier
+      sweep     Find how large the network should be, or which settings are best, by short trainings
       evaluate  Compare verdicts with the labels of a file
       predict   Write a verdict for every row of a file, with or without labels
       select    Write which rows to label next

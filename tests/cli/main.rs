@@ -10,4 +10,5 @@ mod few_labels;
 mod job;
 mod real_data;
 mod same_bytes;
+mod sweep;
 mod training;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use nids_pipeline::stages::Axis;
 
 const MANUAL: &str = "\
 Examples:
@@ -67,6 +68,21 @@ pub(crate) enum Command {
     /// Train the classifier
     #[command(after_help = SETTINGS)]
     Finetune(StageArgs),
+    /// Find how large the network should be, or which settings are best, by short trainings
+    ///
+    /// With `sweep.strategy: width_depth` widths go up at a fixed depth until a wider network no longer lowers the
+    /// validation loss of the first iterations, then depth does. With `halving`, combinations of --grid train for a short
+    /// while and the best go on for longer. Validation rows are cut from the training rows, so that the held-out ones stay
+    /// unseen. Leaves sweep.json, sweep.svg and chosen.yaml in the run folder; a trial that has finished is not trained
+    /// again, so a sweep that was stopped goes on.
+    #[command(after_help = SETTINGS)]
+    Sweep {
+        #[command(flatten)]
+        stage: StageArgs,
+        /// A setting and the values to try, for `halving`; may be repeated: --grid finetune.lr=1e-3,4e-3
+        #[arg(long, value_name = "KEY=VALUE,...")]
+        grid: Vec<Axis>,
+    },
     /// Compare verdicts with the labels of a file
     ///
     /// Prints accuracy, balanced accuracy, precision, recall, F1, ROC-AUC, PR-AUC, recall at 1 % false alarms, log loss,

@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod metrics;
+mod sweep;
 mod terminal;
 
 use std::io::{self, BufWriter, Write};
@@ -47,6 +48,14 @@ fn run(command: Command) -> Result<()> {
             let (config, run) = open(&args)?;
             let metrics = stages::finetune(&config, &run, &mut progress)?;
             print(&metrics, false)
+        }
+        Command::Sweep { stage, grid } => {
+            let (config, run) = open(&stage)?;
+            let report = stages::sweep(&config, &run, &grid, &mut progress)?;
+            output(None, |out| writeln!(out, "{}", sweep::table(&report)).map_err(Error::io("stdout", "write")))?;
+            let chosen = run.folder().join("chosen.yaml");
+            let _ = writeln!(io::stderr(), "sweep: {} and its config in {}", report.trials[report.chosen].name, chosen.display());
+            Ok(())
         }
         Command::Evaluate { model, json } => {
             let metrics = stages::evaluate(&Run::open(&model.run)?, &model.data, &mut progress)?;

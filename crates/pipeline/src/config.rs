@@ -10,6 +10,7 @@
 mod check;
 mod keys;
 mod settings;
+mod sweep;
 mod training;
 mod yaml;
 
@@ -29,6 +30,7 @@ pub use settings::{
     Loss, Mae, MaskedEncoder, MeanTeacher, Model, Mu, Multiclass, Noise, Objective, Pretrain, Ramp, Scales, Settings, Sigma,
     SigmaRange, Synthetic, Task, Vae, VaeLatent,
 };
+pub use sweep::{Halving, Strategy, Sweep, WidthDepth};
 pub use training::{
     Adam, AdamW, Constant, Cosine, CosineRestarts, Decay, Monitor, OneCycle, Optimiser, Per, Sam, Schedule, Sgd, Training,
     UpdateNoise,
@@ -133,6 +135,11 @@ impl Config {
             }
         }
         Err(Error::Config(problems))
+    }
+
+    /// This config with `dotted.key=value` overrides.
+    pub(crate) fn with(&self, overrides: &[String]) -> Result<Self> {
+        Self::parse(&self.to_yaml(), "the config", overrides)
     }
 
     /// The config with every default written out; reading it again gives the same config.

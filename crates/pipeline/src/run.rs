@@ -93,6 +93,32 @@ impl Run {
         self.check(stage, name).map(|(path, ..)| path)
     }
 
+    /// Writes a file that belongs to no stage.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+        let path = self.path(name)?;
+        artefacts::write_atomic(&path, |out| out.write_all(bytes))?;
+        Ok(path)
+    }
+
+    /// Takes over what `stage` left in another run folder, if it reads from no other stage and its settings were those of
+    /// `config`; whether they were.
+    pub(crate) fn adopt(&self, stage: Stage, from: &Self, config: &Config) -> Result<bool> {
+        let Ok(manifest) = from.manifest(stage) else { return Ok(false) };
+        let is_same = from.recorded_config(&manifest).is_ok_and(|made| made.stage_hash(stage) == config.stage_hash(stage));
+        if !is_same || !manifest.inputs.is_empty() {
+            return Ok(false);
+        }
+        for name in manifest.outputs.keys() {
+            let Ok(found) = from.require(stage, name) else { return Ok(false) };
+            let bytes = fs::read(&found).map_err(Error::io(&found, "read"))?;
+            self.write(name, &bytes)?;
+        }
+        let made = from.manifest_path(stage);
+        let bytes = fs::read(&made).map_err(Error::io(&made, "read"))?;
+        self.write(&format!("manifest-{stage}.json"), &bytes)?;
+        Ok(true)
+    }
+
     /// Starts a stage. What it left before stays valid until the first write.
     pub fn begin<'a>(&'a self, stage: Stage, config: &'a Config) -> Result<StageRun<'a>> {
         Ok(StageRun {

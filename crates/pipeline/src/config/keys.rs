@@ -80,6 +80,7 @@ static KEYS: &[Key] = &[
     nullable("data.train", Rule::Text, EVERY),
     nullable("data.unlabelled", Rule::Text, PRETRAIN),
     key("data.validation_fraction", INSIDE, EVERY),
+    key("data.inner_validation", Rule::Switch, EVERY),
     key("data.synthetic.rows", Rule::Whole(10, 100_000_000), EVERY),
     key("data.synthetic.unlabelled_rows", Rule::Whole(0, 100_000_000), PRETRAIN),
     key("tokeniser.normalisation", Rule::OneOf(&["features", "standard", "global_max"]), EVERY),
@@ -145,6 +146,17 @@ static KEYS: &[Key] = &[
     key("finetune.mean_teacher.mask_ratio", FRACTION, FINETUNE),
     key("finetune.eval_every", Rule::Whole(1, ANY), FINETUNE),
     key("evaluate.threshold", UP_TO_ONE, NOTHING),
+    key("sweep.strategy", Rule::Choice(&["width_depth", "halving"]), NOTHING),
+    key("sweep.strategy.width_depth.iterations", Rule::Whole(10, ANY), NOTHING),
+    key("sweep.strategy.width_depth.min_drop", FRACTION, NOTHING),
+    key("sweep.strategy.width_depth.tolerance", FRACTION, NOTHING),
+    key("sweep.strategy.width_depth.min_dim", Rule::Whole(1, 4096), NOTHING),
+    key("sweep.strategy.width_depth.max_dim", Rule::Whole(1, 4096), NOTHING),
+    key("sweep.strategy.width_depth.depth", Rule::Whole(1, 32), NOTHING),
+    key("sweep.strategy.width_depth.max_depth", Rule::Whole(1, 32), NOTHING),
+    key("sweep.strategy.halving.min_steps", Rule::Whole(10, ANY), NOTHING),
+    key("sweep.strategy.halving.eta", Rule::Whole(2, 1024), NOTHING),
+    key("sweep.strategy.halving.max_candidates", Rule::Whole(1, 100_000), NOTHING),
 ];
 
 /// The keys of [`super::Training`] in the section of a stage.

@@ -6,6 +6,7 @@ use serde_json::Value as Json;
 use serde_yaml::Value as Yaml;
 use serde_yaml::with::singleton_map;
 
+use super::sweep::{Strategy, Sweep};
 use super::training::{AdamW, Cosine, Optimiser, Schedule, Training};
 
 /// All settings of a run. Only a checked [`super::Config`] hands them out.
@@ -31,6 +32,8 @@ pub struct Settings {
     pub finetune: Finetune,
     /// What a verdict is.
     pub evaluate: Evaluate,
+    /// How `sweep` looks for better settings.
+    pub sweep: Sweep,
 }
 
 /// Where the rows come from.
@@ -44,6 +47,9 @@ pub struct Data {
     pub unlabelled: Option<String>,
     /// The share of `train` held out; rows with equal features never straddle. Default 0.2.
     pub validation_fraction: f64,
+    /// Whether the validation rows are cut from the training rows once more, those held out being left alone: what settings are
+    /// chosen on. Default false.
+    pub inner_validation: bool,
     /// The flows generated where `train` is null.
     pub synthetic: Synthetic,
 }
@@ -55,6 +61,7 @@ impl Default for Data {
             train: None,
             unlabelled: None,
             validation_fraction: 0.2,
+            inner_validation: false,
             synthetic: Synthetic::default(),
         }
     }
@@ -677,6 +684,16 @@ impl Settings {
         }
         if self.finetune.labels.is_some() && self.finetune.label_rows.is_some() {
             found.push(("finetune.label_rows", "`finetune.labels` draws rows: leave one of the two out".to_owned()));
+        }
+        if let Strategy::WidthDepth(sweep) = &self.sweep.strategy {
+            for (key, name, [from, to]) in [
+                ("sweep.strategy.width_depth.max_dim", "min_dim", [sweep.min_dim, sweep.max_dim]),
+                ("sweep.strategy.width_depth.max_depth", "depth", [sweep.depth, sweep.max_depth]),
+            ] {
+                if to < from {
+                    found.push((key, format!("expected `{name}` ({from}) or more, found {to}")));
+                }
+            }
         }
         if self.data.train.is_none() && self.data.schema != "unsw-nb15" {
             let message = "without it flows shaped like `unsw-nb15` are generated: give the file, or leave `data.schema` out";

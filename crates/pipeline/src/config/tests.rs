@@ -33,6 +33,7 @@ fn the_table_and_the_settings_name_the_same_keys() {
         "name: x\nfinetune: { auxiliary: {}, ensemble: batch }",
         "name: x\nfinetune: { ema: {} }",
         "name: x\nfinetune: { mean_teacher: {} }",
+        "name: x\nsweep: { strategy: halving }",
     ];
     let mut named: Vec<String> = variants.iter().flat_map(|text| config(text, &[]).flat().into_keys()).collect();
     named.retain(|path| keys::find(path).is_none_or(|key| !key.has_settings())); // a choice without settings is a bare name
@@ -278,7 +279,7 @@ fn hashes_move_with_what_matters_and_nothing_else() {
 fn hash_is_stable_across_versions() {
     // It moves with a new key, which old runs get the default of, and with a new default, which makes them stale: say so in the
     // changelog.
-    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"81fe0374746c3521f645f666e0979aabd92d8ebaf0dcb6ae6e9b8efb551835c0");
+    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"a12315eeeab70a39d1206511baca650f23776e5ffba5d7880db7d0cf3930b4a5");
 }
 
 #[test]

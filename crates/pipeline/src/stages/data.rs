@@ -36,7 +36,7 @@ pub(super) fn labelled(config: &Config, run: &mut StageRun<'_>, progress: &mut d
         progress.event(Event::Message(&format!("no `data.train`: {rows} flows are generated")));
         synthetic(rows, SYNTHETIC_TRAIN)
     };
-    let split = split(&flows, config.data.validation_fraction, config.seed)
+    let split = cut(&flows, config)
         .map_err(|error| Error::Data(format!("{}: {error}", config.data.train.as_deref().unwrap_or("generated flows"))))?;
     let attacks = flows.labels().map_or(0, |labels| labels.iter().map(|&label| usize::from(label)).sum());
     progress.event(Event::Message(&format!(
@@ -46,6 +46,17 @@ pub(super) fn labelled(config: &Config, run: &mut StageRun<'_>, progress: &mut d
         split.val.len()
     )));
     Ok(Labelled { flows, split })
+}
+
+/// Training and validation rows, the latter of the former where the config asks for it.
+fn cut(flows: &Flows, config: &Config) -> nids_flows::Result<Split> {
+    let outer = split(flows, config.data.validation_fraction, config.seed)?;
+    if !config.data.inner_validation {
+        return Ok(outer);
+    }
+    let inner = split(&flows.select(&outer.train), config.data.validation_fraction, config.seed)?;
+    let of_flows = |rows: Vec<u32>| rows.into_iter().map(|row| outer.train[row as usize]).collect();
+    Ok(Split { train: of_flows(inner.train), val: of_flows(inner.val) })
 }
 
 /// Reads `data.unlabelled`; generates flows where the labelled ones are generated, too.

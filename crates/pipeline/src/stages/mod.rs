@@ -15,6 +15,7 @@ mod predict;
 mod pretrain;
 mod sampler;
 mod select;
+mod sweep;
 mod train;
 mod verdicts;
 
@@ -29,6 +30,7 @@ pub use finetune::finetune;
 pub use predict::{PredictSummary, evaluate, predict};
 pub use pretrain::pretrain;
 pub use select::{SelectOptions, Strategy, select};
+pub use sweep::{Axis, SweepReport, Trial, Verdict, sweep};
 
 /// Artefact names.
 const TOKENISER: &str = "tokeniser.json";
@@ -46,6 +48,7 @@ mod stream {
     pub(super) const UPDATE_NOISE: u64 = 7;
     pub(super) const UNLABELLED_SHUFFLE: u64 = 8;
     pub(super) const SELECT: u64 = 9;
+    pub(super) const SWEEP: u64 = 10;
 }
 
 /// What to do about an artefact that cannot be used.

@@ -1,0 +1,313 @@
+//! `sweep`: how large the network should be, or which settings are best, found by short trainings.
+//!
+//! Trials are judged on rows cut from the training part (`data.inner_validation`), so that the held-out rows stay unseen and the
+//! chosen config can be scored on them. Each trial is a run folder of its own below the sweep's: one that has finished is not
+//! trained again.
+
+use std::fs;
+
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use super::{MODEL, encode, finetune, pretrain};
+use crate::config::{Config, FinetuneFrom, Halving, Stage, Strategy, WidthDepth};
+use crate::error::{Error, Result};
+use crate::progress::{Event, Progress};
+use crate::run::Run;
+
+mod grid;
+mod plot;
+
+pub use grid::Axis;
+
+/// What a sweep tried and what it chose.
+#[derive(Clone, Debug, Serialize)]
+pub struct SweepReport {
+    /// In the order in which they were run.
+    pub trials: Vec<Trial>,
+    /// Its place among `trials`.
+    pub chosen: usize,
+}
+
+/// A short training and what became of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Trial {
+    /// Also its folder's: `trials/<name>`.
+    pub name: String,
+    /// What it changes of the config, as `dotted.key=value`.
+    pub settings: Vec<String>,
+    /// Of fine-tuning.
+    pub steps: u64,
+    /// Mean over the first and over the last tenth of the steps.
+    pub train_loss: [f64; 2],
+    /// Log loss on the inner validation rows after a third of the steps and at the end.
+    pub validation_loss: [f64; 2],
+    /// On the inner validation rows.
+    pub accuracy: f64,
+    /// What the criterion says of it.
+    pub verdict: Verdict,
+}
+
+/// What the criterion says of a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Training or validation loss did not fall by `min_drop` of ln 2.
+    NotPromising,
+    /// A larger one has a validation loss that is lower by more than `tolerance`.
+    TooSmall,
+    /// A smaller one is as good, within `tolerance`.
+    TooBig,
+    /// Other settings were better.
+    Dropped,
+    /// The smallest within `tolerance` of the best, or the last one left.
+    Chosen,
+}
+
+impl Verdict {
+    /// In words.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NotPromising => "not promising",
+            Self::TooSmall => "too small",
+            Self::TooBig => "too big",
+            Self::Dropped => "dropped",
+            Self::Chosen => "chosen",
+        }
+    }
+}
+
+/// Runs the sweep of `sweep.strategy`; `grid` has what successive halving chooses from. Leaves `sweep.json`, `sweep.svg` and
+/// `chosen.yaml` in the run folder.
+pub fn sweep(config: &Config, run: &Run, grid: &[Axis], progress: &mut dyn Progress) -> Result<SweepReport> {
+    let of_trials = match config.sweep.strategy {
+        Strategy::WidthDepth(_) => config.with(&["finetune.from=scratch".to_owned()])?,
+        Strategy::Halving(_) => config.clone(),
+    };
+    let mut sweep = Sweep { config: &of_trials, run, trials: Vec::new(), progress };
+    let chosen = match &config.sweep.strategy {
+        Strategy::WidthDepth(_) if !grid.is_empty() => {
+            let message = "`--grid` is what `sweep.strategy: halving` chooses from: name that strategy, or leave the grid out";
+            return Err(Error::Usage(message.to_owned()));
+        }
+        Strategy::WidthDepth(settings) => sweep.width_depth(settings)?,
+        Strategy::Halving(settings) => sweep.halving(settings, grid)?,
+    };
+    let report = SweepReport { trials: sweep.trials, chosen };
+    let trial = &report.trials[chosen];
+    let text = config.with(&trial.settings)?.to_yaml();
+    run.write("chosen.yaml", text.as_bytes())?;
+    run.write("sweep.json", format!("{:#}\n", serde_json::json!(report)).as_bytes())?;
+    run.write("sweep.svg", plot::svg(&report).as_bytes())?;
+    Ok(report)
+}
+
+struct Sweep<'s> {
+    /// Of trials, but for what each sets.
+    config: &'s Config,
+    run: &'s Run,
+    trials: Vec<Trial>,
+    progress: &'s mut dyn Progress,
+}
+
+impl Sweep<'_> {
+    /// The predecessor's way: at a fixed depth widths go up until a wider one no longer helps within the first iterations, then
+    /// depth goes up at that width. Returns the index of the trial chosen.
+    fn width_depth(&mut self, settings: &WidthDepth) -> Result<usize> {
+        let depth = |depth: usize| format!("model.depth={depth}");
+        let dim = |dim: usize| format!("model.dim={dim}");
+        let widths = ladder(settings.min_dim, settings.max_dim).into_iter();
+        let widest = self.climb(widths.map(|d| vec![depth(settings.depth), dim(d)]).collect(), settings)?;
+        let dim = self.trials[widest].settings[1].clone();
+        let deeper = ladder(settings.depth, settings.max_depth).into_iter().skip(1);
+        let first_deeper = self.trials.len();
+        let mut best = widest;
+        for n in deeper {
+            let index = self.trial(vec![depth(n), dim.clone()], settings.iterations)?;
+            if !self.is_better(index, best, settings) {
+                break;
+            }
+            best = index;
+        }
+        for index in first_deeper..self.trials.len() {
+            self.trials[index].verdict = if index < best { Verdict::TooSmall } else { Verdict::TooBig };
+        }
+        if best != widest {
+            self.trials[widest].verdict = Verdict::TooSmall;
+        }
+        self.trials[best].verdict = Verdict::Chosen;
+        Ok(best)
+    }
+
+    /// Tries settings from small to large until two in a row are no better than the best so far, and judges them.
+    fn climb(&mut self, candidates: Vec<Vec<String>>, settings: &WidthDepth) -> Result<usize> {
+        let first = self.trials.len();
+        let mut best: Option<usize> = None;
+        let mut since = 0;
+        for candidate in candidates {
+            let index = self.trial(candidate, settings.iterations)?;
+            if !is_promising(&self.trials[index], settings.min_drop) {
+                self.trials[index].verdict = Verdict::NotPromising;
+                continue;
+            }
+            match best {
+                Some(best) if !self.is_better(index, best, settings) => since += 1,
+                _ => (best, since) = (Some(index), 0),
+            }
+            if since == 2 {
+                break;
+            }
+        }
+        let Some(best) = best else {
+            let tried: Vec<String> = self.trials[first..].iter().map(|trial| trial.name.clone()).collect();
+            let message = format!(
+                "no width is promising within {} iterations (tried {}): both losses must fall by {} of ln 2: raise \
+                 `sweep.strategy.width_depth.iterations` or `finetune.lr`, or lower `min_drop`",
+                settings.iterations,
+                tried.join(", "),
+                settings.min_drop
+            );
+            return Err(Error::Numerics(message));
+        };
+        for (index, trial) in self.trials.iter_mut().enumerate().skip(first) {
+            if trial.verdict != Verdict::NotPromising {
+                trial.verdict = if index < best { Verdict::TooSmall } else { Verdict::TooBig };
+            }
+        }
+        self.trials[best].verdict = Verdict::Chosen;
+        Ok(best)
+    }
+
+    /// Whether the validation loss is lower by more than the tolerance.
+    fn is_better(&self, index: usize, than: usize, settings: &WidthDepth) -> bool {
+        self.trials[index].validation_loss[1] < self.trials[than].validation_loss[1] * (1.0 - settings.tolerance)
+    }
+
+    /// Successive halving (Jamieson & Talwalkar 2016): everybody trains for `min_steps`, the best of every `eta` go on for `eta`
+    /// times as long, from the start, since a schedule's end belongs to it. Returns the index of the last one left.
+    fn halving(&mut self, settings: &Halving, grid: &[Axis]) -> Result<usize> {
+        let mut left = grid::candidates(grid, settings.max_candidates, self.config.seed)?;
+        for candidate in &left {
+            self.config.with(candidate)?; // all that is wrong with the grid before the first training
+        }
+        let mut steps = settings.min_steps;
+        loop {
+            let mut rung = Vec::new();
+            for candidate in left {
+                rung.push(self.trial(candidate, steps)?);
+            }
+            // a stable sort: of equals the one named first
+            rung.sort_by(|&a, &b| self.trials[a].validation_loss[1].total_cmp(&self.trials[b].validation_loss[1]));
+            if rung.len() == 1 {
+                self.trials[rung[0]].verdict = Verdict::Chosen;
+                return Ok(rung[0]);
+            }
+            let kept = (rung.len() / settings.eta).max(1);
+            left = rung[..kept].iter().map(|&index| self.trials[index].settings.clone()).collect();
+            steps = steps.saturating_mul(settings.eta as u64);
+        }
+    }
+
+    /// Trains, or finds that it was trained already; the index of the trial.
+    fn trial(&mut self, settings: Vec<String>, steps: u64) -> Result<usize> {
+        let name = grid::name(&settings, steps);
+        let of_sweep = [
+            format!("name={name}"),
+            "data.inner_validation=true".to_owned(),
+            format!("finetune.steps={steps}"),
+            format!("finetune.eval_every={}", (steps / 3).max(1)),
+            format!("finetune.log_every={}", (steps / 10).max(1)),
+        ];
+        let config = self.config.with(&[settings.as_slice(), &of_sweep].concat())?;
+        let run = Run::create(&self.run.folder().join("trials").join(&name))?;
+        if !is_done(&run, &config) {
+            self.progress.event(Event::Message(&format!("sweep: trial {}: {name}", self.trials.len() + 1)));
+            if config.finetune.from != FinetuneFrom::Scratch && !self.has_pretrained(&run, &config)? {
+                pretrain(&config, &run, self.progress)?;
+            }
+            if config.finetune.from == FinetuneFrom::Latents {
+                encode(&config, &run, self.progress)?;
+            }
+            finetune(&config, &run, self.progress)?;
+        }
+        let (train_loss, validation_loss, accuracy) = losses(&run)?;
+        let trial = Trial { name, settings, steps, train_loss, validation_loss, accuracy, verdict: Verdict::Dropped };
+        let [before, after] = validation_loss;
+        let line = format!("sweep: {}: validation loss {before:.4} -> {after:.4}, accuracy {accuracy:.4}", trial.name);
+        self.progress.event(Event::Message(&line));
+        self.trials.push(trial);
+        Ok(self.trials.len() - 1)
+    }
+
+    /// Whether an encoder pretrained with these settings is there, or was in the folder of an earlier trial.
+    fn has_pretrained(&self, run: &Run, config: &Config) -> Result<bool> {
+        if run.config_of(Stage::Pretrain).is_ok_and(|made| made.stage_hash(Stage::Pretrain) == config.stage_hash(Stage::Pretrain))
+        {
+            return Ok(true);
+        }
+        for trial in &self.trials {
+            let earlier = Run::open(&self.run.folder().join("trials").join(&trial.name))?;
+            if run.adopt(Stage::Pretrain, &earlier, config)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// `from`, then as powers of 2 and halfway between them, up to `to`.
+fn ladder(from: usize, to: usize) -> Vec<usize> {
+    let mut rungs = vec![from];
+    let mut power = from.next_power_of_two();
+    while power <= to {
+        for rung in [power, power + power / 2] {
+            if rung > from && rung <= to && rungs.last() != Some(&rung) {
+                rungs.push(rung);
+            }
+        }
+        power *= 2;
+    }
+    rungs
+}
+
+/// Whether both losses fell, from where a classifier starts, by the share asked for.
+fn is_promising(trial: &Trial, min_drop: f64) -> bool {
+    let fell = |loss: f64| loss <= std::f64::consts::LN_2 * (1.0 - min_drop);
+    fell(trial.train_loss[1]) && fell(trial.validation_loss[1])
+}
+
+fn is_done(run: &Run, config: &Config) -> bool {
+    let made_with = |stage| run.config_of(stage).map(|made| made.stage_hash(stage));
+    run.require(Stage::Finetune, MODEL).is_ok()
+        && made_with(Stage::Finetune).is_ok_and(|hash| hash == config.stage_hash(Stage::Finetune))
+}
+
+/// From the trial's metrics: training loss first and last, validation loss first and last, accuracy.
+fn losses(run: &Run) -> Result<([f64; 2], [f64; 2], f64)> {
+    let path = run.folder().join("metrics.jsonl");
+    let text = fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok());
+    let lines: Vec<Json> = lines.filter(|line| line["stage"] == Stage::Finetune.name()).collect();
+    let ends = |values: Vec<f64>| Some([*values.first()?, *values.last()?]);
+    let train = ends(lines.iter().filter_map(|line| line["loss"].as_f64()).collect());
+    let validation = ends(lines.iter().filter_map(|line| line["validation"]["log_loss"].as_f64()).collect());
+    let accuracy = lines.iter().rev().find_map(|line| line["validation"]["accuracy"].as_f64());
+    train
+        .zip(validation)
+        .zip(accuracy)
+        .map(|((train, validation), accuracy)| (train, validation, accuracy))
+        .ok_or_else(|| Error::artefact(&path, "lacks the losses of a finished training", "remove the trial's folder"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ladder_has_powers_of_two_and_what_lies_halfway() {
+        assert_eq!(ladder(8, 96), [8, 12, 16, 24, 32, 48, 64, 96]);
+        assert_eq!(ladder(1, 8), [1, 2, 3, 4, 6, 8]);
+        assert_eq!(ladder(10, 30), [10, 16, 24]);
+        assert_eq!(ladder(5, 5), [5]);
+    }
+}
