@@ -7,6 +7,7 @@
 )]
 #![allow(clippy::missing_panics_doc, reason = "every layer asserts the shapes that its first line states")]
 
+mod classifier;
 mod heads;
 mod mae;
 mod masking;
@@ -14,9 +15,10 @@ mod mean_teacher;
 mod mixer;
 mod vae;
 
+pub use classifier::{Classifier, ClassifierCache, MembersConfig};
 pub use heads::Target;
 pub use mae::{Mae, MaeConfig, MaeEncoder};
 pub use masking::{Masked, random_masking};
 pub use mean_teacher::{Student, StudentLoss};
-pub use mixer::{Block, Classifier, ClassifierCache, Encoder, EncoderCache, Input, MAX_DEPTH, MembersConfig, MixerConfig};
+pub use mixer::{Block, Encoder, EncoderCache, Input, MAX_DEPTH, MixerConfig};
 pub use vae::{Elbo, Posterior, Vae, VaeConfig, VaeLatent};
