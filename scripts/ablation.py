@@ -6,6 +6,7 @@ rows and is scored on the same validation rows, so that differences can be paire
 """
 
 import argparse
+import hashlib
 import json
 import pathlib
 import shutil
@@ -119,12 +120,23 @@ class Results:
         print("random or chosen rows, and the p of a paired t-test.")
 
 
+def call(command):
+    """Runs a stage; what it told is shown where it failed, and its exit code is ours."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        print(f"{' '.join(command)}\n{done.stderr[done.stderr.find('error: '):]}", file=sys.stderr)
+        sys.exit(done.returncode)
+
+
 class Draw:
     """One seed: the cut, the encoders, the labels."""
 
     def __init__(self, folder, out, seed, settings):
         self.seed, self.settings = seed, settings
-        self.folder = out / str(seed)
+        # other settings make other encoders
+        of_settings = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8] if settings else "default"
+        self.folder = out / of_settings / str(seed)
+        self.folder.mkdir(parents=True, exist_ok=True)
         train, unlabelled = folder / "train.csv", folder / "unlabelled.csv"
         self.data = [f"data.train={train}", f"data.unlabelled={unlabelled if unlabelled.exists() else 'null'}", f"seed={seed}"]
         self.rows = pd.read_csv(train, encoding="utf-8-sig")
@@ -146,7 +158,7 @@ class Draw:
         overrides = [*self.data, *(VAE if kind == "vae" else []), *settings, *self.settings]
         run = ["--config", self.config(n), "--run", str(self.folder / kind)]
         sets = [part for setting in overrides for part in ("--set", setting)]
-        subprocess.run([BINARY, stage, *run, *sets], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        call([BINARY, stage, *run, *sets])
 
     def encoder(self, kind):
         if not (self.folder / kind / "manifest-pretrain.json").exists():
@@ -166,7 +178,7 @@ class Draw:
             for name in ("manifest-pretrain.json", "pretrained.safetensors", "tokeniser.json"):
                 shutil.copy(self.folder / "mae" / name, clean / name)
             command = [BINARY, "select", "--run", str(clean), "--budget", str(n), "--strategy", "medoids"]
-            subprocess.run([*command, "--output", str(path)], check=True, stderr=subprocess.DEVNULL)
+            call([*command, "--output", str(path)])
         elif not path.exists():
             rng = np.random.default_rng(self.seed)
             classes = [rng.permutation(self.train[self.rows.loc[self.train, self.label] == label]) for label in (0, 1)]
