@@ -13,6 +13,9 @@ mod text;
 /// Largest magnitude that a numeric cell may have: far above any flow, far below where f32 overflows.
 pub const MAX_MAGNITUDE: f64 = 1e30;
 
+/// The longest text that a cell may hold, in bytes.
+const MAX_TEXT: usize = 4096;
+
 /// Whether a file must have the schema's label column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Labels {
@@ -67,8 +70,8 @@ impl FlowReader {
             _ => io(source),
         })?;
         let (header, unplanned) = if magic == b"PAR1" {
-            let (header, reader) = columnar::open(path, file)?;
-            (header, Err(reader))
+            let (header, opened) = columnar::open(path, file)?;
+            (header, Err(opened))
         } else {
             let (header, reader) = text::open(path, file)?;
             (header, Ok(reader))
@@ -83,7 +86,7 @@ impl FlowReader {
             categories: slots.contains(&Slot::Category),
             source: match unplanned {
                 Ok(reader) => Source::Text(text::Reader::new(reader, header, slots)),
-                Err(builder) => Source::Columnar(columnar::Reader::new(path, builder, &header, &slots)?),
+                Err(opened) => Source::Columnar(columnar::Reader::new(path, opened, &header, &slots)?),
             },
             n_read: 0,
         })
@@ -203,6 +206,10 @@ fn bad_number(found: &str) -> String {
 
 fn bad_label(found: &str) -> String {
     format!("label \"{}\" is neither 0 nor 1", shown(found))
+}
+
+fn long_text(len: usize) -> String {
+    format!("a text of {len} bytes; wanted at most {MAX_TEXT}")
 }
 
 /// A cell as an error message shows it.

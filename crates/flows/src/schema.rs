@@ -1,5 +1,8 @@
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
+use saphyr_parser::{Event, Parser};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -54,6 +57,12 @@ const BUILTIN: [(&str, &str); 2] = [
     ("nsl-kdd", include_str!("../../../configs/schemas/nsl-kdd.yaml")),
 ];
 
+/// A schema larger than this is some other file; one of 100 columns has 5 KB.
+const MAX_BYTES: usize = 1 << 18;
+
+/// Columns are mappings in a list in a mapping.
+const MAX_DEPTH: usize = 8;
+
 impl Schema {
     /// A schema that ships inside the binary: `unsw-nb15` or `nsl-kdd`.
     #[expect(clippy::missing_panics_doc, reason = "a test parses every schema that ships")]
@@ -81,16 +90,21 @@ impl Schema {
 
     /// Reads a schema file.
     pub fn load(path: &Path) -> Result<Schema> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let mut text = String::new();
+        let read = File::open(path).and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_string(&mut text));
+        read.map_err(|source| Error::Io { path: path.to_owned(), source })?;
         Schema::parse(&path.display().to_string(), &text)
     }
 
-    fn parse(origin: &str, text: &str) -> Result<Schema> {
-        serde_yaml::from_str(text).map_err(|e| Error::Schema {
-            origin: origin.to_owned(),
-            line: e.location().map(|at| at.line()),
-            message: e.to_string(),
-        })
+    /// Reads a schema from text; `origin` is the file name that errors show.
+    pub fn parse(origin: &str, text: &str) -> Result<Schema> {
+        let refuse = |line, message| Error::Schema { origin: origin.to_owned(), line, message };
+        if text.len() > MAX_BYTES {
+            return Err(refuse(None, format!("larger than {MAX_BYTES} bytes, hence no schema")));
+        }
+        // serde_yaml takes minutes for what is nested a hundred thousand times
+        check_nesting(text).map_err(|(line, message)| refuse(Some(line), message))?;
+        serde_yaml::from_str(text).map_err(|e| refuse(e.location().map(|at| at.line()), e.to_string()))
     }
 
     /// Name of the data set.
@@ -169,6 +183,23 @@ impl TryFrom<Raw> for Schema {
     }
 }
 
+/// Line and reason of what no schema needs: lists in lists in lists.
+fn check_nesting(text: &str) -> std::result::Result<(), (usize, String)> {
+    let mut depth = 0_usize;
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|e| (e.marker().line().max(1), format!("not YAML: {}", e.info())))?;
+        match event {
+            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
+            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err((span.start.line().max(1), format!("nested deeper than {MAX_DEPTH} levels")));
+        }
+    }
+    Ok(())
+}
+
 /// A column name as it is compared: without surrounding blanks, in lower case.
 pub(crate) fn folded(name: &str) -> String {
     name.trim().to_lowercase()
@@ -210,6 +241,7 @@ mod tests {
             assert!(message.contains(wanted), "{message}");
         };
         check("name: a\nid: b\ncolums: []\n", "s.yaml:3: unknown field `colums`");
+        check("name: a\ncolumns: [[[[[[[[[[[\n", "s.yaml:2: nested deeper than 8 levels");
         check("name: a\ncolumns:\n  - { name: x, kind: number }\n", "s.yaml:3: columns[0].kind: unknown variant `number`");
         check("name: a\ncolumns:\n  - { name: x, kind: numeric, width: 2 }\n", "s.yaml:3: columns[0]: unknown field `width`");
         let columns = |list: &str| format!("name: a\nid: i\ncolumns:\n{list}  - {{ name: i, kind: ignored }}\n");

@@ -8,6 +8,9 @@ use thiserror::Error;
 
 use crate::ParamTable;
 
+/// Names and shapes of a thousand parameters take some 100 KB; a header that comes near this is an attack on its parser.
+const MAX_HEADER: u64 = 1 << 20;
+
 /// Why weights could not be read.
 #[derive(Debug, Error)]
 pub enum WeightsError {
@@ -38,6 +41,7 @@ pub fn to_bytes(table: &ParamTable, params: &[f32], metadata: &str) -> Vec<u8> {
 /// # Errors
 /// If the bytes are no safetensors file.
 pub fn metadata(bytes: &[u8]) -> Result<Option<String>, WeightsError> {
+    check_header(bytes)?;
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| WeightsError::Format(error.to_string()))?;
     Ok(header.metadata().as_ref().and_then(|map| map.get("nids_mixer").cloned()))
 }
@@ -49,6 +53,7 @@ pub fn metadata(bytes: &[u8]) -> Result<Option<String>, WeightsError> {
 /// # Errors
 /// Every missing, foreign, mis-shaped or mistyped name at once.
 pub fn load(table: &ParamTable, prefixes: &[&str], bytes: &[u8], params: &mut [f32]) -> Result<(), WeightsError> {
+    check_header(bytes)?;
     let file = SafeTensors::deserialize(bytes).map_err(|error| WeightsError::Format(error.to_string()))?;
     let concerns = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
     let tensors: BTreeMap<String, TensorView<'_>> = file.tensors().into_iter().filter(|(name, _)| concerns(name)).collect();
@@ -75,6 +80,16 @@ pub fn load(table: &ParamTable, prefixes: &[&str], bytes: &[u8], params: &mut [f
         tensors.keys().filter(|name| !known.contains(name.as_str())).map(|name| format!("`{name}` is not in the network")),
     );
     if problems.is_empty() { Ok(()) } else { Err(WeightsError::Mismatch(problems)) }
+}
+
+/// The header is a text of the length that the first eight bytes say.
+fn check_header(bytes: &[u8]) -> Result<(), WeightsError> {
+    match bytes.first_chunk().map(|len| u64::from_le_bytes(*len)) {
+        Some(len) if len > MAX_HEADER => {
+            Err(WeightsError::Format(format!("a header of {len} bytes, expected at most {MAX_HEADER}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The same parameters in another number type.

@@ -40,8 +40,8 @@ use crate::error::{Error, Problem, Result};
 use keys::Scope;
 use yaml::{Node, Position, Value};
 
-/// A config larger than this is some other file.
-const MAX_BYTES: u64 = 1 << 20;
+/// A config larger than this is some other file. Parsing takes some ninety times as much memory.
+const MAX_BYTES: u64 = 1 << 18;
 
 /// A stage that leaves artefacts in a run folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -98,7 +98,7 @@ impl Config {
         let mut bytes = Vec::new();
         File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(cannot_read)?;
         if bytes.len() as u64 > MAX_BYTES {
-            return Err(refuse("larger than 1 MiB, hence no config".to_owned()));
+            return Err(refuse("larger than 256 KiB, hence no config".to_owned()));
         }
         let text = String::from_utf8(bytes).map_err(|error| refuse(format!("not UTF-8: {}", error.utf8_error())))?;
         Self::parse(&text, &origin, overrides)
@@ -106,6 +106,9 @@ impl Config {
 
     /// As [`Config::load`], from text; `origin` is the file name that errors show.
     pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
+        if text.len() as u64 > MAX_BYTES {
+            return Err(Error::Config(vec![Problem::new(origin, "larger than 256 KiB, hence no config")]));
+        }
         let position = |line, column| Position(format!("{origin}:{line}:{column}"));
         let mut root = yaml::parse(text.trim_start_matches('\u{feff}'), position).map_err(Error::Config)?;
         if matches!(root.value, Value::Null) {

@@ -30,15 +30,23 @@ where
     A: ViewElement + Clone,
     D: Dimension,
 {
-    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+    from_bytes(&fs::read(path).map_err(Error::io(path, "read"))?, path)
+}
+
+/// As [`read`], from the content of a file; `path` is what errors show.
+pub fn from_bytes<A, D>(bytes: &[u8], path: &Path) -> Result<Array<A, D>>
+where
+    A: ViewElement + Clone,
+    D: Dimension,
+{
     let refuse = |what: String| Error::artefact(path, what, "run the stage that makes it again");
-    let header = header_len(&bytes).ok_or_else(|| refuse("foreign: not an `.npy` file".to_owned()))?;
+    let header = header_len(bytes).ok_or_else(|| refuse("foreign: not an `.npy` file".to_owned()))?;
     if header > MAX_HEADER {
         return Err(refuse(format!("foreign: an `.npy` header of {header} bytes, expected at most {MAX_HEADER}")));
     }
     let dimensions = D::NDIM.map_or_else(|| "any number of".to_owned(), |n| n.to_string());
     let wanted = format!("expected {dimensions} dimensions of {}", std::any::type_name::<A>());
-    let view = ArrayView::<A, D>::view_npy(&bytes).map_err(|error| refuse(format!("unreadable `.npy`: {error}; {wanted}")))?;
+    let view = ArrayView::<A, D>::view_npy(bytes).map_err(|error| refuse(format!("unreadable `.npy`: {error}; {wanted}")))?;
     Ok(view.to_owned())
 }
 

@@ -2,22 +2,35 @@ use std::fmt::Display;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_cast::display::array_value_to_string;
 use arrow_cast::{can_cast_types, cast};
-use arrow_schema::DataType;
+use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 
-use super::{Filled, Slot, as_cell, as_label, bad_label, bad_number};
+use super::{Filled, MAX_TEXT, Slot, as_cell, as_label, bad_label, bad_number, long_text};
 use crate::{At, Error, FeatureColumn, Flows, Result};
+use source::Source;
+
+mod source;
+mod thrift;
 
 const BATCH: usize = 8192;
 
-type Builder = ParquetRecordBatchReaderBuilder<File>;
+type Builder = ParquetRecordBatchReaderBuilder<Source>;
+
+/// A file whose footer has been read.
+pub(super) struct Opened {
+    builder: Builder,
+    max_rows: u64,
+}
 
 /// The rows of a Parquet file.
 pub(super) struct Reader {
@@ -26,17 +39,32 @@ pub(super) struct Reader {
     columns: Vec<(String, Slot)>,
     /// Rows decoded and not yet handed out.
     rest: Option<RecordBatch>,
+    max_rows: u64,
 }
 
-/// Reads the footer.
-pub(super) fn open(path: &Path, file: File) -> Result<(Vec<String>, Builder)> {
-    let builder = guarded(path, || Builder::try_new(file))?;
-    let names = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
-    Ok((names, builder))
+/// Reads the footer. Texts become views into the file's pages: a dictionary's long text is not copied for each row that has it.
+pub(super) fn open(path: &Path, file: File) -> Result<(Vec<String>, Opened)> {
+    let opened = guarded(path, || {
+        let source = Source::new(file)?;
+        let max_rows = source.max_rows();
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let metadata = ArrowReaderMetadata::load(&source, options)?;
+        let fields = metadata.schema().fields().iter().map(|field| match field.data_type() {
+            DataType::Utf8 => Arc::new(Field::new(field.name(), DataType::Utf8View, field.is_nullable())),
+            DataType::Binary => Arc::new(Field::new(field.name(), DataType::BinaryView, field.is_nullable())),
+            _ => Arc::clone(field),
+        });
+        let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields.collect::<Vec<_>>())));
+        let metadata = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options)?;
+        Ok::<_, parquet::errors::ParquetError>(Opened { builder: Builder::new_with_metadata(source, metadata), max_rows })
+    })?;
+    let names = opened.builder.schema().fields().iter().map(|field| field.name().clone()).collect();
+    Ok((names, opened))
 }
 
 impl Reader {
-    pub(super) fn new(path: &Path, builder: Builder, header: &[String], slots: &[Slot]) -> Result<Self> {
+    pub(super) fn new(path: &Path, opened: Opened, header: &[String], slots: &[Slot]) -> Result<Self> {
+        let Opened { builder, max_rows } = opened;
         let used = || (0..slots.len()).filter(|&idx| slots[idx] != Slot::Skip);
         for idx in used() {
             let found = builder.schema().field(idx).data_type();
@@ -49,7 +77,7 @@ impl Reader {
         let mask = ProjectionMask::roots(builder.parquet_schema(), used());
         let columns = used().map(|idx| (header[idx].clone(), slots[idx])).collect();
         let batches = guarded(path, || builder.with_projection(mask).with_batch_size(BATCH).build())?;
-        Ok(Reader { batches, columns, rest: None })
+        Ok(Reader { batches, columns, rest: None, max_rows })
     }
 
     /// Appends up to `max_rows` rows to `flows`; `n_read` rows of the file came before.
@@ -73,6 +101,10 @@ impl Reader {
                     .map_err(|(row, message)| Error::data(path, At::Row(first_row + row as u64), Some(name), message))?;
             }
             n_rows += n;
+            if n_read + n_rows as u64 > self.max_rows {
+                let message = format!("more than {} rows in a file of its size: not a table of flows", self.max_rows);
+                return Err(Error::data(path, At::File, None, message));
+            }
         }
         Ok(Filled { n_rows, has_ids: self.columns.iter().any(|(_, slot)| *slot == Slot::Id) })
     }
@@ -85,7 +117,13 @@ fn push(flows: &mut Flows, slot: Slot, cells: &ArrayRef) -> std::result::Result<
         Slot::Feature(feature) => matches!(flows.features[feature], FeatureColumn::Numeric(_)),
         _ => false,
     };
-    let wanted = if numeric { DataType::Float64 } else { DataType::Utf8 };
+    let wanted = if numeric { DataType::Float64 } else { DataType::Utf8View };
+    if numeric
+        && let Some(texts) = cells.as_string_view_opt()
+        && let Some(row) = texts.lengths().position(|len| len as usize > MAX_TEXT)
+    {
+        return Err((row, long_text(texts.value(row).len())));
+    }
     let converted = cast(cells, &wanted).map_err(|e| (0, e.to_string()))?;
     // a null of the file, or one that the cast left where it failed; dictionaries hide theirs in the values
     let null = |row: usize| match array_value_to_string(cells, row) {
@@ -99,7 +137,11 @@ fn push(flows: &mut Flows, slot: Slot, cells: &ArrayRef) -> std::result::Result<
         return Err(null(row));
     }
     if !numeric {
-        let texts = converted.as_string::<i32>().iter().flatten().map(str::trim);
+        let texts = converted.as_string_view();
+        if let Some(row) = texts.lengths().position(|len| len as usize > MAX_TEXT) {
+            return Err((row, long_text(texts.value(row).len())));
+        }
+        let texts = texts.iter().flatten().map(str::trim);
         match slot {
             Slot::Id => flows.ids.extend(texts.map(str::to_owned)),
             Slot::Category => flows.categories.iter_mut().for_each(|column| texts.clone().for_each(|text| column.push(text))),
@@ -132,7 +174,7 @@ fn cast_type(slot: Slot, found: &DataType) -> DataType {
         Slot::Label => DataType::Float64,
         // whether the feature is a number is seen when it is read; what casts to neither is refused here
         Slot::Feature(_) if found.is_numeric() => DataType::Float64,
-        _ => DataType::Utf8,
+        _ => DataType::Utf8View,
     }
 }
 

@@ -6,8 +6,10 @@ use crate::{ColumnKind, Error, MAX_MAGNITUDE, Result, Schema};
 
 const FORMAT: &str = "nids-mixer/tokeniser";
 const VERSION: u32 = 1;
-/// No tokeniser comes near this; a file that does is not one.
-const MAX_BYTES: usize = 256 << 20;
+/// A hundred features take some 6 MB; a file that comes near this is no tokeniser.
+const MAX_BYTES: usize = 16 << 20;
+/// What a value takes in memory at most, vectors growing by doubling: a text that is empty, as one is that costs three bytes here.
+const VALUE_BYTES: usize = 48;
 /// No number is larger: a first bin may begin this far below its first value, and means are rounded.
 const LIMIT: f64 = 4.0 * MAX_MAGNITUDE;
 
@@ -41,6 +43,11 @@ impl Tokeniser {
     pub fn from_json(text: &str) -> Result<Self> {
         if text.len() > MAX_BYTES {
             return Err(Error::tokeniser(format!("{} bytes of JSON; at most {MAX_BYTES}", text.len())));
+        }
+        // numbers are written with up to 17 digits: more values than this are none that were learnt
+        let n_values = text.bytes().filter(|&byte| byte == b',').count();
+        if n_values * VALUE_BYTES > 2 * text.len() + (48 << 20) {
+            return Err(Error::tokeniser(format!("{n_values} values in {} bytes of JSON; fit it again", text.len())));
         }
         let not_json = |e: serde_json::Error| Error::tokeniser(format!("not a tokeniser file: {e}"));
         let saved: Saved<Schema, TokeniserConfig, Vec<Feature>> = serde_json::from_str(text).map_err(not_json)?;

@@ -19,6 +19,9 @@ pub(super) fn apply_override(root: &mut Node, text: &str) -> Result<(), Vec<Prob
     if path.is_empty() || path.split('.').any(str::is_empty) {
         return refuse("expected `dotted.key=value`, found an empty key");
     }
+    if path.split('.').count() > yaml::MAX_DEPTH {
+        return refuse("expected `dotted.key=value`, found a key of more parts than any setting has");
+    }
     // Text is taken as it stands, so that no path or name needs quoting twice.
     let is_text = keys::find(path).is_some_and(|key| matches!(key.rule, Rule::Text));
     let value = match raw.trim() {

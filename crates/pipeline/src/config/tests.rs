@@ -421,7 +421,7 @@ fn a_missing_huge_or_binary_file_is_refused() {
     }
     insta::assert_snapshot!(all.join("\n"), @r"
     F/none: cannot read the config: No such file or directory (os error 2)
-    F/huge: larger than 1 MiB, hence no config
+    F/huge: larger than 256 KiB, hence no config
     F/binary: not UTF-8: invalid utf-8 sequence of 1 bytes from index 0
     ");
 }

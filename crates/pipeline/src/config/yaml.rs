@@ -8,7 +8,9 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use crate::error::Problem;
 
 /// Deeper than any config, shallow enough for every recursive walk.
-const MAX_DEPTH: usize = 16;
+pub(super) const MAX_DEPTH: usize = 16;
+/// More keys and values than any config has; each takes some hundred bytes, and as few as two in the file.
+const MAX_NODES: usize = 10_000;
 
 /// Where a value was written: `configs/a.yaml:3:5` or `--set seed=1`.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,6 +79,7 @@ pub(super) fn parse(text: &str, position: impl Fn(usize, usize) -> Position) -> 
     let mut problems = Vec::new();
     let mut stack: Vec<Open> = Vec::new();
     let mut root = None;
+    let mut n_nodes = 0;
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
             let marker = error.marker();
@@ -113,6 +116,10 @@ pub(super) fn parse(text: &str, position: impl Fn(usize, usize) -> Position) -> 
             }
             _ => continue,
         };
+        n_nodes += 1;
+        if n_nodes > MAX_NODES {
+            return Err(refuse(span, format!("more than {MAX_NODES} keys and values, hence no config")));
+        }
         match stack.last_mut() {
             None => root = Some(node),
             Some(open) => open.take(node, &mut problems),

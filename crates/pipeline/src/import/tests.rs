@@ -1,6 +1,7 @@
 //! Checkpoints as numpy writes them, built here byte by byte; those of the golden folder; and what means harm.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 

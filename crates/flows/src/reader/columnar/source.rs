@@ -1,0 +1,104 @@
+//! A Parquet file between disk and decoder: what the decoder would allocate because the file says so is looked at first.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+
+use bytes::Bytes;
+use parquet::errors::{ParquetError, Result};
+use parquet::file::reader::{ChunkReader, Length};
+
+use super::thrift::{self, Page};
+
+/// A footer of 42 columns takes some 5 KB a row group.
+const MAX_FOOTER: u64 = 4 << 20;
+/// Elements of a schema, and how deep they nest; flows are flat.
+const MAX_COLUMNS: usize = 1 << 14;
+const MAX_NESTING: usize = 32;
+/// Statistics included.
+const MAX_PAGE_HEADER: u64 = 1 << 16;
+/// Writers cut pages at 1 MiB. A page that is larger must not be much smaller on disk.
+const PLAIN_PAGE: i64 = 5 << 18;
+const MAX_RATIO: i64 = 8;
+const MAX_PAGE: i64 = 1 << 26;
+
+/// A file that is read with care.
+pub(super) struct Source(File);
+
+impl Source {
+    /// Looks at the footer.
+    pub(super) fn new(file: File) -> Result<Self> {
+        let refuse = |what: String| Err(ParquetError::General(what));
+        let len = Length::len(&file);
+        let Some(start) = len.checked_sub(8) else { return refuse(format!("{len} bytes")) };
+        let tail = file.get_bytes(start, 8)?;
+        let footer = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
+        if footer > MAX_FOOTER {
+            return refuse(format!("a footer of {footer} bytes, expected at most {MAX_FOOTER}: write larger row groups"));
+        }
+        let Some(start) = start.checked_sub(footer) else { return refuse(format!("a footer of {footer} bytes of {len}")) };
+        let footer = file.get_bytes(start, footer as usize)?;
+        let Some(children) = thrift::children(&footer) else { return refuse("a footer that is none".to_owned()) };
+        if children.len() > MAX_COLUMNS {
+            return refuse(format!("{} columns, expected at most {MAX_COLUMNS}", children.len()));
+        }
+        let mut open: Vec<i64> = Vec::new();
+        for &n in &children {
+            if usize::try_from(n).map_or(true, |n| n >= children.len()) {
+                return refuse(format!("a column of {n} columns, of {} in all", children.len()));
+            }
+            if let Some(left) = open.last_mut() {
+                *left -= 1;
+            }
+            if n > 0 {
+                open.push(n);
+            }
+            if open.len() > MAX_NESTING {
+                return refuse(format!("columns nested deeper than {MAX_NESTING} levels"));
+            }
+            while open.last() == Some(&0) {
+                open.pop();
+            }
+        }
+        Ok(Self(file))
+    }
+
+    /// The most rows that a file of this size can reasonably have: flows take some ten bytes each.
+    pub(super) fn max_rows(&self) -> u64 {
+        self.len() + (1 << 20)
+    }
+}
+
+impl Length for Source {
+    fn len(&self) -> u64 {
+        Length::len(&self.0)
+    }
+}
+
+impl ChunkReader for Source {
+    type T = BufReader<File>;
+
+    /// The decoder reads the header of a page from what this returns.
+    fn get_read(&self, start: u64) -> Result<Self::T> {
+        if start < self.len().saturating_sub(8) {
+            let page = Page::read(self.0.get_read(start)?.take(MAX_PAGE_HEADER));
+            let Some(Page { uncompressed, compressed, dictionary }) = page else {
+                return Err(ParquetError::General(format!("no page header at byte {start}")));
+            };
+            let plausible = uncompressed <= PLAIN_PAGE || (uncompressed / MAX_RATIO <= compressed && uncompressed <= MAX_PAGE);
+            if !plausible || dictionary > uncompressed.max(0) {
+                let what = format!(
+                    "a page of {uncompressed} bytes out of {compressed}, expected at most {PLAIN_PAGE}: write smaller pages"
+                );
+                return Err(ParquetError::General(what));
+            }
+        }
+        self.0.get_read(start)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
+        if start.checked_add(length as u64).is_none_or(|end| end > self.len()) {
+            return Err(ParquetError::EOF(format!("{length} bytes at byte {start} of {}", self.len())));
+        }
+        self.0.get_bytes(start, length)
+    }
+}
