@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ const KIND: &str = "nids-mixer stage";
 const VERSION: u32 = 1;
 const TOOL: &str = concat!("nids-mixer ", env!("CARGO_PKG_VERSION"));
 /// A manifest larger than this is some other file.
-const MAX_BYTES: u64 = 1 << 20;
+const MAX_BYTES: u64 = 1 << 18;
 
 /// What a stage read, wrote and was told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -176,17 +176,18 @@ impl Run {
     fn manifest(&self, stage: Stage) -> Result<Manifest> {
         let path = self.manifest_path(stage);
         let refuse = |what: String| Error::artefact(&path, what, self.remedy(stage));
-        let size = match fs::metadata(&path) {
-            Ok(metadata) => metadata.len(),
+        // no more than a manifest can have, should this be a link to something endless
+        let mut bytes = Vec::new();
+        match File::open(&path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)) {
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::artefact(&self.folder, format!("`{stage}` has not finished here"), self.remedy(stage)));
             }
             Err(error) => return Err(Error::io(&path, "read")(error)),
-        };
-        if size > MAX_BYTES {
-            return Err(refuse("larger than 1 MiB, hence no manifest".to_owned()));
         }
-        let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(refuse("larger than 256 KiB, hence no manifest".to_owned()));
+        }
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| refuse(format!("not a manifest: {error}")))?;
         if (manifest.kind.as_str(), manifest.version, manifest.stage) != (KIND, VERSION, stage) {
             let (kind, version, stage) = (&manifest.kind, manifest.version, manifest.stage);
@@ -210,7 +211,12 @@ impl Run {
     fn path(&self, name: &str) -> Result<PathBuf> {
         let refuse =
             || Error::artefact(&self.folder, format!("`{name}` lies outside the run folder"), "use a plain relative name");
-        artefacts::inside(&self.folder, name).ok_or_else(refuse)
+        let path = artefacts::inside(&self.folder, name).ok_or_else(refuse)?;
+        // whoever made the folder chose where its links lead, and a stage writes through them
+        if artefacts::leads_out(&self.folder, &path) {
+            return Err(Error::artefact(path, "a link that leads out of the run folder", "remove it, or link the whole folder"));
+        }
+        Ok(path)
     }
 
     fn remedy(&self, stage: Stage) -> String {
@@ -319,6 +325,9 @@ impl StageRun<'_> {
     fn start(&mut self) -> Result<()> {
         if self.started {
             return Ok(());
+        }
+        for name in ["config.yaml", "metrics.jsonl", &format!("manifest-{}.json", self.stage)] {
+            self.run.path(name)?;
         }
         artefacts::remove(&self.run.manifest_path(self.stage))?;
         let path = self.run.folder.join("metrics.jsonl");

@@ -189,3 +189,53 @@ fn a_foreign_manifest_is_refused() {
     RUN: `../weights` lies outside the run folder: use a plain relative name
     ");
 }
+
+#[cfg(unix)]
+#[test]
+fn no_link_leads_out_of_the_folder() {
+    let (guard, run) = filled();
+    let outside = guard.path().join("outside");
+    let link = |name: &str, target: &std::path::Path| {
+        let path = run.folder().join(name);
+        let _ = fs::remove_file(&path);
+        std::os::unix::fs::symlink(target, path).unwrap();
+    };
+    let config = config(&[]);
+    let write = |name: &str| run.begin(Stage::Pretrain, &config).unwrap().write(name, b"w").map(|_| ());
+    fs::create_dir(&outside).unwrap();
+    let secret = outside.join("secret");
+    artefacts::write_atomic(&secret, |out| out.write_all(b"weights of seed 0")).unwrap();
+
+    // the content is what the manifest lists, and yet
+    link("weights", &secret);
+    insta::assert_snapshot!(refused(&run, Stage::Pretrain, "weights"), @"RUN/weights: a link that leads out of the run folder: remove it, or link the whole folder");
+    shown(&run, &write("weights").unwrap_err());
+    link("latents", &outside);
+    shown(&run, &write("latents/secret").unwrap_err());
+    shown(&run, &write("latents/new/train.npy").unwrap_err());
+    link("more", std::path::Path::new("model"));
+    write("more/weights").unwrap();
+    for name in ["config.yaml", "metrics.jsonl", "manifest-pretrain.json"] {
+        link(name, &secret);
+        shown(&run, &write("new").unwrap_err());
+        fs::remove_file(run.folder().join(name)).unwrap();
+    }
+    write("new").unwrap();
+    assert_eq!(fs::read(&secret).unwrap(), b"weights of seed 0");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+}
+
+#[test]
+fn names_in_a_manifest_never_leave_the_folder() {
+    let (guard, run) = filled();
+    let outside = guard.path().join("weights");
+    artefacts::write_atomic(&outside, |out| out.write_all(b"weights of seed 0")).unwrap();
+    let good = fs::read_to_string(run.folder().join("manifest-pretrain.json")).unwrap();
+    for name in ["../weights", "a/../../weights", "./../weights", outside.to_str().unwrap(), "..", "", "/"] {
+        overwrite(&run, "manifest-pretrain.json", &good.replace("\"weights\"", &serde_json::to_string(name).unwrap()));
+        let message = refused(&run, Stage::Pretrain, name);
+        assert!(message.contains("lies outside the run folder"), "{name}: {message}");
+        let other = Run::create(&guard.path().join("other")).unwrap();
+        assert!(!other.adopt(Stage::Pretrain, &run, &config(&[])).unwrap(), "{name}");
+    }
+}
