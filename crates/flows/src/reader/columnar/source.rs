@@ -20,6 +20,8 @@ const MAX_PAGE_HEADER: u64 = 1 << 16;
 const PLAIN_PAGE: i64 = 5 << 18;
 const MAX_RATIO: i64 = 8;
 const MAX_PAGE: i64 = 1 << 26;
+/// DELTA_LENGTH_BYTE_ARRAY and DELTA_BYTE_ARRAY: the decoder allocates as many lengths as the (compressed) page says, and aborts.
+const UNBOUNDED: [i64; 2] = [6, 7];
 
 /// A file that is read with care.
 pub(super) struct Source(File);
@@ -81,9 +83,13 @@ impl ChunkReader for Source {
     fn get_read(&self, start: u64) -> Result<Self::T> {
         if start < self.len().saturating_sub(8) {
             let page = Page::read(self.0.get_read(start)?.take(MAX_PAGE_HEADER));
-            let Some(Page { uncompressed, compressed, dictionary }) = page else {
+            let Some(Page { uncompressed, compressed, dictionary, encoding }) = page else {
                 return Err(ParquetError::General(format!("no page header at byte {start}")));
             };
+            if UNBOUNDED.contains(&encoding) {
+                let what = "delta-coded texts are not read here: write them plain or with a dictionary".to_owned();
+                return Err(ParquetError::General(what));
+            }
             let plausible = uncompressed <= PLAIN_PAGE || (uncompressed / MAX_RATIO <= compressed && uncompressed <= MAX_PAGE);
             if !plausible || dictionary > uncompressed.max(0) {
                 let what = format!(

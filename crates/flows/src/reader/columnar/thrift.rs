@@ -17,6 +17,8 @@ pub(super) struct Page {
     pub(super) compressed: i64,
     /// Distinct values, where it is a dictionary.
     pub(super) dictionary: i64,
+    /// How values are written, where it holds data.
+    pub(super) encoding: i64,
 }
 
 impl Page {
@@ -26,6 +28,13 @@ impl Page {
         Thrift(from).fields(0, &mut |thrift, field, kind| match (field, kind) {
             (2, _) => thrift.number(kind).map(|n| page.uncompressed = n),
             (3, _) => thrift.number(kind).map(|n| page.compressed = n),
+            (5 | 8, STRUCT) => {
+                let place = if field == 5 { 2 } else { 4 };
+                thrift.fields(1, &mut |thrift, field, kind| match field {
+                    _ if field == place => thrift.number(kind).map(|n| page.encoding = n),
+                    _ => thrift.skip(kind, 2),
+                })
+            }
             (7, STRUCT) => thrift.fields(1, &mut |thrift, field, kind| match field {
                 1 => thrift.number(kind).map(|n| page.dictionary = n),
                 _ => thrift.skip(kind, 2),
@@ -150,7 +159,10 @@ mod tests {
     fn a_page_header_says_its_sizes() {
         // type 2, 300 bytes, 20 compressed, a dictionary of 7 values
         let header = [0x15, 4, 0x15, 0xd8, 4, 0x15, 40, 0x4c, 0x15, 14, 0x15, 0, 0, 0];
-        assert_eq!(Page::read(&header[..]), Some(Page { uncompressed: 300, compressed: 20, dictionary: 7 }));
+        assert_eq!(Page::read(&header[..]), Some(Page { uncompressed: 300, compressed: 20, dictionary: 7, encoding: 0 }));
+        // type 0, 5 values in delta-coded texts
+        let header = [0x15, 0, 0x15, 10, 0x15, 8, 0x2c, 0x15, 10, 0x15, 14, 0, 0];
+        assert_eq!(Page::read(&header[..]), Some(Page { uncompressed: 5, compressed: 4, dictionary: 0, encoding: 7 }));
         for len in 0..header.len() {
             assert_eq!(Page::read(&header[..len]), None);
         }
