@@ -22,7 +22,7 @@ data_set := data.train=$(DATA) data.unlabelled=null
 endif
 options = --config $(CONFIG) --run $(RUN) $(foreach setting,$(data_set) $(SET),--set '$(setting)')
 
-.PHONY: all setup setup-test build pretrain encode finetune bench test fmt docs clean
+.PHONY: all setup setup-test build pretrain encode finetune bench test fuzz sanitize deny fmt docs clean
 
 all: finetune
 
@@ -64,6 +64,19 @@ test: setup-test
 	$(CARGO) test --doc --workspace --locked
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
 	scripts/end-to-end
+
+## every fuzz target for FUZZ_SECONDS; `make test` has the smoke among its tests
+FUZZ_SECONDS ?= 60
+fuzz: setup
+	scripts/fuzz $(FUZZ_SECONDS)
+
+## the kernels' tests with AddressSanitizer
+sanitize:
+	scripts/sanitize
+
+## licences, sources and advisories of the dependencies
+deny:
+	scripts/deny
 
 fmt:
 	$(CARGO) fmt --all

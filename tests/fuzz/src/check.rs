@@ -1,0 +1,222 @@
+//! A function for each kind of file that comes from outside: it reads any bytes as such a file, and what must hold whatever they
+//! are. No panic, no more memory than [`allowed`], and what was accepted can be used, written and read again.
+//!
+//! The fuzz targets call these, and so do the tests of `tests/untrusted`, of which this file is a module, too.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use ndarray::{Ix1, Ix2, Ix3};
+use nids_flows::{FlowReader, Flows, Labels, Schema, Tokeniser, write_csv};
+use nids_nn::{Linear, ParamTable, weights as safetensors};
+use nids_pipeline::{Config, Run, Stage, import as checkpoint, npy as arrays};
+use peak_alloc::PeakAlloc;
+use tempfile::TempDir;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+/// Bytes that reading a file may allocate.
+pub fn allowed(file: usize) -> usize {
+    2 * file + (64 << 20)
+}
+
+/// Runs `read` and returns the most bytes that were allocated meanwhile.
+///
+/// # Panics
+/// If `read` does, or if it allocates more than a file of this size may.
+pub fn bounded(file: usize, read: impl FnOnce()) -> usize {
+    // one at a time: the count is of the whole process
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    read();
+    let peak = MEMORY.peak_usage().saturating_sub(before);
+    assert!(peak <= allowed(file), "{peak} bytes allocated for a file of {file}, at most {} wanted", allowed(file));
+    peak
+}
+
+/// Three features, an id, a label and a category: what the data files of these tests hold.
+pub const SCHEMA: &str = "name: toy
+id: id
+columns:
+  - { name: id, kind: ignored }
+  - { name: rate, kind: numeric }
+  - { name: size, kind: numeric }
+  - { name: proto, kind: categorical }
+  - { name: kind, kind: category }
+  - { name: label, kind: label }
+";
+
+/// Flows of that schema.
+pub const FLOWS: &str = "id,rate,size,proto,kind,label
+1,0.5,10,tcp,,0
+2,3e4,-1,udp,\"a, b\",1
+3,0,255,tcp,c,1
+4,1e-300,1e30,-,,0
+";
+
+static TOY: LazyLock<Schema> = LazyLock::new(|| Schema::parse("toy", SCHEMA).expect("a schema"));
+static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
+    // in memory where that is possible: a target writes a file each time
+    let shared = Path::new("/dev/shm");
+    if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() }.expect("a scratch folder")
+});
+
+#[allow(clippy::disallowed_methods, reason = "half a file in a scratch folder harms nobody")]
+fn scratch(name: &str, bytes: &[u8]) -> PathBuf {
+    let path = FOLDER.path().join(name);
+    fs::write(&path, bytes).expect("a file in a scratch folder");
+    path
+}
+
+/// Weights: a network of two maps takes all of them, or those of its encoder.
+pub fn weights(bytes: &[u8]) {
+    static TABLE: LazyLock<ParamTable> = LazyLock::new(|| {
+        let mut table = ParamTable::default();
+        Linear::new(&mut table.root().at("encoder").at("proj"), 3, 5);
+        Linear::new(&mut table.root().at("head"), 5, 2);
+        table
+    });
+    let table = &*TABLE;
+    bounded(bytes.len(), || {
+        let _ = safetensors::metadata(bytes);
+        let mut params = table.zeros::<f32>();
+        let _ = safetensors::load(table, &["encoder."], bytes, &mut params);
+        if safetensors::load(table, &[""], bytes, &mut params).is_ok() {
+            assert!(params.iter().all(|value| value.is_finite()));
+            let mut again = table.zeros::<f32>();
+            safetensors::load(table, &[""], &safetensors::to_bytes(table, &params, ""), &mut again).expect("just written");
+            assert_eq!(*params, *again);
+        }
+    });
+}
+
+/// Latents, labels and row numbers.
+pub fn npy(bytes: &[u8]) {
+    let path = Path::new("x.npy");
+    bounded(bytes.len(), || {
+        if let Ok(array) = arrays::from_bytes::<f32, Ix2>(bytes, path) {
+            let mut out = Vec::new();
+            arrays::write(&array, &mut out).expect("memory takes all");
+            let again = arrays::from_bytes::<f32, Ix2>(&out, path).expect("just written");
+            assert!(array.shape() == again.shape() && array.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
+        let _ = arrays::from_bytes::<f32, Ix3>(bytes, path);
+        let _ = arrays::from_bytes::<u8, Ix1>(bytes, path);
+        let _ = arrays::from_bytes::<u32, Ix1>(bytes, path);
+    });
+}
+
+/// `tokeniser.json`: one that is accepted encodes flows as finite numbers.
+pub fn tokeniser(bytes: &[u8]) {
+    static ROWS: LazyLock<Flows> = LazyLock::new(|| {
+        nids_flows::read(&scratch("flows.csv", FLOWS.as_bytes()), &TOY, Labels::Required).expect("these are flows")
+    });
+    let rows = &*ROWS;
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    bounded(bytes.len(), || {
+        let Ok(tokeniser) = Tokeniser::from_json(text) else { return };
+        assert_eq!(Tokeniser::from_json(&tokeniser.to_json()).expect("just written"), tokeniser);
+        let Ok(encoded) = tokeniser.encode(rows) else { return };
+        for (token, spec) in tokeniser.tokens().iter().enumerate() {
+            let mut out = vec![f32::NAN; spec.width];
+            for row in 0..encoded.n_rows() {
+                encoded.expand(row, token, &mut out);
+                assert!(encoded.target(row, token).is_finite() && out.iter().all(|value| value.is_finite()), "{out:?}");
+            }
+        }
+    });
+}
+
+/// A config, and after each NUL an override as of `--set`.
+pub fn config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let mut parts = text.split('\0');
+    let text = parts.next().unwrap_or_default();
+    let overrides: Vec<String> = parts.map(str::to_owned).collect();
+    bounded(bytes.len(), || match Config::parse(text, "c.yaml", &overrides) {
+        Ok(config) => {
+            let again = Config::parse(&config.to_yaml(), "again.yaml", &[]).expect("just written");
+            assert_eq!(config, again);
+            for stage in Stage::ALL {
+                assert_eq!(config.stage_hash(stage), again.stage_hash(stage));
+            }
+        }
+        Err(error) => assert!(error.messages().iter().all(|message| !message.is_empty())),
+    });
+}
+
+/// A schema.
+pub fn schema(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    bounded(bytes.len(), || {
+        if let Ok(schema) = Schema::parse("s.yaml", text) {
+            let json = serde_json::to_string(&schema).expect("names and kinds");
+            assert_eq!(serde_json::from_str::<Schema>(&json).expect("just written"), schema);
+        }
+    });
+}
+
+/// Flows as text: what was read is read again when it is written.
+pub fn csv(bytes: &[u8]) {
+    flows("toy.csv", bytes);
+}
+
+/// Flows in columns. What does not start as Parquet does is read as text.
+pub fn parquet(bytes: &[u8]) {
+    flows("toy.parquet", bytes);
+}
+
+fn flows(name: &str, bytes: &[u8]) {
+    const BATCH: usize = 64;
+    const BATCHES: usize = 64;
+    let path = scratch(name, bytes);
+    let (_, _) = (&*TOY, &*FOLDER);
+    bounded(bytes.len(), || {
+        let Ok(mut reader) = FlowReader::open(&path, &TOY, Labels::Optional) else { return };
+        // a column of one value may have any number of rows in a few bytes
+        for _ in 0..BATCHES {
+            let Ok(Some(flows)) = reader.next_batch(BATCH) else { break };
+            assert!(!flows.is_empty() && flows.len() <= BATCH);
+            let mut text = Vec::new();
+            write_csv(&flows, &mut text).expect("memory takes all");
+            let again = nids_flows::read(&scratch("again.csv", &text), &TOY, Labels::Optional).expect("just written");
+            assert_eq!(flows.fingerprint(), again.fingerprint());
+        }
+    });
+}
+
+/// A checkpoint of the predecessor: what comes out is a file of weights.
+pub fn import(bytes: &[u8]) {
+    bounded(bytes.len(), || {
+        let mut out = Vec::new();
+        if checkpoint::from_bytes(bytes, Path::new("x.npy"), &mut out).is_ok() {
+            assert!(safetensors::metadata(&out).expect("just written").is_some());
+        } else {
+            assert!(out.is_empty());
+        }
+    });
+}
+
+/// A manifest, in a run folder that has one artefact.
+pub fn manifest(bytes: &[u8]) {
+    static RUN: LazyLock<Run> = LazyLock::new(|| {
+        scratch("weights", b"w");
+        Run::open(FOLDER.path()).expect("a folder")
+    });
+    scratch("manifest-pretrain.json", bytes);
+    let run = &*RUN;
+    bounded(bytes.len(), || {
+        let Ok(config) = run.config_of(Stage::Pretrain) else { return };
+        for name in ["weights", "../weights", "/etc/hostname", "toy.csv"] {
+            if let Ok(path) = run.require(Stage::Pretrain, name) {
+                assert!(path.starts_with(run.folder()));
+            }
+        }
+        let mut stage = run.begin(Stage::Finetune, &config).expect("begins");
+        let _ = stage.require(Stage::Pretrain, "weights");
+    });
+}

@@ -1,0 +1,316 @@
+//! Files that claim, or unfold to, far more than they hold. `check` counts what is allocated: twice the file and 64 MiB at most.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_array::types::Int32Type;
+use arrow_array::{ArrayRef, BooleanArray, DictionaryArray, Float64Array, RecordBatch};
+use nids_flows::{Labels, Schema, Tokeniser};
+use nids_pipeline::Config;
+use nids_pipeline::artefacts::write_atomic;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
+
+use crate::check;
+
+/// Each is read within the memory and in a time that no one notices; debug builds are slow.
+fn all(check: fn(&[u8]), files: &[(&str, Vec<u8>)]) {
+    for (name, bytes) in files {
+        let start = Instant::now();
+        let result = std::panic::catch_unwind(|| check(bytes));
+        assert!(result.is_ok(), "{name}");
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(30), "{name} took {took:?}");
+    }
+}
+
+fn text(text: impl Into<String>) -> Vec<u8> {
+    text.into().into_bytes()
+}
+
+#[test]
+fn weights() {
+    let file = |header: &str| [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    let many: Vec<String> =
+        (0..300_000).map(|i| format!(r#""{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#)).collect();
+    let few: Vec<String> = many[..15_000].to_vec();
+    all(
+        check::weights,
+        &[
+            ("a header of gigabytes", (5_u64 << 30).to_le_bytes().to_vec()),
+            ("a header without end", u64::MAX.to_le_bytes().to_vec()),
+            (
+                "a tensor of gigabytes",
+                file(r#"{"head.bias":{"dtype":"F32","shape":[4000000000],"data_offsets":[0,16000000000]}}"#),
+            ),
+            (
+                "sizes that overflow",
+                file(r#"{"head.bias":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#),
+            ),
+            ("nested deeply", file(&r#"{"a":"#.repeat(100_000))),
+            ("a header of many tensors", file(&format!("{{{}}}", many.join(",")))),
+            ("a header of as many as are read", file(&format!("{{{}}}", few.join(",")))),
+            (
+                "a shape of many sizes",
+                file(&format!(r#"{{"a":{{"dtype":"F32","shape":[{}1],"data_offsets":[0,4]}}}}"#, "1,".repeat(500_000))),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn npy() {
+    let file = |header: &str| [b"\x93NUMPY\x01\x00", (header.len() as u16).to_le_bytes().as_slice(), header.as_bytes()].concat();
+    let of = |shape: &str| file(&format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n"));
+    all(
+        check::npy,
+        &[
+            ("fourteen bytes", b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}".to_vec()),
+            ("gigabytes", of("(1000000000, 64)")),
+            ("sizes that overflow", of("(9223372036854775807, 9223372036854775807)")),
+            ("nothing, many times", of("(9223372036854775807, 0)")),
+            ("nested deeply", file(&"(".repeat(1000))),
+            ("lists nested deeply", file(&"[".repeat(1000))),
+        ],
+    );
+}
+
+#[test]
+fn tokenisers() {
+    let whole = |features: &str| {
+        format!(
+            r#"{{"format":"nids-mixer/tokeniser","version":1,"schema":{{"name":"a","columns":[{{"name":"x","kind":"categorical"}}]}},"config":{{"max_categories":65536}},"features":[{features}]}}"#
+        )
+    };
+    let values = |value: &str, n| {
+        text(whole(&format!(r#"{{"categorical":{{"values":[{}"a"],"code":{{"mean":0,"std":1}}}}}}"#, value.repeat(n))))
+    };
+    all(
+        check::tokeniser,
+        &[
+            ("nested deeply", text("[".repeat(1_000_000))),
+            ("features nested deeply", text(whole(&r#"{"parts":"#.repeat(100_000)))),
+            ("empty texts", values(r#""","#, 500_000)),
+            ("as many as are read", values(r#""","#, 300_000)),
+            ("more empty texts", values(r#""","#, 5_000_000)),
+            ("zeros", text(whole(&format!(r#"{{"parts":{{"knots":[{}0]}}}}"#, "0,".repeat(7_000_000))))),
+            ("a huge file", text(" ".repeat(20 << 20))),
+        ],
+    );
+}
+
+/// Nine lists, each of nine of the one before.
+fn laughs(key: &str) -> String {
+    let mut lines = vec!["a0: &a0 [x, x, x, x, x, x, x, x, x]".to_owned()];
+    for i in 1..9 {
+        let before = vec![format!("*a{}", i - 1); 9].join(", ");
+        lines.push(format!("a{i}: &a{i} [{before}]"));
+    }
+    lines.push(format!("{key}: *a8"));
+    lines.join("\n")
+}
+
+#[test]
+fn configs() {
+    let keys: Vec<String> = (0..25_000).map(|i| format!("k{i}: 1")).collect();
+    let blocks: Vec<String> = (0..700).map(|i| " ".repeat(i) + "a:").collect();
+    all(
+        check::config,
+        &[
+            ("a billion laughs", text(laughs("name"))),
+            ("nested deeply", text("[".repeat(1 << 18))),
+            ("mappings nested deeply", text("{a: ".repeat(1 << 16))),
+            ("blocks nested deeply", text(blocks.join("\n"))),
+            ("sequences nested deeply", text("- ".repeat(1 << 17))),
+            ("many keys", text(keys.join("\n"))),
+            ("many empty keys", text("? \n".repeat(80_000))),
+            ("many values", text(format!("name: [{}]", "a,".repeat(125_000)))),
+            ("a long text", text(format!("name: {}", "a".repeat(260_000)))),
+            ("a longer text", text(format!("name: {}", "a".repeat(20 << 20)))),
+            ("a long text in quotation marks", text(format!("name: \"{}", "\\x41".repeat(1 << 16)))),
+            ("many overrides", text(format!("name: a{}", "\0seed=1".repeat(20_000)))),
+            ("a deep override", text(format!("name: a\0{}=1", "a.".repeat(100_000) + "a"))),
+        ],
+    );
+    let error = Config::parse(&"a: 1\n".repeat(10_000), "c.yaml", &[]).unwrap_err();
+    assert_eq!(error.to_string(), "c.yaml:5001:1: more than 10000 keys and values, hence no config");
+}
+
+#[test]
+fn schemas() {
+    all(
+        check::schema,
+        &[
+            ("a billion laughs", text(laughs("name"))),
+            ("nested deeply", text("[".repeat(1 << 18))),
+            ("mappings nested deeply", text("{a: ".repeat(1 << 16))),
+            ("sequences nested deeply", text("- ".repeat(1 << 17))),
+            ("many values", text(format!("name: [{}]", "a,".repeat(120_000)))),
+            ("many columns", text(format!("name: a\ncolumns: [{}]", "{},".repeat(80_000)))),
+            ("a huge file", text("a".repeat(20 << 20))),
+        ],
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.yaml");
+    write_atomic(&path, |out| out.write_all(&vec![b'a'; 1 << 20])).unwrap();
+    let error = Schema::load(&path).unwrap_err().to_string();
+    assert!(error.ends_with("s.yaml: larger than 262144 bytes, hence no schema"), "{error}");
+}
+
+#[test]
+fn manifests() {
+    all(
+        check::manifest,
+        &[
+            ("nested deeply", text("[".repeat(1 << 18))),
+            ("a config nested deeply", text(format!(r#"{{"config":{}"#, "[".repeat(1 << 17)))),
+            ("a config of many values", text(format!(r#"{{"config":[{}0]}}"#, "0,".repeat(130_000)))),
+            ("a huge file", text(" ".repeat(20 << 20))),
+        ],
+    );
+}
+
+#[test]
+fn checkpoints() {
+    let header = format!("{:117}\n", "{'descr': '|O', 'fortran_order': False, 'shape': (), }");
+    let file = |pickle: &[u8]| [b"\x93NUMPY\x01\x00v\x00", header.as_bytes(), b"\x80\x04", pickle].concat();
+    let times = |op: &[u8], n: usize| file(&op.repeat(n));
+    all(
+        check::import,
+        &[
+            ("a header of gigabytes", b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec()),
+            ("bytes of exabytes", file(b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.")),
+            ("bytes of gigabytes", file(b"B\xff\xff\xff\xff.")),
+            ("a frame of gigabytes", file(b"\x95\xff\xff\xff\xff\xff\xff\xff\xff.")),
+            ("a memo of gigabytes", file(b"]r\xff\xff\xff\xff.")),
+            ("nested marks", times(b"(", 1_000_000)),
+            ("nested tuples", file(&[b"N".to_vec(), b"\x85".repeat(1_000_000)].concat())),
+            ("nested lists", times(b"]\x94h\x00a", 200_000)),
+            ("a list of many", file(&[b"](".to_vec(), b"NNNNNNNNe(".repeat(100_000)].concat())),
+            ("many arrays", times(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87Rq\x00", 10_000)),
+        ],
+    );
+}
+
+#[test]
+fn csv() {
+    let toy = "id,rate,size,proto,kind,label\n";
+    let quoted = format!("{toy}1,1,1,\"{}", "a".repeat(20 << 20));
+    all(
+        check::csv,
+        &[
+            ("a header that does not end", vec![b'a'; 80 << 20]),
+            ("a row that does not end", text(format!("{toy}{}", "a".repeat(80 << 20)))),
+            ("a quotation mark that is not closed", text(quoted.clone())),
+            ("a million columns", text(format!("{}\n", "a,".repeat(1_000_000)))),
+            ("empty columns", text(",".repeat(2_000_000))),
+            ("a row of a million cells", text(format!("{toy}{}\n", "1,".repeat(1_000_000)))),
+            ("long texts", text(format!("{toy}{}", format!("1,1,1,{},a,1\n", "p".repeat(500_000)).repeat(40)))),
+            ("many rows", text(format!("{toy}{}", "1,1,1,p,,1\n".repeat(100_000)))),
+        ],
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.csv");
+    let toy = Schema::parse("toy", check::SCHEMA).unwrap();
+    let told = |content: &str| {
+        write_atomic(&path, |out| out.write_all(content.as_bytes())).unwrap();
+        let error = nids_flows::read(&path, &toy, Labels::Optional).unwrap_err().to_string();
+        error.rsplit('/').next().unwrap().to_owned()
+    };
+    assert_eq!(told(&quoted), "a.csv:2: a row of more than 1048576 bytes; is a quotation mark left open?");
+    assert_eq!(told(&",".repeat(200_000)), "a.csv:1: 200001 columns, wanted at most 65536");
+    let text = format!("id,rate,size,proto,kind,label\n1,1,1,{},,1\n", "p".repeat(5000));
+    assert_eq!(told(&text), "a.csv:2: column \"proto\": a text of 5000 bytes; wanted at most 4096");
+}
+
+/// Columns of the toy schema, the rate being `rate` and the protocol `proto`.
+fn table(rate: Vec<f64>, proto: &str, change: impl FnOnce(WriterPropertiesBuilder) -> WriterPropertiesBuilder) -> Vec<u8> {
+    let n = rate.len();
+    let columns: [(&str, ArrayRef); 4] = [
+        ("rate", Arc::new(Float64Array::from(rate))),
+        ("size", Arc::new(Float64Array::from(vec![0.0; n]))),
+        ("proto", Arc::new(std::iter::repeat_n(proto, n).collect::<DictionaryArray<Int32Type>>())),
+        ("label", Arc::new(BooleanArray::from(vec![true; n]))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let properties = change(WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())));
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties.build())).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
+#[test]
+fn parquet_files() {
+    const LARGE: usize = 1 << 30;
+    let footer = |footer: &[u8]| [b"PAR1", footer, &(footer.len() as u32).to_le_bytes(), b"PAR1"].concat();
+    // version 1, a schema of `n` elements, each a group of one or of `children`
+    let schema = |n: u32, children: &[u8]| {
+        let varint = |n: u32| [n as u8 | 0x80, (n >> 7) as u8 | 0x80, (n >> 14) as u8 & 0x7f];
+        let element = [b"\x35\x00\x18\x01a\x15".as_slice(), children, b"\x00"].concat();
+        footer(&[b"\x15\x02\x19\xfc".as_slice(), &varint(n), &element.repeat(n as usize), b"\x16\x00\x19\x0c\x00"].concat())
+    };
+    let one_page = |bytes: usize| {
+        move |properties: WriterPropertiesBuilder| {
+            properties
+                .set_dictionary_enabled(false)
+                .set_data_page_size_limit(bytes)
+                .set_data_page_row_count_limit(LARGE)
+                .set_write_batch_size(LARGE)
+        }
+    };
+    let bomb = table(vec![0.0; 8 << 20], "tcp", one_page(LARGE));
+    assert!(bomb.len() < 100_000);
+    let long = "p".repeat(1 << 20);
+    let repeated = table(vec![0.0; 4096], &long, |properties| properties.set_dictionary_page_size_limit(2 << 20));
+    assert!(repeated.len() < 100_000);
+    let delta = table(vec![0.0; 9], "tcp", |properties| {
+        properties.set_dictionary_enabled(false).set_writer_version(WriterVersion::PARQUET_2_0)
+    });
+    let rows = table(vec![0.0; 3 << 20], "tcp", |properties| properties);
+    assert!(rows.len() < 100_000);
+    all(
+        check::parquet,
+        &[
+            ("a footer of gigabytes", b"PAR1\xff\xff\xff\xffPAR1".to_vec()),
+            ("nested groups", schema(200_000, b"\x02")),
+            ("a group of billions", schema(2, b"\xfe\xff\xff\xff\x0f")),
+            ("a page that unfolds", bomb.clone()),
+            ("one text for many rows", repeated.clone()),
+            ("many rows", rows.clone()),
+        ],
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let toy = Schema::parse("toy", check::SCHEMA).unwrap();
+    let told = |content: &[u8]| {
+        write_atomic(&path, |out| out.write_all(content)).unwrap();
+        let error = nids_flows::read(&path, &toy, Labels::Optional).unwrap_err().to_string();
+        error.rsplit('/').next().unwrap().to_owned()
+    };
+    let told: Vec<String> = [schema(1000, b"\x02"), schema(2, b"\xfe\xff\xff\xff\x0f"), bomb, repeated, rows, delta]
+        .iter()
+        .map(|file| told(file))
+        .collect();
+    insta::with_settings!({filters => vec![(r"out of [0-9]+|more than [0-9]+", "[N]")]}, {
+        insta::assert_snapshot!(told.join("\n"), @r#"
+        a.parquet: not a readable Parquet file: Parquet error: columns nested deeper than 32 levels
+        a.parquet: not a readable Parquet file: Parquet error: a column of 2147483647 columns, of 2 in all
+        a.parquet: not a readable Parquet file: Parquet argument error: Parquet error: a page of 8388608 bytes [N], expected at most 1310720: write smaller pages
+        a.parquet: row 1: column "proto": a text of 1048576 bytes; wanted at most 4096
+        a.parquet: [N] rows in a file of its size: not a table of flows
+        a.parquet: not a readable Parquet file: Parquet argument error: Parquet error: delta-coded texts are not read here: write them plain or with a dictionary
+        "#);
+    });
+}
+
+#[test]
+fn a_tokeniser_of_many_features_is_read() {
+    let flows = nids_flows::synthetic(3000, 1);
+    let rows: Vec<u32> = (0..3000).collect();
+    let config = nids_flows::TokeniserConfig { bins: 1024, ..Default::default() };
+    let tokeniser = Tokeniser::fit(&flows, &rows, &config).unwrap();
+    assert_eq!(Tokeniser::from_json(&tokeniser.to_json()).unwrap(), tokeniser);
+}

@@ -1,0 +1,151 @@
+//! Small files of every kind, made by the code that writes them in a run: what fuzzing starts from.
+
+use std::fs;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use arrow_array::types::Int32Type;
+use arrow_array::{ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int64Array, StringArray};
+use ndarray::{Array1, Array2};
+use nids_flows::{Labels, Normalisation, Schema, Tokeniser, TokeniserConfig};
+use nids_nn::{Linear, ParamTable, weights};
+use nids_pipeline::artefacts::write_atomic;
+use nids_pipeline::{Config, Run, Stage, npy};
+
+use crate::check::{FLOWS, SCHEMA};
+use crate::columnar::{Format, columnar};
+
+/// One file, and the target that reads it.
+pub(crate) struct Seed {
+    pub(crate) target: &'static str,
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// All of them, always the same.
+pub(crate) fn seeds() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    let mut write = |target: &'static str, name: &str, bytes: &[u8]| {
+        seeds.push(Seed { target, name: name.to_owned(), bytes: bytes.to_vec() });
+    };
+    let mut table = ParamTable::default();
+    Linear::new(&mut table.root().at("encoder").at("proj"), 3, 5);
+    Linear::new(&mut table.root().at("head"), 5, 2);
+    write("weights", "all.safetensors", &weights::to_bytes(&table, &table.init::<f32>(1), "{\"kind\":\"seed\"}"));
+
+    write("npy", "latents.npy", &array(|out| npy::write(&Array2::<f32>::ones((3, 5)), out)));
+    write("npy", "columns.npy", &array(|out| npy::write(&Array2::<f32>::ones((3, 5)).reversed_axes(), out)));
+    write("npy", "labels.npy", &array(|out| npy::write(&Array1::<u8>::ones(7), out)));
+    write("npy", "rows.npy", &array(|out| npy::write(&Array1::<u32>::ones(7), out)));
+
+    let scratch = tempfile::tempdir().unwrap();
+    let csv = scratch.path().join("flows.csv");
+    let toy = Schema::parse("toy", SCHEMA).unwrap();
+    write_atomic(&csv, |out| out.write_all(FLOWS.as_bytes())).unwrap();
+    let flows = nids_flows::read(&csv, &toy, Labels::Required).unwrap();
+    for normalisation in [Normalisation::Features, Normalisation::Standard, Normalisation::GlobalMax] {
+        let config = TokeniserConfig { normalisation, bins: 3, min_count: 1, ..TokeniserConfig::default() };
+        let tokeniser = Tokeniser::fit(&flows, &[0, 1, 2, 3], &config).unwrap();
+        write("tokeniser", &format!("{normalisation:?}.json").to_lowercase(), tokeniser.to_json().as_bytes());
+    }
+
+    let configs = [
+        "name: seed",
+        "name: seed\nseed: 7\nmodel: { dim: 32, depth: 2 }\npretrain: { objective: { mae: { mask_ratio: 0.4 } } }\n",
+        "name: seed\npretrain:\n  objective: vae\n  schedule: { cosine: { t_max: 0.5 } }\nencode: { noise: { sigma: { min: 0.1, max: 1 } } }\n",
+        "name: seed\nfinetune: { task: { multiclass: { class_balance: 0.9 } }, optimiser: { sgd: { momentum: 0.9 } } }\n\0seed=3\0model.dim=16",
+    ];
+    for (i, text) in configs.into_iter().enumerate() {
+        write("config", &format!("{i}.yaml"), text.as_bytes());
+    }
+    let config = Config::parse(configs[0], "seed.yaml", &[]).unwrap();
+    write("config", "resolved.yaml", config.to_yaml().as_bytes());
+
+    write("schema", "toy.yaml", SCHEMA.as_bytes());
+    write("schema", "flow.yaml", b"{ name: a, columns: [{ name: x, kind: numeric }, { name: \"y\", kind: 'label' }] }");
+
+    write("csv", "flows.csv", FLOWS.as_bytes());
+    write(
+        "csv",
+        "other.csv",
+        b"\xef\xbb\xbfLabel, PROTO ,extra,rate,SIZE\r\n1, tcp ,9,-0.0,1\r\n\r\n0,-,9, 1e3 ,\"2\"\r\n0.0,,9,.5,3",
+    );
+
+    for (i, layout) in [0b00_1000, 0b01_0000, 0b10_1000, 0b11_0001].into_iter().enumerate() {
+        let columns: [(&str, ArrayRef); 5] = [
+            ("label", Arc::new(BooleanArray::from(vec![true, false, false]))),
+            ("id", Arc::new(Int64Array::from(vec![7, 8, 9]))),
+            ("proto", Arc::new(["tcp", "udp", "tcp"].into_iter().collect::<DictionaryArray<Int32Type>>())),
+            ("size", Arc::new(StringArray::from(vec!["1", "2.5", "1e3"]))),
+            ("rate", Arc::new(Float64Array::from(vec![0.5, -0.0, 3.0]))),
+        ];
+        write("parquet", &format!("{i}.parquet"), &columnar(columns, &Format::numbered(layout, 0x14)));
+    }
+
+    write("import", "checkpoint.npy", &checkpoint());
+
+    let run = Run::create(&scratch.path().join("run")).unwrap();
+    let mut stage = run.begin(Stage::Pretrain, &config).unwrap();
+    stage.write("weights", b"w").unwrap();
+    stage.finish("scalar").unwrap();
+    write("manifest", "pretrain.json", &fs::read(run.folder().join("manifest-pretrain.json")).unwrap());
+    seeds
+}
+
+fn array(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write(&mut bytes).unwrap();
+    bytes
+}
+
+/// A checkpoint of a model without blocks, P 2, D 3, C 1, as numpy pickles it.
+fn checkpoint() -> Vec<u8> {
+    fn text(text: &str) -> Vec<u8> {
+        [b"X".as_slice(), &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
+    }
+    fn array(shape: &[u8], code: &str, data: &[u8]) -> Vec<u8> {
+        let (order, flags) = if code == "O8" { ("|", 63) } else { ("<", 0) };
+        [
+            b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01(".as_slice(),
+            &shape.iter().flat_map(|&size| [b'K', size]).collect::<Vec<u8>>(),
+            b"tcnumpy\ndtype\n",
+            &text(code),
+            b"\x89\x88\x87R(K\x03",
+            &text(order),
+            b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK",
+            &[flags],
+            b"tb\x89",
+            data,
+            b"tb",
+        ]
+        .concat()
+    }
+    let numbers = |shape: &[u8]| {
+        let n: u32 = shape.iter().map(|&size| u32::from(size)).product();
+        array(shape, "f4", &[b"B".as_slice(), &(4 * n).to_le_bytes(), &vec![0; 4 * n as usize]].concat())
+    };
+    let arrays: [(&str, &[u8]); 6] = [
+        ("Linear_weight_11", &[3, 2]),
+        ("Linear_bias_12", &[3]),
+        ("LayerNorm_weight_13", &[3]),
+        ("LayerNorm_bias_14", &[3]),
+        ("Linear_weight_15", &[1, 3]),
+        ("Linear_bias_16", &[1]),
+    ];
+    let model: Vec<u8> = arrays.iter().flat_map(|(key, shape)| [text(key), numbers(shape)].concat()).collect();
+    let moments = [text("step"), b"K\x07".to_vec(), text("exp_avg"), numbers(&[3]), text("exp_avg_sq"), numbers(&[3])].concat();
+    let content = [
+        b"]}(".to_vec(),
+        text("model_state"),
+        b"}(".to_vec(),
+        model,
+        b"u".to_vec(),
+        text("optimizer_state"),
+        b"}K\x0c}(".to_vec(),
+        moments,
+        b"usua".to_vec(),
+    ]
+    .concat();
+    let header = format!("{:117}\n", "{'descr': '|O', 'fortran_order': False, 'shape': (), }");
+    [b"\x93NUMPY\x01\x00v\x00", header.as_bytes(), b"\x80\x03", &array(&[], "O8", &content), b"."].concat()
+}
