@@ -70,6 +70,10 @@ fn help_is_the_manual() {
           --config <FILE>    The config; if left out, the one kept in --run
           --set <KEY=VALUE>  Override one setting, as if it had been written in the file; may be repeated
           --run <DIR>        The run folder [default: runs/NAME, as the config is named]
+          --resume           Go on with what was stopped in the run folder before its end, or start where nothing
+                             was; so it is without this, too
+          --allow-changes    Go on although settings, data or kernels have changed since
+          --fresh            Start anew
       -h, --help             Print help
 
     Examples:
@@ -86,6 +90,12 @@ fn help_is_the_manual() {
     A second stage given the same --run finds what the first left there. Without
     --config it takes the config kept there. What was made with other settings, or
     has changed since, is refused with the command that makes it (exit code 4).
+
+    A stage that was stopped, by Ctrl-C or in any other way, goes on from its last
+    checkpoint when the command is given again, and leaves the same bytes as if it
+    had not been stopped. If settings, data or kernels have changed since, that is
+    refused (exit code 4): see --allow-changes and --fresh. One process at a time
+    works in a run folder.
     ");
 }
 

@@ -9,6 +9,7 @@ mod ensembles;
 mod few_labels;
 mod job;
 mod real_data;
+mod resume;
 mod same_bytes;
 mod sweep;
 mod training;

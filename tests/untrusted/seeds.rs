@@ -10,6 +10,7 @@ use ndarray::{Array1, Array2};
 use nids_flows::{Labels, Normalisation, Schema, Tokeniser, TokeniserConfig};
 use nids_nn::{Linear, ParamTable, weights};
 use nids_pipeline::artefacts::write_atomic;
+use nids_pipeline::progress::Silent;
 use nids_pipeline::{Config, Run, Stage, npy};
 
 use crate::check::{FLOWS, SCHEMA};
@@ -85,7 +86,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
     write("import", "checkpoint.npy", &checkpoint());
 
     let run = Run::create(&scratch.path().join("run")).unwrap();
-    let mut stage = run.begin(Stage::Pretrain, &config).unwrap();
+    let mut stage = run.begin(Stage::Pretrain, &config, &mut Silent).unwrap();
     stage.write("weights", b"w").unwrap();
     stage.finish("scalar").unwrap();
     write("manifest", "pretrain.json", &fs::read(run.folder().join("manifest-pretrain.json")).unwrap());

@@ -43,7 +43,13 @@ reported at once (exit code 2).
 
 A second stage given the same --run finds what the first left there. Without
 --config it takes the config kept there. What was made with other settings, or
-has changed since, is refused with the command that makes it (exit code 4).";
+has changed since, is refused with the command that makes it (exit code 4).
+
+A stage that was stopped, by Ctrl-C or in any other way, goes on from its last
+checkpoint when the command is given again, and leaves the same bytes as if it
+had not been stopped. If settings, data or kernels have changed since, that is
+refused (exit code 4): see --allow-changes and --fresh. One process at a time
+works in a run folder.";
 
 /// Self-supervised intrusion detection on plain CPUs
 ///
@@ -213,6 +219,15 @@ pub(crate) struct StageArgs {
     /// The run folder [default: runs/NAME, as the config is named]
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
+    /// Go on with what was stopped in the run folder before its end, or start where nothing was; so it is without this, too
+    #[arg(long, conflicts_with = "fresh")]
+    pub(crate) resume: bool,
+    /// Go on although settings, data or kernels have changed since
+    #[arg(long, conflicts_with = "fresh")]
+    pub(crate) allow_changes: bool,
+    /// Start anew
+    #[arg(long)]
+    pub(crate) fresh: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod metrics;
+mod signals;
 mod sweep;
 mod terminal;
 
@@ -14,9 +15,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use nids_pipeline::metrics::Metrics;
 use nids_pipeline::stages::{BenchOptions, SelectOptions, Strategy};
-use nids_pipeline::{Config, Error, Result, Run, artefacts, import, stages};
+use nids_pipeline::{Config, Error, Result, Resume, Run, artefacts, import, stages};
 
 use args::{Cli, Command, StageArgs};
+use signals::Stop;
 use terminal::Terminal;
 
 fn main() -> ExitCode {
@@ -34,7 +36,8 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
-    let mut progress = Terminal::new();
+    let stop = Stop::listen().map_err(Error::io("signals", "listen for"))?;
+    let mut progress = Terminal::new(stop);
     match command {
         Command::Pretrain(args) => {
             let (config, run) = open(&args)?;
@@ -108,7 +111,12 @@ fn open(args: &StageArgs) -> Result<(Config, Run)> {
         }
     };
     let folder = args.run.clone().unwrap_or_else(|| PathBuf::from("runs").join(&config.name));
-    Ok((config, Run::create(&folder)?))
+    let resume = match (args.fresh, args.allow_changes) {
+        (true, _) => Resume::Fresh,
+        (_, true) => Resume::Changed,
+        _ => Resume::Unchanged,
+    };
+    Ok((config, Run::create(&folder)?.with_resume(resume)))
 }
 
 /// Lets `fill` write to the file, which then appears whole or not at all, or to stdout.

@@ -5,6 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use indicatif::{ProgressBar, ProgressStyle};
 use nids_pipeline::progress::{Event, Progress};
 
+use crate::signals::Stop;
+
 /// Lines of a log per stage.
 const LINES: u64 = 20;
 
@@ -13,11 +15,12 @@ pub(crate) struct Terminal {
     bar: Option<ProgressBar>,
     label: &'static str,
     steps: u64,
+    stop: Stop,
 }
 
 impl Terminal {
-    pub(crate) fn new() -> Self {
-        Self { bar: io::stderr().is_terminal().then(ProgressBar::hidden), label: "", steps: 0 }
+    pub(crate) fn new(stop: Stop) -> Self {
+        Self { bar: io::stderr().is_terminal().then(ProgressBar::hidden), label: "", steps: 0, stop }
     }
 
     fn line(&self, text: &str) {
@@ -34,6 +37,7 @@ impl Progress for Terminal {
         match event {
             Event::Started { stage, steps } => {
                 (self.label, self.steps) = (stage.name(), steps);
+                self.stop.set_in_training(steps > 0);
                 match &mut self.bar {
                     Some(bar) if steps > 0 => {
                         let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} {eta}");
@@ -54,11 +58,16 @@ impl Progress for Terminal {
             }
             Event::Message(text) => self.line(text),
             Event::Finished { stage, summary } => {
+                self.stop.set_in_training(false);
                 if let Some(bar) = &self.bar {
                     bar.finish_and_clear();
                 }
                 self.line(&format!("{stage}: {summary}"));
             }
         }
+    }
+
+    fn stop(&mut self) -> Option<u8> {
+        self.stop.signal()
     }
 }

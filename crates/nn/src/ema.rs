@@ -47,6 +47,25 @@ impl<R: Real> Ema<R> {
     pub fn params(&self) -> &[R] {
         &self.average
     }
+
+    /// The average as a buffer.
+    pub fn average(&self) -> &Buffer<R> {
+        &self.average
+    }
+
+    /// How often it was updated: with the average, what a checkpoint keeps.
+    pub fn updates(&self) -> u64 {
+        self.t
+    }
+
+    /// Goes on from a kept state.
+    ///
+    /// # Panics
+    /// If there are not as many parameters as there were.
+    pub fn set_state(&mut self, average: &[R], updates: u64) {
+        self.average.copy_from_slice(average);
+        self.t = updates;
+    }
 }
 
 #[cfg(test)]

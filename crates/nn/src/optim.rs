@@ -133,7 +133,7 @@ impl<R: Real> Optimiser<R> {
     }
 
     /// First and second moments and the number of steps taken: what a checkpoint keeps.
-    pub fn state(&self) -> (&[R], &[R], u64) {
+    pub fn moments(&self) -> (&Buffer<R>, &Buffer<R>, u64) {
         (&self.m, &self.v, self.t)
     }
 

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::disk;
 use crate::error::{Error, Result};
 
 /// The content of a file, in short.
@@ -35,6 +36,15 @@ pub fn digest(path: &Path) -> Result<Digest> {
 ///
 /// A target that is no plain file (a pipe, `/dev/stdout`) is written to as it is.
 pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
+    write_beside(path, ".scratch-", fill)
+}
+
+/// As [`write_atomic`], into a run folder.
+pub(crate) fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
+    write_beside(path, disk::SCRATCH, fill)
+}
+
+fn write_beside(path: &Path, prefix: &str, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
     let cannot_write = |source| Error::Io { path: path.to_owned(), doing: "write", source };
     // Through a link, so that the rename replaces the file and not the link.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -43,32 +53,43 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result
         return write_through(&file, fill).map_err(cannot_write);
     }
     let folder = folder_of(&target);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".scratch-");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less what the umask takes away
     // By kind alone: the scratch file's own name, which the error carries, says nothing to the reader.
-    let scratch = builder.tempfile_in(folder).map_err(|error| cannot_write(error.kind().into()))?;
+    let scratch = disk::scratch(folder, prefix).map_err(|error| cannot_write(error.kind().into()))?;
     let digest = write_through(scratch.as_file(), fill).map_err(cannot_write)?;
-    scratch.as_file().sync_all().map_err(cannot_write)?;
-    scratch.persist(&target).map_err(|error| cannot_write(error.error))?;
-    sync_folder(folder).map_err(cannot_write)?;
+    disk::sync(scratch.as_file()).map_err(cannot_write)?;
+    disk::rename(scratch, &target).map_err(cannot_write)?;
+    disk::sync_folder(folder).map_err(cannot_write)?;
     Ok(digest)
 }
 
-/// Appends one line in one write and syncs it.
+/// Appends one line in one write. A line that is cut short, by a full disk or a kill, is left out by whoever reads.
 pub(crate) fn append_line(path: &Path, line: &str) -> Result<()> {
     debug_assert!(!line.contains('\n'), "one line at a time");
-    let mut file = OpenOptions::new().append(true).create(true).open(path).map_err(Error::io(path, "append to"))?;
-    file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io(path, "append to"))
+    disk::append(path, &format!("{line}\n")).map_err(Error::io(path, "append to"))
 }
 
 /// Removes a file that may not be there.
 pub(crate) fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path, "remove")(error)),
-        _ => sync_folder(folder_of(path)).map_err(Error::io(path, "remove")),
+    match disk::remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io(path, "remove")(error)),
+        Ok(()) => disk::sync_folder(folder_of(path)).map_err(Error::io(path, "remove")),
     }
+}
+
+/// Removes what killed processes have left half written in a folder.
+pub(crate) fn remove_scratch(folder: &Path) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(Error::io(folder, "list"))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(Error::io(folder, "list"))?;
+        if entry.file_name().to_string_lossy().starts_with(disk::SCRATCH) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// `folder` and `name` joined, if `name` stays inside: `latents/train.npy`, not `../other` or `/etc/passwd`.
@@ -92,13 +113,8 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// The rename itself is only on disk once its folder is.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
-}
-
 fn write_through(file: &File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Digest> {
-    let mut out = Hashing::new(BufWriter::with_capacity(1 << 16, file));
+    let mut out = Hashing::new(BufWriter::with_capacity(1 << 16, disk::Out(file)));
     fill(&mut out)?;
     out.flush()?;
     Ok(out.digest())

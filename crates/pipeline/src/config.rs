@@ -26,14 +26,14 @@ use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value as Yaml};
 
 pub use settings::{
-    Activation, Auxiliary, BatchEnsemble, Data, Ema, Encode, Engine, Ensemble, Evaluate, Finetune, FinetuneFrom, Gemm, Latents,
-    Loss, Mae, MaskedEncoder, MeanTeacher, Model, Mu, Multiclass, Noise, Objective, Pretrain, Ramp, Scales, Settings, Sigma,
-    SigmaRange, Synthetic, Task, Vae, VaeLatent,
+    Activation, Auxiliary, BatchEnsemble, Checkpoint, Data, Ema, Encode, Engine, Ensemble, Evaluate, Finetune, FinetuneFrom,
+    Gemm, Latents, Loss, Mae, MaskedEncoder, MeanTeacher, Model, Mu, Multiclass, Noise, Objective, Pretrain, Ramp, Scales,
+    Settings, Sigma, SigmaRange, Synthetic, Task, Vae, VaeLatent,
 };
 pub use sweep::{Halving, Strategy, Sweep, WidthDepth};
 pub use training::{
-    Adam, AdamW, Constant, Cosine, CosineRestarts, Decay, Monitor, OneCycle, Optimiser, Per, Sam, Schedule, Sgd, Training,
-    UpdateNoise,
+    Adam, AdamW, Constant, Cosine, CosineRestarts, Decay, Monitor, Nonfinite, OneCycle, Optimiser, Per, Rollback, Sam, Schedule,
+    Sgd, Skip, Training, UpdateNoise,
 };
 
 use crate::error::{Error, Problem, Result};

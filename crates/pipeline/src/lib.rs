@@ -2,10 +2,13 @@
 #![forbid(unsafe_code)]
 
 pub mod artefacts;
+mod checkpoint;
 pub mod config;
+mod disk;
 mod error;
 pub mod import;
 mod kmeans;
+mod lock;
 pub mod metrics;
 pub mod npy;
 pub mod probe;
@@ -15,4 +18,4 @@ pub mod stages;
 
 pub use config::{Config, Stage};
 pub use error::{Error, Problem, Result};
-pub use run::{Run, StageRun};
+pub use run::{Resume, Run, StageRun};

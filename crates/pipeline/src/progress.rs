@@ -36,6 +36,11 @@ pub enum Event<'a> {
 pub trait Progress: Send {
     /// Called in order, from one thread at a time.
     fn event(&mut self, event: Event<'_>);
+
+    /// Asked between steps: the signal that wants the stage to save what it has and stop.
+    fn stop(&mut self) -> Option<u8> {
+        None
+    }
 }
 
 impl<F: FnMut(Event<'_>) + Send> Progress for F {

@@ -4,17 +4,22 @@
 //! exist; one whose content differs from the manifest is not used. No times are kept: the same run gives the same bytes.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use nids_nn::engine::Engine;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use sha2::{Digest as _, Sha256};
 
 use crate::artefacts::{self, Digest};
+use crate::checkpoint::{self, AFRESH, Checkpoint, Circumstances, State, Store, difference};
 use crate::config::{Config, Stage};
+use crate::disk;
 use crate::error::{Error, Result};
+use crate::lock::Lock;
+use crate::progress::{Event, Progress};
 
 const KIND: &str = "nids-mixer stage";
 const VERSION: u32 = 1;
@@ -44,22 +49,47 @@ struct Manifest {
     outputs: BTreeMap<String, Digest>,
 }
 
+/// What a stage does about a run of it that was stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// Goes on from its last checkpoint; refuses where settings, data or kernels have changed since.
+    #[default]
+    Unchanged,
+    /// Goes on whatever has changed, as long as the network is the same.
+    Changed,
+    /// Goes on where nothing has changed, and else starts anew.
+    UnchangedOrFresh,
+    /// Starts anew.
+    Fresh,
+}
+
 /// A run folder.
 #[derive(Clone, Debug)]
 pub struct Run {
     folder: PathBuf,
+    resume: Resume,
 }
 
 impl Run {
     /// Opens the folder, making it where it is not there yet.
     pub fn create(folder: &Path) -> Result<Self> {
-        fs::create_dir_all(folder).map_err(Error::io(folder, "make the run folder"))?;
-        Ok(Self { folder: folder.to_owned() })
+        disk::make_folder(folder).map_err(Error::io(folder, "make the run folder"))?;
+        Ok(Self { folder: folder.to_owned(), resume: Resume::default() })
+    }
+
+    /// The same folder, with another way to treat what was stopped there.
+    #[must_use]
+    pub fn with_resume(self, resume: Resume) -> Self {
+        Self { resume, ..self }
+    }
+
+    pub(crate) fn resume(&self) -> Resume {
+        self.resume
     }
 
     /// Opens a folder that a stage has filled.
     pub fn open(folder: &Path) -> Result<Self> {
-        let run = Self { folder: folder.to_owned() };
+        let run = Self { folder: folder.to_owned(), resume: Resume::default() };
         if folder.is_dir() { Ok(run) } else { Err(Error::artefact(folder, "no such run folder", run.remedy(Stage::Pretrain))) }
     }
 
@@ -96,7 +126,7 @@ impl Run {
     /// Writes a file that belongs to no stage.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.path(name)?;
-        artefacts::write_atomic(&path, |out| out.write_all(bytes))?;
+        artefacts::write(&path, |out| out.write_all(bytes))?;
         Ok(path)
     }
 
@@ -119,18 +149,41 @@ impl Run {
         Ok(true)
     }
 
-    /// Starts a stage. What it left before stays valid until the first write.
-    pub fn begin<'a>(&'a self, stage: Stage, config: &'a Config) -> Result<StageRun<'a>> {
-        Ok(StageRun {
+    /// Keeps other processes from writing here until it is dropped; `what` is the command that asks.
+    pub(crate) fn lock(&self, what: &str, progress: &mut dyn Progress) -> Result<Lock> {
+        let lock = Lock::take(&self.folder, what)?;
+        if let Some(owner) = &lock.left_by {
+            let folder = self.folder.display();
+            progress.event(Event::Message(&format!("{folder}: {owner}, was stopped before it had ended")));
+        }
+        for folder in [self.folder.clone(), self.folder.join("latents")] {
+            artefacts::remove_scratch(&folder)?;
+        }
+        checkpoint::remove_scratch(&self.folder)?;
+        Ok(lock)
+    }
+
+    /// Starts a stage, alone in the folder. What it left before stays valid until the first write.
+    pub fn begin<'a>(&'a self, stage: Stage, config: &'a Config, progress: &mut dyn Progress) -> Result<StageRun<'a>> {
+        let lock = self.lock(stage.name(), progress)?;
+        Ok(StageRun { lock: Some(lock), ..self.look(stage, config) })
+    }
+
+    /// A stage that reads what others have left, and writes nothing.
+    pub(crate) fn look<'a>(&'a self, stage: Stage, config: &'a Config) -> StageRun<'a> {
+        StageRun {
             run: self,
             stage,
             config,
+            lock: None,
             started: false,
             data: BTreeMap::new(),
             inputs: BTreeMap::new(),
             upstream: BTreeMap::new(),
             outputs: BTreeMap::new(),
-        })
+            metrics: Lines::default(),
+            checkpoints: None,
+        }
     }
 
     fn check(&self, stage: Stage, name: &str) -> Result<(PathBuf, Digest, Manifest)> {
@@ -230,12 +283,38 @@ pub struct StageRun<'a> {
     run: &'a Run,
     stage: Stage,
     config: &'a Config,
+    /// None where nothing is written.
+    lock: Option<Lock>,
     /// Whether something has been written, hence what was there before is void.
     started: bool,
     data: BTreeMap<String, Digest>,
     inputs: BTreeMap<Stage, BTreeMap<String, Digest>>,
     upstream: BTreeMap<Stage, Manifest>,
     outputs: BTreeMap<String, Digest>,
+    /// Those of this stage.
+    metrics: Lines,
+    checkpoints: Option<Store>,
+}
+
+/// Lines written so far.
+#[derive(Clone, Debug, Default)]
+struct Lines {
+    n: u64,
+    bytes: u64,
+    hash: Sha256,
+}
+
+impl Lines {
+    fn add(&mut self, line: &str) {
+        self.n += 1;
+        self.bytes += line.len() as u64 + 1;
+        self.hash.update(line);
+        self.hash.update("\n");
+    }
+
+    fn digest(&self) -> Digest {
+        Digest { sha256: hex::encode(self.hash.clone().finalize()), bytes: self.bytes }
+    }
 }
 
 impl StageRun<'_> {
@@ -273,9 +352,9 @@ impl StageRun<'_> {
         let path = self.run.path(name)?;
         self.start()?;
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(Error::io(folder, "make the folder"))?;
+            disk::make_folder(folder).map_err(Error::io(folder, "make the folder"))?;
         }
-        let digest = artefacts::write_atomic(&path, fill)?;
+        let digest = artefacts::write(&path, fill)?;
         self.outputs.insert(name.to_owned(), digest);
         Ok(path)
     }
@@ -293,14 +372,111 @@ impl StageRun<'_> {
         }
         self.start()?;
         let text = serde_json::to_string(&Line { stage: self.stage, line }).expect("a line of metrics is a mapping");
-        artefacts::append_line(&self.run.folder.join("metrics.jsonl"), &text)
+        artefacts::append_line(&self.metrics_path(), &text)?;
+        self.metrics.add(&text);
+        Ok(())
+    }
+
+    /// Looks for a run of this stage that was stopped, and goes back to where its last checkpoint was taken. Every file that the
+    /// stage reads must have been named by now.
+    pub(crate) fn resume(&mut self, engine: &Engine<f32>, progress: &mut dyn Progress) -> Result<Option<Checkpoint>> {
+        let circumstances = Circumstances {
+            tool: TOOL.to_owned(),
+            settings: self.config.stage_keys(self.stage),
+            data: self.data.clone(),
+            inputs: self.inputs.clone(),
+            kernels: nids_kernels::describe(engine.gemm()),
+            shard: engine.cut().shard,
+            groups: engine.cut().groups,
+        };
+        let settings = self.config.checkpoint.clone();
+        let store = self.checkpoints.insert(Store::new(&self.run.folder, self.stage, settings, circumstances.clone()));
+        // of a stage that has finished, checkpoints are leftovers
+        if self.run.resume == Resume::Fresh || self.run.has_finished(self.stage) {
+            return Ok(None);
+        }
+        let before = match store.open() {
+            Ok(None) => return Ok(None),
+            Err(Error::Artefact { .. }) if self.run.resume == Resume::UnchangedOrFresh => return Ok(None),
+            Ok(Some(before)) => before,
+            Err(error) => return Err(error),
+        };
+        match (circumstances.difference(&before), self.run.resume) {
+            (Some(_), Resume::UnchangedOrFresh) => {
+                store.close();
+                return Ok(None);
+            }
+            (Some(difference), Resume::Changed) => {
+                progress.event(Event::Message(&format!("{}: goes on although {difference}", self.stage)));
+            }
+            (Some(difference), _) => {
+                let what = format!("`{}` was stopped here before its end, and since then {difference}", self.stage);
+                let remedy =
+                    format!("undo the change to go on from where it was, {AFRESH}, `--allow-changes` goes on as it is now");
+                return Err(Error::artefact(&self.run.folder, what, remedy));
+            }
+            (None, _) => {}
+        }
+        let found = store.latest(&mut |damaged| progress.event(Event::Message(&format!("warning: {damaged}"))))?;
+        self.rewind(&found)?;
+        Ok(Some(found))
+    }
+
+    /// Keeps what is needed to go on from here. `is_periodic` where the step had come, and the run was not stopped.
+    pub(crate) fn checkpoint(&mut self, state: &State, is_periodic: bool, tensors: &[(&str, &[f32])]) -> Result<()> {
+        self.start()?;
+        let path = self.metrics_path();
+        if self.metrics.n > 0 {
+            disk::sync_appended(&path).map_err(Error::io(&path, "write"))?;
+        }
+        let (lines, metrics) = (self.metrics.n, self.metrics.digest());
+        let store = self.checkpoints.as_mut().expect("`resume` comes first");
+        store.commit(state, is_periodic, metrics, lines, tensors)
+    }
+
+    /// Steps between checkpoints.
+    pub(crate) fn checkpoint_every(&self) -> u64 {
+        self.config.checkpoint.every
+    }
+
+    /// Takes back the lines of metrics that came after a checkpoint.
+    fn rewind(&mut self, to: &Checkpoint) -> Result<()> {
+        let path = self.metrics_path();
+        let text = match fs::read(&path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(Error::io(&path, "read")(error)),
+        };
+        self.metrics = Lines::default();
+        let mut kept = Vec::new();
+        for line in text.lines() {
+            match stage_of(line) {
+                Some(stage) if stage != self.stage.name() => kept.push(line),
+                Some(_) if self.metrics.n < to.lines => {
+                    self.metrics.add(line);
+                    kept.push(line);
+                }
+                _ => {}
+            }
+        }
+        if self.metrics.digest() != to.metrics {
+            let what = format!("lacks lines that `{}` had written, or has others", self.stage);
+            return Err(Error::artefact(path, what, format!("put it back as it was; {AFRESH}")));
+        }
+        artefacts::write(&path, |out| kept.iter().try_for_each(|line| writeln!(out, "{line}")))?;
+        self.started = true;
+        Ok(())
+    }
+
+    fn metrics_path(&self) -> PathBuf {
+        self.run.folder.join("metrics.jsonl")
     }
 
     /// Makes what was written real: `config.yaml` and, last, the manifest. `kernels` says who did the sums.
     pub fn finish(mut self, kernels: &str) -> Result<()> {
         self.start()?;
         let yaml = self.config.to_yaml();
-        artefacts::write_atomic(&self.run.folder.join("config.yaml"), |out| out.write_all(yaml.as_bytes()))?;
+        artefacts::write(&self.run.folder.join("config.yaml"), |out| out.write_all(yaml.as_bytes()))?;
         let manifest = Manifest {
             kind: KIND.to_owned(),
             version: VERSION,
@@ -314,11 +490,11 @@ impl StageRun<'_> {
             inputs: self.inputs,
             outputs: self.outputs,
         };
-        artefacts::write_atomic(&self.run.manifest_path(self.stage), |out| {
+        artefacts::write(&self.run.manifest_path(self.stage), |out| {
             serde_json::to_writer_pretty(&mut *out, &manifest)?;
             writeln!(out)
         })?;
-        Ok(())
+        checkpoint::forget(&self.run.folder, self.stage)
     }
 
     /// Before the first write: what the stage left earlier no longer counts, nor do its lines of metrics.
@@ -326,20 +502,20 @@ impl StageRun<'_> {
         if self.started {
             return Ok(());
         }
+        debug_assert!(self.lock.is_some(), "who only looks does not write");
         for name in ["config.yaml", "metrics.jsonl", &format!("manifest-{}.json", self.stage)] {
             self.run.path(name)?;
         }
+        // in this order: a manifest says that checkpoints are leftovers
+        checkpoint::forget(&self.run.folder, self.stage)?;
         artefacts::remove(&self.run.manifest_path(self.stage))?;
-        let path = self.run.folder.join("metrics.jsonl");
+        let path = self.metrics_path();
         if path.is_file() {
             let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
             let text = String::from_utf8_lossy(&bytes);
-            let is_other = |line: &&str| {
-                serde_json::from_str::<Json>(line)
-                    .is_ok_and(|line| line.get("stage").is_some_and(|stage| *stage != self.stage.name()))
-            };
+            let is_other = |line: &&str| stage_of(line).is_some_and(|stage| stage != self.stage.name());
             let kept: Vec<&str> = text.lines().filter(is_other).collect();
-            artefacts::write_atomic(&path, |out| kept.iter().try_for_each(|line| writeln!(out, "{line}")))?;
+            artefacts::write(&path, |out| kept.iter().try_for_each(|line| writeln!(out, "{line}")))?;
         }
         self.started = true;
         Ok(())
@@ -359,22 +535,9 @@ impl StageRun<'_> {
     }
 }
 
-/// "`seed` was 0 and is 1; `model.dim` was 64 and is 32", or nothing where the settings agree.
-fn difference(made: &BTreeMap<String, Json>, now: &BTreeMap<String, Json>) -> Option<String> {
-    const SHOWN: usize = 4;
-    let mut keys: Vec<&String> = made.keys().chain(now.keys()).filter(|key| made.get(*key) != now.get(*key)).collect();
-    keys.sort();
-    keys.dedup();
-    let show = |value: Option<&Json>| value.map_or_else(|| "unset".to_owned(), Json::to_string);
-    let mut text = String::new();
-    for key in keys.iter().take(SHOWN) {
-        let separator = if text.is_empty() { "" } else { "; " };
-        let _ = write!(text, "{separator}`{key}` was {} and is {}", show(made.get(*key)), show(now.get(*key)));
-    }
-    if keys.len() > SHOWN {
-        let _ = write!(text, "; and {} more", keys.len() - SHOWN);
-    }
-    (!keys.is_empty()).then_some(text)
+/// Whose line of metrics it is; nobody's if it was cut short.
+fn stage_of(line: &str) -> Option<String> {
+    serde_json::from_str::<Json>(line).ok()?.get("stage")?.as_str().map(ToOwned::to_owned)
 }
 
 #[cfg(test)]

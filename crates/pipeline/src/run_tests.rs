@@ -1,4 +1,5 @@
 use super::*;
+use crate::progress::Silent;
 use tempfile::TempDir;
 
 fn config(overrides: &[&str]) -> Config {
@@ -16,7 +17,7 @@ fn filled() -> (TempDir, Run) {
 }
 
 fn pretrain(run: &Run, weights: &str, config: &Config) {
-    let mut stage = run.begin(Stage::Pretrain, config).unwrap();
+    let mut stage = run.begin(Stage::Pretrain, config, &mut Silent).unwrap();
     stage.write("weights", weights.as_bytes()).unwrap();
     stage.log(&serde_json::json!({ "step": 1, "loss": 0.5 })).unwrap();
     stage.finish("scalar").unwrap();
@@ -24,7 +25,7 @@ fn pretrain(run: &Run, weights: &str, config: &Config) {
 
 fn finetune(run: &Run) {
     let config = config(&[]);
-    let mut stage = run.begin(Stage::Finetune, &config).unwrap();
+    let mut stage = run.begin(Stage::Finetune, &config, &mut Silent).unwrap();
     stage.require(Stage::Pretrain, "weights").unwrap();
     stage.write("model/model", b"classifier").unwrap();
     stage.finish("scalar").unwrap();
@@ -111,11 +112,12 @@ fn an_artefact_outlived_by_its_inputs_is_stale() {
 fn another_config_is_refused_with_the_keys_that_differ() {
     let (_guard, run) = filled();
     let other = config(&["model.dim=32", "pretrain.steps=7", "pretrain.optimiser=adam", "finetune.labels=100"]);
-    let mut stage = run.begin(Stage::Finetune, &other).unwrap();
+    let mut stage = run.begin(Stage::Finetune, &other, &mut Silent).unwrap();
     insta::assert_snapshot!(shown(&run, &stage.require(Stage::Pretrain, "weights").unwrap_err()), @"RUN/weights: made by another config: `model.dim` was 64 and is 32: run `nids-mixer pretrain --config FILE --run RUN` first, or keep its settings");
+    drop(stage);
     let same =
         config(&["pretrain.steps=7", "finetune.labels=100", "engine.threads=2", "evaluate.threshold=0.9", "model.dropout=0.3"]);
-    run.begin(Stage::Finetune, &same).unwrap().require(Stage::Pretrain, "weights").unwrap();
+    run.begin(Stage::Finetune, &same, &mut Silent).unwrap().require(Stage::Pretrain, "weights").unwrap();
 }
 
 #[test]
@@ -124,12 +126,12 @@ fn a_data_file_must_be_the_same_for_every_stage() {
     let data = guard.path().join("train.csv");
     let config = config(&[]);
     artefacts::write_atomic(&data, |out| out.write_all(b"a")).unwrap();
-    let mut stage = run.begin(Stage::Pretrain, &config).unwrap();
+    let mut stage = run.begin(Stage::Pretrain, &config, &mut Silent).unwrap();
     stage.input("data.train", &data).unwrap();
     stage.write("weights", b"w").unwrap();
     stage.finish("scalar").unwrap();
     artefacts::write_atomic(&data, |out| out.write_all(b"b")).unwrap();
-    let mut stage = run.begin(Stage::Finetune, &config).unwrap();
+    let mut stage = run.begin(Stage::Finetune, &config, &mut Silent).unwrap();
     stage.require(Stage::Pretrain, "weights").unwrap();
     insta::assert_snapshot!(shown(&run, &stage.input("data.train", &data).unwrap_err()), @"RUN: stale: the file behind `data.train` has changed since `pretrain` ran: run `nids-mixer pretrain --config FILE --run RUN` first");
 }
@@ -138,9 +140,9 @@ fn a_data_file_must_be_the_same_for_every_stage() {
 fn an_unfinished_stage_leaves_no_artefact_and_a_refused_one_takes_none_away() {
     let (_guard, run) = filled();
     let config = config(&[]);
-    drop(run.begin(Stage::Pretrain, &config).unwrap());
+    drop(run.begin(Stage::Pretrain, &config, &mut Silent).unwrap());
     run.require(Stage::Pretrain, "weights").unwrap();
-    run.begin(Stage::Pretrain, &config).unwrap().write("weights", b"half").unwrap();
+    run.begin(Stage::Pretrain, &config, &mut Silent).unwrap().write("weights", b"half").unwrap();
     insta::assert_snapshot!(refused(&run, Stage::Pretrain, "weights"), @"RUN: `pretrain` has not finished here: run `nids-mixer pretrain --config FILE --run RUN` first");
 }
 
@@ -148,7 +150,7 @@ fn an_unfinished_stage_leaves_no_artefact_and_a_refused_one_takes_none_away() {
 fn a_stage_run_again_replaces_its_own_metrics() {
     let (_guard, run) = filled();
     let config = config(&[]);
-    let mut stage = run.begin(Stage::Finetune, &config).unwrap();
+    let mut stage = run.begin(Stage::Finetune, &config, &mut Silent).unwrap();
     stage.log(&serde_json::json!({ "step": 1 })).unwrap();
     stage.finish("scalar").unwrap();
     pretrain(&run, "weights of seed 0", &config);
@@ -174,7 +176,7 @@ fn a_foreign_manifest_is_refused() {
     let config = config(&[]);
     for text in cases {
         overwrite(&run, "manifest-pretrain.json", &text);
-        let mut stage = run.begin(Stage::Finetune, &config).unwrap();
+        let mut stage = run.begin(Stage::Finetune, &config, &mut Silent).unwrap();
         all.push(shown(&run, &stage.require(Stage::Pretrain, "weights").unwrap_err()));
     }
     let outside = good.replace("\"weights\"", "\"../weights\"");
@@ -201,7 +203,7 @@ fn no_link_leads_out_of_the_folder() {
         std::os::unix::fs::symlink(target, path).unwrap();
     };
     let config = config(&[]);
-    let write = |name: &str| run.begin(Stage::Pretrain, &config).unwrap().write(name, b"w").map(|_| ());
+    let write = |name: &str| run.begin(Stage::Pretrain, &config, &mut Silent).unwrap().write(name, b"w").map(|_| ());
     fs::create_dir(&outside).unwrap();
     let secret = outside.join("secret");
     artefacts::write_atomic(&secret, |out| out.write_all(b"weights of seed 0")).unwrap();

@@ -10,6 +10,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use ndarray::{Ix1, Ix2, Ix3};
 use nids_flows::{FlowReader, Flows, Labels, Schema, Tokeniser, write_csv};
 use nids_nn::{Linear, ParamTable, weights as safetensors};
+use nids_pipeline::progress::Silent;
 use nids_pipeline::{Config, Run, Stage, import as checkpoint, npy as arrays};
 use peak_alloc::PeakAlloc;
 use tempfile::TempDir;
@@ -216,7 +217,7 @@ pub fn manifest(bytes: &[u8]) {
                 assert!(path.starts_with(run.folder()));
             }
         }
-        let mut stage = run.begin(Stage::Finetune, &config).expect("begins");
+        let mut stage = run.begin(Stage::Finetune, &config, &mut Silent).expect("begins");
         let _ = stage.require(Stage::Pretrain, "weights");
     });
 }

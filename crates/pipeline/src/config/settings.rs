@@ -24,6 +24,8 @@ pub struct Settings {
     pub model: Model,
     /// How the work is cut up.
     pub engine: Engine,
+    /// What a stage that is stopped goes on from.
+    pub checkpoint: Checkpoint,
     /// The first stage.
     pub pretrain: Pretrain,
     /// The second stage.
@@ -158,6 +160,21 @@ impl Engine {
 impl Default for Engine {
     fn default() -> Self {
         Self { threads: 0, gemm: Gemm::Openblas, shard: 0, gradient_groups: 0 }
+    }
+}
+
+/// What a stage that is stopped goes on from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Steps between checkpoints. Default 100.
+    pub every: u64,
+    /// How many of the last ones stay, beside the one with the lowest loss. Default 2.
+    pub keep: usize,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self { every: 100, keep: 2 }
     }
 }
 

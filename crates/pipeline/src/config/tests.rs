@@ -34,6 +34,8 @@ fn the_table_and_the_settings_name_the_same_keys() {
         "name: x\nfinetune: { ema: {} }",
         "name: x\nfinetune: { mean_teacher: {} }",
         "name: x\nsweep: { strategy: halving }",
+        "name: x\npretrain: { nonfinite: skip }\nfinetune: { nonfinite: skip }",
+        "name: x\npretrain: { nonfinite: rollback }\nfinetune: { nonfinite: rollback }",
     ];
     let mut named: Vec<String> = variants.iter().flat_map(|text| config(text, &[]).flat().into_keys()).collect();
     named.retain(|path| keys::find(path).is_none_or(|key| !key.has_settings())); // a choice without settings is a bare name
@@ -279,7 +281,7 @@ fn hashes_move_with_what_matters_and_nothing_else() {
 fn hash_is_stable_across_versions() {
     // It moves with a new key, which old runs get the default of, and with a new default, which makes them stale: say so in the
     // changelog.
-    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"a12315eeeab70a39d1206511baca650f23776e5ffba5d7880db7d0cf3930b4a5");
+    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"7d993d941407a0778e3d47d8cf9051c9ff11a685d255efc5fe1eff45bf4644b6");
 }
 
 #[test]

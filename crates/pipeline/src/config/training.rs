@@ -26,6 +26,9 @@ pub struct Training {
     pub sam: Option<Sam>,
     /// Null (the default): off.
     pub update_noise: Option<UpdateNoise>,
+    /// What is done about numbers that are none. Default: the stage stops.
+    #[serde(with = "singleton_map")]
+    pub nonfinite: Nonfinite,
     /// Steps between lines of `metrics.jsonl`. Default 50.
     pub log_every: u64,
     /// Null: off. Default: a look every 50 steps.
@@ -45,6 +48,7 @@ impl Default for Training {
             clip_norm: Some(1.0),
             sam: None,
             update_noise: None,
+            nonfinite: Nonfinite::Stop,
             log_every: 50,
             monitor: Some(Monitor::default()),
         }
@@ -171,6 +175,50 @@ impl UpdateNoise {
     /// The standard deviation of step `t`.
     pub fn sigma(&self, t: u64) -> f64 {
         (self.eta / (1.0 + t as f64).powf(self.gamma)).sqrt()
+    }
+}
+
+/// What is done about a loss, a gradient or a weight that is NaN or infinite.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Nonfinite {
+    /// The stage ends with an error, its last checkpoint intact.
+    Stop,
+    /// The step changes nothing.
+    Skip(Skip),
+    /// The stage goes back and on with a lower learning rate.
+    Rollback(Rollback),
+}
+
+/// The step changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Skip {
+    /// Steps skipped in a row after which the stage stops. Default 10.
+    pub max: u64,
+}
+
+impl Default for Skip {
+    fn default() -> Self {
+        Self { max: 10 }
+    }
+}
+
+/// The stage goes back and on with a lower learning rate.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rollback {
+    /// It goes back to the last step that this divides. Default 100.
+    pub every: u64,
+    /// On every learning rate from then on. Default 0.5.
+    pub lr_factor: f64,
+    /// Times after which the stage stops. Default 5.
+    pub max: u64,
+}
+
+impl Default for Rollback {
+    fn default() -> Self {
+        Self { every: 100, lr_factor: 0.5, max: 5 }
     }
 }
 

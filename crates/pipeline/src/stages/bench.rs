@@ -18,7 +18,7 @@ use super::plan::Plan;
 use super::predict::{Detector, PredictSummary};
 use super::pretrain::UnlabelledFlows;
 use super::sampler::Sampler;
-use super::train::{Trainer, engine};
+use super::train::{Outcome, Trainer, engine};
 use crate::config::{Config, Finetune, Stage, Training};
 use crate::error::{Error, Result};
 use crate::progress::Silent;
@@ -289,8 +289,10 @@ fn measure_steps(
         for step in 0..options.repeats + WARM_UP {
             sampler.batch(step as u64, plan.batch_size, &mut samples);
             let peak = engine.peak_flops();
-            let (seconds, taken) = timed(|| trainer.step(engine, step as u64, &samples, &mut params, &mut |_, _| ()));
-            taken?;
+            let (seconds, taken) = timed(|| trainer.step(engine, step as u64, &samples, 1.0, &mut params, &mut |_, _| ()));
+            if let Outcome::Nonfinite(_) = taken {
+                return Err(Error::Numerics(format!("step {}: not finite: a bug of this program", step + 1)));
+            }
             if step >= WARM_UP {
                 steps.push(seconds);
                 shares.push(flops / seconds / peak);

@@ -34,7 +34,7 @@ const BATCH: usize = 4096;
 /// dimension's standard deviation, and their labels. Raw features are never augmented: a flow with noise on it is no flow.
 #[expect(clippy::missing_panics_doc, reason = "arrays are made with the shapes that they are given")]
 pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
-    let mut stage = run.begin(Stage::Encode, config)?;
+    let mut stage = run.begin(Stage::Encode, config, progress)?;
     let weights = stage.require(Stage::Pretrain, PRETRAINED)?;
     let tokeniser = read_tokeniser(&stage.require(Stage::Pretrain, TOKENISER)?, Stage::Pretrain)?;
     let labelled = labelled(config, &mut stage, progress)?;
@@ -47,9 +47,12 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let transposed = Transposed::of(&table, &params);
     let engine = engine(config, &table, encoder.encoder().activations(), 1, BATCH)?;
     let (widths, width) = (widths(&tokeniser), encoder.width());
-    let latents_of = |rows: &[u32], moment: Moment| -> Result<Array2<f32>> {
+    let mut latents_of = |rows: &[u32], moment: Moment| -> Result<Array2<f32>> {
         let mut out = vec![0.0; rows.len() * width];
         for (rows, out) in rows.chunks(BATCH).zip(out.chunks_mut(BATCH * width)) {
+            if let Some(signal) = progress.stop() {
+                return Err(Error::Interrupted { signal });
+            }
             let encoded = tokeniser.encode(&labelled.flows.select(rows))?;
             encoder.latents(&engine, &params, &transposed, &encoded, &widths, moment, out);
         }

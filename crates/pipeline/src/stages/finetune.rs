@@ -4,7 +4,7 @@ mod objective;
 mod rows;
 pub(super) mod targets;
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::RwLock;
 
 use nids_flows::{Classes, Encoded};
 use nids_kernels::{Buffer, Key};
@@ -20,9 +20,10 @@ use super::mean_teacher::TaughtFlows;
 use super::network::{load_weights, mask_token, widths};
 use super::plan::Plan;
 use super::sampler::Sampler;
-use super::train::{engine, train};
+use super::train::{Job, engine};
 use super::verdicts::Scores;
 use super::{MODEL, PRETRAINED, TOKENISER, stream};
+use crate::checkpoint::Checkpoint;
 use crate::config::{Config, FinetuneFrom, Stage};
 use crate::error::Result;
 use crate::metrics::Metrics;
@@ -39,7 +40,7 @@ use targets::Targets;
 /// rows choose nothing.
 #[expect(clippy::missing_panics_doc, reason = "there is a member")]
 pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<Metrics> {
-    let mut stage = run.begin(Stage::Finetune, config)?;
+    let mut stage = run.begin(Stage::Finetune, config, progress)?;
     let from = config.finetune.from;
     let pretrained = match from {
         FinetuneFrom::Scratch => None,
@@ -78,8 +79,19 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let mut of_all = ParamTable::default();
     let ensemble = Network::new(config, &tokeniser, classes.as_ref(), &mut of_all)?;
     let (members, mut params) = (config.finetune.independent(), of_all.zeros());
+    let n_labelled = labelled.flows.len();
+    let row = |index: u32| match (from, (index as usize).checked_sub(n_labelled)) {
+        (FinetuneFrom::Latents, _) => format!("row {index} of `latents/train.npy`"),
+        (_, None) => format!("row {index} of `data.train`"),
+        (_, Some(index)) => format!("row {index} of `data.unlabelled`"),
+    };
+    let resumed = stage.resume(&engine, progress)?;
+    let first = resumed.as_ref().and_then(|checkpoint| checkpoint.state.member).unwrap_or(0);
+    if let Some(checkpoint) = resumed.as_ref().filter(|_| members > 1) {
+        checkpoint.copy("finished", &mut params)?;
+    }
     let mut metrics = None;
-    for k in 0..members {
+    for k in first..members {
         let seed = seed_of(config.seed, k);
         let mut member: Buffer<f32> = table.init(seed);
         if let Some((weights, _)) = &pretrained {
@@ -88,8 +100,12 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         let number = (members > 1).then_some(k);
         let (average, without_labels) = (average.as_ref(), &without_labels[..]);
         let plan = plan.of_member(number);
-        let trained = Trained { network: &network, table: &table, objective, average, without_labels, plan, seed };
-        let found = trained.train(&mut engine, rows.clone(), &mut member, &held_out, &mut stage, progress)?;
+        let finished: &[f32] = if members > 1 { &params } else { &[] };
+        let key = Key::new(seed).child(stream::FINETUNE);
+        let job = Job { table: &table, objective, plan: &plan, key, average, finished, row: &row };
+        let trained = Trained { network: &network, job, without_labels, seed };
+        let from = resumed.as_ref().filter(|_| k == first);
+        let found = trained.train(&mut engine, rows.clone(), &mut member, from, &held_out, &mut stage, progress)?;
         metrics = Some(found);
         ensemble.adopt(k, &of_all, &table, &member, &mut params);
     }
@@ -121,13 +137,10 @@ fn seed_of(seed: u64, member: usize) -> u64 {
 /// A network that is trained.
 struct Trained<'d> {
     network: &'d Network,
-    table: &'d ParamTable,
-    objective: &'d dyn Objective<f32>,
-    /// What it becomes, where that is not the last step's weights.
-    average: Option<&'d RwLock<Ema<f32>>>,
+    /// With an average, that is what it becomes; else it is the last step's weights.
+    job: Job<'d>,
     /// What a mean teacher learns from beside the labelled rows.
     without_labels: &'d [u32],
-    plan: Plan,
     seed: u64,
 }
 
@@ -139,41 +152,38 @@ impl Trained<'_> {
         engine: &mut Engine<f32>,
         rows: Vec<u32>,
         params: &mut Buffer<f32>,
+        from: Option<&Checkpoint>,
         held_out: &HeldOut<'_>,
         stage: &mut StageRun<'_>,
         progress: &mut dyn Progress,
     ) -> Result<Metrics> {
-        let Self { network, table, objective, average, without_labels, plan, seed } = *self;
+        let Self { network, job, without_labels, seed } = *self;
+        let (table, plan) = (job.table, job.plan);
         let settings = &held_out.config.finetune;
         let lr_scale = |name: &str| lr_scale(held_out.config, network.is_pretrained(name), name);
-        let average = || average.map(|average| average.write().unwrap_or_else(PoisonError::into_inner));
-        if let Some(mut average) = average() {
+        if let Some(mut average) = job.average() {
             average.restart(params);
         }
         let mut last = None;
-        let key = Key::new(seed).child(stream::FINETUNE);
         let mut sampler = Sampler::new(seed, rows);
         if let Some(teacher) = &settings.mean_teacher {
             sampler = sampler.beside(seed, without_labels.to_vec(), teacher.batch_size);
         }
         let each_step =
             |step: u64, engine: &Engine<f32>, params: &[f32], stage: &mut StageRun<'_>, progress: &mut dyn Progress| {
-                let mut average = average();
-                if let Some(average) = &mut average {
-                    average.update(params);
+                if !step.is_multiple_of(settings.eval_every) && step != plan.steps {
+                    return Ok(None);
                 }
-                let params = average.as_ref().map_or(params, |average| average.params());
-                if step.is_multiple_of(settings.eval_every) || step == plan.steps {
-                    let metrics = held_out.validate(network, table, engine, params, progress)?;
-                    stage.log(&ValidationLine { step, member: plan.member, members: None, validation: &metrics })?;
-                    let of_member = plan.member.map_or_else(String::new, |k| format!("member {k}, "));
-                    tell(&format!("finetune: {of_member}step {step}"), &metrics, progress);
-                    last = Some(metrics);
-                }
-                Ok(())
+                let metrics = held_out.validate(network, table, engine, params, progress)?;
+                stage.log(&ValidationLine { step, member: plan.member, members: None, validation: &metrics })?;
+                let of_member = plan.member.map_or_else(String::new, |k| format!("member {k}, "));
+                tell(&format!("finetune: {of_member}step {step}"), &metrics, progress);
+                let loss = metrics.log_loss;
+                last = Some(metrics);
+                Ok(loss)
             };
-        train(engine, table, objective, &plan, key, lr_scale, &mut sampler, params, stage, progress, each_step)?;
-        if let Some(average) = average() {
+        job.train(engine, lr_scale, &mut sampler, params, from, stage, progress, each_step)?;
+        if let Some(average) = job.average() {
             params.copy_from_slice(average.params());
         }
         Ok(last.expect("the last step is validated"))

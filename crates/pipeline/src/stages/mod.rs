@@ -9,6 +9,7 @@ mod labels;
 mod mean_teacher;
 mod monitor;
 mod network;
+mod nonfinite;
 mod part;
 mod plan;
 mod predict;
@@ -23,6 +24,8 @@ use std::io::Write;
 
 use crate::config::Stage;
 use crate::error::{Error, Result};
+
+pub(crate) use monitor::MonitorState;
 
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, bench};
 pub use encode::encode;
@@ -60,3 +63,6 @@ fn again(stage: Stage) -> String {
 pub fn synth(rows: usize, seed: u64, out: &mut dyn Write) -> Result<()> {
     nids_flows::write_csv(&nids_flows::synthetic(rows, seed), out).map_err(Error::io("flows", "write"))
 }
+
+#[cfg(test)]
+mod resume_tests;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use nids_kernels::Buffer;
 use nids_nn::optim::Optimiser;
 use nids_nn::{Param, ParamTable};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::train::Taken;
 use crate::config::{self, Stage};
@@ -41,6 +41,16 @@ struct Layer {
     is_reported: bool,
 }
 
+/// What a monitor has seen so far, for a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MonitorState {
+    window: (f64, u64),
+    losses: Vec<f64>,
+    /// By layer: looks in a row at which it did not move, whether that is reported.
+    still: BTreeMap<String, (u64, bool)>,
+}
+
 /// What a look found; a line of metrics.jsonl.
 #[derive(Serialize)]
 pub(super) struct Look<'m> {
@@ -70,6 +80,20 @@ impl Monitor {
         });
         let losses = VecDeque::with_capacity(settings.patience as usize + 1);
         Self { stage, member, settings, layers: layers.collect(), before: table.zeros(), window: (0.0, 0), losses }
+    }
+
+    pub(super) fn state(&self) -> MonitorState {
+        let of = |layer: &Layer| (layer.name.clone(), (layer.still, layer.is_reported));
+        let still = self.layers.iter().map(of).collect();
+        MonitorState { window: self.window, losses: self.losses.iter().copied().collect(), still }
+    }
+
+    pub(super) fn restore(&mut self, state: &MonitorState) {
+        self.window = state.window;
+        self.losses = state.losses.iter().copied().collect();
+        for layer in &mut self.layers {
+            (layer.still, layer.is_reported) = state.still.get(&layer.name).copied().unwrap_or_default();
+        }
     }
 
     /// Before the step that is the `step`-th, counted from 1.

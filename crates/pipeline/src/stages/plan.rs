@@ -3,7 +3,7 @@
 use nids_nn::optim::{AdamConfig, Algorithm, Decay, SgdConfig};
 use nids_nn::schedule::{Schedule, Warmup};
 
-use crate::config::{self, Monitor, Per, Sam, Stage, Training, UpdateNoise};
+use crate::config::{self, Monitor, Nonfinite, Per, Sam, Stage, Training, UpdateNoise};
 
 /// What the loop needs to know of a stage's config.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,7 @@ pub(super) struct Plan {
     pub(super) clip_norm: Option<f64>,
     pub(super) sam: Option<Sam>,
     pub(super) update_noise: Option<UpdateNoise>,
+    pub(super) nonfinite: Nonfinite,
     pub(super) log_every: u64,
     pub(super) monitor: Option<Monitor>,
 }
@@ -40,6 +41,7 @@ impl Plan {
             clip_norm: config.clip_norm,
             sam: config.sam,
             update_noise: config.update_noise,
+            nonfinite: config.nonfinite,
             log_every: config.log_every,
             monitor: config.monitor,
         }

@@ -167,6 +167,9 @@ impl Detector {
         };
         let mut next = read();
         while let Some((flows, encoded)) = next? {
+            if let Some(signal) = progress.stop() {
+                return Err(Error::Interrupted { signal });
+            }
             let probabilities;
             (probabilities, next) = self.engine.join(|| self.probabilities(&encoded), &mut read);
             if let Some(place) = probabilities.iter().position(|p| !p.is_finite()) {

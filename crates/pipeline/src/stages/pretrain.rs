@@ -3,7 +3,7 @@
 use nids_flows::Encoded;
 use nids_kernels::Key;
 use nids_models::{Elbo, random_masking};
-use nids_nn::engine::{Objective, Sample};
+use nids_nn::engine::{Engine, Objective, Sample};
 use nids_nn::schedule::{Schedule, Warmup};
 use nids_nn::{Cx, Mode, ParamTable, weights};
 use serde_json::json;
@@ -13,17 +13,17 @@ use super::network::{Pretext, widths};
 use super::part::{OfStep, Part};
 use super::plan::Plan;
 use super::sampler::Sampler;
-use super::train::{engine, train};
+use super::train::{Job, engine};
 use super::{PRETRAINED, TOKENISER, stream};
 use crate::config::{self, Config, Stage};
 use crate::error::Result;
 use crate::progress::{Event, Progress};
-use crate::run::Run;
+use crate::run::{Run, StageRun};
 
 /// Trains the autoencoder of `pretrain.objective` on the unlabelled rows and on the training part of the labelled ones, whose labels it does
 /// not see. Leaves `tokeniser.json` and `pretrained.safetensors`.
 pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
-    let mut stage = run.begin(Stage::Pretrain, config)?;
+    let mut stage = run.begin(Stage::Pretrain, config, progress)?;
     let labelled = labelled(config, &mut stage, progress)?;
     let unlabelled = unlabelled(config, &mut stage, progress)?;
     let tokeniser = fit_tokeniser(config, &labelled, unlabelled.as_ref())?;
@@ -31,7 +31,8 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     if let Some(unlabelled) = &unlabelled {
         encoded.append(tokeniser.encode(unlabelled)?);
     }
-    drop((labelled, unlabelled));
+    let training_rows = labelled.split.train;
+    drop((labelled.flows, unlabelled));
 
     let mut table = ParamTable::default();
     let pretext = Pretext::new(config, &tokeniser, &mut table)?;
@@ -41,19 +42,14 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let mut params = table.init(config.seed);
     let mut sampler = Sampler::new(config.seed, super::data::all_rows(encoded.n_rows()));
     let key = Key::new(config.seed).child(stream::PRETRAIN);
-    train(
-        &mut engine,
-        &table,
-        &objective,
-        &plan,
-        key,
-        |_| 1.0,
-        &mut sampler,
-        &mut params,
-        &mut stage,
-        progress,
-        |_, _, _, _, _| Ok(()),
-    )?;
+    let row = |index: u32| match training_rows.get(index as usize) {
+        Some(row) => format!("row {row} of `data.train`"),
+        None => format!("row {} of `data.unlabelled`", index as usize - training_rows.len()),
+    };
+    let from = stage.resume(&engine, progress)?;
+    let job = Job { table: &table, objective: &objective, plan: &plan, key, average: None, finished: &[], row: &row };
+    let nothing = |_: u64, _: &Engine<f32>, _: &[f32], _: &mut StageRun<'_>, _: &mut dyn Progress| Ok(None);
+    job.train(&mut engine, |_| 1.0, &mut sampler, &mut params, from.as_ref(), &mut stage, progress, nothing)?;
 
     stage.write(TOKENISER, tokeniser.to_json().as_bytes())?;
     let metadata = json!({"kind": pretext.kind(), "config_hash": config.stage_hash(Stage::Pretrain)}).to_string();

@@ -60,7 +60,7 @@ pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progre
     };
     let config = run.config_of(producer)?;
     // a stage that never finishes leaves nothing: it only looks whether its inputs are what they were
-    let mut stage = run.begin(Stage::Finetune, &config)?;
+    let mut stage = run.look(Stage::Finetune, &config);
     let weights = stage.require(producer, weights)?;
     let tokeniser = read_tokeniser(&stage.require(producer, TOKENISER)?, producer)?;
     let (flows, pool) = match options.data {

@@ -13,7 +13,7 @@ use super::{MODEL, encode, finetune, pretrain};
 use crate::config::{Config, FinetuneFrom, Halving, Stage, Strategy, WidthDepth};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Progress};
-use crate::run::Run;
+use crate::run::{Resume, Run};
 
 mod grid;
 mod plot;
@@ -80,6 +80,7 @@ impl Verdict {
 /// Runs the sweep of `sweep.strategy`; `grid` has what successive halving chooses from. Leaves `sweep.json`, `sweep.svg` and
 /// `chosen.yaml` in the run folder.
 pub fn sweep(config: &Config, run: &Run, grid: &[Axis], progress: &mut dyn Progress) -> Result<SweepReport> {
+    let _lock = run.lock("sweep", progress)?;
     let of_trials = match config.sweep.strategy {
         Strategy::WidthDepth(_) => config.with(&["finetune.from=scratch".to_owned()])?,
         Strategy::Halving(_) => config.clone(),
@@ -219,8 +220,8 @@ impl Sweep<'_> {
             format!("finetune.log_every={}", (steps / 10).max(1)),
         ];
         let config = self.config.with(&[settings.as_slice(), &of_sweep].concat())?;
-        let run = Run::create(&self.run.folder().join("trials").join(&name))?;
-        if !is_done(&run, &config) {
+        let run = Run::create(&self.run.folder().join("trials").join(&name))?.with_resume(self.resume());
+        if self.run.resume() == Resume::Fresh || !is_done(&run, &config) {
             self.progress.event(Event::Message(&format!("sweep: trial {}: {name}", self.trials.len() + 1)));
             if config.finetune.from != FinetuneFrom::Scratch && !self.has_pretrained(&run, &config)? {
                 pretrain(&config, &run, self.progress)?;
@@ -237,6 +238,11 @@ impl Sweep<'_> {
         self.progress.event(Event::Message(&line));
         self.trials.push(trial);
         Ok(self.trials.len() - 1)
+    }
+
+    /// A trial's folder is the sweep's own: where its settings have changed, nobody wants the old one.
+    fn resume(&self) -> Resume {
+        if self.run.resume() == Resume::Fresh { Resume::Fresh } else { Resume::UnchangedOrFresh }
     }
 
     /// Whether an encoder pretrained with these settings is there, or was in the folder of an earlier trial.

@@ -1,0 +1,64 @@
+//! Ctrl-C and SIGTERM: the first asks, the second is obeyed at once.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level;
+
+/// What has no step to finish has this long to stop in order, that is, to remove its scratch files.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the user wants, and whether a step is under way that is worth finishing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop {
+    signal: Arc<AtomicU8>,
+    in_training: Arc<AtomicBool>,
+}
+
+impl Stop {
+    /// Listens from now on.
+    pub(crate) fn listen() -> io::Result<Self> {
+        let stop = Self::default();
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let heard = stop.clone();
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            for signal in signals.forever() {
+                heard.hear(u8::try_from(signal).unwrap_or(u8::MAX));
+            }
+        })?;
+        Ok(stop)
+    }
+
+    fn hear(&self, signal: u8) {
+        let now = move || low_level::exit(128 + i32::from(signal));
+        if self.signal.swap(signal, SeqCst) != 0 {
+            now();
+        }
+        if self.in_training.load(SeqCst) {
+            let text =
+                "stopping: this step is finished and saved first; once more stops at once, with the last checkpoint intact";
+            let _ = writeln!(io::stderr(), "{text}"); // a closed stderr is no reason to go on
+        } else {
+            // by a thread of its own, so that this one hears the next
+            thread::spawn(move || {
+                thread::sleep(PATIENCE);
+                now()
+            });
+        }
+    }
+
+    /// The signal that came.
+    pub(crate) fn signal(&self) -> Option<u8> {
+        Some(self.signal.load(SeqCst)).filter(|&signal| signal != 0)
+    }
+
+    /// Whether there are steps, after each of which somebody asks for [`Stop::signal`].
+    pub(crate) fn set_in_training(&self, in_training: bool) {
+        self.in_training.store(in_training, SeqCst);
+    }
+}

@@ -1,0 +1,525 @@
+//! Checkpoints: all that a stage needs to go on from between two steps.
+//!
+//! Below `checkpoints/` of the run folder a stage has an index, `<stage>.json`, and one safetensors file for each checkpoint that
+//! the index lists by content. The index is replaced last and at once: until then the checkpoints before count. An index with
+//! nothing beside it means nothing; a file that no index lists is removed by the next commit.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use crate::artefacts::{self, Digest};
+use crate::config::{Checkpoint as Settings, Stage};
+use crate::disk;
+use crate::error::{Error, Result};
+use crate::stages::MonitorState;
+
+const KIND: &str = "nids-mixer checkpoints";
+const VERSION: u32 = 1;
+const FOLDER: &str = "checkpoints";
+/// An index larger than this is some other file.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// What the bytes that a stage leaves depend on: all that must be the same for it to go on as if it had not been stopped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Circumstances {
+    pub(crate) tool: String,
+    /// The settings that the stage's output depends on, by dotted key.
+    pub(crate) settings: BTreeMap<String, Json>,
+    pub(crate) data: BTreeMap<String, Digest>,
+    pub(crate) inputs: BTreeMap<Stage, BTreeMap<String, Digest>>,
+    pub(crate) kernels: String,
+    /// Rows that go through the network at once.
+    pub(crate) shard: usize,
+    /// Gradient buffers summed in order.
+    pub(crate) groups: usize,
+}
+
+impl Circumstances {
+    /// What has changed since `before`, in words.
+    pub(crate) fn difference(&self, before: &Self) -> Option<String> {
+        if let Some(difference) = difference(&before.settings, &self.settings) {
+            return Some(difference);
+        }
+        let was = |what: &str, before: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
+            Some(format!("{what} was {before} and is {now}"))
+        };
+        if self.tool != before.tool {
+            return was("the program", &before.tool, &self.tool);
+        }
+        if self.data != before.data {
+            let differs = |role: &&String| self.data.get(*role) != before.data.get(*role);
+            let roles: BTreeSet<&String> = self.data.keys().chain(before.data.keys()).filter(differs).collect();
+            let roles: Vec<String> = roles.into_iter().map(|role| format!("`{role}`")).collect();
+            return Some(format!("another file is behind {}", roles.join(", ")));
+        }
+        if self.inputs != before.inputs {
+            return Some("an earlier stage has run again".to_owned());
+        }
+        if self.kernels != before.kernels {
+            return was("what does the sums", &before.kernels, &self.kernels);
+        }
+        if self.shard != before.shard {
+            return was("the shard", &before.shard, &self.shard);
+        }
+        (self.groups != before.groups).then(|| format!("{} gradient groups are now {}", before.groups, self.groups))
+    }
+}
+
+/// "`seed` was 0 and is 1; `model.dim` was 64 and is 32", or nothing where the settings agree.
+pub(crate) fn difference(made: &BTreeMap<String, Json>, now: &BTreeMap<String, Json>) -> Option<String> {
+    const SHOWN: usize = 4;
+    let mut keys: Vec<&String> = made.keys().chain(now.keys()).filter(|key| made.get(*key) != now.get(*key)).collect();
+    keys.sort();
+    keys.dedup();
+    let show = |value: Option<&Json>| value.map_or_else(|| "unset".to_owned(), Json::to_string);
+    let mut texts: Vec<String> = keys
+        .iter()
+        .take(SHOWN)
+        .map(|key| format!("`{key}` was {} and is {}", show(made.get(*key)), show(now.get(*key))))
+        .collect();
+    if keys.len() > SHOWN {
+        texts.push(format!("and {} more", keys.len() - SHOWN));
+    }
+    (!texts.is_empty()).then(|| texts.join("; "))
+}
+
+/// The numbers of a checkpoint that are no tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct State {
+    /// Of independent members, the one in training.
+    pub(crate) member: Option<usize>,
+    /// Steps taken.
+    pub(crate) step: u64,
+    /// Updates of the optimiser: fewer than steps where some were skipped.
+    pub(crate) updates: u64,
+    /// Updates of the average of the weights.
+    pub(crate) averaged: u64,
+    /// What is logged of the steps since the last line.
+    pub(crate) window: Window,
+    pub(crate) monitor: Option<MonitorState>,
+    /// What the run has gone through; see [`Trouble`].
+    pub(crate) trouble: Trouble,
+    /// The last validation loss; in pretraining, which has none, the last loss logged.
+    pub(crate) score: Option<f64>,
+    /// Where a rollback goes.
+    pub(crate) back: Option<Back>,
+}
+
+/// A step to go back to.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Back {
+    pub(crate) step: u64,
+    pub(crate) updates: u64,
+    pub(crate) averaged: u64,
+}
+
+/// Sums since the last line of metrics.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Window {
+    pub(crate) loss: f64,
+    pub(crate) steps: f64,
+    pub(crate) parts: BTreeMap<Cow<'static, str>, f64>,
+}
+
+/// What numbers that were none have done to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Trouble {
+    /// Steps skipped since the last that was not.
+    pub(crate) skipped: u64,
+    pub(crate) rollbacks: u64,
+    /// On every learning rate.
+    pub(crate) lr_scale: f64,
+}
+
+impl Default for Trouble {
+    fn default() -> Self {
+        Self { skipped: 0, rollbacks: 0, lr_scale: 1.0 }
+    }
+}
+
+/// What the file of a checkpoint says beside its tensors.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    state: State,
+    /// The lines of metrics that the stage had written.
+    metrics: Digest,
+    lines: u64,
+}
+
+/// A checkpoint read back.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    pub(crate) state: State,
+    pub(crate) metrics: Digest,
+    pub(crate) lines: u64,
+    tensors: BTreeMap<String, Vec<f32>>,
+    path: PathBuf,
+}
+
+impl Checkpoint {
+    /// Copies a tensor of exactly that length.
+    pub(crate) fn copy(&self, name: &str, into: &mut [f32]) -> Result<()> {
+        match self.tensors.get(name) {
+            Some(found) if found.len() == into.len() => {
+                into.copy_from_slice(found);
+                Ok(())
+            }
+            found => {
+                let len = found.map_or(0, Vec::len);
+                let what = format!("`{name}` has {len} numbers, the network wants {}: it is another network's", into.len());
+                Err(Error::artefact(&self.path, what, AFRESH))
+            }
+        }
+    }
+}
+
+/// What helps where nothing else does.
+pub(crate) const AFRESH: &str = "`--fresh` starts the stage anew";
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    file: String,
+    content: Digest,
+    step: u64,
+    member: Option<usize>,
+    /// Taken because its step had come, and not because the run was stopped.
+    is_periodic: bool,
+    score: Option<f64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Index {
+    kind: String,
+    version: u32,
+    circumstances: Circumstances,
+    /// The oldest first.
+    checkpoints: Vec<Entry>,
+}
+
+/// The checkpoints of one stage.
+#[derive(Debug)]
+pub(crate) struct Store {
+    folder: PathBuf,
+    stage: Stage,
+    settings: Settings,
+    circumstances: Circumstances,
+    entries: Vec<Entry>,
+}
+
+impl Store {
+    pub(crate) fn new(run: &Path, stage: Stage, settings: Settings, circumstances: Circumstances) -> Self {
+        Self { folder: run.join(FOLDER), stage, settings, circumstances, entries: Vec::new() }
+    }
+
+    /// Goes on as if there had been none.
+    pub(crate) fn close(&mut self) {
+        self.entries.clear();
+    }
+
+    /// What an unfinished run was, if there is one.
+    pub(crate) fn open(&mut self) -> Result<Option<Circumstances>> {
+        let path = index_path(&self.folder, self.stage);
+        let refuse = |what: String| Error::artefact(&path, what, AFRESH);
+        let bytes = match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Ok(metadata) if metadata.len() > MAX_BYTES => return Err(refuse("larger than 1 MiB, hence no index".to_owned())),
+            _ => fs::read(&path).map_err(Error::io(&path, "read"))?,
+        };
+        let index: Index = serde_json::from_slice(&bytes).map_err(|error| refuse(format!("not an index: {error}")))?;
+        if (index.kind.as_str(), index.version) != (KIND, VERSION) {
+            return Err(refuse(format!("foreign index: `{}` version {}", index.kind, index.version)));
+        }
+        self.entries = index.checkpoints;
+        Ok(Some(index.circumstances))
+    }
+
+    /// The newest checkpoint that is whole; `damaged` hears of newer ones that are not.
+    pub(crate) fn latest(&mut self, damaged: &mut dyn FnMut(&str)) -> Result<Checkpoint> {
+        while let Some(entry) = self.entries.last() {
+            match self.read(entry) {
+                Ok(found) => return Ok(found),
+                Err(error) => damaged(&error.to_string()),
+            }
+            self.entries.pop();
+        }
+        Err(Error::artefact(index_path(&self.folder, self.stage), "none of its checkpoints is whole", AFRESH))
+    }
+
+    fn read(&self, entry: &Entry) -> Result<Checkpoint> {
+        let refuse = |path: &Path, what: String| Error::artefact(path, what, "the checkpoint before it is taken");
+        let Some(path) = artefacts::inside(&self.folder, &entry.file) else {
+            return Err(refuse(&self.folder, format!("`{}` lies outside the folder", entry.file)));
+        };
+        if artefacts::digest(&path)? != entry.content {
+            return Err(refuse(&path, "changed since it was written".to_owned()));
+        }
+        let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        let (Header { state, metrics, lines }, tensors) = parse(&bytes).map_err(|what| refuse(&path, what))?;
+        Ok(Checkpoint { state, metrics, lines, tensors, path })
+    }
+
+    /// Writes a checkpoint, which counts once this returns, and drops those that are kept no longer.
+    pub(crate) fn commit(
+        &mut self,
+        state: &State,
+        is_periodic: bool,
+        metrics: Digest,
+        lines: u64,
+        tensors: &[(&str, &[f32])],
+    ) -> Result<()> {
+        if !self.folder.is_dir() {
+            disk::make_folder(&self.folder).map_err(Error::io(&self.folder, "make the folder"))?;
+        }
+        let of_member = state.member.map_or_else(String::new, |member| format!("-member-{member}"));
+        let file = format!("{}{of_member}-step-{}.safetensors", self.stage, state.step);
+        let header = Header { state: state.clone(), metrics, lines };
+        let bytes = to_bytes(&header, tensors);
+        let content = artefacts::write(&self.folder.join(&file), |out| out.write_all(&bytes))?;
+        let (step, member, score) = (state.step, state.member, state.score);
+        let mut entries = self.entries.clone();
+        entries.retain(|entry| entry.member == member && entry.step != step); // members before it have finished
+        entries.push(Entry { file, content, step, member, is_periodic, score });
+        retain(&mut entries, self.settings.keep);
+        let index = Index {
+            kind: KIND.to_owned(),
+            version: VERSION,
+            circumstances: self.circumstances.clone(),
+            checkpoints: entries.clone(),
+        };
+        artefacts::write(&index_path(&self.folder, self.stage), |out| {
+            serde_json::to_writer_pretty(&mut *out, &index)?;
+            writeln!(out)
+        })?;
+        self.entries = entries;
+        let kept: BTreeSet<&str> = self.entries.iter().map(|entry| entry.file.as_str()).collect();
+        remove_files(&self.folder, self.stage, &kept)
+    }
+}
+
+/// Those that stay: the last `keep` periodic ones, the newest of all, and the one with the best score.
+fn retain(entries: &mut Vec<Entry>, keep: usize) {
+    let newest = entries.len() - 1;
+    let is_better = |a: Option<f64>, b: Option<f64>| a.is_some_and(|a| b.is_none_or(|b| a < b));
+    let best = (0..entries.len()).reduce(|best, i| if is_better(entries[i].score, entries[best].score) { i } else { best });
+    let last: Vec<usize> = (0..entries.len()).rev().filter(|&i| entries[i].is_periodic).take(keep).collect();
+    let mut i = 0;
+    entries.retain(|_| {
+        let stays = i == newest || Some(i) == best || last.contains(&i);
+        i += 1;
+        stays
+    });
+}
+
+/// Forgets the checkpoints of a stage: first that there are any, then the files.
+pub(crate) fn forget(run: &Path, stage: Stage) -> Result<()> {
+    let folder = run.join(FOLDER);
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    artefacts::remove(&index_path(&folder, stage))?;
+    remove_files(&folder, stage, &BTreeSet::new())?;
+    let _ = fs::remove_dir(&folder); // unless another stage has some
+    Ok(())
+}
+
+/// Removes what a killed process has left half written among the checkpoints.
+pub(crate) fn remove_scratch(run: &Path) -> Result<()> {
+    artefacts::remove_scratch(&run.join(FOLDER))
+}
+
+fn remove_files(folder: &Path, stage: Stage, kept: &BTreeSet<&str>) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io(folder, "list"))? {
+        let entry = entry.map_err(Error::io(folder, "list"))?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let is_of_stage = name.strip_prefix(stage.name()).is_some_and(|rest| rest.starts_with('-'));
+        if is_of_stage && name.ends_with(".safetensors") && !kept.contains(name) {
+            artefacts::remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn index_path(folder: &Path, stage: Stage) -> PathBuf {
+    folder.join(format!("{stage}.json"))
+}
+
+fn to_bytes(header: &Header, tensors: &[(&str, &[f32])]) -> Vec<u8> {
+    let header = serde_json::to_string(header).expect("plain numbers and names");
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|(_, numbers)| numbers.iter().flat_map(|number| number.to_le_bytes()).collect()).collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, numbers), bytes)| {
+        (*name, TensorView::new(Dtype::F32, vec![numbers.len()], bytes).expect("four bytes a number"))
+    });
+    safetensors::serialize(views, Some([("nids_mixer".to_owned(), header)].into())).expect("names are unique and sizes fit")
+}
+
+fn parse(bytes: &[u8]) -> std::result::Result<(Header, BTreeMap<String, Vec<f32>>), String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("not a readable safetensors file: {error}"))?;
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
+    let header = metadata.metadata().as_ref().and_then(|map| map.get("nids_mixer")).ok_or("it has no header")?;
+    let header: Header = serde_json::from_str(header).map_err(|error| format!("its header is none: {error}"))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.tensors() {
+        if view.dtype() != Dtype::F32 {
+            return Err(format!("`{name}` is {:?}, not F32", view.dtype()));
+        }
+        let numbers = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        tensors.insert(name, numbers.collect());
+    }
+    Ok((header, tensors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(step: u64, score: Option<f64>) -> State {
+        let window = Window { loss: 0.1 + 0.2, steps: 2.0, parts: [(Cow::Borrowed("kl"), 1.0 / 3.0)].into() };
+        let (monitor, trouble) = (None, Trouble { skipped: 1, rollbacks: 2, lr_scale: 0.7 * 0.7 });
+        State { member: None, step, updates: step - 1, averaged: 3, window, monitor, trouble, score, back: None }
+    }
+
+    fn circumstances() -> Circumstances {
+        Circumstances {
+            tool: "nids-mixer 0".to_owned(),
+            settings: [("seed".to_owned(), Json::from(0))].into(),
+            data: BTreeMap::new(),
+            inputs: BTreeMap::new(),
+            kernels: "tiles".to_owned(),
+            shard: 8,
+            groups: 2,
+        }
+    }
+
+    fn store(run: &Path) -> Store {
+        Store::new(run, Stage::Pretrain, Settings { every: 1, keep: 2 }, circumstances())
+    }
+
+    fn overwrite(path: &Path, bytes: &[u8]) {
+        artefacts::write_atomic(path, |out| out.write_all(bytes)).unwrap();
+    }
+
+    fn commit(store: &mut Store, state: &State, is_periodic: bool) {
+        let metrics = Digest { sha256: artefacts::sha256(b"lines"), bytes: 5 };
+        let step = state.step as f32;
+        store.commit(state, is_periodic, metrics, 7, &[("params", &[step, f32::NAN]), ("m", &[-0.0])]).unwrap();
+    }
+
+    fn opened(run: &Path) -> Store {
+        let mut store = store(run);
+        assert_eq!(store.open().unwrap(), Some(circumstances()));
+        store
+    }
+
+    #[test]
+    fn a_checkpoint_comes_back_to_the_bit() {
+        let run = tempfile::tempdir().unwrap();
+        assert_eq!(store(run.path()).open().unwrap(), None);
+        commit(&mut store(run.path()), &state(9, Some(0.3)), true);
+        let found = opened(run.path()).latest(&mut |what| panic!("{what}")).unwrap();
+        assert_eq!((found.state, found.lines), (state(9, Some(0.3)), 7));
+        let (mut params, mut m) = ([0.0; 2], [0.0]);
+        let found = opened(run.path()).latest(&mut |_| ()).unwrap();
+        found.copy("params", &mut params).unwrap();
+        found.copy("m", &mut m).unwrap();
+        assert_eq!((params.map(f32::to_bits), m[0].to_bits()), ([9.0, f32::NAN].map(f32::to_bits), (-0.0_f32).to_bits()));
+        let error = found.copy("params", &mut [0.0; 3]).unwrap_err();
+        assert!(error.to_string().contains("`params` has 2 numbers, the network wants 3"), "{error}");
+    }
+
+    #[test]
+    fn the_last_ones_and_the_best_are_kept() {
+        let run = tempfile::tempdir().unwrap();
+        let mut store = store(run.path());
+        for (step, score, is_periodic) in [(1, 0.5, true), (2, 0.2, true), (3, 0.4, true), (4, 0.3, true), (5, 0.6, false)] {
+            commit(&mut store, &state(step, Some(score)), is_periodic);
+        }
+        let steps = |store: &Store| store.entries.iter().map(|entry| entry.step).collect::<Vec<_>>();
+        assert_eq!(steps(&store), [2, 3, 4, 5]);
+        // the one taken because the run was stopped goes once there is a newer one
+        commit(&mut store, &state(6, Some(0.6)), true);
+        assert_eq!(steps(&store), [2, 4, 6]);
+        let mut names: Vec<_> = fs::read_dir(run.path().join(FOLDER)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(
+            names,
+            ["pretrain-step-2.safetensors", "pretrain-step-4.safetensors", "pretrain-step-6.safetensors", "pretrain.json"]
+        );
+        forget(run.path(), Stage::Finetune).unwrap();
+        assert_eq!(steps(&opened(run.path())), [2, 4, 6]);
+        forget(run.path(), Stage::Pretrain).unwrap();
+        assert!(!run.path().join(FOLDER).exists());
+    }
+
+    #[test]
+    fn a_damaged_checkpoint_gives_way_to_the_one_before() {
+        let run = tempfile::tempdir().unwrap();
+        let mut store = store(run.path());
+        commit(&mut store, &state(1, None), true);
+        commit(&mut store, &state(2, None), true);
+        let newest = run.path().join(FOLDER).join("pretrain-step-2.safetensors");
+        let whole = fs::read(&newest).unwrap();
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2] ^= 1;
+        for bytes in [&whole[..whole.len() - 1], &flipped, b""] {
+            overwrite(&newest, bytes);
+            let mut told = 0;
+            let found = opened(run.path()).latest(&mut |_| told += 1).unwrap();
+            assert_eq!((found.state.step, told), (1, 1));
+        }
+        fs::remove_file(&newest).unwrap();
+        assert_eq!(opened(run.path()).latest(&mut |_| ()).unwrap().state.step, 1);
+        fs::remove_file(run.path().join(FOLDER).join("pretrain-step-1.safetensors")).unwrap();
+        let error = opened(run.path()).latest(&mut |_| ()).unwrap_err();
+        assert!(error.to_string().ends_with("none of its checkpoints is whole: `--fresh` starts the stage anew"), "{error}");
+    }
+
+    #[test]
+    fn an_index_that_is_none_is_refused() {
+        let run = tempfile::tempdir().unwrap();
+        commit(&mut store(run.path()), &state(1, None), true);
+        let path = index_path(&run.path().join(FOLDER), Stage::Pretrain);
+        let whole = fs::read_to_string(&path).unwrap();
+        let outside = whole.replace("pretrain-step-1", "../pretrain-step-1");
+        for text in ["", "{}", &whole[..whole.len() / 2], &whole.replace("\"version\": 1", "\"version\": 2")] {
+            overwrite(&path, text.as_bytes());
+            assert_eq!(store(run.path()).open().unwrap_err().exit_code(), 4, "{text}");
+        }
+        overwrite(&path, outside.as_bytes());
+        assert_eq!(opened(run.path()).latest(&mut |_| ()).unwrap_err().exit_code(), 4);
+    }
+
+    #[test]
+    fn what_changed_is_named() {
+        let before = circumstances();
+        let change = |change: &dyn Fn(&mut Circumstances)| {
+            let mut now = circumstances();
+            change(&mut now);
+            now.difference(&before).unwrap_or_default()
+        };
+        assert_eq!(change(&|_| ()), "");
+        assert_eq!(change(&|now| now.settings = [("seed".to_owned(), Json::from(1))].into()), "`seed` was 0 and is 1");
+        let digest = Digest { sha256: String::new(), bytes: 0 };
+        assert_eq!(
+            change(&|now| now.data = [("data.train".to_owned(), digest.clone())].into()),
+            "another file is behind `data.train`"
+        );
+        assert_eq!(change(&|now| now.kernels = "OpenBLAS".to_owned()), "what does the sums was tiles and is OpenBLAS");
+        assert_eq!(change(&|now| now.shard = 4), "the shard was 8 and is 4");
+        assert_eq!(change(&|now| now.groups = 4), "2 gradient groups are now 4");
+    }
+}

@@ -1,0 +1,104 @@
+//! One process at a time in a run folder.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::error::{Error, Result};
+
+const NAME: &str = ".lock";
+/// What a lock file says is shorter.
+const MAX_BYTES: u64 = 4096;
+
+/// Held until it is dropped or the process ends, however it ends: the system gives the lock back, so that none is ever stale.
+/// What a killed process leaves is only the text that names it.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    file: File,
+    /// What the file said of an owner that did not end in order.
+    pub(crate) left_by: Option<String>,
+}
+
+impl Lock {
+    /// Takes the folder for `what`.
+    pub(crate) fn take(folder: &Path, what: &str) -> Result<Self> {
+        let path = folder.join(NAME);
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = file.map_err(Error::io(&path, "open"))?;
+        let owner = || {
+            let mut text = String::new();
+            let _ = File::open(&path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text)); // for a message
+            (!text.trim().is_empty()).then(|| format!("{}, {}", text.trim(), age(&path)))
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let owner = owner().unwrap_or_else(|| "a process that has not said its name yet".to_owned());
+                let remedy = "wait until it has ended, or give another folder with `--run`";
+                return Err(Error::artefact(folder, format!("in use by {owner}"), remedy));
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io(&path, "lock")(error)),
+        }
+        let left_by = owner();
+        let text = format!("process {} (`nids-mixer {what}`)\n", std::process::id());
+        file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(Error::io(&path, "write"))?;
+        Ok(Self { file, left_by })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // The file stays: who removes one that is locked lets two in, the next by a file of its own.
+        let _ = self.file.set_len(0); // the text is for messages only
+    }
+}
+
+/// "started 5 minutes ago", by the clock of the file system.
+#[expect(clippy::disallowed_methods, reason = "for a message, which no result depends on")]
+fn age(path: &Path) -> String {
+    let written = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let Some(age) = written.and_then(|written| SystemTime::now().duration_since(written).ok()) else {
+        return "started at a time that the clock cannot tell".to_owned();
+    };
+    let seconds = age.as_secs();
+    let (n, unit) = match seconds {
+        0..120 => (seconds, "seconds"),
+        120..7200 => (seconds / 60, "minutes"),
+        7200..172_800 => (seconds / 3600, "hours"),
+        _ => (seconds / 86_400, "days"),
+    };
+    format!("started {n} {unit} ago")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_who_was_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Lock::take(folder.path(), "pretrain").unwrap();
+        assert_eq!(first.left_by, None);
+        let error = Lock::take(folder.path(), "finetune").unwrap_err();
+        let text = error.to_string().replace(&folder.path().display().to_string(), "RUN");
+        let wanted = format!(
+            "RUN: in use by process {} (`nids-mixer pretrain`), started 0 seconds ago: wait until it has ended, or give another \
+             folder with `--run`",
+            std::process::id()
+        );
+        assert_eq!((error.exit_code(), text), (4, wanted));
+        drop(first);
+        assert_eq!(Lock::take(folder.path(), "finetune").unwrap().left_by, None);
+    }
+
+    #[test]
+    fn what_a_killed_owner_left_is_told_and_stops_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = b"process 1 (`nids-mixer encode`)\n";
+        crate::artefacts::write_atomic(&folder.path().join(NAME), |out| out.write_all(text)).unwrap();
+        let lock = Lock::take(folder.path(), "finetune").unwrap();
+        assert_eq!(lock.left_by.as_deref(), Some("process 1 (`nids-mixer encode`), started 0 seconds ago"));
+    }
+}

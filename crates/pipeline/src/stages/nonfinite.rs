@@ -1,0 +1,119 @@
+//! A loss, a gradient or a weight that is NaN or infinite: where, and what to say of it.
+
+use nids_nn::ParamTable;
+use serde::Serialize;
+
+use super::plan::Plan;
+use crate::config;
+
+/// Rows that a message names.
+const SHOWN: usize = 8;
+
+/// What stopped being a number first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Loss,
+    Gradient,
+    /// Loss or gradient where sharpness-aware minimisation looks.
+    Ahead,
+    /// After the update.
+    Weight,
+}
+
+impl What {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Loss => "the loss",
+            Self::Gradient => "the gradient",
+            Self::Ahead => "loss or gradient at the weights that `sam` looks at",
+            Self::Weight => "a weight after the update",
+        }
+    }
+}
+
+/// A step that went wrong.
+#[derive(Debug)]
+pub(super) struct Nonfinite {
+    pub(super) what: What,
+    /// Counted from 1.
+    pub(super) step: u64,
+    /// The first parameter in whose gradient (or which, after the update) it shows.
+    pub(super) layer: Option<String>,
+    /// Those of the batch that show it each on their own; none where it takes several.
+    pub(super) rows: Vec<u32>,
+}
+
+/// The first parameter of which a number is none.
+pub(super) fn layer(table: &ParamTable, numbers: &[f32]) -> Option<String> {
+    let is_bad = |numbers: &[f32]| numbers.iter().any(|number| !number.is_finite());
+    table.specs().iter().find(|spec| is_bad(spec.param.of(numbers))).map(|spec| spec.name.clone())
+}
+
+impl Nonfinite {
+    /// For an error or a warning; `why` it is one although the config wants to go on.
+    pub(super) fn text(&self, plan: &Plan, row: &dyn Fn(u32) -> String, why: &str) -> String {
+        let stage = plan.stage;
+        let of_member = plan.member.map_or_else(String::new, |member| format!(" member {member},"));
+        let layer = self.layer.as_ref().map_or_else(String::new, |layer| format!(", first in `{layer}`"));
+        let rows = match (self.what, self.rows.as_slice()) {
+            (What::Weight, _) => String::new(),
+            (_, []) => ", of no row of the batch alone".to_owned(),
+            (_, rows) => format!(", by {}", names(rows, row)),
+        };
+        let why = if why.is_empty() { String::new() } else { format!("; {why}") };
+        let rescue = if plan.nonfinite == config::Nonfinite::Stop {
+            format!(", or set `{stage}.nonfinite: rollback`")
+        } else {
+            String::new()
+        };
+        let (step, what) = (self.step, self.what.text());
+        format!("{stage}{of_member} step {step}: {what} is not finite{layer}{rows}{why}: lower `{stage}.lr`{rescue}")
+    }
+}
+
+fn names(rows: &[u32], row: &dyn Fn(u32) -> String) -> String {
+    let names: Vec<String> = rows.iter().take(SHOWN).map(|&index| row(index)).collect();
+    match rows.len().saturating_sub(SHOWN) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more rows of the batch", names.join(", ")),
+    }
+}
+
+/// A line of metrics.jsonl.
+#[derive(Serialize)]
+pub(super) struct Line<'l> {
+    step: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<usize>,
+    nonfinite: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layer: Option<&'l str>,
+    rows: Vec<String>,
+    action: &'l str,
+}
+
+impl<'l> Line<'l> {
+    pub(super) fn new(found: &'l Nonfinite, member: Option<usize>, row: &dyn Fn(u32) -> String, action: &'l str) -> Self {
+        let rows = found.rows.iter().map(|&index| row(index)).collect();
+        Self { step: found.step, member, nonfinite: found.what.text(), layer: found.layer.as_deref(), rows, action }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Nonfinite as Policy, Rollback, Stage, Training};
+
+    #[test]
+    fn a_message_names_step_layer_and_rows() {
+        let plan = |nonfinite| Plan::new(Stage::Pretrain, &Training { nonfinite, ..Training::default() }, 100);
+        let text = |what, rows: &[u32], policy, why: &str| {
+            let found = Nonfinite { what, step: 7, layer: Some("encoder.norm.weight".to_owned()), rows: rows.to_vec() };
+            found.text(&plan(policy), &|row| format!("row {row}"), why)
+        };
+        insta::assert_snapshot!(text(What::Loss, &[3, 5], Policy::Stop, ""), @"pretrain step 7: the loss is not finite, first in `encoder.norm.weight`, by row 3, row 5: lower `pretrain.lr`, or set `pretrain.nonfinite: rollback`");
+        insta::assert_snapshot!(text(What::Gradient, &[], Policy::Stop, ""), @"pretrain step 7: the gradient is not finite, first in `encoder.norm.weight`, of no row of the batch alone: lower `pretrain.lr`, or set `pretrain.nonfinite: rollback`");
+        let rollback = Policy::Rollback(Rollback::default());
+        insta::assert_snapshot!(text(What::Weight, &[], rollback, "it has gone back 5 times"), @"pretrain step 7: a weight after the update is not finite, first in `encoder.norm.weight`; it has gone back 5 times: lower `pretrain.lr`");
+    }
+}

@@ -1,0 +1,336 @@
+//! Stages that are stopped, or whose disk fails, and that go on: the same bytes as if nothing had happened.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+use super::{encode, finetune, pretrain};
+use crate::artefacts::write_atomic;
+use crate::config::{Config, Stage};
+use crate::disk::faults::{self, Fault};
+use crate::error::{Error, Result};
+use crate::progress::{Event, Progress, Silent};
+use crate::run::{Resume, Run};
+
+const SETTINGS: &[&str] = &[
+    "name=x",
+    "data.synthetic.rows=120",
+    "data.synthetic.unlabelled_rows=60",
+    "model.dim=8",
+    "model.depth=1",
+    "model.n_registers=1",
+    "engine.threads=2",
+    "checkpoint.every=2",
+    "pretrain.steps=5",
+    "pretrain.batch_size=16",
+    "pretrain.micro_batch=8",
+    "pretrain.log_every=3",
+    "pretrain.monitor.every=2",
+    "finetune.steps=5",
+    "finetune.batch_size=16",
+    "finetune.log_every=2",
+    "finetune.eval_every=3",
+    "finetune.monitor.every=2",
+];
+
+fn config(more: &[&str]) -> Config {
+    let overrides: Vec<String> = SETTINGS.iter().chain(more).map(ToString::to_string).collect();
+    Config::parse("{}", "c.yaml", &overrides).unwrap()
+}
+
+/// Wants to stop after so many steps.
+struct StopsAfter(u64);
+
+impl Progress for StopsAfter {
+    fn event(&mut self, event: Event<'_>) {
+        if let Event::Step { .. } = event {
+            self.0 = self.0.saturating_sub(1);
+        }
+    }
+
+    fn stop(&mut self) -> Option<u8> {
+        (self.0 == 0).then_some(15)
+    }
+}
+
+fn run_stage(stage: Stage, config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
+    match stage {
+        Stage::Pretrain => pretrain(config, run, progress),
+        Stage::Encode => encode(config, run, progress),
+        Stage::Finetune => finetune(config, run, progress).map(drop),
+    }
+}
+
+fn stages(config: &Config) -> Vec<Stage> {
+    config.upstream(Stage::Finetune).iter().copied().chain([Stage::Finetune]).collect()
+}
+
+/// Every file of a run folder but the lock, by name.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(folder).unwrap().display().to_string();
+            if path.is_dir() {
+                folders.push(path);
+            } else if name != ".lock" {
+                files.insert(name, fs::read(&path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+fn overwrite(path: &Path, bytes: &[u8]) {
+    write_atomic(path, |out| out.write_all(bytes)).unwrap();
+}
+
+#[track_caller]
+fn assert_same(found: &Path, wanted: &BTreeMap<String, Vec<u8>>, when: &str) {
+    let found = files(found);
+    let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&found), names(wanted), "{when}");
+    for (name, bytes) in wanted {
+        assert!(found[name] == *bytes, "{when}: {name} differs");
+    }
+}
+
+/// What a run leaves that nobody stops.
+fn wanted(config: &Config) -> BTreeMap<String, Vec<u8>> {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::create(folder.path()).unwrap();
+    for stage in stages(config) {
+        run_stage(stage, config, &run, &mut Silent).unwrap();
+    }
+    files(folder.path())
+}
+
+/// Stops after every `every`-th step of every stage, again and again.
+fn stop_and_go_on(more: &[&str]) {
+    let config = config(more);
+    let wanted = wanted(&config);
+    for every in 1..=4 {
+        let folder = tempfile::tempdir().unwrap();
+        let run = Run::create(folder.path()).unwrap();
+        let mut stops = 0;
+        for stage in stages(&config) {
+            loop {
+                match run_stage(stage, &config, &run, &mut StopsAfter(every)) {
+                    Ok(()) => break,
+                    Err(Error::Interrupted { signal: 15 }) => stops += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        assert!(stops > 0, "nothing was stopped");
+        assert_same(folder.path(), &wanted, &format!("{more:?}, stopped every {every} steps"));
+    }
+}
+
+#[test]
+fn both_stages_go_on_from_any_step() {
+    stop_and_go_on(&[]);
+}
+
+#[test]
+fn moments_of_other_optimisers_go_on() {
+    stop_and_go_on(&["finetune.from=scratch", "finetune.optimiser=sgd", "finetune.sam={}", "finetune.update_noise={}"]);
+}
+
+#[test]
+fn an_average_goes_on() {
+    stop_and_go_on(&["finetune.from=scratch", "finetune.ema.decay=0.9"]);
+}
+
+#[test]
+fn a_mean_teacher_goes_on() {
+    stop_and_go_on(&["finetune.labels=40", "finetune.mean_teacher.batch_size=8"]);
+}
+
+#[test]
+fn members_go_on() {
+    stop_and_go_on(&["finetune.from=scratch", "finetune.members=3"]);
+    stop_and_go_on(&["finetune.from=scratch", "finetune.members=2", "finetune.ensemble=batch"]);
+}
+
+#[test]
+fn a_head_on_latents_goes_on() {
+    stop_and_go_on(&["finetune.from=latents", "encode.noise.fresh=true"]);
+}
+
+#[test]
+fn parts_of_a_loss_go_on() {
+    stop_and_go_on(&["pretrain.objective=vae"]);
+}
+
+#[test]
+fn a_rollback_and_a_skip_go_on() {
+    let diverging = ["finetune.from=scratch", "finetune.optimiser=sgd", "finetune.clip_norm=", "finetune.lr=1e30"];
+    let rollback = "finetune.nonfinite.rollback={every: 2, lr_factor: 1e-9, max: 9}";
+    stop_and_go_on(&[&diverging[..], &[rollback]].concat());
+}
+
+/// Lines of metrics that tell of numbers that were none.
+fn troubles(folder: &Path) -> Vec<(u64, String)> {
+    let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+    let of = |line: Json| Some((line["step"].as_u64()?, line.get("nonfinite")?.as_str()?.to_owned(), line["action"].clone()));
+    lines.filter_map(of).map(|(step, what, action)| (step, format!("{what}: {}", action.as_str().unwrap()))).collect()
+}
+
+#[test]
+fn what_is_no_number_is_skipped_or_rolled_back_as_often_as_allowed() {
+    let run = |policy: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let diverging = [
+            "finetune.from=scratch",
+            "finetune.optimiser=sgd",
+            "finetune.clip_norm=",
+            "finetune.lr=1e30",
+            "finetune.eval_every=5",
+            policy,
+        ];
+        let result = finetune(&config(&diverging), &Run::create(folder.path()).unwrap(), &mut Silent);
+        (result.map(drop), troubles(folder.path()))
+    };
+    let (result, lines) = run("finetune.nonfinite.skip.max=2");
+    let error = result.unwrap_err();
+    assert_eq!(error.exit_code(), 5);
+    assert!(error.to_string().contains("; 2 steps in a row have been skipped: lower `finetune.lr`"), "{error}");
+    let first = lines[0].0;
+    let skipped = |step| (step, "the loss: skipped".to_owned());
+    assert_eq!(lines, [skipped(first), skipped(first + 1)]);
+
+    let (result, lines) = run("finetune.nonfinite.rollback={every: 2, lr_factor: 0.1, max: 2}");
+    assert!(result.unwrap_err().to_string().contains("; it has gone back 2 times"));
+    assert_eq!(lines.len(), 2);
+    let (result, lines) = run("finetune.nonfinite.rollback={every: 2, lr_factor: 1e-30, max: 2}");
+    result.unwrap();
+    assert_eq!(lines[0].1, "the loss: back to step 0, learning rates now x 0.000000000000000000000000000001");
+}
+
+#[test]
+fn a_changed_setting_is_refused_unless_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::create(folder.path()).unwrap();
+    let (before, now) = (config(&[]), config(&["pretrain.lr=1e-4"]));
+    pretrain(&before, &run, &mut StopsAfter(3)).unwrap_err();
+    let error = pretrain(&now, &run, &mut Silent).unwrap_err();
+    assert_eq!(error.exit_code(), 4);
+    let text = error.to_string().replace(&folder.path().display().to_string(), "RUN");
+    insta::assert_snapshot!(text, @"RUN: `pretrain` was stopped here before its end, and since then `pretrain.lr` was 0.0015 and is 0.0001: undo the change to go on from where it was, `--fresh` starts the stage anew, `--allow-changes` goes on as it is now");
+    // what is no business of the stage is no change
+    let other = config(&["engine.threads=1", "finetune.lr=1e-4"]);
+    pretrain(&other, &run, &mut StopsAfter(1)).unwrap_err();
+    let mut told = Vec::new();
+    pretrain(&now, &run.clone().with_resume(Resume::Changed), &mut |event: Event<'_>| {
+        if let Event::Message(text) = event {
+            told.push(text.to_owned());
+        }
+    })
+    .unwrap();
+    assert!(told.contains(&"pretrain: goes on after step 4 of 5".to_owned()), "{told:?}");
+    assert!(told.contains(&"pretrain: goes on although `pretrain.lr` was 0.0015 and is 0.0001".to_owned()), "{told:?}");
+}
+
+#[test]
+fn afresh_is_from_the_first_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::create(folder.path()).unwrap();
+    let config = config(&["finetune.from=scratch"]);
+    for resume in [Resume::Fresh, Resume::UnchangedOrFresh] {
+        let other = self::config(&["finetune.from=scratch", "seed=1"]);
+        finetune(&other, &run, &mut StopsAfter(3)).unwrap_err();
+        finetune(&config, &run.clone().with_resume(resume), &mut Silent).unwrap();
+        assert_same(folder.path(), &wanted(&config), &format!("{resume:?}"));
+    }
+}
+
+#[test]
+fn lost_metrics_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::create(folder.path()).unwrap();
+    pretrain(&config(&[]), &run, &mut StopsAfter(3)).unwrap_err();
+    overwrite(&folder.path().join("metrics.jsonl"), b"");
+    let error = pretrain(&config(&[]), &run, &mut Silent).unwrap_err();
+    let text = error.to_string().replace(&folder.path().display().to_string(), "RUN");
+    insta::assert_snapshot!(text, @"RUN/metrics.jsonl: lacks lines that `pretrain` had written, or has others: put it back as it was; `--fresh` starts the stage anew");
+}
+
+#[test]
+fn a_run_folder_has_one_owner() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::create(folder.path()).unwrap();
+    let lock = run.lock("sweep", &mut Silent).unwrap();
+    let error = pretrain(&config(&[]), &run, &mut Silent).unwrap_err();
+    assert!(error.exit_code() == 4 && error.to_string().contains("(`nids-mixer sweep`), started 0 seconds ago"), "{error}");
+    drop(lock);
+    overwrite(&folder.path().join(".artefact-abc"), b"half a file");
+    pretrain(&config(&[]), &run, &mut Silent).unwrap();
+    assert!(!folder.path().join(".artefact-abc").exists());
+}
+
+/// Lets every call to the disk go wrong in its turn, and then goes on with a disk that works.
+fn fail_everywhere(fault: Fault, more: &[&str]) {
+    let _alone = faults::alone();
+    let config = config(&[&["pretrain.steps=3", "finetune.steps=3"], more].concat());
+    let mut before = tempfile::tempdir().unwrap();
+    for stage in stages(&config) {
+        let after = copy(before.path());
+        run_stage(stage, &config, &Run::create(after.path()).unwrap(), &mut Silent).unwrap();
+        let wanted = files(after.path());
+        let mut at = 0;
+        loop {
+            let folder = copy(before.path());
+            let run = Run::create(folder.path()).unwrap();
+            faults::set(Some((at, fault)));
+            let result = run_stage(stage, &config, &run, &mut Silent);
+            let calls = faults::calls();
+            faults::set(None);
+            if at >= calls {
+                assert!(at > 20, "{stage} makes {calls} calls");
+                break;
+            }
+            match (fault, result) {
+                (Fault::Short, result) => result.unwrap(),
+                (_, Ok(())) => panic!("{stage}, call {at}: nobody noticed"),
+                (_, Err(error)) => assert_eq!(error.exit_code(), 6, "{stage}, call {at}: {error}"),
+            }
+            run_stage(stage, &config, &run, &mut Silent).unwrap_or_else(|error| panic!("{stage} after call {at}: {error}"));
+            assert_same(folder.path(), &wanted, &format!("{stage}, call {at} went wrong"));
+            at += 1;
+        }
+        drop(std::mem::replace(&mut before, after));
+    }
+}
+
+fn copy(from: &Path) -> TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for (name, bytes) in files(from) {
+        let path = to.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        overwrite(&path, &bytes);
+    }
+    to
+}
+
+#[test]
+fn a_full_disk_loses_nothing() {
+    fail_everywhere(Fault::Fails(ErrorKind::StorageFull), &[]);
+}
+
+#[test]
+fn a_passing_error_loses_nothing() {
+    fail_everywhere(Fault::FailsOnce(ErrorKind::Other), &["finetune.from=scratch"]);
+}
+
+#[test]
+fn short_writes_lose_nothing() {
+    fail_everywhere(Fault::Short, &["finetune.from=latents"]);
+}
