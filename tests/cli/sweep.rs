@@ -34,6 +34,21 @@ fn widths_then_depths_end_in_a_config_that_trains() {
     std::fs::remove_file(bench.path(&format!("run/trials/{name}/manifest-finetune.json"))).unwrap();
     let (again, told) = bench.prints_and_tells(&on_flows("sweep", WIDTHS));
     assert!(again == table && told.matches("steps of").count() == 1, "{told}");
+    // nor does what was trained on other flows count
+    bench.prints("synth --rows 300 --seed 5 --output flows.csv");
+    let (_, told) = bench.prints_and_tells(&on_flows("sweep", WIDTHS));
+    assert!(told.matches("steps of").count() >= 3, "{told}");
+}
+
+#[test]
+fn threads_change_no_byte_of_a_sweep() {
+    let report = |threads: usize| {
+        let bench = Bench::new();
+        bench.flows();
+        bench.prints(&on_flows("sweep", &format!("{WIDTHS} --set engine.threads={threads}")));
+        bench.bytes("run/sweep.json")
+    };
+    assert!(report(1) == report(8));
 }
 
 #[test]

@@ -130,16 +130,26 @@ impl Run {
         Ok(path)
     }
 
-    /// Takes over what `stage` left in another run folder, if it reads from no other stage and its settings were those of
-    /// `config`; whether they were.
+    /// Whether `stage` has left what it would make now: of these settings and of data files that are what they were.
+    pub(crate) fn is_up_to_date(&self, stage: Stage, config: &Config) -> bool {
+        let Ok(manifest) = self.manifest(stage) else { return false };
+        let has_settings = self.recorded_config(&manifest).is_ok_and(|made| made.stage_hash(stage) == config.stage_hash(stage));
+        let path_of = |role: &str| Some(PathBuf::from(config.stage_keys(stage).get(role)?.as_str()?));
+        let is_same = |(role, digest): (&String, &Digest)| {
+            path_of(role).is_some_and(|path| artefacts::digest(&path).is_ok_and(|now| now == *digest))
+        };
+        has_settings && manifest.data.iter().all(is_same) && manifest.outputs.keys().all(|name| self.require(stage, name).is_ok())
+    }
+
+    /// Takes over what `stage` left in another run folder, if it reads from no other stage and would make the same now; whether it
+    /// would.
     pub(crate) fn adopt(&self, stage: Stage, from: &Self, config: &Config) -> Result<bool> {
         let Ok(manifest) = from.manifest(stage) else { return Ok(false) };
-        let is_same = from.recorded_config(&manifest).is_ok_and(|made| made.stage_hash(stage) == config.stage_hash(stage));
-        if !is_same || !manifest.inputs.is_empty() {
+        if !manifest.inputs.is_empty() || !from.is_up_to_date(stage, config) {
             return Ok(false);
         }
         for name in manifest.outputs.keys() {
-            let Ok(found) = from.require(stage, name) else { return Ok(false) };
+            let found = from.require(stage, name)?;
             let bytes = fs::read(&found).map_err(Error::io(&found, "read"))?;
             self.write(name, &bytes)?;
         }
@@ -160,6 +170,12 @@ impl Run {
             artefacts::remove_scratch(&folder)?;
         }
         checkpoint::remove_scratch(&self.folder)?;
+        for stage in Stage::ALL {
+            // killed after its manifest, before it could tidy up
+            if self.has_finished(stage) {
+                checkpoint::forget(&self.folder, stage)?;
+            }
+        }
         Ok(lock)
     }
 
@@ -391,8 +407,7 @@ impl StageRun<'_> {
         };
         let settings = self.config.checkpoint.clone();
         let store = self.checkpoints.insert(Store::new(&self.run.folder, self.stage, settings, circumstances.clone()));
-        // of a stage that has finished, checkpoints are leftovers
-        if self.run.resume == Resume::Fresh || self.run.has_finished(self.stage) {
+        if self.run.resume == Resume::Fresh {
             return Ok(None);
         }
         let before = match store.open() {

@@ -272,8 +272,15 @@ fn a_run_folder_has_one_owner() {
     assert!(error.exit_code() == 4 && error.to_string().contains("(`nids-mixer sweep`), started 0 seconds ago"), "{error}");
     drop(lock);
     overwrite(&folder.path().join(".artefact-abc"), b"half a file");
+    fs::create_dir(folder.path().join("checkpoints")).unwrap();
+    overwrite(&folder.path().join("checkpoints/.artefact-abc"), b"half a file");
     pretrain(&config(&[]), &run, &mut Silent).unwrap();
     assert!(!folder.path().join(".artefact-abc").exists());
+    // killed between the manifest and the end
+    fs::create_dir(folder.path().join("checkpoints")).unwrap();
+    overwrite(&folder.path().join("checkpoints/pretrain.json"), b"an index");
+    drop(run.lock("sweep", &mut Silent).unwrap());
+    assert!(!folder.path().join("checkpoints").exists());
 }
 
 /// Lets every call to the disk go wrong in its turn, and then goes on with a disk that works.

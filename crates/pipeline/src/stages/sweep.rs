@@ -9,7 +9,7 @@ use std::fs;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::{MODEL, encode, finetune, pretrain};
+use super::{encode, finetune, pretrain};
 use crate::config::{Config, FinetuneFrom, Halving, Stage, Strategy, WidthDepth};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Progress};
@@ -221,7 +221,8 @@ impl Sweep<'_> {
         ];
         let config = self.config.with(&[settings.as_slice(), &of_sweep].concat())?;
         let run = Run::create(&self.run.folder().join("trials").join(&name))?.with_resume(self.resume());
-        if self.run.resume() == Resume::Fresh || !is_done(&run, &config) {
+        drop(run.lock("sweep", self.progress)?); // what a killed trial has left
+        if self.run.resume() == Resume::Fresh || !run.is_up_to_date(Stage::Finetune, &config) {
             self.progress.event(Event::Message(&format!("sweep: trial {}: {name}", self.trials.len() + 1)));
             if config.finetune.from != FinetuneFrom::Scratch && !self.has_pretrained(&run, &config)? {
                 pretrain(&config, &run, self.progress)?;
@@ -247,8 +248,7 @@ impl Sweep<'_> {
 
     /// Whether an encoder pretrained with these settings is there, or was in the folder of an earlier trial.
     fn has_pretrained(&self, run: &Run, config: &Config) -> Result<bool> {
-        if run.config_of(Stage::Pretrain).is_ok_and(|made| made.stage_hash(Stage::Pretrain) == config.stage_hash(Stage::Pretrain))
-        {
+        if run.is_up_to_date(Stage::Pretrain, config) {
             return Ok(true);
         }
         for trial in &self.trials {
@@ -280,12 +280,6 @@ fn ladder(from: usize, to: usize) -> Vec<usize> {
 fn is_promising(trial: &Trial, min_drop: f64) -> bool {
     let fell = |loss: f64| loss <= std::f64::consts::LN_2 * (1.0 - min_drop);
     fell(trial.train_loss[1]) && fell(trial.validation_loss[1])
-}
-
-fn is_done(run: &Run, config: &Config) -> bool {
-    let made_with = |stage| run.config_of(stage).map(|made| made.stage_hash(stage));
-    run.require(Stage::Finetune, MODEL).is_ok()
-        && made_with(Stage::Finetune).is_ok_and(|hash| hash == config.stage_hash(Stage::Finetune))
 }
 
 /// From the trial's metrics: training loss first and last, validation loss first and last, accuracy.
