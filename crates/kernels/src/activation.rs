@@ -1,6 +1,6 @@
 //! The pass after the first product of an MLP: bias, activation, its derivative and dropout at once.
 
-use crate::simd::{simd, update};
+use crate::simd::{arch, simd, update};
 use crate::{Mask, Real};
 
 /// The nonlinearity of an MLP.
@@ -75,8 +75,14 @@ pub(crate) fn run<R: Real>(
     mask: Mask<'_, R>,
     cols: usize,
     h: &mut [R],
-    derivative: Option<&mut [R]>,
+    mut derivative: Option<&mut [R]>,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if let (Activation::Gelu, pulp::Arch::V4(simd)) = (activation, arch())
+        && R::gelu_avx512(simd, bias, mask, cols, h, &mut derivative)
+    {
+        return;
+    }
     let rows = h.len() / cols;
     match activation {
         Activation::Gelu => simd(

@@ -211,6 +211,12 @@ macro_rules! with_vectors {
 pub(crate) use with_vectors;
 
 impl Place {
+    /// `len` numbers from `start` on: as many as a vector has, or where it `is_partial` fewer.
+    #[inline(always)]
+    pub(crate) fn new(index: usize, start: usize, len: usize, is_partial: bool) -> Self {
+        Self { index, start, len, is_partial }
+    }
+
     #[inline(always)]
     pub(crate) fn load<S: Simd, R: Lanes>(self, simd: S, row: &[R]) -> R::Vector<S> {
         assert!(self.start + self.len <= row.len(), "a place inside the row");

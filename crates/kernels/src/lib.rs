@@ -18,6 +18,8 @@ mod activation;
 mod arena;
 mod buffer;
 mod concrete;
+#[cfg(target_arch = "x86_64")]
+mod gelu;
 mod gemm;
 mod lanes;
 mod mask;

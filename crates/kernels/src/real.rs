@@ -19,6 +19,19 @@ pub trait Real: Float + NumAssign + Blas + Concrete + Lanes + Sum + Default + De
     fn normal_cdf_pdf(self) -> (Self, Self);
     /// tanh x and its derivative 1 - tanh² x.
     fn tanh_and_derivative(self) -> (Self, Self);
+    /// GELU in a way of AVX-512's own, if this type has one; whether it was done.
+    #[cfg(target_arch = "x86_64")]
+    #[doc(hidden)]
+    fn gelu_avx512(
+        _: pulp::x86::V4,
+        _: crate::Bias<'_, Self>,
+        _: crate::Mask<'_, Self>,
+        _cols: usize,
+        _h: &mut [Self],
+        _derivative: &mut Option<&mut [Self]>,
+    ) -> bool {
+        false
+    }
 }
 
 impl Real for f64 {
@@ -62,6 +75,18 @@ impl Real for f32 {
         let tail = poly * exp;
         let cdf = if self < 0.0 { tail } else { 1.0 - tail };
         (cdf, exp * INV_SQRT_TAU as f32)
+    }
+    #[cfg(target_arch = "x86_64")]
+    fn gelu_avx512(
+        simd: pulp::x86::V4,
+        bias: crate::Bias<'_, Self>,
+        mask: crate::Mask<'_, Self>,
+        cols: usize,
+        h: &mut [Self],
+        derivative: &mut Option<&mut [Self]>,
+    ) -> bool {
+        crate::gelu::Gelu { simd, bias, mask, cols, h, derivative }.run();
+        true
     }
     /// (1 - e) / (1 + e), e = exp(-2 |x|), with the sign of x; near 0, where 1 - e loses digits, the Taylor polynomial of degree 9.
     /// Within 5e-7 relatively; unlike the C library's, it vectorises.
