@@ -50,7 +50,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Stopped by a signal.
-    #[error("interrupted")]
+    #[error("stopped: give the command again to go on")]
     Interrupted {
         /// Its number: 2 or 15.
         signal: u8,
