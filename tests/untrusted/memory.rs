@@ -172,6 +172,19 @@ fn manifests() {
 }
 
 #[test]
+fn stopped_runs() {
+    all(
+        check::stopped,
+        &[
+            ("a header of gigabytes", [&(1_u64 << 33).to_le_bytes()[..], b"{}"].concat()),
+            ("a header of megabytes", [(4_u64 << 20).to_le_bytes().to_vec(), vec![b'['; 4 << 20]].concat()),
+            ("nested deeply", text("[".repeat(1 << 18))),
+            ("many files", text(format!(r#"{{"checkpoints":[{}0]}}"#, "0,".repeat(130_000)))),
+        ],
+    );
+}
+
+#[test]
 fn checkpoints() {
     let header = format!("{:117}\n", "{'descr': '|O', 'fortran_order': False, 'shape': (), }");
     let file = |pickle: &[u8]| [b"\x93NUMPY\x01\x00v\x00", header.as_bytes(), b"\x80\x04", pickle].concat();

@@ -10,8 +10,8 @@ use ndarray::{Array1, Array2};
 use nids_flows::{Labels, Normalisation, Schema, Tokeniser, TokeniserConfig};
 use nids_nn::{Linear, ParamTable, weights};
 use nids_pipeline::artefacts::write_atomic;
-use nids_pipeline::progress::Silent;
-use nids_pipeline::{Config, Run, Stage, npy};
+use nids_pipeline::progress::{Event, Progress, Silent};
+use nids_pipeline::{Config, Run, Stage, npy, stages};
 
 use crate::check::{FLOWS, SCHEMA};
 use crate::columnar::{Format, columnar};
@@ -90,7 +90,31 @@ pub(crate) fn seeds() -> Vec<Seed> {
     stage.write("weights", b"w").unwrap();
     stage.finish("scalar").unwrap();
     write("manifest", "pretrain.json", &fs::read(run.folder().join("manifest-pretrain.json")).unwrap());
+    let run = Run::create(&scratch.path().join("stopped")).unwrap();
+    stages::pretrain(&small(), &run, &mut StopsAtOnce).unwrap_err();
+    for name in ["pretrain.json", "pretrain-step-1.safetensors"] {
+        write("stopped", name, &fs::read(run.folder().join("checkpoints").join(name)).unwrap());
+    }
     seeds
+}
+
+/// A run that leaves a checkpoint of some kilobytes.
+fn small() -> Config {
+    let text = "name: seed\ndata: { synthetic: { rows: 40, unlabelled_rows: 0 } }\ntokeniser: { quantile: false, log1p: true, bins: 0, \
+                one_hot: false }\nmodel: { dim: 1, depth: 1, n_registers: 0, token_expansion: 0.05, channel_expansion: 1 }\n\
+                engine: { gemm: tiles }\npretrain: { steps: 2, batch_size: 8 }\n";
+    Config::parse(text, "seed.yaml", &[]).unwrap()
+}
+
+/// Wants every stage to stop after its first step.
+struct StopsAtOnce;
+
+impl Progress for StopsAtOnce {
+    fn event(&mut self, _: Event<'_>) {}
+
+    fn stop(&mut self) -> Option<u8> {
+        Some(15)
+    }
 }
 
 fn array(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Vec<u8> {

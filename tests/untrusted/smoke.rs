@@ -103,7 +103,7 @@ macro_rules! smoke {
     };
 }
 
-smoke! { config csv import manifest npy parquet schema tokeniser weights }
+smoke! { config csv import manifest npy parquet schema stopped tokeniser weights }
 
 /// `cargo test -p nids-pipeline --test untrusted write_the_seeds -- --ignored`, after a change of format.
 #[test]
@@ -132,6 +132,7 @@ fn seeds_are_accepted() {
             "csv" => check::csv,
             "parquet" => check::parquet,
             "import" => check::import,
+            "stopped" => check::stopped,
             _ => check::manifest,
         };
         check(&seed.bytes);

@@ -82,8 +82,11 @@ pub fn load(table: &ParamTable, prefixes: &[&str], bytes: &[u8], params: &mut [f
     if problems.is_empty() { Ok(()) } else { Err(WeightsError::Mismatch(problems)) }
 }
 
-/// The header is a text of the length that the first eight bytes say.
-fn check_header(bytes: &[u8]) -> Result<(), WeightsError> {
+/// Refuses a safetensors file whose header is longer than any that is written here; to be asked before it is parsed.
+///
+/// # Errors
+/// If the length that the first eight bytes say is larger.
+pub fn check_header(bytes: &[u8]) -> Result<(), WeightsError> {
     match bytes.first_chunk().map(|len| u64::from_le_bytes(*len)) {
         Some(len) if len > MAX_HEADER => {
             Err(WeightsError::Format(format!("a header of {len} bytes, expected at most {MAX_HEADER}")))

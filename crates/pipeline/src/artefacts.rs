@@ -99,11 +99,12 @@ pub(crate) fn inside(folder: &Path, name: &str) -> Option<PathBuf> {
     (plain && name.components().next().is_some()).then(|| folder.join(name))
 }
 
-/// Whether a link on the way to `path` leads out of the folder. What is not there yet will be where its folder is.
+/// Whether a link on the way to `path` leads out of the folder, or to what is not there. What is not there yet will be where its
+/// folder is.
 pub(crate) fn leads_out(folder: &Path, path: &Path) -> bool {
     let Ok(folder) = fs::canonicalize(folder) else { return false };
-    let there = path.ancestors().find_map(|path| fs::canonicalize(path).ok());
-    !there.is_some_and(|there| there.starts_with(&folder))
+    let there = path.ancestors().find(|path| fs::symlink_metadata(path).is_ok());
+    !there.is_some_and(|there| fs::canonicalize(there).is_ok_and(|there| there.starts_with(&folder)))
 }
 
 fn folder_of(path: &Path) -> &Path {

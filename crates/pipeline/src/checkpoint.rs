@@ -6,10 +6,11 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use nids_nn::weights;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -24,7 +25,7 @@ const KIND: &str = "nids-mixer checkpoints";
 const VERSION: u32 = 1;
 const FOLDER: &str = "checkpoints";
 /// An index larger than this is some other file.
-const MAX_BYTES: u64 = 1 << 20;
+const MAX_BYTES: u64 = 1 << 18;
 
 /// What the bytes that a stage leaves depend on: all that must be the same for it to go on as if it had not been stopped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -159,7 +160,7 @@ struct Header {
 
 /// A checkpoint read back.
 #[derive(Debug)]
-pub(crate) struct Checkpoint {
+pub struct Checkpoint {
     pub(crate) state: State,
     pub(crate) metrics: Digest,
     pub(crate) lines: u64,
@@ -167,7 +168,24 @@ pub(crate) struct Checkpoint {
     path: PathBuf,
 }
 
+/// Reads a checkpoint's file; what is wrong with it otherwise. Takes at most twice its size.
+pub fn from_bytes(bytes: &[u8], path: &Path) -> std::result::Result<Checkpoint, String> {
+    let (Header { state, metrics, lines }, tensors) = parse(bytes)?;
+    Ok(Checkpoint { state, metrics, lines, tensors, path: path.to_owned() })
+}
+
+/// Reads an index; the files that it lists.
+pub fn index_from_bytes(bytes: &[u8]) -> std::result::Result<Vec<String>, String> {
+    let index: Index = serde_json::from_slice(bytes).map_err(|error| format!("not an index: {error}"))?;
+    Ok(index.checkpoints.into_iter().map(|entry| entry.file).collect())
+}
+
 impl Checkpoint {
+    /// For what does not fit the run that is to go on.
+    pub(crate) fn refuse(&self, what: String) -> Error {
+        Error::artefact(&self.path, what, AFRESH)
+    }
+
     /// Copies a tensor of exactly that length.
     pub(crate) fn copy(&self, name: &str, into: &mut [f32]) -> Result<()> {
         match self.tensors.get(name) {
@@ -178,7 +196,7 @@ impl Checkpoint {
             found => {
                 let len = found.map_or(0, Vec::len);
                 let what = format!("`{name}` has {len} numbers, the network wants {}: it is another network's", into.len());
-                Err(Error::artefact(&self.path, what, AFRESH))
+                Err(self.refuse(what))
             }
         }
     }
@@ -212,6 +230,7 @@ struct Index {
 /// The checkpoints of one stage.
 #[derive(Debug)]
 pub(crate) struct Store {
+    run: PathBuf,
     folder: PathBuf,
     stage: Stage,
     settings: Settings,
@@ -221,7 +240,7 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn new(run: &Path, stage: Stage, settings: Settings, circumstances: Circumstances) -> Self {
-        Self { folder: run.join(FOLDER), stage, settings, circumstances, entries: Vec::new() }
+        Self { run: run.to_owned(), folder: run.join(FOLDER), stage, settings, circumstances, entries: Vec::new() }
     }
 
     /// Goes on as if there had been none.
@@ -231,13 +250,15 @@ impl Store {
 
     /// What an unfinished run was, if there is one.
     pub(crate) fn open(&mut self) -> Result<Option<Circumstances>> {
-        let path = index_path(&self.folder, self.stage);
+        let path = self.place(&index_name(self.stage))?;
         let refuse = |what: String| Error::artefact(&path, what, AFRESH);
-        let bytes = match fs::metadata(&path) {
+        let mut bytes = Vec::new();
+        match File::open(&path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Ok(metadata) if metadata.len() > MAX_BYTES => return Err(refuse("larger than 1 MiB, hence no index".to_owned())),
-            _ => fs::read(&path).map_err(Error::io(&path, "read"))?,
-        };
+            Err(error) => return Err(Error::io(&path, "read")(error)),
+            Ok(_) if bytes.len() as u64 > MAX_BYTES => return Err(refuse("larger than 256 KiB, hence no index".to_owned())),
+            Ok(_) => {}
+        }
         let index: Index = serde_json::from_slice(&bytes).map_err(|error| refuse(format!("not an index: {error}")))?;
         if (index.kind.as_str(), index.version) != (KIND, VERSION) {
             return Err(refuse(format!("foreign index: `{}` version {}", index.kind, index.version)));
@@ -255,20 +276,25 @@ impl Store {
             }
             self.entries.pop();
         }
-        Err(Error::artefact(index_path(&self.folder, self.stage), "none of its checkpoints is whole", AFRESH))
+        Err(Error::artefact(self.folder.join(index_name(self.stage)), "none of its checkpoints is whole", AFRESH))
     }
 
     fn read(&self, entry: &Entry) -> Result<Checkpoint> {
-        let refuse = |path: &Path, what: String| Error::artefact(path, what, "the checkpoint before it is taken");
-        let Some(path) = artefacts::inside(&self.folder, &entry.file) else {
-            return Err(refuse(&self.folder, format!("`{}` lies outside the folder", entry.file)));
-        };
+        let path = self.place(&entry.file)?;
+        let refuse = |what: String| Error::artefact(&path, what, "the checkpoint before it is taken");
         if artefacts::digest(&path)? != entry.content {
-            return Err(refuse(&path, "changed since it was written".to_owned()));
+            return Err(refuse("changed since it was written".to_owned()));
         }
         let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
-        let (Header { state, metrics, lines }, tensors) = parse(&bytes).map_err(|what| refuse(&path, what))?;
-        Ok(Checkpoint { state, metrics, lines, tensors, path })
+        from_bytes(&bytes, &path).map_err(refuse)
+    }
+
+    /// Where a file of this name is, which no name and no link takes out of the run folder.
+    fn place(&self, name: &str) -> Result<PathBuf> {
+        match artefacts::inside(&self.folder, name) {
+            Some(path) if !artefacts::leads_out(&self.run, &path) => Ok(path),
+            _ => Err(Error::artefact(&self.folder, format!("`{name}` lies outside the run folder"), AFRESH)),
+        }
     }
 
     /// Writes a checkpoint, which counts once this returns, and drops those that are kept no longer.
@@ -287,7 +313,7 @@ impl Store {
         let file = format!("{}{of_member}-step-{}.safetensors", self.stage, state.step);
         let header = Header { state: state.clone(), metrics, lines };
         let bytes = to_bytes(&header, tensors);
-        let content = artefacts::write(&self.folder.join(&file), |out| out.write_all(&bytes))?;
+        let content = artefacts::write(&self.place(&file)?, |out| out.write_all(&bytes))?;
         let (step, member, score) = (state.step, state.member, state.score);
         let mut entries = self.entries.clone();
         entries.retain(|entry| entry.member == member && entry.step != step); // members before it have finished
@@ -299,7 +325,7 @@ impl Store {
             circumstances: self.circumstances.clone(),
             checkpoints: entries.clone(),
         };
-        artefacts::write(&index_path(&self.folder, self.stage), |out| {
+        artefacts::write(&self.place(&index_name(self.stage))?, |out| {
             serde_json::to_writer_pretty(&mut *out, &index)?;
             writeln!(out)
         })?;
@@ -329,15 +355,10 @@ pub(crate) fn forget(run: &Path, stage: Stage) -> Result<()> {
     if !folder.is_dir() {
         return Ok(());
     }
-    artefacts::remove(&index_path(&folder, stage))?;
+    artefacts::remove(&folder.join(index_name(stage)))?;
     remove_files(&folder, stage, &BTreeSet::new())?;
     let _ = fs::remove_dir(&folder); // unless another stage has some
     Ok(())
-}
-
-/// Removes what a killed process has left half written among the checkpoints.
-pub(crate) fn remove_scratch(run: &Path) -> Result<()> {
-    artefacts::remove_scratch(&run.join(FOLDER))
 }
 
 fn remove_files(folder: &Path, stage: Stage, kept: &BTreeSet<&str>) -> Result<()> {
@@ -353,8 +374,8 @@ fn remove_files(folder: &Path, stage: Stage, kept: &BTreeSet<&str>) -> Result<()
     Ok(())
 }
 
-fn index_path(folder: &Path, stage: Stage) -> PathBuf {
-    folder.join(format!("{stage}.json"))
+fn index_name(stage: Stage) -> String {
+    format!("{stage}.json")
 }
 
 fn to_bytes(header: &Header, tensors: &[(&str, &[f32])]) -> Vec<u8> {
@@ -368,6 +389,7 @@ fn to_bytes(header: &Header, tensors: &[(&str, &[f32])]) -> Vec<u8> {
 }
 
 fn parse(bytes: &[u8]) -> std::result::Result<(Header, BTreeMap<String, Vec<f32>>), String> {
+    weights::check_header(bytes).map_err(|error| error.to_string())?;
     let file = SafeTensors::deserialize(bytes).map_err(|error| format!("not a readable safetensors file: {error}"))?;
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
     let header = metadata.metadata().as_ref().and_then(|map| map.get("nids_mixer")).ok_or("it has no header")?;
@@ -492,7 +514,7 @@ mod tests {
     fn an_index_that_is_none_is_refused() {
         let run = tempfile::tempdir().unwrap();
         commit(&mut store(run.path()), &state(1, None), true);
-        let path = index_path(&run.path().join(FOLDER), Stage::Pretrain);
+        let path = run.path().join(FOLDER).join(index_name(Stage::Pretrain));
         let whole = fs::read_to_string(&path).unwrap();
         let outside = whole.replace("pretrain-step-1", "../pretrain-step-1");
         for text in ["", "{}", &whole[..whole.len() / 2], &whole.replace("\"version\": 1", "\"version\": 2")] {

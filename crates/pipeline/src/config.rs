@@ -134,7 +134,12 @@ impl Config {
                     .map(|(path, message)| Problem::new(nearest_position(&root, path, origin), format!("`{path}`: {message}"))),
             );
             if problems.is_empty() {
-                return Ok(Self { settings });
+                let config = Self { settings };
+                // or what a run keeps of it could not be read again
+                if config.to_yaml().len() as u64 <= MAX_BYTES {
+                    return Ok(config);
+                }
+                problems.push(Problem::new(origin, "larger than 256 KiB with all defaults written out, hence no config"));
             }
         }
         Err(Error::Config(problems))

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod artefacts;
-mod checkpoint;
+pub mod checkpoint;
 pub mod config;
 mod disk;
 mod error;

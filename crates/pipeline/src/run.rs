@@ -161,15 +161,19 @@ impl Run {
 
     /// Keeps other processes from writing here until it is dropped; `what` is the command that asks.
     pub(crate) fn lock(&self, what: &str, progress: &mut dyn Progress) -> Result<Lock> {
+        for name in [".lock", "checkpoints"] {
+            self.path(name)?;
+        }
         let lock = Lock::take(&self.folder, what)?;
         if let Some(owner) = &lock.left_by {
             let folder = self.folder.display();
             progress.event(Event::Message(&format!("{folder}: {owner}, was stopped before it had ended")));
         }
-        for folder in [self.folder.clone(), self.folder.join("latents")] {
-            artefacts::remove_scratch(&folder)?;
+        for folder in [self.folder.clone(), self.folder.join("latents"), self.folder.join("checkpoints")] {
+            if !artefacts::leads_out(&self.folder, &folder) {
+                artefacts::remove_scratch(&folder)?;
+            }
         }
-        checkpoint::remove_scratch(&self.folder)?;
         for stage in Stage::ALL {
             // killed after its manifest, before it could tidy up
             if self.has_finished(stage) {

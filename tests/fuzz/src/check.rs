@@ -11,7 +11,7 @@ use ndarray::{Ix1, Ix2, Ix3};
 use nids_flows::{FlowReader, Flows, Labels, Schema, Tokeniser, write_csv};
 use nids_nn::{Linear, ParamTable, weights as safetensors};
 use nids_pipeline::progress::Silent;
-use nids_pipeline::{Config, Run, Stage, import as checkpoint, npy as arrays};
+use nids_pipeline::{Config, Run, Stage, checkpoint as saved, import as checkpoint, npy as arrays};
 use peak_alloc::PeakAlloc;
 use tempfile::TempDir;
 
@@ -219,5 +219,13 @@ pub fn manifest(bytes: &[u8]) {
         }
         let mut stage = run.begin(Stage::Finetune, &config, &mut Silent).expect("begins");
         let _ = stage.require(Stage::Pretrain, "weights");
+    });
+}
+
+/// What a stopped stage goes on from: a checkpoint, or the index that lists some.
+pub fn stopped(bytes: &[u8]) {
+    bounded(bytes.len(), || {
+        drop(saved::from_bytes(bytes, Path::new("x.safetensors")));
+        drop(saved::index_from_bytes(bytes));
     });
 }

@@ -103,7 +103,7 @@ static KEYS: &[Key] = &[
     key("engine.shard", Rule::Whole(0, 64), EACH),
     key("engine.gradient_groups", Rule::Whole(0, 256), EACH),
     key("checkpoint.every", Rule::Whole(1, ANY), NOTHING),
-    key("checkpoint.keep", Rule::Whole(1, 1024), NOTHING),
+    key("checkpoint.keep", Rule::Whole(1, 100), NOTHING),
     key("pretrain.objective", Rule::Choice(&["mae", "vae"]), PRETRAIN),
     key("pretrain.objective.mae.mask_ratio", INSIDE, PRETRAIN),
     key("pretrain.objective.mae.encoder", Rule::OneOf(&["mask_token", "visible_only"]), PRETRAIN),

@@ -87,8 +87,13 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     };
     let resumed = stage.resume(&engine, progress)?;
     let first = resumed.as_ref().and_then(|checkpoint| checkpoint.state.member).unwrap_or(0);
-    if let Some(checkpoint) = resumed.as_ref().filter(|_| members > 1) {
-        checkpoint.copy("finished", &mut params)?;
+    if let Some(checkpoint) = &resumed {
+        if first >= members {
+            return Err(checkpoint.refuse(format!("it is at member {first} of an ensemble of {members}")));
+        }
+        if members > 1 {
+            checkpoint.copy("finished", &mut params)?;
+        }
     }
     let mut metrics = None;
     for k in first..members {

@@ -240,6 +240,43 @@ fn a_changed_setting_is_refused_unless_asked_for() {
 }
 
 #[test]
+fn a_change_that_leaves_nothing_to_go_on_with_is_refused() {
+    let members = ["finetune.from=scratch", "finetune.members=2"];
+    for (now, wanted) in [
+        (
+            &["finetune.from=scratch", "finetune.members=2", "finetune.steps=3"][..],
+            "it is at step 4 of member 1, beyond the 3 steps of member 1",
+        ),
+        (&["finetune.from=scratch"], "it is at member 1 of an ensemble of 1"),
+        (&["finetune.from=scratch", "finetune.members=2", "model.dim=16"], "numbers, the network wants"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let run = Run::create(folder.path()).unwrap().with_resume(Resume::Changed);
+        finetune(&config(&members), &run, &mut StopsAfter(9)).unwrap_err();
+        let error = finetune(&config(now), &run, &mut Silent).unwrap_err();
+        assert!(error.exit_code() == 4 && error.to_string().contains(wanted), "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn no_link_leads_out_of_the_run_folder() {
+    let outside = tempfile::tempdir().unwrap();
+    for name in [".lock", "checkpoints", "checkpoints/pretrain.json", "checkpoints/pretrain-step-2.safetensors"] {
+        let folder = tempfile::tempdir().unwrap();
+        if name.contains('/') {
+            fs::create_dir(folder.path().join("checkpoints")).unwrap();
+        }
+        std::os::unix::fs::symlink(outside.path().join("x"), folder.path().join(name)).unwrap();
+        let result = pretrain(&config(&[]), &Run::create(folder.path()).unwrap(), &mut Silent);
+        // a checkpoint that no index lists is removed, which leaves what it led to alone
+        let is_refused = result.is_err_and(|error| error.exit_code() == 4);
+        assert_eq!(is_refused, name != "checkpoints/pretrain-step-2.safetensors", "{name}");
+        assert!(fs::read_dir(outside.path()).unwrap().next().is_none(), "{name}");
+    }
+}
+
+#[test]
 fn afresh_is_from_the_first_step() {
     let folder = tempfile::tempdir().unwrap();
     let run = Run::create(folder.path()).unwrap();

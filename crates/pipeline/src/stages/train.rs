@@ -472,7 +472,14 @@ impl<'j> Training<'j> {
     }
 
     fn restore(&mut self, from: &Checkpoint, params: &mut Buffer<f32>) -> Result<()> {
-        let state = &from.state;
+        let (state, plan) = (&from.state, self.job.plan);
+        if state.step >= plan.steps || state.member != plan.member {
+            let of_member = |member: Option<usize>| member.map_or_else(String::new, |member| format!(" of member {member}"));
+            let (at, wanted) = (of_member(state.member), of_member(plan.member));
+            let what =
+                format!("it is at step {}{at}, beyond the {} steps{wanted} of `{}.steps`", state.step, plan.steps, plan.stage);
+            return Err(from.refuse(what));
+        }
         let (mut m, mut v) = (self.job.table.zeros(), self.job.table.zeros());
         for (name, buffer) in [("params", &mut *params), ("m", &mut m), ("v", &mut v)] {
             from.copy(name, buffer)?;
