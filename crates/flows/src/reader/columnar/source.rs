@@ -31,7 +31,7 @@ impl Source {
     pub(super) fn new(file: File) -> Result<Self> {
         let refuse = |what: String| Err(ParquetError::General(what));
         let len = Length::len(&file);
-        let Some(start) = len.checked_sub(8) else { return refuse(format!("{len} bytes")) };
+        let Some(start) = len.checked_sub(8) else { return refuse(format!("a file of {len} bytes")) };
         let tail = file.get_bytes(start, 8)?;
         let footer = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
         if footer > MAX_FOOTER {
