@@ -8,6 +8,8 @@
 //! ```
 
 mod check;
+mod contradictions;
+mod finetune;
 mod keys;
 mod settings;
 mod sweep;
@@ -25,10 +27,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value as Yaml};
 
+pub use finetune::{
+    Auxiliary, BatchEnsemble, Ema, Ensemble, Finetune, FinetuneFrom, Loss, MeanTeacher, Multiclass, Ramp, Scales, Task,
+};
 pub use settings::{
-    Activation, Auxiliary, BatchEnsemble, Checkpoint, Data, Ema, Encode, Engine, Ensemble, Evaluate, Finetune, FinetuneFrom,
-    Gemm, Latents, Loss, Mae, MaskedEncoder, MeanTeacher, Model, Mu, Multiclass, Noise, Objective, Pretrain, Ramp, Scales,
-    Settings, Sigma, SigmaRange, Synthetic, Task, Vae, VaeLatent,
+    Activation, Checkpoint, Data, Encode, Engine, Evaluate, Gemm, Latents, Mae, MaskedEncoder, Model, Mu, Noise, Objective,
+    Pretrain, Settings, Sigma, SigmaRange, Synthetic, Vae, VaeLatent,
 };
 pub use sweep::{Halving, Strategy, Sweep, WidthDepth};
 pub use training::{
