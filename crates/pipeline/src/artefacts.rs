@@ -1,7 +1,7 @@
 //! The artefact store: the only place that creates files. A reader sees the old file or the new one, never a part.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,13 @@ pub fn digest(path: &Path) -> Result<Digest> {
     let mut out = Hashing::new(io::sink());
     File::open(path).and_then(|mut file| io::copy(&mut file, &mut out)).map_err(Error::io(path, "read"))?;
     Ok(out.digest())
+}
+
+/// The content of a file of at most `max` bytes; nothing if it is larger, were it a link to something endless.
+pub(crate) fn read_at_most(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= max).then_some(bytes))
 }
 
 /// Writes a whole file or nothing: a scratch file in the same folder, synced, then renamed over the target.

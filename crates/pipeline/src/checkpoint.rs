@@ -6,8 +6,8 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use nids_nn::weights;
@@ -176,8 +176,16 @@ pub fn from_bytes(bytes: &[u8], path: &Path) -> std::result::Result<Checkpoint, 
 
 /// Reads an index; the files that it lists.
 pub fn index_from_bytes(bytes: &[u8]) -> std::result::Result<Vec<String>, String> {
+    Ok(parse_index(bytes)?.checkpoints.into_iter().map(|entry| entry.file).collect())
+}
+
+fn parse_index(bytes: &[u8]) -> std::result::Result<Index, String> {
     let index: Index = serde_json::from_slice(bytes).map_err(|error| format!("not an index: {error}"))?;
-    Ok(index.checkpoints.into_iter().map(|entry| entry.file).collect())
+    if (index.kind.as_str(), index.version) == (KIND, VERSION) {
+        Ok(index)
+    } else {
+        Err(format!("foreign index: `{}` version {}", index.kind, index.version))
+    }
 }
 
 impl Checkpoint {
@@ -252,17 +260,13 @@ impl Store {
     pub(crate) fn open(&mut self) -> Result<Option<Circumstances>> {
         let path = self.place(&index_name(self.stage))?;
         let refuse = |what: String| Error::artefact(&path, what, AFRESH);
-        let mut bytes = Vec::new();
-        match File::open(&path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)) {
+        let bytes = match artefacts::read_at_most(&path, MAX_BYTES) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Err(refuse("larger than 256 KiB, hence no index".to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(&path, "read")(error)),
-            Ok(_) if bytes.len() as u64 > MAX_BYTES => return Err(refuse("larger than 256 KiB, hence no index".to_owned())),
-            Ok(_) => {}
-        }
-        let index: Index = serde_json::from_slice(&bytes).map_err(|error| refuse(format!("not an index: {error}")))?;
-        if (index.kind.as_str(), index.version) != (KIND, VERSION) {
-            return Err(refuse(format!("foreign index: `{}` version {}", index.kind, index.version)));
-        }
+        };
+        let index = parse_index(&bytes).map_err(refuse)?;
         self.entries = index.checkpoints;
         Ok(Some(index.circumstances))
     }

@@ -18,8 +18,6 @@ mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::ops::Deref;
 use std::path::Path;
 
@@ -99,11 +97,9 @@ impl Config {
         let origin = path.display().to_string();
         let refuse = |message: String| Error::Config(vec![Problem::new(origin.clone(), message)]);
         let cannot_read = |error: std::io::Error| refuse(format!("cannot read the config: {error}"));
-        let mut bytes = Vec::new();
-        File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(cannot_read)?;
-        if bytes.len() as u64 > MAX_BYTES {
+        let Some(bytes) = crate::artefacts::read_at_most(path, MAX_BYTES).map_err(cannot_read)? else {
             return Err(refuse("larger than 256 KiB, hence no config".to_owned()));
-        }
+        };
         let text = String::from_utf8(bytes).map_err(|error| refuse(format!("not UTF-8: {}", error.utf8_error())))?;
         Self::parse(&text, &origin, overrides)
     }

@@ -4,8 +4,8 @@
 //! exist; one whose content differs from the manifest is not used. No times are kept: the same run gives the same bytes.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use nids_nn::engine::Engine;
@@ -249,18 +249,14 @@ impl Run {
     fn manifest(&self, stage: Stage) -> Result<Manifest> {
         let path = self.manifest_path(stage);
         let refuse = |what: String| Error::artefact(&path, what, self.remedy(stage));
-        // no more than a manifest can have, should this be a link to something endless
-        let mut bytes = Vec::new();
-        match File::open(&path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)) {
-            Ok(_) => {}
+        let bytes = match artefacts::read_at_most(&path, MAX_BYTES) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Err(refuse("larger than 256 KiB, hence no manifest".to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::artefact(&self.folder, format!("`{stage}` has not finished here"), self.remedy(stage)));
             }
             Err(error) => return Err(Error::io(&path, "read")(error)),
-        }
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(refuse("larger than 256 KiB, hence no manifest".to_owned()));
-        }
+        };
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| refuse(format!("not a manifest: {error}")))?;
         if (manifest.kind.as_str(), manifest.version, manifest.stage) != (KIND, VERSION, stage) {
             let (kind, version, stage) = (&manifest.kind, manifest.version, manifest.stage);
@@ -461,30 +457,37 @@ impl StageRun<'_> {
     /// Takes back the lines of metrics that came after a checkpoint.
     fn rewind(&mut self, to: &Checkpoint) -> Result<()> {
         let path = self.metrics_path();
-        let text = match fs::read(&path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(Error::io(&path, "read")(error)),
-        };
-        self.metrics = Lines::default();
-        let mut kept = Vec::new();
-        for line in text.lines() {
-            match stage_of(line) {
-                Some(stage) if stage != self.stage.name() => kept.push(line),
-                Some(_) if self.metrics.n < to.lines => {
-                    self.metrics.add(line);
-                    kept.push(line);
-                }
-                _ => {}
-            }
-        }
+        let kept = self.keep_metrics(to.lines)?;
         if self.metrics.digest() != to.metrics {
             let what = format!("lacks lines that `{}` had written, or has others", self.stage);
             return Err(Error::artefact(path, what, format!("put it back as it was; {AFRESH}")));
         }
-        artefacts::write(&path, |out| kept.iter().try_for_each(|line| writeln!(out, "{line}")))?;
+        artefacts::write(&path, |out| out.write_all(kept.unwrap_or_default().as_bytes()))?;
         self.started = true;
         Ok(())
+    }
+
+    /// Lines of metrics of other stages and the first `n` of this one, which are those written so far; nothing where there is no
+    /// file.
+    fn keep_metrics(&mut self, n: u64) -> Result<Option<String>> {
+        let path = self.metrics_path();
+        let text = match fs::read(&path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(&path, "read")(error)),
+        };
+        self.metrics = Lines::default();
+        let mut kept = String::new();
+        for line in text.lines() {
+            match stage_of(line) {
+                Some(stage) if stage != self.stage.name() => {}
+                Some(_) if self.metrics.n < n => self.metrics.add(line),
+                _ => continue,
+            }
+            kept.push_str(line);
+            kept.push('\n');
+        }
+        Ok(Some(kept))
     }
 
     fn metrics_path(&self) -> PathBuf {
@@ -528,13 +531,8 @@ impl StageRun<'_> {
         // in this order: a manifest says that checkpoints are leftovers
         checkpoint::forget(&self.run.folder, self.stage)?;
         artefacts::remove(&self.run.manifest_path(self.stage))?;
-        let path = self.metrics_path();
-        if path.is_file() {
-            let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
-            let text = String::from_utf8_lossy(&bytes);
-            let is_other = |line: &&str| stage_of(line).is_some_and(|stage| stage != self.stage.name());
-            let kept: Vec<&str> = text.lines().filter(is_other).collect();
-            artefacts::write(&path, |out| kept.iter().try_for_each(|line| writeln!(out, "{line}")))?;
+        if let Some(kept) = self.keep_metrics(0)? {
+            artefacts::write(&self.metrics_path(), |out| out.write_all(kept.as_bytes()))?;
         }
         self.started = true;
         Ok(())
