@@ -70,8 +70,12 @@ fn npy() {
             ("gigabytes", of("(1000000000, 64)")),
             ("sizes that overflow", of("(9223372036854775807, 9223372036854775807)")),
             ("nothing, many times", of("(9223372036854775807, 0)")),
+            ("nothing, too many times", of("(9223372036854775807, 0, 9223372036854775807)")),
             ("nested deeply", file(&"(".repeat(1000))),
             ("lists nested deeply", file(&"[".repeat(1000))),
+            ("lists nested deeply, to the end", of(&"[".repeat(1000))),
+            ("tuples nested deeply, to the end", of(&"(".repeat(1000))),
+            ("an expression", of(&format!("({}1,)", "-".repeat(900)))),
         ],
     );
 }

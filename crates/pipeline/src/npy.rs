@@ -40,24 +40,40 @@ where
     D: Dimension,
 {
     let refuse = |what: String| Error::artefact(path, what, "run the stage that makes it again");
-    let header = header_len(bytes).ok_or_else(|| refuse("foreign: not an `.npy` file".to_owned()))?;
-    if header > MAX_HEADER {
-        return Err(refuse(format!("foreign: an `.npy` header of {header} bytes, expected at most {MAX_HEADER}")));
-    }
     let dimensions = D::NDIM.map_or_else(|| "any number of".to_owned(), |n| n.to_string());
     let wanted = format!("expected {dimensions} dimensions of {}", std::any::type_name::<A>());
+    let (start, length) = header(bytes).ok_or_else(|| refuse("foreign: not an `.npy` file".to_owned()))?;
+    if length > MAX_HEADER {
+        return Err(refuse(format!("foreign: an `.npy` header of {length} bytes, expected at most {MAX_HEADER}")));
+    }
+    if !bytes.get(start..start + length).is_none_or(is_plain) {
+        return Err(refuse(format!("foreign: the `.npy` header is not that of a plain array; {wanted}")));
+    }
     let view = ArrayView::<A, D>::view_npy(bytes).map_err(|error| refuse(format!("unreadable `.npy`: {error}; {wanted}")))?;
     Ok(view.to_owned())
 }
 
-/// The length of the header's text: 2 bytes in version 1, 4 in versions 2 and 3.
-fn header_len(bytes: &[u8]) -> Option<usize> {
+/// Where the header's text starts and its length, which takes 2 bytes in version 1, 4 in versions 2 and 3.
+fn header(bytes: &[u8]) -> Option<(usize, usize)> {
     let rest = bytes.strip_prefix(b"\x93NUMPY")?;
     match rest {
-        [1, _, a, b, ..] => Some(usize::from(u16::from_le_bytes([*a, *b]))),
-        [2 | 3, _, a, b, c, d, ..] => usize::try_from(u32::from_le_bytes([*a, *b, *c, *d])).ok(),
+        [1, _, a, b, ..] => Some((10, usize::from(u16::from_le_bytes([*a, *b])))),
+        [2 | 3, _, a, b, c, d, ..] => Some((12, usize::try_from(u32::from_le_bytes([*a, *b, *c, *d])).ok()?)),
         _ => None,
     }
+}
+
+/// Whether a header is one dictionary with one tuple of sizes whose product, but for those of 0, an array can index.
+///
+/// ndarray-npy asks for less. What it parses headers with takes forever over nested lists; and an array with a size of 0 has no
+/// elements, so that `view_npy` lets the other sizes pass whatever they are, and panics when ndarray does not.
+fn is_plain(header: &[u8]) -> bool {
+    let Ok(header) = str::from_utf8(header) else { return false };
+    let sizes = || {
+        let sizes = header.split_once('(')?.1.split_once(')')?.0.split(',').map(str::trim).filter(|size| !size.is_empty());
+        sizes.map(str::parse::<isize>).try_fold(1, |product: isize, size| product.checked_mul(size.ok()?.max(1)))
+    };
+    header.matches('{').count() == 1 && header.matches('(').count() == 1 && !header.contains('[') && sizes().is_some()
 }
 
 #[cfg(test)]
@@ -136,6 +152,10 @@ mod tests {
         insta::assert_snapshot!(error::<f32, Ix2>(&header("(99999999999, 64)", None)), @"x.npy: unreadable `.npy`: missing 25599999999744 bytes of data specified in header; expected 2 dimensions of f32: run the stage that makes it again");
         error::<f32, Ix2>(&header("(18446744073709551615, 18446744073709551615)", None));
         error::<f32, Ix2>(&header("(-1, 64)", None));
+        insta::assert_snapshot!(error::<f32, Ix2>(&header("(0, 18446744073709551615)", None)), @"x.npy: foreign: the `.npy` header is not that of a plain array; expected 2 dimensions of f32: run the stage that makes it again");
+        error::<f32, Ix3>(&header("(9223372036854775807, 0, 9223372036854775807)", None));
+        error::<f32, Ix2>(&header(&"[".repeat(1000), None));
+        error::<f32, Ix2>(&header(&"-".repeat(1000), None));
         insta::assert_snapshot!(error::<f32, Ix2>(&header("(3, 5)", Some(u16::MAX))), @"x.npy: foreign: an `.npy` header of 65535 bytes, expected at most 1024: run the stage that makes it again");
         error::<f32, Ix2>(b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}");
     }
