@@ -1,11 +1,19 @@
 //! The little of Thrift's compact protocol that says how much memory a Parquet file asks for, read ahead of the decoder, which
 //! allocates what it is told.
+//!
+//! The decoder takes a field for what its number says, whatever type the file gives it, and cuts numbers to 32 bits. Read with
+//! those liberties, a file could say one thing here and another there. So here fields ascend, have the types of parquet.thrift, and
+//! numbers fit.
 
 use std::io::Read;
 
 /// Lists in structs in lists: Parquet has five levels.
 const MAX_DEPTH: usize = 16;
 
+const TRUE: u8 = 1;
+const FALSE: u8 = 2;
+const I32: u8 = 5;
+const I64: u8 = 6;
 const BINARY: u8 = 8;
 const LIST: u8 = 9;
 const STRUCT: u8 = 12;
@@ -26,20 +34,25 @@ impl Page {
     pub(super) fn read(from: impl Read) -> Option<Self> {
         let mut page = Page::default();
         Thrift(from).fields(0, &mut |thrift, field, kind| match (field, kind) {
-            (2, _) => thrift.number(kind).map(|n| page.uncompressed = n),
-            (3, _) => thrift.number(kind).map(|n| page.compressed = n),
-            (5 | 8, STRUCT) => {
-                let place = if field == 5 { 2 } else { 4 };
-                thrift.fields(1, &mut |thrift, field, kind| match field {
-                    _ if field == place => thrift.number(kind).map(|n| page.encoding = n),
-                    _ => thrift.skip(kind, 2),
-                })
-            }
-            (7, STRUCT) => thrift.fields(1, &mut |thrift, field, kind| match field {
-                1 => thrift.number(kind).map(|n| page.dictionary = n),
-                _ => thrift.skip(kind, 2),
+            (2, I32) => thrift.number().map(|n| page.uncompressed = n),
+            (3, I32) => thrift.number().map(|n| page.compressed = n),
+            (5, STRUCT) => thrift.fields(1, &mut |thrift, field, kind| match (field, kind) {
+                (2, I32) => thrift.number().map(|n| page.encoding = n),
+                (1 | 3 | 4, I32) | (5, STRUCT) | (6.., _) => thrift.skip(kind, 2),
+                _ => None,
             }),
-            _ => thrift.skip(kind, 1),
+            (7, STRUCT) => thrift.fields(1, &mut |thrift, field, kind| match (field, kind) {
+                (1, I32) => thrift.number().map(|n| page.dictionary = n),
+                (2, I32) | (3, TRUE | FALSE) | (4.., _) => thrift.skip(kind, 2),
+                _ => None,
+            }),
+            (8, STRUCT) => thrift.fields(1, &mut |thrift, field, kind| match (field, kind) {
+                (4, I32) => thrift.number().map(|n| page.encoding = n),
+                (1..=6, I32) | (7, TRUE | FALSE) | (8, STRUCT) | (9.., _) => thrift.skip(kind, 2),
+                _ => None,
+            }),
+            (1 | 4, I32) | (6, STRUCT) | (9.., _) => thrift.skip(kind, 1),
+            _ => None,
         })?;
         Some(page)
     }
@@ -48,23 +61,25 @@ impl Page {
 /// The number of children of every element of a footer's schema, depth first; `None` if it is no footer.
 pub(super) fn children(footer: &[u8]) -> Option<Vec<i64>> {
     let mut children = Vec::new();
-    Thrift(footer).fields(0, &mut |thrift, field, kind| {
-        if (field, kind) != (2, LIST) {
-            return thrift.skip(kind, 1);
-        }
-        let (n, kind) = thrift.list()?;
-        for _ in 0..n {
-            let mut of_element = 0;
-            if kind != STRUCT {
+    Thrift(footer).fields(0, &mut |thrift, field, kind| match (field, kind) {
+        (2, LIST) => {
+            let (n, kind) = thrift.list()?;
+            if n > 0 && kind != STRUCT {
                 return None;
             }
-            thrift.fields(1, &mut |thrift, field, kind| match field {
-                5 => thrift.number(kind).map(|n| of_element = n),
-                _ => thrift.skip(kind, 2),
-            })?;
-            children.push(of_element);
+            for _ in 0..n {
+                let mut of_element = 0;
+                thrift.fields(1, &mut |thrift, field, kind| match (field, kind) {
+                    (5, I32) => thrift.number().map(|n| of_element = n),
+                    (1..=9, I32) | (4, BINARY) | (10, STRUCT) | (11.., _) => thrift.skip(kind, 2),
+                    _ => None,
+                })?;
+                children.push(of_element);
+            }
+            Some(())
         }
-        Some(())
+        (1, I32) | (3, I64) | (4 | 5 | 7, LIST) | (6 | 9, BINARY) | (8, STRUCT) | (10.., _) => thrift.skip(kind, 1),
+        _ => None,
     })?;
     Some(children)
 }
@@ -72,12 +87,12 @@ pub(super) fn children(footer: &[u8]) -> Option<Vec<i64>> {
 struct Thrift<R>(R);
 
 /// Takes one field, of which number and type are given.
-type Visit<'a, R> = dyn FnMut(&mut Thrift<R>, i64, u8) -> Option<()> + 'a;
+type Visit<'a, R> = dyn FnMut(&mut Thrift<R>, i16, u8) -> Option<()> + 'a;
 
 impl<R: Read> Thrift<R> {
     /// Every field of a struct.
     fn fields(&mut self, depth: usize, visit: &mut Visit<'_, R>) -> Option<()> {
-        let mut field = 0_i64;
+        let mut last = 0_i16;
         if depth > MAX_DEPTH {
             return None;
         }
@@ -86,16 +101,20 @@ impl<R: Read> Thrift<R> {
             if byte == 0 {
                 return Some(());
             }
-            field = if byte >> 4 == 0 { self.zigzag()? } else { field.checked_add((byte >> 4).into())? };
+            let field = if byte >> 4 == 0 { self.zigzag()?.try_into().ok()? } else { last.checked_add((byte >> 4).into())? };
+            if field <= last {
+                return None;
+            }
             visit(self, field, byte & 15)?;
+            last = field;
         }
     }
 
     fn skip(&mut self, kind: u8, depth: usize) -> Option<()> {
         match kind {
-            1 | 2 => Some(()),
+            TRUE | FALSE => Some(()),
             3 => self.bytes(1),
-            4..=6 => self.varint().map(|_| ()),
+            4..=I64 => self.varint().map(|_| ()),
             7 => self.bytes(8),
             BINARY => {
                 let len = self.varint()?;
@@ -104,7 +123,7 @@ impl<R: Read> Thrift<R> {
             LIST | 10 if depth <= MAX_DEPTH => {
                 let (n, kind) = self.list()?;
                 // a boolean takes a byte in a list and none in a struct
-                (0..n).try_for_each(|_| if kind <= 2 { self.bytes(1) } else { self.skip(kind, depth + 1) })
+                (0..n).try_for_each(|_| if kind <= FALSE { self.bytes(1) } else { self.skip(kind, depth + 1) })
             }
             STRUCT => self.fields(depth, &mut |thrift, _, kind| thrift.skip(kind, depth + 1)),
             _ => None,
@@ -118,8 +137,8 @@ impl<R: Read> Thrift<R> {
         Some((n, byte & 15))
     }
 
-    fn number(&mut self, kind: u8) -> Option<i64> {
-        if (4..=6).contains(&kind) { self.zigzag() } else { None }
+    fn number(&mut self) -> Option<i64> {
+        self.zigzag().filter(|&n| i32::try_from(n).is_ok())
     }
 
     fn zigzag(&mut self) -> Option<i64> {
@@ -166,6 +185,23 @@ mod tests {
         for len in 0..header.len() {
             assert_eq!(Page::read(&header[..len]), None);
         }
+    }
+
+    #[test]
+    fn what_the_decoder_would_read_otherwise_is_refused() {
+        // sizes that are others when cut to 32 bits: -2^32 + 2^31 - 1
+        let mut cut = vec![0x15, 0, 0x15];
+        let mut rest = ((-(1_i64 << 32) + i64::from(i32::MAX)) << 1 ^ -1).cast_unsigned();
+        while rest > 0x7f {
+            cut.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        cut.extend([rest as u8, 0x15, 8, 0x2c, 0x15, 10, 0x15, 0, 0, 0]);
+        assert_eq!(Page::read(&cut[..]), None);
+        // the type is a text; a field comes back; a field's number is another in 16 bits: 65,538
+        assert_eq!(Page::read(&[0x18, 1, 0x15, 0x15, 10, 0x15, 8, 0][..]), None);
+        assert_eq!(Page::read(&[0x15, 0, 0x15, 10, 0x15, 8, 0x05, 4, 20, 0][..]), None);
+        assert_eq!(Page::read(&[0x15, 0, 0x15, 10, 0x15, 8, 0x05, 0x84, 0x80, 8, 20, 0][..]), None);
     }
 
     #[test]
