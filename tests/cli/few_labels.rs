@@ -143,6 +143,8 @@ fn rows_to_label_are_different_training_rows() {
         assert!(next.len() == 20 && next.iter().all(|row| training.contains(row)));
         let known: Vec<String> = rows.iter().map(|&row| features(&flows, row)).collect();
         assert!(next.iter().all(|&row| !known.contains(&features(&flows, row))), "{strategy}");
+        let of_file = selected(&bench, &format!("--budget 20 {strategy} --data flows.csv"));
+        assert!(of_file.len() == 20 && of_file.iter().all(|&row| !known.contains(&features(&flows, row))), "{strategy}");
     }
     assert_eq!(selected(&bench, "--budget 20"), selected(&bench, "--budget 20 --strategy uncertainty"));
     assert_ne!(selected(&bench, "--budget 20"), selected(&bench, "--budget 20 --strategy medoids"));

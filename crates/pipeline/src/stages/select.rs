@@ -7,7 +7,7 @@ use nids_flows::{Flows, Labels, equal_rows};
 use nids_kernels::Key;
 use nids_nn::{ParamTable, Transposed};
 
-use super::data::{all_rows, labelled, read};
+use super::data::{Labelled, all_rows, labelled, read};
 use super::encode::read_tokeniser;
 use super::labels::labelled_rows;
 use super::network::{LatentEncoder, Moment, load_weights, widths};
@@ -41,7 +41,7 @@ pub enum Strategy {
 pub struct SelectOptions<'a> {
     /// How many rows.
     pub budget: usize,
-    /// A file all of whose rows are to choose from; None: the training rows of the run's `data.train` that are not labelled yet.
+    /// A file whose rows are to choose from; None: the training rows of the run's `data.train`.
     pub data: Option<&'a Path>,
     /// None: uncertainty where there is a finetuned classifier, else medoids.
     pub strategy: Option<Strategy>,
@@ -50,7 +50,7 @@ pub struct SelectOptions<'a> {
 /// Writes the numbers of the rows to label next, one a line and counted from 0, those that stand for most rows first. Rows
 /// with equal features count as one, which stands for all of them.
 ///
-/// Training rows that the run's classifier was trained on are left out, and so are those equal to one of them.
+/// Rows equal to one that the run's classifier was trained on are left out.
 pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progress: &mut dyn Progress) -> Result<()> {
     let is_finetuned = run.has_finished(Stage::Finetune);
     let strategy = options.strategy.unwrap_or(if is_finetuned { Strategy::Uncertainty } else { Strategy::Medoids });
@@ -64,13 +64,31 @@ pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progre
     let weights = stage.require(producer, weights)?;
     let tokeniser = read_tokeniser(&stage.require(producer, TOKENISER)?, producer)?;
     let (flows, pool) = match options.data {
+        Some(path) if is_finetuned => {
+            let (labelled, known) = training_rows(run, &config, is_finetuned, &mut stage, progress)?;
+            let mut flows = read(path, labelled.flows.schema(), Labels::Optional, progress)?;
+            let n = flows.len();
+            flows.extend(labelled.flows.select(&known));
+            let rows = all_rows(flows.len());
+            let pool = Pool::new(&flows, &rows, &rows[n..]);
+            (flows, pool)
+        }
         Some(path) => {
             let flows = read(path, tokeniser.schema(), Labels::Optional, progress)?;
             let pool = Pool::new(&flows, &all_rows(flows.len()), &[]);
             (flows, pool)
         }
-        None => training_rows(run, &config, is_finetuned, &mut stage, progress)?,
+        None => {
+            let (labelled, known) = training_rows(run, &config, is_finetuned, &mut stage, progress)?;
+            let pool = Pool::new(&labelled.flows, &labelled.split.train, &known);
+            (labelled.flows, pool)
+        }
     };
+    if pool.rows.is_empty() && is_finetuned {
+        let message = "the run's classifier knows the labels of all these rows: run `nids-mixer finetune` with `finetune.labels` or \
+                       `finetune.label_rows`, or name another file in `--data`";
+        return Err(Error::Usage(message.to_owned()));
+    }
     let n = pool.rows.len();
     if options.budget > n {
         let budget = options.budget;
@@ -145,24 +163,18 @@ impl Pool {
     }
 }
 
-/// The training rows of the run that its classifier, where it has one, was not shown the labels of.
+/// The rows that the run trains and validates on, and those whose labels its classifier, where it has one, was shown.
 fn training_rows(
     run: &Run,
     config: &Config,
     is_finetuned: bool,
     stage: &mut StageRun<'_>,
     progress: &mut dyn Progress,
-) -> Result<(Flows, Pool)> {
+) -> Result<(Labelled, Vec<u32>)> {
     let labelled = labelled(config, stage, progress)?;
     let known =
         if is_finetuned { labelled_rows(&run.config_of(Stage::Finetune)?, &labelled, stage, progress)? } else { Vec::new() };
-    let pool = Pool::new(&labelled.flows, &labelled.split.train, &known);
-    if pool.rows.is_empty() {
-        let message = "the run's classifier knows the labels of all training rows: run `nids-mixer finetune` with `finetune.labels` or \
-                       `finetune.label_rows`, or name another file in `--data`";
-        return Err(Error::Usage(message.to_owned()));
-    }
-    Ok((labelled.flows, pool))
+    Ok((labelled, known))
 }
 
 /// Every column to mean 0 and variance 1; one that never changes to 0.   x: [rows, width]
