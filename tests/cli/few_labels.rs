@@ -30,6 +30,16 @@ fn a_file_says_which_rows_are_labelled() {
 }
 
 #[test]
+fn rows_held_out_by_inner_validation_are_left_out_of_a_list() {
+    let bench = Bench::trained();
+    bench.file("rows.txt", list(&bench.training_rows()));
+    let inner = "--set data.inner_validation=true --set finetune.label_rows=rows.txt";
+    bench.prints(&on_flows("pretrain", inner));
+    let (_, told) = bench.prints_and_tells(&on_flows("finetune", inner));
+    assert!(told.contains("192 labels listed of 192"), "{told}");
+}
+
+#[test]
 fn a_list_of_rows_with_an_error_names_its_line() {
     let bench = Bench::trained();
     let rows = bench.training_rows();

@@ -29,7 +29,7 @@ pub(super) fn labelled_rows(
         }
         (None, Some(path)) => {
             run.input("finetune.label_rows", Path::new(path))?;
-            (read(Path::new(path), labelled)?, "listed")
+            (read(Path::new(path), config, labelled)?, "listed")
         }
         (None, None) => (train.clone(), ""),
     };
@@ -40,8 +40,9 @@ pub(super) fn labelled_rows(
     Ok(rows)
 }
 
-/// Row numbers, one a line and counted from 0, all of the training part.
-fn read(path: &Path, labelled: &Labelled) -> Result<Vec<u32>> {
+/// Row numbers, one a line and counted from 0, all of the training part. Rows that `data.inner_validation` cuts from it are left out.
+fn read(path: &Path, config: &Config, labelled: &Labelled) -> Result<Vec<u32>> {
+    let is_cut = |row: &u32| config.data.inner_validation && labelled.split.val.binary_search(row).is_ok();
     let refuse = |line: usize, what: String| Err(Error::Data(format!("{}:{line}: {what}", path.display())));
     let bytes = fs::read(path).map_err(|source| Error::reading_data(path, source))?;
     let text = String::from_utf8_lossy(&bytes);
@@ -55,7 +56,7 @@ fn read(path: &Path, labelled: &Labelled) -> Result<Vec<u32>> {
             let n = labelled.flows.len();
             return refuse(line, format!("row {row}: `data.train` has {n} rows, the first of which is row 0"));
         }
-        if labelled.split.train.binary_search(&row).is_err() {
+        if labelled.split.train.binary_search(&row).is_err() && !is_cut(&row) {
             return refuse(
                 line,
                 format!("row {row} is held out to validate on: list training rows, as `nids-mixer select` does"),
@@ -68,7 +69,7 @@ fn read(path: &Path, labelled: &Labelled) -> Result<Vec<u32>> {
     if line_of.is_empty() {
         return Err(Error::Data(format!("{}: lists no rows", path.display())));
     }
-    Ok(line_of.into_keys().collect())
+    Ok(line_of.into_keys().filter(|row| !is_cut(row)).collect())
 }
 
 /// Rows of one class teach a classifier to call everything by its name.
