@@ -269,6 +269,17 @@ fn parquet_files() {
         let element = [b"\x35\x00\x18\x01a\x15".as_slice(), children, b"\x00"].concat();
         footer(&[b"\x15\x02\x19\xfc".as_slice(), &varint(n), &element.repeat(n as usize), b"\x16\x00\x19\x0c\x00"].concat())
     };
+    // a root with one column of numbers, then `n` row groups (4) or keys (5)
+    let list = |field: u8, n: u32, element: &[u8]| {
+        let varint = |n: u32| [n as u8 | 0x80, (n >> 7) as u8 | 0x80, (n >> 14) as u8 | 0x80, (n >> 21) as u8 & 0x7f];
+        let root = b"\x35\x00\x18\x01a\x15\x02\x00";
+        let column = b"\x15\x02\x25\x00\x18\x04rate\x00";
+        let head =
+            [b"\x15\x02\x19\x2c".as_slice(), root, column, b"\x16\x00", &[(field - 3) << 4 | 9, 0xfc], &varint(n)].concat();
+        footer(&[head, element.repeat(n as usize), vec![0]].concat())
+    };
+    let chunk = b"\x26\x00\x1c\x15\x02\x19\x15\x00\x19\x18\x04rate\x15\x00\x16\x00\x16\x00\x16\x00\x26\x00\x00\x00";
+    let row_group = [b"\x19\x1c", chunk.as_slice(), b"\x16\x00\x16\x00\x00"].concat();
     let one_page = |bytes: usize| {
         move |properties: WriterPropertiesBuilder| {
             properties
@@ -294,6 +305,9 @@ fn parquet_files() {
             ("a footer of gigabytes", b"PAR1\xff\xff\xff\xffPAR1".to_vec()),
             ("nested groups", schema(200_000, b"\x02")),
             ("a group of billions", schema(2, b"\xfe\xff\xff\xff\x0f")),
+            ("row groups by the million", list(4, 4_000_000, b"\0")),
+            ("as many row groups as may be", list(4, 1 << 15, &row_group)),
+            ("keys by the million", list(5, 4_000_000, b"\0")),
             ("a page that unfolds", bomb.clone()),
             ("one text for many rows", repeated.clone()),
             ("many rows", rows.clone()),
@@ -307,14 +321,21 @@ fn parquet_files() {
         let error = nids_flows::read(&path, &toy, Labels::Optional).unwrap_err().to_string();
         error.rsplit('/').next().unwrap().to_owned()
     };
-    let told: Vec<String> = [schema(1000, b"\x02"), schema(2, b"\xfe\xff\xff\xff\x0f"), bomb, repeated, rows, delta]
-        .iter()
-        .map(|file| told(file))
-        .collect();
+    let footers = [
+        schema(1000, b"\x02"),
+        schema(2, b"\xfe\xff\xff\xff\x0f"),
+        list(4, 4_000_000, b"\0"),
+        list(4, 1 << 15, &row_group),
+        list(5, 4_000_000, b"\0"),
+    ];
+    let told: Vec<String> = footers.iter().chain([&bomb, &repeated, &rows, &delta]).map(|file| told(file)).collect();
     insta::with_settings!({filters => vec![(r"out of [0-9]+|more than [0-9]+", "[N]")]}, {
         insta::assert_snapshot!(told.join("\n"), @r#"
         a.parquet: not a readable Parquet file: Parquet error: columns nested deeper than 32 levels
         a.parquet: not a readable Parquet file: Parquet error: a column of 2147483647 columns, of 2 in all
+        a.parquet: not a readable Parquet file: Parquet error: 4000000 row groups of 2 columns, expected at most 65536 in all: write larger row groups
+        a.parquet: missing columns "size", "proto" of schema `toy`
+        a.parquet: not a readable Parquet file: Parquet error: 4000000 keys in its footer, expected at most 65536
         a.parquet: not a readable Parquet file: Parquet argument error: Parquet error: a page of 8388608 bytes [N], expected at most 1310720: write smaller pages
         a.parquet: row 1: column "proto": a text of 1048576 bytes; wanted at most 4096
         a.parquet: [N] rows in a file of its size: not a table of flows

@@ -7,13 +7,15 @@ use bytes::Bytes;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::thrift::{self, Page};
+use super::thrift::{Footer, Page};
 
 /// A footer of 42 columns takes some 5 KB a row group.
 const MAX_FOOTER: u64 = 4 << 20;
 /// Elements of a schema, and how deep they nest; flows are flat.
 const MAX_COLUMNS: usize = 1 << 14;
 const MAX_NESTING: usize = 32;
+/// Columns of all row groups: the decoder keeps half a kilobyte for each, which may take twenty bytes of the footer.
+const MAX_CHUNKS: u64 = 1 << 16;
 /// Statistics included.
 const MAX_PAGE_HEADER: u64 = 1 << 16;
 /// Writers cut pages at 1 MiB. A page that is larger must not be much smaller on disk.
@@ -39,9 +41,21 @@ impl Source {
         }
         let Some(start) = start.checked_sub(footer) else { return refuse(format!("a footer of {footer} bytes of {len}")) };
         let footer = file.get_bytes(start, footer as usize)?;
-        let Some(children) = thrift::children(&footer) else { return refuse("a footer that is none".to_owned()) };
+        let Some(Footer { children, row_groups, entries }) = Footer::read(&footer) else {
+            return refuse("a footer that is none".to_owned());
+        };
         if children.len() > MAX_COLUMNS {
             return refuse(format!("{} columns, expected at most {MAX_COLUMNS}", children.len()));
+        }
+        let chunks = row_groups.saturating_mul(children.len() as u64);
+        if chunks > MAX_CHUNKS {
+            return refuse(format!(
+                "{row_groups} row groups of {} columns, expected at most {MAX_CHUNKS} in all: write larger row groups",
+                children.len()
+            ));
+        }
+        if entries > MAX_CHUNKS {
+            return refuse(format!("{entries} keys in its footer, expected at most {MAX_CHUNKS}"));
         }
         let mut open: Vec<i64> = Vec::new();
         for &n in &children {

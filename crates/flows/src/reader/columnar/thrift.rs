@@ -58,30 +58,51 @@ impl Page {
     }
 }
 
-/// The number of children of every element of a footer's schema, depth first; `None` if it is no footer.
-pub(super) fn children(footer: &[u8]) -> Option<Vec<i64>> {
-    let mut children = Vec::new();
-    Thrift(footer).fields(0, &mut |thrift, field, kind| match (field, kind) {
-        (2, LIST) => {
-            let (n, kind) = thrift.list()?;
-            if n > 0 && kind != STRUCT {
-                return None;
+/// What a footer is said to hold.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Footer {
+    /// Of every element of the schema, depth first.
+    pub(super) children: Vec<i64>,
+    pub(super) row_groups: u64,
+    /// The longer one of its other lists.
+    pub(super) entries: u64,
+}
+
+impl Footer {
+    /// Reads a footer; `None` if it is none.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let mut footer = Footer::default();
+        Thrift(bytes).fields(0, &mut |thrift, field, kind| match (field, kind) {
+            (2, LIST) => {
+                let (n, kind) = thrift.list()?;
+                if n > 0 && kind != STRUCT {
+                    return None;
+                }
+                for _ in 0..n {
+                    let mut children = 0;
+                    thrift.fields(1, &mut |thrift, field, kind| match (field, kind) {
+                        (5, I32) => thrift.number().map(|n| children = n),
+                        (1..=9, I32) | (4, BINARY) | (10, STRUCT) | (11.., _) => thrift.skip(kind, 2),
+                        _ => None,
+                    })?;
+                    footer.children.push(children);
+                }
+                Some(())
             }
-            for _ in 0..n {
-                let mut of_element = 0;
-                thrift.fields(1, &mut |thrift, field, kind| match (field, kind) {
-                    (5, I32) => thrift.number().map(|n| of_element = n),
-                    (1..=9, I32) | (4, BINARY) | (10, STRUCT) | (11.., _) => thrift.skip(kind, 2),
-                    _ => None,
-                })?;
-                children.push(of_element);
+            (4 | 5 | 7, LIST) => {
+                let (n, kind) = thrift.list()?;
+                if field == 4 {
+                    footer.row_groups = n;
+                } else {
+                    footer.entries = footer.entries.max(n);
+                }
+                thrift.elements(n, kind, 1)
             }
-            Some(())
-        }
-        (1, I32) | (3, I64) | (4 | 5 | 7, LIST) | (6 | 9, BINARY) | (8, STRUCT) | (10.., _) => thrift.skip(kind, 1),
-        _ => None,
-    })?;
-    Some(children)
+            (1, I32) | (3, I64) | (6 | 9, BINARY) | (8, STRUCT) | (10.., _) => thrift.skip(kind, 1),
+            _ => None,
+        })?;
+        Some(footer)
+    }
 }
 
 struct Thrift<R>(R);
@@ -122,12 +143,16 @@ impl<R: Read> Thrift<R> {
             }
             LIST | 10 if depth <= MAX_DEPTH => {
                 let (n, kind) = self.list()?;
-                // a boolean takes a byte in a list and none in a struct
-                (0..n).try_for_each(|_| if kind <= FALSE { self.bytes(1) } else { self.skip(kind, depth + 1) })
+                self.elements(n, kind, depth)
             }
             STRUCT => self.fields(depth, &mut |thrift, _, kind| thrift.skip(kind, depth + 1)),
             _ => None,
         }
+    }
+
+    /// Passes `n` elements of a list. A boolean takes a byte there and none in a struct.
+    fn elements(&mut self, n: u64, kind: u8, depth: usize) -> Option<()> {
+        (0..n).try_for_each(|_| if kind <= FALSE { self.bytes(1) } else { self.skip(kind, depth + 1) })
     }
 
     /// Length and type of elements.
@@ -206,8 +231,8 @@ mod tests {
 
     #[test]
     fn nesting_and_endless_lengths_are_refused() {
-        assert_eq!(children(&vec![0x1c; 1_000_000]), None);
-        assert_eq!(children(&vec![0x19; 1_000_000]), None);
-        assert_eq!(children(&[0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0]), None);
+        assert_eq!(Footer::read(&vec![0x1c; 1_000_000]), None);
+        assert_eq!(Footer::read(&vec![0x19; 1_000_000]), None);
+        assert_eq!(Footer::read(&[0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0]), None);
     }
 }
