@@ -18,7 +18,7 @@ use super::plan::Plan;
 use super::predict::{Detector, PredictSummary};
 use super::pretrain::UnlabelledFlows;
 use super::sampler::Sampler;
-use super::train::{Outcome, Trainer, engine};
+use super::step::{Outcome, Trainer, engine};
 use crate::config::{Config, Finetune, Stage, Training};
 use crate::error::{Error, Result};
 use crate::progress::Silent;

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::data::labelled;
 use super::network::{LatentEncoder, Moment, load_weights, widths};
-use super::train::engine;
+use super::step::engine;
 use super::{PRETRAINED, TOKENISER, again, stream};
 use crate::config::{Config, Latents, Mu, Sigma, SigmaRange, Stage};
 use crate::error::{Error, Result};

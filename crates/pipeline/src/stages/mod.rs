@@ -16,6 +16,7 @@ mod predict;
 mod pretrain;
 mod sampler;
 mod select;
+mod step;
 mod sweep;
 mod train;
 mod verdicts;

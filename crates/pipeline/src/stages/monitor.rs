@@ -7,7 +7,7 @@ use nids_nn::optim::Optimiser;
 use nids_nn::{Param, ParamTable};
 use serde::{Deserialize, Serialize};
 
-use super::train::Taken;
+use super::step::Taken;
 use crate::config::{self, Stage};
 
 /// The loss is flat where it has not fallen by this share of itself.

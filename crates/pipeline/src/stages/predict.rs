@@ -16,7 +16,7 @@ use super::data::{all_rows, tell_ignored};
 use super::encode::read_tokeniser;
 use super::finetune::targets::wants_classes;
 use super::network::{load_weights, widths};
-use super::train::engine;
+use super::step::engine;
 use super::verdicts::Scores;
 use super::{MODEL, TOKENISER, again};
 use crate::config::{Config, Stage};

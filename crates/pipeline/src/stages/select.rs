@@ -12,7 +12,7 @@ use super::encode::read_tokeniser;
 use super::labels::labelled_rows;
 use super::network::{LatentEncoder, Moment, load_weights, widths};
 use super::predict::Detector;
-use super::train::engine;
+use super::step::engine;
 use super::{MODEL, PRETRAINED, TOKENISER, stream};
 use crate::config::{Config, FinetuneFrom, Stage};
 use crate::error::{Error, Result};

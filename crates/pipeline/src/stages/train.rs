@@ -5,46 +5,21 @@ use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Instant;
 
-use nids_kernels::{Buffer, Gemm, Key};
-use nids_nn::engine::{Cut, Engine, Objective, Sample};
-use nids_nn::optim::{Optimiser, clip};
-use nids_nn::{Ema, MAX_SHARD, ParamTable};
+use nids_kernels::{Buffer, Key};
+use nids_nn::engine::{Engine, Objective, Sample};
+use nids_nn::{Ema, ParamTable};
 use serde::Serialize;
 
 use super::monitor::Monitor;
 use super::nonfinite::{self, Nonfinite, What};
 use super::plan::Plan;
 use super::sampler::Sampler;
-use super::stream;
+use super::step::{Outcome, Taken, Trainer};
 use crate::checkpoint::{Back, Checkpoint, State, Trouble, Window};
-use crate::config::{self, Config, Rollback, Sam, Stage};
+use crate::config::{self, Rollback, Stage};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Progress};
 use crate::run::StageRun;
-
-/// The engine that a config asks for, for a network that keeps `activations` numbers of a row and passes it once for each of
-/// `members`.
-pub(super) fn engine(
-    config: &Config,
-    table: &ParamTable,
-    activations: usize,
-    members: usize,
-    micro_batch: usize,
-) -> Result<Engine<f32>> {
-    let gemm = match config.engine.gemm {
-        config::Gemm::Openblas => Gemm::OpenBlas,
-        config::Gemm::Tiles => Gemm::Tiles,
-    };
-    if gemm == Gemm::OpenBlas && config.engine.threads != 1 && !nids_kernels::is_thread_safe() {
-        let message = "the OpenBLAS found here is the serial build, which is wrong on several threads: install `libopenblas0-pthread` and \
-                       choose it with `update-alternatives`, or set `engine.gemm: tiles` or `engine.threads: 1`";
-        return Err(Error::Usage(message.to_owned()));
-    }
-    let shard = config.engine.shard(activations).min(MAX_SHARD / members);
-    let cut = Cut { shard, groups: config.engine.groups(micro_batch) };
-    Engine::new(table, config.engine.threads, gemm, cut)
-        .map_err(|error| Error::Usage(format!("`engine.threads: {}`: cannot start: {error}", config.engine.threads)))
-}
 
 /// A line of metrics.jsonl.
 #[derive(Serialize)]
@@ -60,132 +35,6 @@ struct StepLine<'p> {
     /// Means of the loss's parts, where it has any.
     #[serde(flatten)]
     parts: &'p BTreeMap<Cow<'static, str>, f64>,
-}
-
-/// What every step works with.
-pub(super) struct Trainer<'o> {
-    table: &'o ParamTable,
-    objective: &'o dyn Objective<f32>,
-    plan: &'o Plan,
-    key: Key,
-    optimiser: Optimiser<f32>,
-    grads: Buffer<f32>,
-    /// The weights that sharpness-aware minimisation looks at.
-    ahead: Option<(Sam, Buffer<f32>)>,
-}
-
-/// What became of a step.
-pub(super) enum Outcome {
-    Taken(Taken),
-    /// Nothing was changed, but for [`What::Weight`].
-    Nonfinite(What),
-}
-
-/// What a step was.
-pub(super) struct Taken {
-    /// At the weights before it.
-    pub(super) loss: f64,
-    pub(super) lr: f64,
-    /// Of the gradient that the step followed, before clipping.
-    pub(super) grad_norm: f64,
-}
-
-impl<'o> Trainer<'o> {
-    pub(super) fn new(
-        table: &'o ParamTable,
-        objective: &'o dyn Objective<f32>,
-        plan: &'o Plan,
-        key: Key,
-        lr_scale: impl Fn(&str) -> f64,
-    ) -> Self {
-        let optimiser = Optimiser::new(table, plan.algorithm, lr_scale);
-        let ahead = plan.sam.map(|sam| (sam, table.zeros()));
-        Self { table, objective, plan, key, optimiser, grads: table.zeros(), ahead }
-    }
-
-    /// Takes `step`, counted from 0, on its `samples`, with `lr_scale` on the learning rate; `parts` hears what the loss is made of.
-    pub(super) fn step(
-        &mut self,
-        engine: &mut Engine<f32>,
-        step: u64,
-        samples: &[Sample],
-        lr_scale: f64,
-        params: &mut Buffer<f32>,
-        parts: &mut dyn FnMut(&'static str, f64),
-    ) -> Outcome {
-        let Self { table, objective, plan, key, optimiser, grads, ahead } = self;
-        let key = key.child(step);
-        let (loss, mut grad_norm) = gradient(engine, *objective, plan, key, step, samples, params, grads);
-        if !loss.is_finite() {
-            return Outcome::Nonfinite(What::Loss);
-        }
-        if !grad_norm.is_finite() {
-            return Outcome::Nonfinite(What::Gradient);
-        }
-        objective.parts(loss, parts);
-        if let Some((sam, ahead)) = ahead {
-            optimiser.zero_frozen(grads);
-            let norm = engine.grad_norm(grads).max(1e-12); // a gradient of 0 points nowhere
-            engine.ascend(sam.rho / norm, params, grads, ahead);
-            let (loss, norm) = gradient(engine, *objective, plan, key, step, samples, ahead, grads);
-            if !loss.is_finite() || !norm.is_finite() {
-                return Outcome::Nonfinite(What::Ahead);
-            }
-            grad_norm = norm;
-        }
-        let mut grad_scale = clip(grad_norm, plan.clip_norm);
-        if let Some(noise) = plan.update_noise {
-            // drawn around the clipped gradient, or clipping would undo it where gradients are large
-            engine.add_noise(table, key.child(stream::UPDATE_NOISE), noise.sigma(step), grad_scale, grads);
-            grad_scale = 1.0;
-        }
-        let lr = lr_scale * plan.lr(step);
-        engine.update(optimiser, lr, grad_scale, params, grads);
-        // squares overflow before the weights do
-        if !engine.grad_norm(params).is_finite() && nonfinite::layer(table, params).is_some() {
-            return Outcome::Nonfinite(What::Weight);
-        }
-        Outcome::Taken(Taken { loss, lr, grad_norm })
-    }
-
-    /// Which rows and which layer of a step it was.
-    fn nonfinite(&mut self, engine: &mut Engine<f32>, what: What, step: u64, samples: &[Sample], params: &[f32]) -> Nonfinite {
-        let Self { table, objective, key, grads, ahead, .. } = self;
-        let layer = if what == What::Weight { nonfinite::layer(table, params) } else { nonfinite::layer(table, grads) };
-        let params = match (what, ahead) {
-            // of weights that are none, every row is
-            (What::Weight, _) => return Nonfinite { what, step: step + 1, layer, rows: Vec::new() },
-            (What::Ahead, Some((_, ahead))) => ahead,
-            _ => params,
-        };
-        let mut is_nonfinite = |sample: &&Sample| {
-            grads.fill(0.0);
-            let loss = engine.accumulate(*objective, params, key.child(step), std::slice::from_ref(*sample), grads);
-            !loss.is_finite() || !engine.grad_norm(grads).is_finite()
-        };
-        let rows = samples.iter().filter(|sample| is_nonfinite(sample)).map(|sample| sample.row).collect();
-        Nonfinite { what, step: step + 1, layer, rows }
-    }
-}
-
-/// Loss and gradient of a step at `params`; the gradient's norm.
-fn gradient(
-    engine: &mut Engine<f32>,
-    objective: &dyn Objective<f32>,
-    plan: &Plan,
-    key: Key,
-    step: u64,
-    samples: &[Sample],
-    params: &[f32],
-    grads: &mut [f32],
-) -> (f64, f64) {
-    grads.fill(0.0);
-    objective.begin(step);
-    let mut loss = 0.0;
-    for micro_batch in samples.chunks(plan.micro_batch) {
-        loss += engine.accumulate(objective, params, key, micro_batch, grads);
-    }
-    (loss, engine.grad_norm(grads))
 }
 
 /// What is trained, and on what.
@@ -507,126 +356,5 @@ impl<'j> Training<'j> {
         self.trouble = state.trouble;
         self.score = state.score;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use nids_nn::{Cx, Init, Param};
-    use rand_distr::{Distribution, StandardNormal};
-
-    use super::*;
-    use crate::config::{Constant, Schedule, Sgd, Training, UpdateNoise};
-
-    const KEY: u64 = 5;
-
-    /// ½ Σ a w², and a slope of 7 for a parameter that is frozen.
-    struct Bowl {
-        table: ParamTable,
-        weight: Param,
-        frozen: Param,
-        /// A row whose loss is NaN.
-        bad_row: Option<u32>,
-    }
-
-    const A: [f32; 2] = [3.0, 0.5];
-    const W: [f32; 2] = [1.0, 2.0];
-    const ROWS: usize = 4;
-
-    impl Bowl {
-        fn new() -> Self {
-            let mut table = ParamTable::default();
-            let mut param = |name, len| table.root().param(name, &[len], Init::Zeros);
-            let (frozen, weight) = (param("frozen", 1), param("weight", 2));
-            Self { table, weight, frozen, bad_row: None }
-        }
-
-        /// The weights after `step` of stochastic gradient descent with learning rate 0.1 from (1, 2), and what it was.
-        fn step(&self, step: u64, training: &Training) -> (Vec<f32>, Taken) {
-            let training = Training {
-                batch_size: ROWS,
-                micro_batch: 2,
-                optimiser: config::Optimiser::Sgd(Sgd { momentum: 0.0, ..Sgd::default() }),
-                lr: 0.1,
-                schedule: Schedule::Constant(Constant { warmup: 0.0, ..Constant::default() }),
-                ..training.clone()
-            };
-            let plan = Plan::new(Stage::Pretrain, &training, ROWS);
-            let mut engine = Engine::new(&self.table, 2, Gemm::Tiles, Cut { shard: 1, groups: 2 }).unwrap();
-            let lr_scale = |name: &str| if name == "frozen" { 0.0 } else { 1.0 };
-            let mut trainer = Trainer::new(&self.table, self, &plan, Key::new(KEY), lr_scale);
-            let mut params = self.table.zeros::<f32>();
-            self.weight.of_mut(&mut params).copy_from_slice(&W);
-            let samples: Vec<Sample> = (0..ROWS as u32).map(|row| Sample { row, key: row }).collect();
-            let outcome = trainer.step(&mut engine, step, &samples, 1.0, &mut params, &mut |_, _| ());
-            let Outcome::Taken(taken) = outcome else { panic!("not finite") };
-            assert!(self.frozen.of(&params)[0].abs() < f32::EPSILON);
-            (self.weight.of(&params).to_vec(), taken)
-        }
-    }
-
-    impl Objective<f32> for Bowl {
-        fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
-            if samples.iter().any(|sample| Some(sample.row) == self.bad_row) {
-                self.weight.of_mut(grads)[1] = f32::NAN;
-                return f64::NAN;
-            }
-            let share = samples.len() as f32 / ROWS as f32;
-            self.frozen.of_mut(grads)[0] += share * 7.0;
-            let w = self.weight.of(cx.params);
-            for ((dw, w), a) in self.weight.of_mut(grads).iter_mut().zip(w).zip(A) {
-                *dw += share * a * w;
-            }
-            w.iter().zip(A).map(|(w, a)| f64::from(share * a * w * w / 2.0)).sum()
-        }
-    }
-
-    #[test]
-    fn a_step_that_is_no_number_changes_nothing_and_names_its_row() {
-        let bowl = Bowl { bad_row: Some(2), ..Bowl::new() };
-        let plan = Plan::new(Stage::Pretrain, &Training { batch_size: ROWS, micro_batch: 2, ..Training::default() }, ROWS);
-        let mut engine = Engine::new(&bowl.table, 1, Gemm::Tiles, Cut { shard: 2, groups: 1 }).unwrap();
-        let mut trainer = Trainer::new(&bowl.table, &bowl, &plan, Key::new(KEY), |_| 1.0);
-        let mut params = bowl.table.zeros::<f32>();
-        bowl.weight.of_mut(&mut params).copy_from_slice(&W);
-        let samples: Vec<Sample> = (0..ROWS as u32).map(|row| Sample { row, key: row }).collect();
-        let outcome = trainer.step(&mut engine, 6, &samples, 1.0, &mut params, &mut |_, _| panic!("no parts"));
-        let Outcome::Nonfinite(what) = outcome else { panic!("a number") };
-        let found = trainer.nonfinite(&mut engine, what, 6, &samples, &params);
-        assert_eq!((found.what, found.step, found.layer.as_deref()), (What::Loss, 7, Some("weight")));
-        assert_eq!((found.rows.as_slice(), bowl.weight.of::<f32>(&params)), (&[2][..], &W[..]));
-        assert_eq!(trainer.optimiser.moments().2, 0);
-    }
-
-    fn assert_close(found: &[f32], want: [f32; 2]) {
-        assert!(found.iter().zip(want).all(|(found, want)| (found - want).abs() < 1e-6), "{found:?}, not {want:?}");
-    }
-
-    #[test]
-    fn a_sharpness_aware_step_follows_the_gradient_further_up() {
-        let sam = Training { sam: Some(Sam { rho: 0.5 }), clip_norm: None, ..Training::default() };
-        let (found, taken) = Bowl::new().step(0, &sam);
-        // by hand: g = (3, 1), at w + 0.5 · g / √10
-        let ahead = [1.0 + 0.5 * 3.0 / 10_f32.sqrt(), 2.0 + 0.5 / 10_f32.sqrt()];
-        let dw = [3.0 * ahead[0], 0.5 * ahead[1]];
-        assert_close(&found, [1.0 - 0.1 * dw[0], 2.0 - 0.1 * dw[1]]);
-        let want = f64::from(dw[0].powi(2) + dw[1].powi(2) + 49.0).sqrt();
-        assert!((taken.loss - 2.5).abs() < 1e-6 && (taken.grad_norm - want).abs() < 1e-5, "{} {}", taken.loss, taken.grad_norm);
-    }
-
-    #[test]
-    fn noise_is_laid_on_the_clipped_gradient_and_shrinks_with_the_steps() {
-        let bowl = Bowl::new();
-        for step in [0, 3] {
-            let noise = Some(UpdateNoise { eta: 0.04, gamma: 0.5 });
-            let (found, taken) = bowl.step(step, &Training { update_noise: noise, ..Training::default() });
-            let sigma = (0.04 / (1.0 + step as f64).sqrt()).sqrt() as f32;
-            let key = Key::new(KEY).child(step).child(stream::UPDATE_NOISE);
-            let place = bowl.weight.offset() as u32;
-            let draw = |i| -> f64 { StandardNormal.sample(&mut key.stream(0, place + i)) };
-            let [one, two] = [draw(0) as f32, draw(1) as f32];
-            let dw = [3.0, 1.0].map(|dw| dw / taken.grad_norm as f32);
-            assert_close(&found, [1.0 - 0.1 * (dw[0] + sigma * one), 2.0 - 0.1 * (dw[1] + sigma * two)]);
-        }
     }
 }
