@@ -130,7 +130,7 @@ impl<'o> Trainer<'o> {
         samples: &[Sample],
         params: &[f32],
     ) -> Nonfinite {
-        let Self { table, objective, key, grads, ahead, .. } = self;
+        let Self { table, objective, plan, key, grads, ahead, .. } = self;
         let layer = if what == What::Weight { nonfinite::layer(table, params) } else { nonfinite::layer(table, grads) };
         let params = match (what, ahead) {
             // of weights that are none, every row is
@@ -138,12 +138,22 @@ impl<'o> Trainer<'o> {
             (What::Ahead, Some((_, ahead))) => ahead,
             _ => params,
         };
-        let mut is_nonfinite = |sample: &&Sample| {
+        // what is no number in a row is none in every sum with it
+        let mut rows = Vec::new();
+        let mut parts: Vec<&[Sample]> = samples.chunks(plan.micro_batch).rev().collect();
+        while let Some(part) = parts.pop() {
             grads.fill(0.0);
-            let loss = engine.accumulate(*objective, params, key.child(step), std::slice::from_ref(*sample), grads);
-            !loss.is_finite() || !engine.grad_norm(grads).is_finite()
-        };
-        let rows = samples.iter().filter(|sample| is_nonfinite(sample)).map(|sample| sample.row).collect();
+            let loss = engine.accumulate(*objective, params, key.child(step), part, grads);
+            if loss.is_finite() && engine.grad_norm(grads).is_finite() {
+                continue;
+            }
+            if let [sample] = part {
+                rows.push(sample.row);
+            } else {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([second, first]);
+            }
+        }
         Nonfinite { what, step: step + 1, layer, rows }
     }
 }
@@ -240,8 +250,8 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_is_no_number_changes_nothing_and_names_its_row() {
-        let bowl = Bowl { bad_rows: &[2], ..Bowl::new() };
+    fn a_step_that_is_no_number_changes_nothing_and_names_its_rows() {
+        let bowl = Bowl { bad_rows: &[0, 2], ..Bowl::new() };
         let plan = Plan::new(Stage::Pretrain, &Training { batch_size: ROWS, micro_batch: 2, ..Training::default() }, ROWS);
         let mut engine = Engine::new(&bowl.table, 1, Gemm::Tiles, Cut { shard: 2, groups: 1 }).unwrap();
         let mut trainer = Trainer::new(&bowl.table, &bowl, &plan, Key::new(KEY), |_| 1.0);
@@ -252,7 +262,7 @@ mod tests {
         let Outcome::Nonfinite(what) = outcome else { panic!("a number") };
         let found = trainer.nonfinite(&mut engine, what, 6, &samples, &params);
         assert_eq!((found.what, found.step, found.layer.as_deref()), (What::Loss, 7, Some("weight")));
-        assert_eq!((found.rows.as_slice(), bowl.weight.of::<f32>(&params)), (&[2][..], &W[..]));
+        assert_eq!((found.rows.as_slice(), bowl.weight.of::<f32>(&params)), (&[0, 2][..], &W[..]));
         assert_eq!(trainer.optimiser.moments().2, 0);
     }
 
