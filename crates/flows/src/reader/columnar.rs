@@ -56,7 +56,7 @@ pub(super) fn open(path: &Path, file: File) -> Result<(Vec<String>, Opened)> {
         });
         let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields.collect::<Vec<_>>())));
         let metadata = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options)?;
-        Ok::<_, parquet::errors::ParquetError>(Opened { builder: Builder::new_with_metadata(source, metadata), max_rows })
+        Ok::<_, parquet::errors::ParquetError>(Opened { builder: Builder::new_with_metadata(source.pages(), metadata), max_rows })
     })?;
     let names = opened.builder.schema().fields().iter().map(|field| field.name().clone()).collect();
     Ok((names, opened))

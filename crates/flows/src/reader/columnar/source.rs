@@ -26,7 +26,11 @@ const MAX_PAGE: i64 = 1 << 26;
 const UNBOUNDED: [i64; 2] = [6, 7];
 
 /// A file that is read with care.
-pub(super) struct Source(File);
+pub(super) struct Source {
+    file: File,
+    /// Whether what is read from now on are pages.
+    footer_is_read: bool,
+}
 
 impl Source {
     /// Looks at the footer.
@@ -75,7 +79,12 @@ impl Source {
                 open.pop();
             }
         }
-        Ok(Self(file))
+        Ok(Self { file, footer_is_read: false })
+    }
+
+    /// The pages alone, now that the decoder has read the footer: no page starts in the last eight bytes.
+    pub(super) fn pages(self) -> Self {
+        Self { footer_is_read: true, ..self }
     }
 
     /// The most rows that a file of this size can reasonably have: flows take some ten bytes each.
@@ -86,7 +95,7 @@ impl Source {
 
 impl Length for Source {
     fn len(&self) -> u64 {
-        Length::len(&self.0)
+        Length::len(&self.file)
     }
 }
 
@@ -95,8 +104,8 @@ impl ChunkReader for Source {
 
     /// The decoder reads the header of a page from what this returns.
     fn get_read(&self, start: u64) -> Result<Self::T> {
-        if start < self.len().saturating_sub(8) {
-            let page = Page::read(self.0.get_read(start)?.take(MAX_PAGE_HEADER));
+        if self.footer_is_read || start < self.len().saturating_sub(8) {
+            let page = Page::read(self.file.get_read(start)?.take(MAX_PAGE_HEADER));
             let Some(Page { uncompressed, compressed, dictionary, encoding }) = page else {
                 return Err(ParquetError::General(format!("no page header at byte {start}")));
             };
@@ -112,13 +121,31 @@ impl ChunkReader for Source {
                 return Err(ParquetError::General(what));
             }
         }
-        self.0.get_read(start)
+        self.file.get_read(start)
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
         if start.checked_add(length as u64).is_none_or(|end| end > self.len()) {
             return Err(ParquetError::EOF(format!("{length} bytes at byte {start} of {}", self.len())));
         }
-        self.0.get_bytes(start, length)
+        self.file.get_bytes(start, length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn no_page_starts_in_the_tail() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"PAR1\x00\x01\x00\x00\x00PAR1").unwrap();
+        let source = Source::new(file).unwrap();
+        let tail = source.len() - 8;
+        assert!(source.get_read(tail).is_ok());
+        // of what a list claims, the decoder passes what is not there one by one
+        assert!(source.pages().get_read(tail).is_err());
     }
 }
