@@ -150,9 +150,10 @@ impl<R: Read> Thrift<R> {
         }
     }
 
-    /// Passes `n` elements of a list. A boolean takes a byte there and none in a struct.
+    /// Passes `n` elements of a list. Booleans, which take a byte there and none in a struct, are none for the decoder, and
+    /// Parquet has no such lists here.
     fn elements(&mut self, n: u64, kind: u8, depth: usize) -> Option<()> {
-        (0..n).try_for_each(|_| if kind <= FALSE { self.bytes(1) } else { self.skip(kind, depth + 1) })
+        (0..n).try_for_each(|_| if kind <= FALSE { None } else { self.skip(kind, depth + 1) })
     }
 
     /// Length and type of elements.
@@ -227,6 +228,8 @@ mod tests {
         assert_eq!(Page::read(&[0x18, 1, 0x15, 0x15, 10, 0x15, 8, 0][..]), None);
         assert_eq!(Page::read(&[0x15, 0, 0x15, 10, 0x15, 8, 0x05, 4, 20, 0][..]), None);
         assert_eq!(Page::read(&[0x15, 0, 0x15, 10, 0x15, 8, 0x05, 0x84, 0x80, 8, 20, 0][..]), None);
+        // a list of two booleans
+        assert_eq!(Page::read(&[0x15, 0, 0x15, 10, 0x15, 8, 0x69, 0x21, 1, 1, 0][..]), None);
     }
 
     #[test]
