@@ -40,8 +40,13 @@ ARMS = {
     "MAE, mean teacher": ("mae", [], "random"),
     "MAE, fine-tuned, chosen rows": ("mae", PLAIN, "chosen"),
     "MAE, mean teacher, chosen rows": ("mae", [], "chosen"),
+    "MAE, mean teacher, chosen in rounds": ("mae", [], "rounds"),
 }
 TREES = ("LightGBM", "XGBoost", "ExtraTrees")
+# what a tree's name ends in says how its rows are chosen
+HOW = {"": "random", ", chosen rows": "chosen", ", chosen in rounds": "rounds"}
+# labels after each round: medoids first, then those of which a classifier that has learned the ones before is not sure
+ROUNDS = (40, 60, 80, 100, 150, 200, 350, 500, 750, 1000, 1500, 2000)
 
 
 def main():
@@ -50,7 +55,7 @@ def main():
     parser.add_argument("--labels", default="100,200,1000,2000,all")
     parser.add_argument("--seeds", default="0-9")
     parser.add_argument("--arms", default=",".join([*(name.replace(",", ";") for name in ARMS), "trees"]),
-                        help="arms by name, `;` for the commas in them; `trees` are the rivals, on random and on chosen rows")
+                        help="arms by name, `;` for the commas in them; `trees` are the rivals, on the rows of all arms named")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     args = parser.parse_args()
     first, _, last = args.seeds.partition("-")
@@ -63,12 +68,13 @@ def main():
     out = pathlib.Path("runs/ablation")
     out.mkdir(parents=True, exist_ok=True)
     results = Results(out / "results.jsonl")
+    ways = {ARMS[name][2] for name in arms if name != "trees"} or set(HOW.values())
+    rivals = [f"{tree}{end}" for end, how in HOW.items() if how in ways for tree in TREES]
     for seed in seeds:
         draw = Draw(args.folder, out, seed, args.settings)
         for n in labels:
             for arm in arms:
-                wanted = [f"{tree}{rows}" for rows in ("", ", chosen rows") for tree in TREES] if arm == "trees" else [arm]
-                for name in wanted:
+                for name in rivals if arm == "trees" else [arm]:
                     key = {"arm": name, "labels": n, "seed": seed, "settings": args.settings}
                     if (n == "all" and "chosen" in name) or (n == "all" and "mean teacher" in name) or results.has(key):
                         continue
@@ -117,7 +123,7 @@ class Results:
         counts = frame.groupby("labels")["seed"].nunique()
         drawn = ", ".join(f"{n}: {counts.get(n, 0)}" for n in labels)
         print(f"\nAccuracy, mean ± sd over draws ({drawn}); in brackets the difference to the best trees on average of that column,")
-        print("random or chosen rows, and the p of a paired t-test.")
+        print("whichever rows they have, and the p of a paired t-test.")
 
 
 def call(command):
@@ -171,15 +177,20 @@ class Draw:
         if n == "all":
             return None, self.train
         path = self.folder / f"{how}-{n}.txt"
-        if not path.exists() and how == "chosen":
-            # in a folder without a classifier, the rows of which select would leave out
-            clean = self.folder / "select"
-            clean.mkdir(exist_ok=True)
-            for name in ("manifest-pretrain.json", "pretrained.safetensors", "tokeniser.json"):
-                shutil.copy(self.folder / "mae" / name, clean / name)
-            command = [BINARY, "select", "--run", str(clean), "--budget", str(n), "--strategy", "medoids"]
-            call([*command, "--output", str(path)])
-        elif not path.exists():
+        if path.exists():
+            return path, np.loadtxt(path, dtype=int)
+        if how == "chosen" or (how == "rounds" and n == ROUNDS[0]):
+            self.select(path, "select", n)
+        elif how == "rounds":
+            before, known = self.labelled(max(size for size in ROUNDS if size < n), how)
+            # no teacher: a classifier without one costs a third, and is less sure of what it does not know
+            self.share("rounds")
+            self.command("finetune", "rounds", n, [*PLAIN, *self.listed(before, len(known))])
+            part = path.with_suffix(".part")
+            self.select(part, "rounds", n - len(known))
+            part.write_text(before.read_text() + part.read_text())
+            part.rename(path)
+        else:
             rng = np.random.default_rng(self.seed)
             classes = [rng.permutation(self.train[self.rows.loc[self.train, self.label] == label]) for label in (0, 1)]
             share = len(classes[1]) / len(self.train)
@@ -188,13 +199,29 @@ class Draw:
             path.write_text("".join(f"{row}\n" for row in rows))
         return path, np.loadtxt(path, dtype=int)
 
+    def share(self, folder):
+        """A folder with the encoder alone: in one with a classifier, select would leave out the rows that this one knows."""
+        folder = self.folder / folder
+        folder.mkdir(exist_ok=True)
+        for name in ("manifest-pretrain.json", "pretrained.safetensors", "tokeniser.json"):
+            shutil.copy(self.folder / "mae" / name, folder / name)
+
+    def select(self, path, folder, n):
+        if folder == "select":
+            self.share(folder)
+        call([BINARY, "select", "--run", str(self.folder / folder), "--budget", str(n), "--output", str(path)])
+
+    def listed(self, path, n):
+        settings = ["finetune.labels=null", f"finetune.label_rows={path}"] if path else []
+        if path and n >= 1000:  # fewer than 800 steps under-train
+            settings += ["finetune.steps=1500", "finetune.encoder_lr_scale=1"]
+        return settings
+
     def network(self, arm, n):
         kind, settings, how = ARMS[arm]
         self.encoder(kind)
         path, _ = self.labelled(n, how)
-        settings = [*settings, *(["finetune.labels=null", f"finetune.label_rows={path}"] if path else [])]
-        if path and n >= 1000:  # fewer than 800 steps under-train
-            settings += ["finetune.steps=1500", "finetune.encoder_lr_scale=1"]
+        settings = [*settings, *self.listed(path, n)]
         if "finetune.from=latents" in settings:
             self.command("encode", kind, n, settings)
         self.command("finetune", kind, n, settings)
@@ -204,7 +231,8 @@ class Draw:
 
     def tree(self, name, n):
         """Leaves and rows a leaf as suit the number of labels; all else as an expert would start."""
-        _, rows = self.labelled(n, "chosen" if "chosen" in name else "random")
+        how = HOW[name.removeprefix(name.split(",")[0])]
+        _, rows = self.labelled(n, how)
         few = len(rows) <= 2000
         model = {
             "LightGBM": lambda: lightgbm.LGBMClassifier(

@@ -1,5 +1,7 @@
 //! Few labels: which rows have them, and what is made of the others.
 
+use std::collections::BTreeSet;
+
 use crate::bench::{Bench, column, edit, on_flows};
 
 /// Row numbers, one a line.
@@ -158,6 +160,21 @@ fn rows_to_label_are_different_training_rows() {
     }
     assert_eq!(selected(&bench, "--budget 20"), selected(&bench, "--budget 20 --strategy uncertainty"));
     assert_ne!(selected(&bench, "--budget 20"), selected(&bench, "--budget 20 --strategy medoids"));
+}
+
+#[test]
+fn labelling_goes_in_rounds() {
+    let bench = Bench::new();
+    bench.flows();
+    bench.prints(&on_flows("pretrain", ""));
+    let mut rows = selected(&bench, "--budget 20");
+    for n in [30, 40] {
+        bench.file("rows.txt", list(&rows));
+        bench.prints(&on_flows("finetune", "--set finetune.label_rows=rows.txt"));
+        rows.extend(selected(&bench, "--budget 10"));
+        let different: BTreeSet<u32> = rows.iter().copied().collect();
+        assert_eq!(different.len(), n);
+    }
 }
 
 #[test]
