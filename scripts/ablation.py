@@ -69,6 +69,9 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     results = Results(out / "results.jsonl")
     ways = {ARMS[name][2] for name in arms if name != "trees"} or set(HOW.values())
+    fewest = min((n for n in labels if n != "all"), default=ROUNDS[0])
+    if "rounds" in ways and fewest < ROUNDS[0]:
+        parser.error(f"--labels: {fewest}: rows chosen in rounds start with {ROUNDS[0]}: name as many, or arms without rounds")
     rivals = [f"{tree}{end}" for end, how in HOW.items() if how in ways for tree in TREES]
     for seed in seeds:
         draw = Draw(args.folder, out, seed, args.settings)
@@ -180,6 +183,7 @@ class Draw:
         if path.exists():
             return path, np.loadtxt(path, dtype=int)
         if how == "chosen" or (how == "rounds" and n == ROUNDS[0]):
+            self.share("select")
             self.select(path, "select", n)
         elif how == "rounds":
             before, known = self.labelled(max(size for size in ROUNDS if size < n), how)
@@ -207,8 +211,6 @@ class Draw:
             shutil.copy(self.folder / "mae" / name, folder / name)
 
     def select(self, path, folder, n):
-        if folder == "select":
-            self.share(folder)
         call([BINARY, "select", "--run", str(self.folder / folder), "--budget", str(n), "--output", str(path)])
 
     def listed(self, path, n):
