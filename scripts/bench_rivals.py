@@ -281,7 +281,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="2 where a step takes more than 20 s")
     parser.add_argument("--dropout", type=lambda text: [float(p) for p in text.split(",")], default=[0.1, 0.0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--gemm", choices=["tiles", "openblas"], default="tiles", help="who multiplies our matrices")
+    parser.add_argument("--gemm", choices=["tiles", "bf16", "openblas"], default="tiles", help="who multiplies our matrices")
     parser.add_argument("--mkl-shim", action="store_true", help="tell PyTorch's MKL that the CPU is Intel's")
     parser.add_argument("--no-write", action="store_true", help=f"leave {PAGE} alone")
     parser.add_argument("--check", action="store_true", help="compare gradients instead")

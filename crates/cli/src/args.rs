@@ -172,7 +172,7 @@ pub(crate) enum Command {
         /// Workers; 0 is one a core [default: the config's]
         #[arg(long, value_name = "N")]
         threads: Option<u32>,
-        /// Who multiplies matrices: openblas or tiles [default: the config's]
+        /// Who multiplies matrices: openblas, tiles or bf16 [default: the config's]
         #[arg(long, value_name = "BACKEND")]
         gemm: Option<String>,
         /// Print one JSON object instead of a table

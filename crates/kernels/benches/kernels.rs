@@ -139,12 +139,12 @@ const PRODUCTS: [(&str, [usize; 3]); 10] = [
     ("TN", [128, 64, 192]),
 ];
 
-#[divan::bench(args = PRODUCTS, consts = [false, true])]
-fn product<const TILES: bool>(bencher: Bencher<'_, '_>, (name, [m, n, k]): (&str, [usize; 3])) {
+#[divan::bench(args = PRODUCTS, consts = [0, 1, 2])]
+fn product<const BACKEND: usize>(bencher: Bencher<'_, '_>, (name, [m, n, k]): (&str, [usize; 3])) {
     let (a, b, mut c) = (numbers(m * k, 1), numbers(k * n, 2), numbers(m * n, 3));
     let a = if name.starts_with('N') { Mat::new(&a, k) } else { Mat::new(&a, m).t() };
     let b = if name.ends_with('N') { Mat::new(&b, n) } else { Mat::new(&b, k).t() };
-    let backend = if TILES { Gemm::Tiles } else { Gemm::OpenBlas };
+    let backend = [Gemm::OpenBlas, Gemm::Tiles, Gemm::Bf16][BACKEND];
     let mut scratch = vec![0.0; gemm_scratch(backend, [m, n, k], a, b, Store::Set)];
     time(bencher, 2 * m * n * k, || gemm(backend, [m, n, k], black_box(a), b, Store::Set, &mut c, n, &mut scratch));
 }

@@ -1,8 +1,8 @@
-//! Matrix products behind one seam: OpenBLAS or our own tiles.
+//! Matrix products behind one seam: OpenBLAS or our own tiles, of f32 or bfloat16.
 
-use crate::transpose::transpose;
 use crate::{Real, hadamard};
 
+pub(crate) mod bf16;
 mod openblas;
 pub(crate) mod tiles;
 
@@ -18,6 +18,9 @@ pub enum Gemm {
     OpenBlas,
     /// Register tiles over operands as they lie, without packing: for products whose operands are in the cache already.
     Tiles,
+    /// Tiles over operands rounded to bfloat16, with sums in f32: rounding errors of 2^-9 an operand, twice the multiply-adds a
+    /// second with AVX512-BF16. Products of fewer than 16 rows or columns, and all of f64, are those of [`Gemm::Tiles`].
+    Bf16,
 }
 
 /// What becomes of a product.
@@ -86,41 +89,26 @@ pub fn gemm<R: Real>(
     if m == 0 || n == 0 {
         return;
     }
-    match (gemm, plan(sizes, a, b)) {
-        (Gemm::OpenBlas, _) if store == Store::Times => {
+    match gemm {
+        Gemm::OpenBlas if store == Store::Times => {
             let product = &mut scratch[..m * n];
             openblas::gemm(sizes, a, b, Store::Set, product, n);
             product.chunks_exact(n).zip(c.chunks_mut(ldc)).for_each(|(product, c)| hadamard(&mut c[..n], product));
         }
-        (Gemm::OpenBlas, _) => openblas::gemm(sizes, a, b, store, c, ldc),
-        (Gemm::Tiles, Plan::AsStored) => tiles::gemm(sizes, a, b, store, c, ldc),
-        (Gemm::Tiles, Plan::TransposeB) => {
-            let bt = &mut scratch[..n * k];
-            transpose(Store::Set, [n, k], b.data, b.ld, bt, n);
-            tiles::gemm(sizes, a, Mat::new(bt, n), store, c, ldc);
-        }
-        (Gemm::Tiles, Plan::Swap) => {
-            let (product, at) = scratch.split_at_mut(m * n);
-            let at = if a.transposed {
-                a.t()
-            } else {
-                transpose(Store::Set, [m, k], a.data, a.ld, &mut at[..m * k], m);
-                Mat::new(&at[..m * k], m)
-            };
-            tiles::gemm([n, m, k], b.t(), at, Store::Set, product, m);
-            transpose(store, [n, m], product, m, c, ldc);
-        }
+        Gemm::OpenBlas => openblas::gemm(sizes, a, b, store, c, ldc),
+        Gemm::Bf16 if bf16::pays(sizes) && R::bf16_gemm(sizes, a, b, store, c, ldc, scratch) => (),
+        Gemm::Tiles | Gemm::Bf16 => tiles::gemm(sizes, a, b, store, c, ldc, scratch),
     }
 }
 
 /// Numbers of scratch that a product needs.
 pub fn gemm_scratch<R: Real>(gemm: Gemm, sizes: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>, store: Store) -> usize {
-    let [m, n, k] = sizes;
-    match (gemm, plan(sizes, a, b)) {
-        (Gemm::OpenBlas, _) if store == Store::Times => m * n,
-        (Gemm::OpenBlas, _) | (Gemm::Tiles, Plan::AsStored) => 0,
-        (Gemm::Tiles, Plan::TransposeB) => n * k,
-        (Gemm::Tiles, Plan::Swap) => m * n + if a.transposed { 0 } else { m * k },
+    let [m, n, _] = sizes;
+    match gemm {
+        Gemm::OpenBlas if store == Store::Times => m * n,
+        Gemm::OpenBlas => 0,
+        Gemm::Bf16 if bf16::pays(sizes) => bf16::scratch(sizes, a, b),
+        Gemm::Tiles | Gemm::Bf16 => plan(sizes, a, b).scratch(sizes, a),
     }
 }
 
@@ -132,6 +120,17 @@ enum Plan {
     TransposeB,
     /// cᵀ = bᵀ · aᵀ goes to scratch, and from there into c.
     Swap,
+}
+
+impl Plan {
+    /// Numbers of scratch that tiles need.
+    fn scratch<R: Copy>(self, [m, n, k]: [usize; 3], a: Mat<'_, R>) -> usize {
+        match self {
+            Self::AsStored => 0,
+            Self::TransposeB => n * k,
+            Self::Swap => m * n + if a.transposed { 0 } else { m * k },
+        }
+    }
 }
 
 fn plan<R: Copy>([m, n, k]: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>) -> Plan {
@@ -148,6 +147,8 @@ pub fn describe(gemm: Gemm) -> String {
     match gemm {
         Gemm::OpenBlas => format!("{}, {} kernels", openblas::describe(), crate::simd::name()),
         Gemm::Tiles => format!("tiles, {} kernels", crate::simd::name()),
+        Gemm::Bf16 if bf16::is_native() => format!("bf16 tiles, {} kernels with BF16", crate::simd::name()),
+        Gemm::Bf16 => format!("bf16 tiles emulated in f32, {} kernels", crate::simd::name()),
     }
 }
 
@@ -163,7 +164,13 @@ mod tests {
         let stored = |transposed, rows, cols| if transposed { (cols, rows) } else { (rows, cols) };
         let ((rows_a, cols_a), (rows_b, cols_b)) = (stored(ta, m, k), stored(tb, k, n));
         let (lda, ldb, ldc) = (cols_a + pad, cols_b + 2 * pad, n + 3 * pad);
-        let (a, b, c) = (numbers(1, rows_a * lda), numbers(2, rows_b * ldb), numbers(3, m * ldc));
+        let (mut a, mut b, c) = (numbers(1, rows_a * lda), numbers(2, rows_b * ldb), numbers(3, m * ldc));
+        let unrounded = [&a, &b].map(|x| cast::<R>(x));
+        if backend == Gemm::Bf16 && size_of::<R>() == 4 && bf16::pays([m, n, k]) {
+            for x in a.iter_mut().chain(&mut b) {
+                *x = f64::from(bf16::nearest(*x as f32));
+            }
+        }
         let at = |transposed, x: &[f64], ld: usize, i: usize, j: usize| if transposed { x[j * ld + i] } else { x[i * ld + j] };
         let mut got: Vec<R> = cast(&c);
         let mut want = c.clone();
@@ -181,7 +188,7 @@ mod tests {
                 }
             }
         }
-        let (a, b) = (cast::<R>(&a), cast::<R>(&b));
+        let [a, b] = unrounded;
         let (mut a, mut b) = (Mat::new(&a, lda), Mat::new(&b, ldb));
         if ta {
             a = a.t();
@@ -200,10 +207,12 @@ mod tests {
             for tb in [false, true] {
                 check::<f32>(Gemm::OpenBlas, [ta, tb], sizes, pad, store);
                 check::<f64>(Gemm::OpenBlas, [ta, tb], sizes, pad, store);
-                each_arch(|| {
-                    check::<f32>(Gemm::Tiles, [ta, tb], sizes, pad, store);
-                    check::<f64>(Gemm::Tiles, [ta, tb], sizes, pad, store);
-                });
+                for backend in [Gemm::Tiles, Gemm::Bf16] {
+                    each_arch(|| {
+                        check::<f32>(backend, [ta, tb], sizes, pad, store);
+                        check::<f64>(backend, [ta, tb], sizes, pad, store);
+                    });
+                }
             }
         }
     }
@@ -211,7 +220,7 @@ mod tests {
     proptest! {
         #[test]
         fn product_is_the_triple_loop(
-            m in 0..20_usize, n in 0..70_usize, k in 0..70_usize, pad in 0..4_usize,
+            m in 0..40_usize, n in 0..70_usize, k in 0..70_usize, pad in 0..4_usize,
             store in prop::sample::select(&[Store::Set, Store::Add, Store::Times][..]),
         ) {
             check_all([m, n, k], pad, store);
@@ -222,20 +231,45 @@ mod tests {
     fn an_empty_sum_is_zero() {
         for store in [Store::Set, Store::Add, Store::Times] {
             check_all([2, 3, 0], 0, store);
+            check_all([17, 19, 0], 0, store);
         }
     }
 
     #[test]
     fn tiles_give_the_same_bits_for_every_instruction_set() {
-        let (m, n, k) = (13, 75, 61);
+        let sizes @ [m, n, k] = [29, 75, 61];
         let (a, b) = (cast::<f32>(&numbers(1, m * k)), cast::<f32>(&numbers(2, k * n)));
-        let mut first: Option<Vec<u32>> = None;
-        each_arch(|| {
-            let mut c = vec![f32::NAN; m * n];
-            gemm(Gemm::Tiles, [m, n, k], Mat::new(&a, k), Mat::new(&b, n), Store::Set, &mut c, n, &mut []);
-            let bits: Vec<u32> = c.iter().map(|x| x.to_bits()).collect();
-            assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits);
-        });
+        for backend in [Gemm::Tiles, Gemm::Bf16] {
+            for (a, b) in [(Mat::new(&a, k), Mat::new(&b, n)), (Mat::new(&a, m).t(), Mat::new(&b, k).t())] {
+                let mut first: Option<Vec<u32>> = None;
+                each_arch(|| {
+                    let mut c = vec![f32::NAN; m * n];
+                    let mut scratch = vec![f32::NAN; gemm_scratch(backend, sizes, a, b, Store::Set)];
+                    gemm(backend, sizes, a, b, Store::Set, &mut c, n, &mut scratch);
+                    let bits: Vec<u32> = c.iter().map(|x| x.to_bits()).collect();
+                    assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits, "{backend:?}");
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn bfloat16_is_the_nearest_and_of_two_the_even_one() {
+        const SIDE: usize = 16;
+        let steps = |n: f32| 1.0 + n / 256.0; // half a step of bfloat16 at 1
+        let x = [steps(1.0), steps(1.01), -steps(3.0), steps(2.0), 0.0, f32::MAX, f32::MIN, f32::INFINITY, f32::NAN, 1e-30];
+        let want =
+            [1.0, steps(2.0), -steps(4.0), steps(2.0), 0.0, f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 0.0];
+        for (x, want) in x.into_iter().zip(want) {
+            each_arch(|| {
+                let (a, b, mut c) = ([x; SIDE], [1.0; SIDE], [0.0; SIDE * SIDE]);
+                let (a, b, sizes) = (Mat::new(&a, 1), Mat::new(&b, SIDE), [SIDE, SIDE, 1]);
+                let mut scratch = vec![f32::NAN; gemm_scratch(Gemm::Bf16, sizes, a, b, Store::Set)];
+                gemm(Gemm::Bf16, sizes, a, b, Store::Set, &mut c, SIDE, &mut scratch);
+                let is_nearest = |&c: &f32| if want == 0.0 { (c - x).abs() <= x / 256.0 } else { c.total_cmp(&want).is_eq() };
+                assert!(c.iter().all(is_nearest), "{x}: {}, not {want}", c[0]);
+            });
+        }
     }
 
     #[test]

@@ -22,6 +22,9 @@ const MIXER: MixerConfig = MixerConfig {
     drop_path: 0.4,
 };
 
+/// With products large enough for bfloat16, and no number of channels even.
+const WIDE: MixerConfig = MixerConfig { dim: 27, token_hidden: 20, channel_hidden: 18, ..MIXER };
+
 const PLAIN: MixerConfig = MixerConfig { dropout: 0.0, drop_path: 0.0, ..MIXER };
 
 #[test]
@@ -45,8 +48,20 @@ fn cuts_agree(task: &Task<f64>) {
 }
 
 #[test]
+fn bfloat16_gives_a_gradient_within_its_rounding() {
+    let cut = Cut { shard: 5, groups: 2 };
+    let (loss, exact) = Task::<f64>::new(&WIDE, 17, 24).gradient(cut, &[24]);
+    let task = Task::<f32> { gemm: Gemm::Bf16, ..Task::new(&WIDE, 17, 24) };
+    let (rounded_loss, rounded) = task.gradient(cut, &[24]);
+    let difference = max_scaled_difference(&rounded, &exact);
+    assert!((1e-4..2e-2).contains(&difference), "off by {difference:.1e} of the largest");
+    assert!((rounded_loss - loss).abs() < 2e-2 * loss, "loss {rounded_loss}, not {loss}");
+}
+
+#[test]
 fn any_number_of_threads_gives_the_same_bytes() {
-    for task in Task::<f32>::of_models(&MIXER, 5, 40) {
+    let wide = Task { gemm: Gemm::Bf16, ..Task::new(&WIDE, 17, 40) };
+    for task in Task::<f32>::of_models(&MIXER, 5, 40).chain([wide]) {
         let [one, two, four, eight] = [1, 2, 4, 8].map(|threads| {
             let (params, _) = task.train(threads, Cut { shard: 3, groups: 4 }, 50, |_| ());
             params.iter().flat_map(|value| value.to_bits().to_le_bytes()).collect::<Vec<u8>>()

@@ -13,10 +13,11 @@ use std::hint::black_box;
 
 use pulp::{Simd, WithSimd};
 
-use super::{Mat, Store};
+use super::{Mat, Plan, Store, plan};
 use crate::Real;
 use crate::lanes::Lanes;
 use crate::simd::arch;
+use crate::transpose::transpose;
 
 /// Most vectors of a tile's row.
 const VECTORS: usize = 3;
@@ -30,12 +31,30 @@ const fn rows<S: Simd, R>(vectors: usize) -> usize {
     if rows < most { rows } else { most }
 }
 
-/// c = a · b, c += a · b or c *= a · b. The caller has checked that the slices cover the sizes; b is not transposed.
-pub(super) fn gemm<R: Real>([m, n, k]: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>, store: Store, c: &mut [R], ldc: usize) {
-    assert!(!b.transposed, "tiles read rows of b");
-    let (step_row, step_k) = if a.transposed { (1, a.ld) } else { (a.ld, 1) };
-    let (a, b, ldb, c) = (a.data.as_ptr(), b.data.as_ptr(), b.ld, c.as_mut_ptr());
-    R::product(Product { m, n, k, a, step_row, step_k, b, ldb, c, ldc, store });
+/// c = a · b, c += a · b or c *= a · b. The caller has checked that the slices cover the sizes.
+pub(super) fn gemm<R: Real>(
+    sizes: [usize; 3],
+    a: Mat<'_, R>,
+    b: Mat<'_, R>,
+    store: Store,
+    c: &mut [R],
+    ldc: usize,
+    scratch: &mut [R],
+) {
+    let [m, n, k] = sizes;
+    match plan(sizes, a, b) {
+        Plan::AsStored => R::product(Product::new(sizes, a, b, store, c, ldc)),
+        Plan::TransposeB => {
+            let bt = &mut scratch[..n * k];
+            transpose(Store::Set, [n, k], b.data, b.ld, bt, n);
+            R::product(Product::new(sizes, a, Mat::new(bt, n), store, c, ldc));
+        }
+        Plan::Swap => {
+            let (product, scratch) = scratch.split_at_mut(m * n);
+            gemm([n, m, k], b.t(), a.t(), Store::Set, product, m, scratch);
+            transpose(store, [n, m], product, m, c, ldc);
+        }
+    }
 }
 
 /// A product whose operands cover its sizes: rows of a lie `step_row` apart, its columns `step_k`.
@@ -57,9 +76,58 @@ pub struct Product<R> {
 impl<R: Lanes> WithSimd for Product<R> {
     type Output = ();
 
-    /// Columns in panels, so that a panel of b stays in the nearest cache while a goes by.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        self.by::<S, MultiplyAdd>(simd);
+    }
+}
+
+/// What computes a tile.
+pub(super) trait Tile<R: Lanes> {
+    /// M rows of V vectors: all of c that `product` still means.
+    fn block<S: Simd, const M: usize, const V: usize>(product: Product<R>, simd: S);
+    /// sum + a number of a times a vector of b
+    fn add<S: Simd>(simd: S, a: R, b: R::Vector<S>, sum: R::Vector<S>) -> R::Vector<S>;
+}
+
+/// By fused multiply-adds.
+struct MultiplyAdd;
+
+impl<R: Lanes> Tile<R> for MultiplyAdd {
+    fn block<S: Simd, const M: usize, const V: usize>(product: Product<R>, simd: S) {
+        if M > rows::<S, R>(V) {
+            return; // never asked for, and not to be compiled
+        }
+        if product.is_whole::<S, V>() {
+            simd.vectorize(
+                #[inline(always)]
+                || product.tile::<S, Self, M, V, false>(simd),
+            );
+        } else {
+            simd.vectorize(
+                #[inline(always)]
+                || product.tile::<S, Self, M, V, true>(simd),
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn add<S: Simd>(simd: S, a: R, b: R::Vector<S>, sum: R::Vector<S>) -> R::Vector<S> {
+        R::mul_add_lanes(simd, R::splat(simd, a), b, sum)
+    }
+}
+
+impl<R: Lanes> Product<R> {
+    /// Operands that have been checked.
+    pub(super) fn new([m, n, k]: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>, store: Store, c: &mut [R], ldc: usize) -> Self {
+        assert!(!b.transposed, "tiles read rows of b");
+        let (step_row, step_k) = if a.transposed { (1, a.ld) } else { (a.ld, 1) };
+        Self { m, n, k, a: a.data.as_ptr(), step_row, step_k, b: b.data.as_ptr(), ldb: b.ld, c: c.as_mut_ptr(), ldc, store }
+    }
+
+    /// Columns in panels, so that a panel of b stays in the nearest cache while a goes by.
+    #[inline(always)]
+    pub(super) fn by<S: Simd, T: Tile<R>>(self, simd: S) {
         let lanes = R::lanes::<S>();
         let vectors = self.n.div_ceil(lanes);
         let panels = vectors.div_ceil(VECTORS);
@@ -68,63 +136,48 @@ impl<R: Lanes> WithSimd for Product<R> {
             let (start, n) = (from * lanes, (to * lanes).min(self.n) - from * lanes);
             let p = Self { n, b: self.b.wrapping_add(start), c: self.c.wrapping_add(start), ..self };
             match to - from {
-                1 => p.panel::<S, 1>(simd),
-                2 => p.panel::<S, 2>(simd),
-                _ => p.panel::<S, 3>(simd),
+                1 => p.panel::<S, T, 1>(simd),
+                2 => p.panel::<S, T, 2>(simd),
+                _ => p.panel::<S, T, 3>(simd),
             }
         }
     }
-}
 
-impl<R: Lanes> Product<R> {
     #[inline(always)]
-    fn panel<S: Simd, const V: usize>(self, simd: S) {
+    fn panel<S: Simd, T: Tile<R>, const V: usize>(self, simd: S) {
         let blocks = self.m.div_ceil(rows::<S, R>(V));
         for block in 0..blocks {
             let (from, to) = (block * self.m / blocks, (block + 1) * self.m / blocks);
             let p = Self { a: self.a.wrapping_add(from * self.step_row), c: self.c.wrapping_add(from * self.ldc), ..self };
             // through a pointer: inlined into one another, as many tiles take the compiler minutes
             let tile: fn(Self, S) = match to - from {
-                1 => Self::block::<S, 1, V>,
-                2 => Self::block::<S, 2, V>,
-                3 => Self::block::<S, 3, V>,
-                4 => Self::block::<S, 4, V>,
-                5 => Self::block::<S, 5, V>,
-                6 => Self::block::<S, 6, V>,
-                7 => Self::block::<S, 7, V>,
-                8 => Self::block::<S, 8, V>,
-                9 => Self::block::<S, 9, V>,
-                10 => Self::block::<S, 10, V>,
-                11 => Self::block::<S, 11, V>,
-                12 => Self::block::<S, 12, V>,
-                13 => Self::block::<S, 13, V>,
-                _ => Self::block::<S, 14, V>,
+                1 => T::block::<S, 1, V>,
+                2 => T::block::<S, 2, V>,
+                3 => T::block::<S, 3, V>,
+                4 => T::block::<S, 4, V>,
+                5 => T::block::<S, 5, V>,
+                6 => T::block::<S, 6, V>,
+                7 => T::block::<S, 7, V>,
+                8 => T::block::<S, 8, V>,
+                9 => T::block::<S, 9, V>,
+                10 => T::block::<S, 10, V>,
+                11 => T::block::<S, 11, V>,
+                12 => T::block::<S, 12, V>,
+                13 => T::block::<S, 13, V>,
+                _ => T::block::<S, 14, V>,
             };
             tile(p, simd);
         }
     }
 
-    fn block<S: Simd, const M: usize, const V: usize>(self, simd: S) {
-        if M > rows::<S, R>(V) {
-            return; // never asked for, and not to be compiled
-        }
-        // the last vector of a row may reach beyond c
-        if self.n == V * R::lanes::<S>() {
-            simd.vectorize(
-                #[inline(always)]
-                || self.tile::<S, M, V, false>(simd),
-            );
-        } else {
-            simd.vectorize(
-                #[inline(always)]
-                || self.tile::<S, M, V, true>(simd),
-            );
-        }
+    /// Whether V vectors are what is left of a row, and not less.
+    pub(super) fn is_whole<S: Simd, const V: usize>(&self) -> bool {
+        self.n == V * R::lanes::<S>()
     }
 
     /// One tile: M rows of V vectors, all of c that `self` still means.
     #[inline(always)]
-    fn tile<S: Simd, const M: usize, const V: usize, const PARTIAL: bool>(self, simd: S) {
+    pub(super) fn tile<S: Simd, T: Tile<R>, const M: usize, const V: usize, const PARTIAL: bool>(self, simd: S) {
         let Self { n, k, a, step_row, step_k, b, ldb, store, .. } = self;
         let lanes = R::lanes::<S>();
         let left = n - (V - 1) * lanes;
@@ -138,9 +191,9 @@ impl<R: Lanes> Product<R> {
             }
             for (i, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: row i < M of a's remaining rows, column l < k: inside a, as the caller of `gemm` has checked.
-                let x = R::splat(simd, unsafe { *a.wrapping_add(i * step_row + l * step_k) });
+                let x = unsafe { *a.wrapping_add(i * step_row + l * step_k) };
                 for (acc, &row) in acc.iter_mut().zip(&row) {
-                    *acc = R::mul_add_lanes(simd, x, row, *acc);
+                    *acc = T::add(simd, x, row, *acc);
                 }
             }
         }

@@ -99,7 +99,7 @@ static KEYS: &[Key] = &[
     key("model.dropout", FRACTION, EACH),
     key("model.drop_path", FRACTION, EACH),
     key("engine.threads", Rule::Whole(0, 1024), NOTHING),
-    key("engine.gemm", Rule::OneOf(&["openblas", "tiles"]), EACH),
+    key("engine.gemm", Rule::OneOf(&["openblas", "tiles", "bf16"]), EACH),
     key("engine.shard", Rule::Whole(0, 64), EACH),
     key("engine.gradient_groups", Rule::Whole(0, 256), EACH),
     key("checkpoint.every", Rule::Whole(1, ANY), NOTHING),

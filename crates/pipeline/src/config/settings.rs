@@ -187,6 +187,8 @@ pub enum Gemm {
     Openblas,
     /// Tiles of our own, made for products this small.
     Tiles,
+    /// The same over operands rounded to bfloat16, with sums in f32.
+    Bf16,
 }
 
 /// The first stage: learn from rows without labels.

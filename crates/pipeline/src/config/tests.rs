@@ -343,7 +343,7 @@ finetune: { labels: many, steps: null, optimiser: {} }
     c.yaml:15:34: `finetune.steps`: expected a whole number from 1 up, found nothing
     c.yaml:15:51: `finetune.optimiser`: expected one of `adamw`, `adam`, `sgd`, found an empty mapping
     --set evaluate.threshold=2: `evaluate.threshold`: expected a number between 0 and 1, found `2`
-    --set engine.gemm=mkl: `engine.gemm`: expected one of `openblas`, `tiles`, found `mkl`
+    --set engine.gemm=mkl: `engine.gemm`: expected one of `openblas`, `tiles`, `bf16`, found `mkl`
     "#);
 }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use nids_flows::{Flows, Labels, equal_rows};
-use nids_kernels::Key;
+use nids_kernels::{Gemm, Key};
 use nids_nn::{ParamTable, Transposed};
 
 use super::data::{Labelled, all_rows, labelled, read};
@@ -139,7 +139,11 @@ pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progre
     let x: Vec<f32> = candidates.iter().flat_map(|&i| &latents[i * width..][..width]).copied().collect();
     let of_candidates: Vec<f64> = candidates.iter().map(|&i| weight[i]).collect();
     let key = Key::new(config.seed).child(stream::SELECT);
-    for i in medoids(engine.gemm(), &x, width, &of_candidates, options.budget, key) {
+    let backend = match engine.gemm() {
+        Gemm::Bf16 => Gemm::Tiles, // distances are differences of what rounds to the same
+        gemm => gemm,
+    };
+    for i in medoids(backend, &x, width, &of_candidates, options.budget, key) {
         writeln!(out, "{}", pool.rows[candidates[i]]).map_err(Error::io("the rows", "write"))?;
     }
     Ok(())

@@ -23,6 +23,7 @@ pub(super) fn engine(
     let gemm = match config.engine.gemm {
         config::Gemm::Openblas => Gemm::OpenBlas,
         config::Gemm::Tiles => Gemm::Tiles,
+        config::Gemm::Bf16 => Gemm::Bf16,
     };
     if gemm == Gemm::OpenBlas && config.engine.threads != 1 && !nids_kernels::is_thread_safe() {
         let message = "the OpenBLAS found here is the serial build, which is wrong on several threads: install `libopenblas0-pthread` and \

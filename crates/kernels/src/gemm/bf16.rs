@@ -1,0 +1,263 @@
+//! Products of operands rounded to bfloat16, with sums in f32: twice the multiply-adds a second where there is AVX512-BF16.
+//!
+//! A bfloat16 is the upper half of an f32, rounded to nearest, ties to even. Two that follow one another along k share a 32-bit
+//! number, a *pair*, the first one in its upper half, since that is the half that `vdpbf16ps` multiplies and adds first: a sum
+//! is then one chain of fused multiply-adds over ascending k, as in `tiles`. Products of two bfloat16 being exact in f32,
+//! rounding operands and giving them to `tiles` yields the same bits, which is what other machines do; only what is smaller than
+//! 1.2e-38 is taken for 0 by the instruction and not by them.
+
+use super::{Mat, Plan, Store, plan, tiles};
+
+/// Whether a product gains: packing reads each operand once, and each of its numbers serves as many multiply-adds as the result
+/// has rows or columns. Embeddings and heads, which do not, stay in f32 and with it what enters and leaves a network.
+pub(super) fn pays([m, n, _]: [usize; 3]) -> bool {
+    m.min(n) >= 16
+}
+
+/// Numbers of scratch that [`gemm`] needs.
+pub(super) fn scratch<R: Copy>(sizes: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>) -> usize {
+    let [m, n, k] = sizes;
+    let (pairs, plan) = (k.div_ceil(2), plan(sizes, a, b));
+    match plan {
+        _ if !is_native() => (m + n) * k + plan.scratch(sizes, a),
+        Plan::AsStored => (m + n) * pairs,
+        Plan::TransposeB => (m + 2 * n) * pairs,
+        Plan::Swap => m * n + (n + if a.transposed { m } else { 2 * m }) * pairs,
+    }
+}
+
+/// What [`super::gemm`] does, operands rounded.
+pub(crate) fn gemm(
+    sizes: [usize; 3],
+    a: Mat<'_, f32>,
+    b: Mat<'_, f32>,
+    store: Store,
+    c: &mut [f32],
+    ldc: usize,
+    scratch: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(native) = avx512::detect() {
+        return avx512::gemm(native, sizes, a, b, store, c, ldc, scratch);
+    }
+    let [m, n, k] = sizes;
+    let (rounded_a, scratch) = scratch.split_at_mut(m * k);
+    let (rounded_b, scratch) = scratch.split_at_mut(n * k);
+    tiles::gemm(sizes, round(a, [m, k], rounded_a), round(b, [k, n], rounded_b), store, c, ldc, scratch);
+}
+
+/// Whether this machine has the instruction.
+pub(super) fn is_native() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::detect().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+/// x: [rows, cols], rounded into `out`.
+fn round<'o>(x: Mat<'_, f32>, [rows, cols]: [usize; 2], out: &'o mut [f32]) -> Mat<'o, f32> {
+    let cols = if x.transposed { rows } else { cols };
+    if cols > 0 {
+        for (row, out) in x.data.chunks(x.ld).zip(out.chunks_exact_mut(cols)) {
+            out.iter_mut().zip(row).for_each(|(out, &x)| *out = nearest(x));
+        }
+    }
+    Mat { data: out, ld: cols, transposed: x.transposed }
+}
+
+/// The nearest bfloat16.
+pub(super) fn nearest(x: f32) -> f32 {
+    if x.is_nan() {
+        return x; // whose upper half is NaN, too, once multiplied
+    }
+    let bits = x.to_bits();
+    f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::any::TypeId;
+    use std::arch::is_x86_feature_detected;
+    use std::arch::x86_64::{
+        __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_mask_storeu_epi32,
+        _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_rol_epi32, _mm512_set1_epi32, _mm512_storeu_epi32,
+    };
+    use std::mem::{transmute, transmute_copy};
+
+    use pulp::Simd;
+    use pulp::x86::V4;
+
+    use super::super::tiles::{Product, Tile};
+    use super::{Mat, Plan, Store, plan};
+    use crate::simd::arch;
+    use crate::transpose::transpose;
+
+    const LANES: usize = 16;
+
+    /// The proof that AVX-512 and its bfloat16 extension are there.
+    #[derive(Clone, Copy)]
+    pub(super) struct Native(V4);
+
+    pub(super) fn detect() -> Option<Native> {
+        let pulp::x86::Arch::V4(simd) = arch() else { return None };
+        is_x86_feature_detected!("avx512bf16").then_some(Native(simd))
+    }
+
+    pub(super) fn gemm(
+        native: Native,
+        [m, n, k]: [usize; 3],
+        a: Mat<'_, f32>,
+        b: Mat<'_, f32>,
+        store: Store,
+        c: &mut [f32],
+        ldc: usize,
+        scratch: &mut [f32],
+    ) {
+        let pairs = k.div_ceil(2);
+        let plan = plan([m, n, k], a, b);
+        if plan == Plan::Swap {
+            let (product, scratch) = scratch.split_at_mut(m * n);
+            gemm(native, [n, m, k], b.t(), a.t(), Store::Set, product, m, scratch);
+            transpose(store, [n, m], product, m, c, ldc);
+            return;
+        }
+        let (packed_a, scratch) = scratch.split_at_mut(m * pairs);
+        let (packed_b, scratch) = scratch.split_at_mut(n * pairs);
+        let (a, mut b) = (pack(native, a, [m, k], packed_a), pack(native, b.t(), [n, k], packed_b).t());
+        if plan == Plan::TransposeB {
+            let rows = &mut scratch[..n * pairs];
+            transpose(Store::Set, [n, pairs], b.data, b.ld, rows, n);
+            b = Mat::new(rows, n);
+        }
+        Product::new([m, n, pairs], a, b, store, c, ldc).by::<V4, Pairs>(native.0);
+    }
+
+    /// x: [rows, k] as pairs along k: [rows, ⌈k / 2⌉], transposed where x is. Where k is odd, 0 is what the last one is paired
+    /// with.
+    fn pack<'o>(_: Native, x: Mat<'_, f32>, [rows, k]: [usize; 2], out: &'o mut [f32]) -> Mat<'o, f32> {
+        let pairs = k.div_ceil(2);
+        if k == 0 || rows == 0 {
+            return Mat { data: out, ld: if x.transposed { rows } else { pairs }, transposed: x.transposed };
+        }
+        // SAFETY: there is AVX512-BF16, as `Native` proves.
+        unsafe {
+            if x.transposed {
+                pair_rows(x.data, x.ld, [k, rows], out);
+                Mat::new(out, rows).t()
+            } else {
+                // what lies without gaps is one row
+                let [rows, k] = if x.ld == k && k % 2 == 0 { [1, rows * k] } else { [rows, k] };
+                for row in 0..rows {
+                    narrow(&x.data[row * x.ld..][..k], &mut out[row * k.div_ceil(2)..][..k.div_ceil(2)]);
+                }
+                Mat::new(out, pairs)
+            }
+        }
+    }
+
+    /// out[l][i] = the pair of x[2 l][i] and x[2 l + 1][i], or 0 beyond the last row.   x: [k, cols], rows `ld` apart
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn pair_rows(x: &[f32], ld: usize, [k, cols]: [usize; 2], out: &mut [f32]) {
+        /// Upper halves from the first operand, whose words are 16 to 31, lower ones from the second.
+        const TURNS: [u16; 32] = {
+            let mut turns = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                turns[i] = (i / 2 + 16 * (i % 2)) as u16;
+                i += 1;
+            }
+            turns
+        };
+        // SAFETY: as many bits on both sides.
+        let turns: __m512i = unsafe { transmute(TURNS) };
+        let pair_up = |first, second| _mm512_permutexvar_epi16(turns, bits(_mm512_cvtne2ps_pbh(first, second)));
+        for (pair, out) in out[..k.div_ceil(2) * cols].chunks_exact_mut(cols).enumerate() {
+            let first = &x[2 * pair * ld..][..cols];
+            let is_pair = 2 * pair + 1 < k;
+            let second = if is_pair { &x[(2 * pair + 1) * ld..][..cols] } else { first };
+            let of_second = if is_pair { u16::MAX } else { 0 };
+            let whole = cols / LANES * LANES;
+            // SAFETY: each of the slices has `cols` numbers; the mask leaves those beyond the last whole vector.
+            unsafe {
+                for i in (0..whole).step_by(LANES) {
+                    let second = _mm512_maskz_loadu_ps(of_second, second.as_ptr().add(i));
+                    let pairs = pair_up(_mm512_loadu_ps(first.as_ptr().add(i)), second);
+                    _mm512_storeu_epi32(out.as_mut_ptr().add(i).cast(), pairs);
+                }
+                let mask = first_lanes(cols - whole);
+                if mask > 0 {
+                    let second = _mm512_maskz_loadu_ps(mask & of_second, second.as_ptr().add(whole));
+                    let pairs = pair_up(_mm512_maskz_loadu_ps(mask, first.as_ptr().add(whole)), second);
+                    _mm512_mask_storeu_epi32(out.as_mut_ptr().add(whole).cast(), mask, pairs);
+                }
+            }
+        }
+    }
+
+    /// out[i] = the pair of x[2 i] and x[2 i + 1], or 0 beyond the end.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn narrow(x: &[f32], out: &mut [f32]) {
+        let pair_up = |low, high| _mm512_rol_epi32::<16>(bits(_mm512_cvtne2ps_pbh(high, low)));
+        let whole = x.len() / (2 * LANES);
+        let ((x, low), (whole, out)) = (x.split_at(2 * LANES * whole), out.split_at_mut(LANES * whole));
+        for (x, out) in x.chunks_exact(2 * LANES).zip(whole.chunks_exact_mut(LANES)) {
+            // SAFETY: two vectors of x, one of out.
+            unsafe {
+                let pairs = pair_up(_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(LANES)));
+                _mm512_storeu_epi32(out.as_mut_ptr().cast(), pairs);
+            }
+        }
+        if low.is_empty() {
+            return;
+        }
+        assert_eq!(low.len().div_ceil(2), out.len());
+        let high = &low[low.len().min(LANES)..];
+        // SAFETY: the masks leave what is inside the slices.
+        unsafe {
+            let low = _mm512_maskz_loadu_ps(first_lanes(low.len()), low.as_ptr());
+            let high = _mm512_maskz_loadu_ps(first_lanes(high.len()), high.as_ptr());
+            _mm512_mask_storeu_epi32(out.as_mut_ptr().cast(), first_lanes(out.len()), pair_up(low, high));
+        }
+    }
+
+    fn first_lanes(len: usize) -> u16 {
+        ((1_u32 << len.min(LANES)) - 1) as u16
+    }
+
+    fn bits(x: __m512bh) -> __m512i {
+        // SAFETY: as many bits on both sides.
+        unsafe { transmute(x) }
+    }
+
+    /// By dot products of pairs.
+    struct Pairs;
+
+    impl Tile<f32> for Pairs {
+        fn block<S: Simd, const M: usize, const V: usize>(product: Product<f32>, simd: S) {
+            assert_eq!(TypeId::of::<S>(), TypeId::of::<V4>());
+            if M * V > 24 {
+                return; // more than registers hold: never asked for, and not to be compiled
+            }
+            // SAFETY: S is V4.
+            let simd: V4 = unsafe { transmute_copy(&simd) };
+            // SAFETY: there is AVX512-BF16: `gemm` alone asks for this tile, with a `Native`.
+            unsafe {
+                if product.is_whole::<V4, V>() { tile::<M, V, false>(product, simd) } else { tile::<M, V, true>(product, simd) }
+            }
+        }
+
+        #[inline(always)]
+        fn add<S: Simd>(_: S, a: f32, b: S::f32s, sum: S::f32s) -> S::f32s {
+            // SAFETY: S is V4, whose vectors are the same bits, and called from `tile`, where AVX512-BF16 is there.
+            unsafe {
+                let a: __m512bh = transmute(_mm512_set1_epi32(a.to_bits().cast_signed()));
+                transmute_copy(&_mm512_dpbf16_ps(transmute_copy(&sum), a, transmute_copy(&b)))
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
+    fn tile<const M: usize, const V: usize, const PARTIAL: bool>(product: Product<f32>, simd: V4) {
+        product.tile::<V4, Pairs, M, V, PARTIAL>(simd);
+    }
+}
