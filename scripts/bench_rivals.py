@@ -29,7 +29,7 @@ import time
 import bench_rivals_models as models
 from bench_rivals_models import SHAPES
 
-RIVALS = ("torch-plain", "torch", "torch-micro", "compile", "numpy", "numpy-micro")
+RIVALS = ("torch-plain", "torch", "torch-micro", "torch-bf16", "compile", "numpy", "numpy-micro")
 MICRO = ("torch-micro", "numpy-micro")
 BINARY = os.environ.get("NIDS_MIXER_BIN", "target/release/nids-mixer")
 PAGE = pathlib.Path("docs/benchmarks.md")
@@ -77,9 +77,11 @@ def candidates(rival, shape, args):
         plain = {"kind": "torch", "compile": False, "plain": True, "micro": shape.batch, "mkl_shim": args.mkl_shim}
         return [("PyTorch eager, whole batch, as usually written", plain)]
     micro = min(shape.micro, shape.batch)
-    sizes = {"torch": [shape.batch], "torch-micro": [micro], "compile": sorted({shape.batch, micro}, reverse=True)}
-    name = "torch.compile" if rival == "compile" else "PyTorch eager"
-    spec = {"kind": "torch", "compile": rival == "compile", "mkl_shim": args.mkl_shim}
+    both = sorted({shape.batch, micro}, reverse=True)
+    sizes = {"torch": [shape.batch], "torch-micro": [micro], "torch-bf16": both, "compile": both}
+    names = {"compile": "torch.compile", "torch-bf16": "PyTorch eager in bfloat16"}
+    name = names.get(rival, "PyTorch eager")
+    spec = {"kind": "torch", "compile": rival == "compile", "autocast": rival == "torch-bf16", "mkl_shim": args.mkl_shim}
     return [(f"{name}, {'whole batch' if size == shape.batch else f'micro-batches of {size}'}", spec | {"micro": size})
             for size in sizes[rival]]
 
@@ -114,13 +116,13 @@ def start(rival, shape, dropout, args):
     return timed[0][1]
 
 
-def ours(args, *options):
-    command = [BINARY, "bench", "--json", "--threads", str(args.threads), "--gemm", args.gemm, *options]
+def ours(args, gemm, *options):
+    command = [BINARY, "bench", "--json", "--threads", str(args.threads), "--gemm", gemm, *options]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def our_step(args, name, dropout):
-    found = ours(args, "--only", name, "--dropout", str(dropout), "--steps", "30" if name == "M32" else "3")
+def our_step(args, gemm, name, dropout):
+    found = ours(args, gemm, "--only", name, "--dropout", str(dropout), "--steps", "30" if name == "M32" else "3")
     result = next(result for result in found["results"] if (result["name"], result["kind"]) == (name, "train"))
     wanted = SHAPES[name]._asdict() | {"dropout": dropout, "drop_path": dropout}
     keys = ("batch", "n_tokens", "dim", "token_hidden", "channel_hidden", "depth", "dropout", "drop_path")
@@ -133,21 +135,30 @@ def compare(args, name, dropout, rival):
     shape = SHAPES[name]._replace(**({"batch": args.batch} if args.batch else {}))
     tell(f"{name}, dropout {dropout:g}, {rival}")
     worker = start(rival, shape, dropout, args)
-    found, step = our_step(args, name, dropout)
-    mine, theirs, ratios, ours_mib, theirs_mib = [step], [], [], [found["peak_rss_mb"]], []
+    mine, theirs, ratios = collections.defaultdict(list), [], collections.defaultdict(list)
+    ours_mib, theirs_mib, kernels = [], [], {}
+
+    def time_ours():
+        for gemm in args.gemm:
+            found, step = our_step(args, gemm, name, dropout)
+            mine[gemm].append(step)
+            ours_mib.append(found["peak_rss_mb"])
+            kernels[f"nids-mixer, {gemm}"] = about(found)
+
+    time_ours()
     while len(theirs) < args.rounds and not (len(theirs) == 2 and min(theirs) > 20):
         answer = worker.ask(f"step {shape.steps}")
-        found, step = our_step(args, name, dropout)
-        mine.append(step)
+        time_ours()
         theirs.append(answer["seconds"])
-        ours_mib.append(found["peak_rss_mb"])
         theirs_mib.append(answer["peak_mib"])
-        ratios.append(theirs[-1] / statistics.mean(mine[-2:]))
-        tell(f"  ours {mine[-2]:.4f} and {mine[-1]:.4f} s, theirs {theirs[-1]:.4f} s: {ratios[-1]:.1f}")
+        for gemm in args.gemm:
+            ratios[gemm].append(theirs[-1] / statistics.mean(mine[gemm][-2:]))
+            tell(f"  {gemm} {mine[gemm][-2]:.4f} and {mine[gemm][-1]:.4f} s, theirs {theirs[-1]:.4f} s: {ratios[gemm][-1]:.1f}")
     worker.close()
-    row = [name, f"{dropout:g}", worker.title, f"{statistics.median(mine):.3g}", f"{statistics.median(theirs):.3g}",
-           spread(ratios), f"{max(ours_mib):.0f} / {max(theirs_mib):,.0f}"]
-    return row, {"nids-mixer": about(found), worker.title.split(",")[0].removesuffix(" op by op"): worker.ready["kernels"]}
+    row = [name, f"{dropout:g}", worker.title, *(f"{statistics.median(mine[gemm]):.3g}" for gemm in args.gemm),
+           f"{statistics.median(theirs):.3g}", *(spread(ratios[gemm]) for gemm in args.gemm),
+           f"{max(ours_mib):.0f} / {max(theirs_mib):,.0f}"]
+    return row, kernels | {worker.title.split(",")[0].removesuffix(" op by op"): worker.ready["kernels"]}
 
 
 def training(args):
@@ -164,12 +175,12 @@ def training(args):
                     kernels |= found
                 except ChildProcessError as error:
                     tell(f"  left out: {error}")
-                    rows.append([name, f"{dropout:g}", f"{rival}: left out, {error}", *[""] * 4])
+                    rows.append([name, f"{dropout:g}", f"{rival}: left out, {error}", *[""] * (2 + 2 * len(args.gemm))])
     used = {name: f"batch {batch}, {tokens} tokens, width {dim}, token hidden {token_hidden}, channel hidden {channel_hidden}, "
             f"depth {depth}" for name, (batch, tokens, dim, token_hidden, channel_hidden, depth, *_) in SHAPES.items()}
-    header = ["shape", "dropout", "rival", "ours, s/step", "theirs, s/step", "ratio (median; min-max)",
-              "memory ours / theirs, MiB"]
-    return [f"One training step, float32.{heading}", table(header, rows), bullets({name: used[name] for name in args.shapes}),
+    header = ["shape", "dropout", "rival", *(f"{gemm}, s/step" for gemm in args.gemm), "theirs, s/step",
+              *(f"lead of {gemm} (median; min-max)" for gemm in args.gemm), "memory ours / theirs, MiB"]
+    return [f"One training step.{heading}", table(header, rows), bullets({name: used[name] for name in args.shapes}),
             f"What multiplied matrices:\n\n{bullets(kernels)}"]
 
 
@@ -205,13 +216,17 @@ def verdicts(args):
     tell("LightGBM: training")
     worker = Worker("LightGBM", args, SHAPES["S"], kind="lightgbm", data=data, schema=str(schema))
     rounds = collections.defaultdict(list)
+    kernels = {}
     for turn in range(args.rounds):
         tell(f"round {turn + 1} of {args.rounds}")
-        found, theirs = ours(args, "--only", "predict,latency"), worker.ask("figures")
-        mine = {result["kind"]: result for result in found["results"]}
-        rounds["rows/s in memory"].append((mine["predict"]["rows_per_s"], theirs["rows_per_s"]))
-        for key in ("p50", "p99"):
-            rounds[f"µs for one row, {key}"].append((mine["latency"][f"{key}_us"], theirs[f"{key}_us"]))
+        theirs = worker.ask("figures")
+        for gemm in args.gemm:
+            found = ours(args, gemm, "--only", "predict,latency")
+            mine = {result["kind"]: result for result in found["results"]}
+            rounds[f"rows/s in memory, {gemm}"].append((mine["predict"]["rows_per_s"], theirs["rows_per_s"]))
+            for key in ("p50", "p99"):
+                rounds[f"µs for one row, {key}, {gemm}"].append((mine["latency"][f"{key}_us"], theirs[f"{key}_us"]))
+            kernels[f"nids-mixer, {gemm}"] = about(found)
         for run in args.run:
             rounds[f"rows/s, whole process, `predict --run {run}`"].append((theirs["rows"] / whole_process(run, data), None))
     worker.close()
@@ -220,7 +235,7 @@ def verdicts(args):
             "float64 numpy matrix, one row on one thread: quality is not the question. Ours in memory is the default network on "
             "generated flows.")
     whole = " The whole process reads that CSV and writes verdicts, start included." if args.run else ""
-    kernels = bullets({"nids-mixer": about(found), "LightGBM": worker.ready["kernels"]})
+    kernels = bullets(kernels | {"LightGBM": worker.ready["kernels"]})
     return [table(["", "ours", "LightGBM", "ours is better by (median; min-max)"], rows), note + whole, kernels]
 
 
@@ -281,7 +296,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="2 where a step takes more than 20 s")
     parser.add_argument("--dropout", type=lambda text: [float(p) for p in text.split(",")], default=[0.1, 0.0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--gemm", choices=["tiles", "bf16", "openblas"], default="tiles", help="who multiplies our matrices")
+    backends = ["tiles", "bf16", "openblas"]
+    parser.add_argument("--gemm", type=names(backends), default=backends[:2], help=f"who multiplies our matrices, of {backends}")
     parser.add_argument("--mkl-shim", action="store_true", help="tell PyTorch's MKL that the CPU is Intel's")
     parser.add_argument("--no-write", action="store_true", help=f"leave {PAGE} alone")
     parser.add_argument("--check", action="store_true", help="compare gradients instead")

@@ -142,7 +142,7 @@ class TorchRival:
         flat, x, y = initial(shape)
         plain = spec.get("plain", False)
         self.model = plain_mixer(shape, spec["dropout"]) if plain else torch_mixer(shape, spec["dropout"], views(flat, shape))
-        self.loss = self.model
+        self.loss, self.autocast = self.model, spec.get("autocast", False)
         if spec["compile"]:
             import torch._inductor.config
 
@@ -156,7 +156,9 @@ class TorchRival:
 
     def step(self):
         for part in self.parts:
-            (self.loss(*part) / self.batch).backward()
+            with self.torch.autocast("cpu", self.torch.bfloat16, enabled=self.autocast):
+                loss = self.loss(*part)
+            (loss / self.batch).backward()
         self.torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_NORM, foreach=True)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

@@ -139,7 +139,7 @@ pub struct Engine {
     /// Who multiplies matrices. Default OpenBLAS.
     pub gemm: Gemm,
     /// Rows that go through the whole network at once; 0 (the default) is as many, up to 8, as keep what training holds of them
-    /// for backward within 4 MiB.
+    /// for backward within 3 MiB.
     pub shard: usize,
     /// Gradient buffers summed in fixed order; 0 (the default) is a 64th of the batch, between 2 and 16.
     pub gradient_groups: usize,
@@ -148,7 +148,7 @@ pub struct Engine {
 impl Engine {
     /// The rows that go through a network at once of which training keeps `activations` numbers a row.
     pub fn shard(&self, activations: usize) -> usize {
-        const BYTES: usize = 4 << 20;
+        const BYTES: usize = 3 << 20;
         if self.shard == 0 { (BYTES / (size_of::<f32>() * activations.max(1))).clamp(1, 8) } else { self.shard }
     }
 
