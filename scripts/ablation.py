@@ -137,15 +137,20 @@ def call(command):
         sys.exit(done.returncode)
 
 
+def name_of(settings):
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8] if settings else "default"
+
+
 class Draw:
     """One seed: the cut, the encoders, the labels."""
 
     def __init__(self, folder, out, seed, settings):
         self.seed, self.settings = seed, settings
-        # other settings make other encoders
-        of_settings = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8] if settings else "default"
-        self.folder = out / of_settings / str(seed)
+        self.folder = out / name_of(settings) / str(seed)
         self.folder.mkdir(parents=True, exist_ok=True)
+        # settings of later stages change no encoder
+        earlier = [setting for setting in settings if not setting.startswith(("encode.", "finetune.", "evaluate."))]
+        self.encoders = out / "encoders" / name_of(earlier) / str(seed)
         train, unlabelled = folder / "train.csv", folder / "unlabelled.csv"
         self.data = [f"data.train={train}", f"data.unlabelled={unlabelled if unlabelled.exists() else 'null'}", f"seed={seed}"]
         self.rows = pd.read_csv(train, encoding="utf-8-sig")
@@ -163,16 +168,17 @@ class Draw:
     def config(self, n):
         return "configs/unsw-nb15.yaml" if n == "all" else "configs/unsw-nb15-few-labels.yaml"
 
-    def command(self, stage, kind, n, settings):
+    def command(self, stage, kind, n, settings, folder=None):
         overrides = [*self.data, *(VAE if kind == "vae" else []), *settings, *self.settings]
-        run = ["--config", self.config(n), "--run", str(self.folder / kind)]
+        run = ["--config", self.config(n), "--run", str((folder or self.folder) / kind)]
         sets = [part for setting in overrides for part in ("--set", setting)]
         call([BINARY, stage, *run, *sets])
 
     def encoder(self, kind):
-        if not (self.folder / kind / "manifest-pretrain.json").exists():
-            self.command("pretrain", kind, 100, [])
+        if not (self.encoders / kind / "manifest-pretrain.json").exists():
+            self.command("pretrain", kind, 100, [], self.encoders)
         if not (self.folder / kind / "latents" / "rows_val.npy").exists():
+            self.share(kind, kind)
             self.command("encode", kind, 100, [])
 
     def labelled(self, n, how):
@@ -203,12 +209,12 @@ class Draw:
             path.write_text("".join(f"{row}\n" for row in rows))
         return path, np.loadtxt(path, dtype=int)
 
-    def share(self, folder):
+    def share(self, folder, kind="mae"):
         """A folder with the encoder alone: in one with a classifier, select would leave out the rows that this one knows."""
         folder = self.folder / folder
         folder.mkdir(exist_ok=True)
         for name in ("manifest-pretrain.json", "pretrained.safetensors", "tokeniser.json"):
-            shutil.copy(self.folder / "mae" / name, folder / name)
+            shutil.copy(self.encoders / kind / name, folder / name)
 
     def select(self, path, folder, n):
         call([BINARY, "select", "--run", str(self.folder / folder), "--budget", str(n), "--output", str(path)])
