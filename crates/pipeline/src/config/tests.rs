@@ -241,6 +241,7 @@ fn every_shipped_config_loads_and_round_trips() {
             "unsw-nb15",
             "unsw-nb15-batch4096",
             "unsw-nb15-d128",
+            "unsw-nb15-ensemble",
             "unsw-nb15-few-labels",
             "unsw-nb15-small"
         ]
