@@ -61,7 +61,7 @@ def main():
     first, _, last = args.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
     labels = [n if n == "all" else int(n) for n in args.labels.split(",")]
-    arms = [name.replace(";", ",") for name in args.arms.split(",")]
+    arms = [name.strip().replace(";", ",") for name in args.arms.split(",")]
     for name in arms:
         if name not in ARMS and name != "trees":
             parser.error(f"--arms: no arm `{name}`: expected any of {', '.join(ARMS)}, trees")
