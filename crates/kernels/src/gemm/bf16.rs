@@ -87,7 +87,7 @@ mod avx512 {
     use pulp::Simd;
     use pulp::x86::V4;
 
-    use super::super::tiles::{Product, Tile};
+    use super::super::tiles::{Product, Tile, rows};
     use super::{Mat, Plan, Store, plan};
     use crate::simd::arch;
     use crate::transpose::transpose;
@@ -235,8 +235,8 @@ mod avx512 {
     impl Tile<f32> for Pairs {
         fn block<S: Simd, const M: usize, const V: usize>(product: Product<f32>, simd: S) {
             assert_eq!(TypeId::of::<S>(), TypeId::of::<V4>());
-            if M * V > 24 {
-                return; // more than registers hold: never asked for, and not to be compiled
+            if M > rows::<V4, f32>(V) {
+                return; // never asked for, and not to be compiled
             }
             // SAFETY: S is V4.
             let simd: V4 = unsafe { transmute_copy(&simd) };

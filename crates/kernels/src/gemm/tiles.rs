@@ -24,7 +24,7 @@ const VECTORS: usize = 3;
 
 /// Most rows of a tile of that many vectors: 24 registers of 32 for c, or 12 of 16; no more than 14, since a tile of one vector
 /// then has enough to do. f64, which checks gradients and is in no hurry, does with 4: every size is code to compile.
-const fn rows<S: Simd, R>(vectors: usize) -> usize {
+pub(super) const fn rows<S: Simd, R>(vectors: usize) -> usize {
     let registers = if S::REGISTER_COUNT >= 32 { 24 } else { 12 };
     let most = if size_of::<R>() > 4 { 4 } else { 14 };
     let rows = registers / vectors;
