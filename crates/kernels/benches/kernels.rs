@@ -8,8 +8,8 @@
 
 use divan::{Bencher, black_box, counter::ItemsCount};
 use nids_kernels::{
-    Activation, AdamStep, Bias, Gemm, Key, Keyed, Mask, Mat, Rows, Store, adamw, add_branch, bias_activation_dropout,
-    branch_gradient, describe, gemm, gemm_scratch, layer_norm, layer_norm_backward, sum_of_squares,
+    Activation, AdamStep, Bias, Gemm, Key, Keyed, Mask, Mat, Product, Rows, Store, adamw, add_branch, bias_activation_dropout,
+    branch_gradient, describe, layer_norm, layer_norm_backward, sum_of_squares,
 };
 
 const SAMPLES: [u32; 4] = [7, 1, 9, 4];
@@ -146,6 +146,7 @@ fn product<const BACKEND: usize>(bencher: Bencher<'_, '_>, (name, [m, n, k]): (&
     let a = if name.starts_with('N') { Mat::new(&a, k) } else { Mat::new(&a, m).t() };
     let b = if name.ends_with('N') { Mat::new(&b, n) } else { Mat::new(&b, k).t() };
     let backend = [Gemm::OpenBlas, Gemm::Tiles, Gemm::Bf16][BACKEND];
-    let mut scratch = vec![0.0; gemm_scratch(backend, [m, n, k], a, b, Store::Set)];
-    time(bencher, 2 * m * n * k, || gemm(backend, [m, n, k], black_box(a), b, Store::Set, &mut c, n, &mut scratch));
+    let product = Product::new([m, n, k], a, b, Store::Set);
+    let mut scratch = vec![0.0; product.scratch_len(backend)];
+    time(bencher, 2 * m * n * k, || black_box(product).run(backend, &mut c, n, &mut scratch));
 }

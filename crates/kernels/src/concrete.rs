@@ -4,7 +4,7 @@
 //! types each time: minutes a build. What is large is a plain function of f32 and of f64 instead.
 
 use crate::activation::{self, Activation, Bias};
-use crate::gemm::tiles::Product;
+use crate::gemm::tiles::Strided;
 use crate::mask::{self, Mask};
 use crate::norm::{Backward, Forward};
 use crate::reduce::RowSums;
@@ -31,7 +31,7 @@ macro_rules! concrete {
 }
 
 concrete! {
-    product(product: Product<Self>) = arch().dispatch(product);
+    product(product: Strided<Self>) = arch().dispatch(product);
     transposition(pass: Transposition<'_, Self>) = transpose::run(pass);
     norm_forward(pass: Forward<'_, Self>) = arch().dispatch(pass);
     norm_backward(pass: Backward<'_, Self>) = arch().dispatch(pass);

@@ -1,6 +1,6 @@
 //! Matrix products behind one seam: OpenBLAS or our own tiles, of f32 or bfloat16.
 
-use crate::{Real, hadamard};
+use crate::{Real, hadamard, transpose};
 
 pub(crate) mod bf16;
 mod openblas;
@@ -66,79 +66,75 @@ fn check<R>(name: &str, data: &[R], [rows, cols]: [usize; 2], ld: usize) {
     assert!(fits, "{name}: {} numbers for {rows} x {cols}, ld {ld}", data.len());
 }
 
-/// c = a · b, c += a · b or c *= a · b, on this thread alone.   a: [m, k]   b: [k, n]   c: [m, n], rows `ldc` apart
-///
-/// `scratch` is overwritten; it must be [`gemm_scratch`] long.
-///
-/// # Panics
-/// If a slice is too short for its sizes.
-pub fn gemm<R: Real>(
-    gemm: Gemm,
+/// c = a · b, c += a · b or c *= a · b.   a: [m, k]   b: [k, n]   c: [m, n]
+#[derive(Clone, Copy, Debug)]
+pub struct Product<'a, R> {
+    /// [m, n, k]
     sizes: [usize; 3],
-    a: Mat<'_, R>,
-    b: Mat<'_, R>,
+    a: Mat<'a, R>,
+    b: Mat<'a, R>,
     store: Store,
-    c: &mut [R],
-    ldc: usize,
-    scratch: &mut [R],
-) {
-    let [m, n, k] = sizes;
-    a.check("a", [m, k]);
-    b.check("b", [k, n]);
-    check("c", c, [m, n], ldc);
-    if m == 0 || n == 0 {
-        return;
+}
+
+impl<'a, R: Real> Product<'a, R> {
+    /// A product of these sizes: [m, n, k].
+    pub fn new(sizes: [usize; 3], a: Mat<'a, R>, b: Mat<'a, R>, store: Store) -> Self {
+        Self { sizes, a, b, store }
     }
-    match gemm {
-        Gemm::OpenBlas if store == Store::Times => {
-            let product = &mut scratch[..m * n];
-            openblas::gemm(sizes, a, b, Store::Set, product, n);
-            product.chunks_exact(n).zip(c.chunks_mut(ldc)).for_each(|(product, c)| hadamard(&mut c[..n], product));
+
+    /// Does it on this thread alone; rows of `c` are `ldc` apart. `scratch` is overwritten.
+    ///
+    /// # Panics
+    /// If an operand or `c` is too short for its sizes, or `scratch` is shorter than [`Product::scratch_len`].
+    pub fn run(self, gemm: Gemm, c: &mut [R], ldc: usize, scratch: &mut [R]) {
+        let [m, n, k] = self.sizes;
+        self.a.check("a", [m, k]);
+        self.b.check("b", [k, n]);
+        check("c", c, [m, n], ldc);
+        if m == 0 || n == 0 {
+            return;
         }
-        Gemm::OpenBlas => openblas::gemm(sizes, a, b, store, c, ldc),
-        Gemm::Bf16 if bf16::pays(sizes) && R::bf16_gemm(sizes, a, b, store, c, ldc, scratch) => (),
-        Gemm::Tiles | Gemm::Bf16 => tiles::gemm(sizes, a, b, store, c, ldc, scratch),
-    }
-}
-
-/// Numbers of scratch that a product needs.
-pub fn gemm_scratch<R: Real>(gemm: Gemm, sizes: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>, store: Store) -> usize {
-    let [m, n, _] = sizes;
-    match gemm {
-        Gemm::OpenBlas if store == Store::Times => m * n,
-        Gemm::OpenBlas => 0,
-        Gemm::Bf16 if bf16::pays(sizes) => bf16::scratch(sizes, a, b),
-        Gemm::Tiles | Gemm::Bf16 => plan(sizes, a, b).scratch(sizes, a),
-    }
-}
-
-/// How tiles, which read rows of `b`, come by them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Plan {
-    AsStored,
-    /// b is transposed into scratch.
-    TransposeB,
-    /// cᵀ = bᵀ · aᵀ goes to scratch, and from there into c.
-    Swap,
-}
-
-impl Plan {
-    /// Numbers of scratch that tiles need.
-    fn scratch<R: Copy>(self, [m, n, k]: [usize; 3], a: Mat<'_, R>) -> usize {
-        match self {
-            Self::AsStored => 0,
-            Self::TransposeB => n * k,
-            Self::Swap => m * n + if a.transposed { 0 } else { m * k },
+        match gemm {
+            Gemm::OpenBlas if self.store == Store::Times => {
+                let product = &mut scratch[..m * n];
+                openblas::gemm(Self { store: Store::Set, ..self }, product, n);
+                product.chunks_exact(n).zip(c.chunks_mut(ldc)).for_each(|(product, c)| hadamard(&mut c[..n], product));
+            }
+            Gemm::OpenBlas => openblas::gemm(self, c, ldc),
+            Gemm::Tiles | Gemm::Bf16 if self.exchanges() => {
+                let (exchanged, scratch) = scratch.split_at_mut(m * n);
+                self.exchanged().run(gemm, exchanged, m, scratch);
+                transpose(self.store, [n, m], exchanged, m, c, ldc);
+            }
+            Gemm::Bf16 if bf16::pays(self.sizes) && R::bf16_gemm(self, c, ldc, scratch) => (),
+            Gemm::Tiles | Gemm::Bf16 => tiles::gemm(self, c, ldc, scratch),
         }
     }
-}
 
-fn plan<R: Copy>([m, n, k]: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>) -> Plan {
-    let transposed = [m * n + if a.transposed { 0 } else { m * k }, n * k];
-    match b.transposed {
-        false => Plan::AsStored,
-        true if transposed[0] < transposed[1] => Plan::Swap,
-        true => Plan::TransposeB,
+    /// Numbers of scratch that it needs.
+    pub fn scratch_len(&self, gemm: Gemm) -> usize {
+        let [m, n, k] = self.sizes;
+        match gemm {
+            Gemm::OpenBlas if self.store == Store::Times => m * n,
+            Gemm::Tiles | Gemm::Bf16 if self.exchanges() => m * n + self.exchanged().scratch_len(gemm),
+            Gemm::Bf16 if bf16::pays(self.sizes) => bf16::scratch_len(self),
+            Gemm::Tiles | Gemm::Bf16 if self.b.transposed => n * k,
+            Gemm::OpenBlas | Gemm::Tiles | Gemm::Bf16 => 0,
+        }
+    }
+
+    /// Whether tiles, which read rows of b, do cᵀ = bᵀ · aᵀ into scratch, and from there into c: where b is transposed, and to
+    /// transpose b would move more numbers. That product is none to exchange again.
+    fn exchanges(&self) -> bool {
+        let [m, n, k] = self.sizes;
+        let moved = m * n + if self.a.transposed { 0 } else { m * k };
+        self.b.transposed && moved < n * k
+    }
+
+    /// cᵀ = bᵀ · aᵀ
+    fn exchanged(&self) -> Self {
+        let [m, n, k] = self.sizes;
+        Self { sizes: [n, m, k], a: self.b.t(), b: self.a.t(), store: Store::Set }
     }
 }
 
@@ -196,9 +192,8 @@ mod tests {
         if tb {
             b = b.t();
         }
-        let sizes = [m, n, k];
-        let mut scratch = vec![R::nan(); gemm_scratch(backend, sizes, a, b, store)];
-        gemm(backend, sizes, a, b, store, &mut got, ldc, &mut scratch);
+        let product = Product::new([m, n, k], a, b, store);
+        product.run(backend, &mut got, ldc, &mut vec![R::nan(); product.scratch_len(backend)]);
         assert_close(&got, &want);
     }
 
@@ -244,8 +239,8 @@ mod tests {
                 let mut first: Option<Vec<u32>> = None;
                 each_arch(|| {
                     let mut c = vec![f32::NAN; m * n];
-                    let mut scratch = vec![f32::NAN; gemm_scratch(backend, sizes, a, b, Store::Set)];
-                    gemm(backend, sizes, a, b, Store::Set, &mut c, n, &mut scratch);
+                    let product = Product::new(sizes, a, b, Store::Set);
+                    product.run(backend, &mut c, n, &mut vec![f32::NAN; product.scratch_len(backend)]);
                     let bits: Vec<u32> = c.iter().map(|x| x.to_bits()).collect();
                     assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits, "{backend:?}");
                 });
@@ -263,9 +258,8 @@ mod tests {
         for (x, want) in x.into_iter().zip(want) {
             each_arch(|| {
                 let (a, b, mut c) = ([x; SIDE], [1.0; SIDE], [0.0; SIDE * SIDE]);
-                let (a, b, sizes) = (Mat::new(&a, 1), Mat::new(&b, SIDE), [SIDE, SIDE, 1]);
-                let mut scratch = vec![f32::NAN; gemm_scratch(Gemm::Bf16, sizes, a, b, Store::Set)];
-                gemm(Gemm::Bf16, sizes, a, b, Store::Set, &mut c, SIDE, &mut scratch);
+                let product = Product::new([SIDE, SIDE, 1], Mat::new(&a, 1), Mat::new(&b, SIDE), Store::Set);
+                product.run(Gemm::Bf16, &mut c, SIDE, &mut vec![f32::NAN; product.scratch_len(Gemm::Bf16)]);
                 let is_nearest = |&c: &f32| if want == 0.0 { (c - x).abs() <= x / 256.0 } else { c.total_cmp(&want).is_eq() };
                 assert!(c.iter().all(is_nearest), "{x}: {}, not {want}", c[0]);
             });
@@ -275,7 +269,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "a: 5 numbers for 2 x 3, ld 3")]
     fn a_slice_too_short_is_refused() {
-        let (a, b, mut c) = ([0.0; 5], [0.0; 3], [0.0; 2]);
-        gemm(Gemm::Tiles, [2, 1, 3], Mat::new(&a, 3), Mat::new(&b, 1), Store::Set, &mut c, 1, &mut []);
+        let product = Product::new([2, 1, 3], Mat::new(&[0.0; 5], 3), Mat::new(&[0.0; 3], 1), Store::Set);
+        product.run(Gemm::Tiles, &mut [0.0; 2], 1, &mut []);
     }
 }

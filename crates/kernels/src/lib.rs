@@ -1,6 +1,6 @@
 //! Slices of numbers in, slices of numbers out.
 //!
-//! Everything a layer does to memory is here: matrix products behind one seam ([`gemm()`]: OpenBLAS or tiles), the fused passes
+//! Everything a layer does to memory is here: matrix products behind one seam ([`Product`]: OpenBLAS or tiles), the fused passes
 //! around them, counter-based random numbers and the arena. Nothing here knows a layer or a file.
 //!
 //! Kernels are written once, generic over [`Real`], as loops that the compiler vectorises; `simd` compiles each of them for
@@ -37,7 +37,7 @@ mod transpose;
 pub use activation::{Activation, Bias, bias_activation_dropout, dropout_rows};
 pub use arena::Arena;
 pub use buffer::Buffer;
-pub use gemm::{Gemm, Mat, Store, describe, gemm, gemm_scratch, is_thread_safe, peak};
+pub use gemm::{Gemm, Mat, Product, Store, describe, is_thread_safe, peak};
 pub use mask::{Keyed, Mask};
 pub use norm::{layer_norm, layer_norm_backward, layer_norm_infer, layer_norm_output};
 pub use optim::{AdamStep, SgdStep, adam, adamw, clip_scale, scale, sgd, sum_of_squares};

@@ -6,7 +6,7 @@ use std::iter::Sum;
 use num_traits::{Float, NumAssign};
 
 use crate::concrete::Concrete;
-use crate::gemm::{Blas, Mat, Store, bf16};
+use crate::gemm::{Blas, Product, bf16};
 use crate::lanes::Lanes;
 
 /// f32 or f64, with what a kernel needs beyond arithmetic.
@@ -21,15 +21,7 @@ pub trait Real: Float + NumAssign + Blas + Concrete + Lanes + Sum + Default + De
     fn tanh_and_derivative(self) -> (Self, Self);
     /// A product of operands rounded to bfloat16, if this type has one; whether it was done.
     #[doc(hidden)]
-    fn bf16_gemm(
-        _: [usize; 3],
-        _: Mat<'_, Self>,
-        _: Mat<'_, Self>,
-        _: Store,
-        _c: &mut [Self],
-        _ldc: usize,
-        _scratch: &mut [Self],
-    ) -> bool {
+    fn bf16_gemm(_: Product<'_, Self>, _c: &mut [Self], _ldc: usize, _scratch: &mut [Self]) -> bool {
         false
     }
     /// GELU in a way of AVX-512's own, if this type has one; whether it was done.
@@ -89,16 +81,8 @@ impl Real for f32 {
         let cdf = if self < 0.0 { tail } else { 1.0 - tail };
         (cdf, exp * INV_SQRT_TAU as f32)
     }
-    fn bf16_gemm(
-        sizes: [usize; 3],
-        a: Mat<'_, Self>,
-        b: Mat<'_, Self>,
-        store: Store,
-        c: &mut [Self],
-        ldc: usize,
-        scratch: &mut [Self],
-    ) -> bool {
-        bf16::gemm(sizes, a, b, store, c, ldc, scratch);
+    fn bf16_gemm(product: Product<'_, Self>, c: &mut [Self], ldc: usize, scratch: &mut [Self]) -> bool {
+        bf16::gemm(product, c, ldc, scratch);
         true
     }
     #[cfg(target_arch = "x86_64")]

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use arrayvec::ArrayVec;
-use nids_kernels::{Arena, Gemm, Key, Keyed, Mask, Mat, Real, Rows, Store, gemm, gemm_scratch};
+use nids_kernels::{Arena, Gemm, Key, Keyed, Mask, Mat, Product, Real, Rows, Store};
 use rand::RngExt as _;
 
 use crate::{Param, Transposed};
@@ -143,14 +143,14 @@ impl<'a, R: Real> Cx<'a, R> {
 
     /// c = a · b, c += a · b or c *= a · b.   a: [m, k]   b: [k, n]   c: [m, n], rows `ldc` apart
     pub(crate) fn gemm(&self, sizes: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>, store: Store, c: &mut [R], ldc: usize) {
-        let mut scratch = self.arena.scratch(gemm_scratch(self.gemm, sizes, a, b, store));
-        gemm(self.gemm, sizes, a, b, store, c, ldc, &mut scratch);
+        let product = Product::new(sizes, a, b, store);
+        product.run(self.gemm, c, ldc, &mut self.arena.scratch(product.scratch_len(self.gemm)));
     }
 
     /// Makes room for the scratch of a product. Asked for with as many samples as there are, whoever was drawn: the first step
     /// then settles memory, even where no block takes every sample.
     pub(crate) fn reserve(&self, sizes: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>, store: Store) {
-        let _ = self.arena.scratch(gemm_scratch(self.gemm, sizes, a, b, store));
+        let _ = self.arena.scratch(Product::new(sizes, a, b, store).scratch_len(self.gemm));
     }
 
     /// Wᵀ of a weight W: [outputs, inputs].

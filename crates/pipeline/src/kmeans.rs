@@ -1,6 +1,6 @@
 //! Rows that stand for all others: the medoids of k-means.
 
-use nids_kernels::{Gemm, Key, Mat, Store, gemm, gemm_scratch};
+use nids_kernels::{Gemm, Key, Mat, Product, Store};
 use rand::RngExt as _;
 
 /// Passes at most; with thousands of rows a centre, few move after some tens.
@@ -67,8 +67,9 @@ impl KMeans<'_> {
         for (block, x) in x.chunks(BLOCK * width).enumerate() {
             let rows = x.len() / width;
             let (a, b, sizes) = (Mat::new(x, width), Mat::new(&transposed, k), [rows, k, width]);
-            scratch.resize(gemm_scratch(backend, sizes, a, b, Store::Set), 0.0);
-            gemm(backend, sizes, a, b, Store::Set, &mut products, k, &mut scratch);
+            let product = Product::new(sizes, a, b, Store::Set);
+            scratch.resize(product.scratch_len(backend), 0.0);
+            product.run(backend, &mut products, k, &mut scratch);
             for (row, products) in products.chunks_exact(k).take(rows).enumerate() {
                 let row = block * BLOCK + row;
                 let (mut best, mut least) = (0, f32::INFINITY);

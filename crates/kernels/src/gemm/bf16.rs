@@ -6,7 +6,7 @@
 //! rounding operands and giving them to `tiles` yields the same bits, which is what other machines do; only what is smaller than
 //! 1.2e-38 is taken for 0 by the instruction and not by them.
 
-use super::{Mat, Plan, Store, plan, tiles};
+use super::{Mat, Product, tiles};
 
 /// Whether a product gains: packing reads each operand once, and each of its numbers serves as many multiply-adds as the result
 /// has rows or columns. Embeddings and heads, which do not, stay in f32 and with it what enters and leaves a network.
@@ -15,35 +15,23 @@ pub(super) fn pays([m, n, _]: [usize; 3]) -> bool {
 }
 
 /// Numbers of scratch that [`gemm`] needs.
-pub(super) fn scratch<R: Copy>(sizes: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>) -> usize {
-    let [m, n, k] = sizes;
-    let (pairs, plan) = (k.div_ceil(2), plan(sizes, a, b));
-    match plan {
-        _ if !is_native() => (m + n) * k + plan.scratch(sizes, a),
-        Plan::AsStored => (m + n) * pairs,
-        Plan::TransposeB => (m + 2 * n) * pairs,
-        Plan::Swap => m * n + (n + if a.transposed { m } else { 2 * m }) * pairs,
-    }
+pub(super) fn scratch_len<R>(product: &Product<'_, R>) -> usize {
+    let Product { sizes: [m, n, k], b, .. } = product;
+    let of_operand = if is_native() { k.div_ceil(2) } else { *k };
+    (m + n * if b.transposed { 2 } else { 1 }) * of_operand
 }
 
-/// What [`super::gemm`] does, operands rounded.
-pub(crate) fn gemm(
-    sizes: [usize; 3],
-    a: Mat<'_, f32>,
-    b: Mat<'_, f32>,
-    store: Store,
-    c: &mut [f32],
-    ldc: usize,
-    scratch: &mut [f32],
-) {
+/// What [`Product::run`] does to `c`, operands rounded, unless they must be exchanged.
+pub(crate) fn gemm(product: Product<'_, f32>, c: &mut [f32], ldc: usize, scratch: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if let Some(native) = avx512::detect() {
-        return avx512::gemm(native, sizes, a, b, store, c, ldc, scratch);
+        return avx512::gemm(native, product, c, ldc, scratch);
     }
-    let [m, n, k] = sizes;
+    let Product { sizes: [m, n, k], a, b, .. } = product;
     let (rounded_a, scratch) = scratch.split_at_mut(m * k);
     let (rounded_b, scratch) = scratch.split_at_mut(n * k);
-    tiles::gemm(sizes, round(a, [m, k], rounded_a), round(b, [k, n], rounded_b), store, c, ldc, scratch);
+    let rounded = Product { a: round(a, [m, k], rounded_a), b: round(b, [k, n], rounded_b), ..product };
+    tiles::gemm(rounded, c, ldc, scratch);
 }
 
 /// Whether this machine has the instruction.
@@ -87,8 +75,9 @@ mod avx512 {
     use pulp::Simd;
     use pulp::x86::V4;
 
-    use super::super::tiles::{Product, Tile, rows};
-    use super::{Mat, Plan, Store, plan};
+    use super::super::Store;
+    use super::super::tiles::{Strided, Tile, rows};
+    use super::{Mat, Product};
     use crate::simd::arch;
     use crate::transpose::transpose;
 
@@ -103,33 +92,18 @@ mod avx512 {
         is_x86_feature_detected!("avx512bf16").then_some(Native(simd))
     }
 
-    pub(super) fn gemm(
-        native: Native,
-        [m, n, k]: [usize; 3],
-        a: Mat<'_, f32>,
-        b: Mat<'_, f32>,
-        store: Store,
-        c: &mut [f32],
-        ldc: usize,
-        scratch: &mut [f32],
-    ) {
+    pub(super) fn gemm(native: Native, product: Product<'_, f32>, c: &mut [f32], ldc: usize, scratch: &mut [f32]) {
+        let Product { sizes: [m, n, k], a, b, store } = product;
         let pairs = k.div_ceil(2);
-        let plan = plan([m, n, k], a, b);
-        if plan == Plan::Swap {
-            let (product, scratch) = scratch.split_at_mut(m * n);
-            gemm(native, [n, m, k], b.t(), a.t(), Store::Set, product, m, scratch);
-            transpose(store, [n, m], product, m, c, ldc);
-            return;
-        }
         let (packed_a, scratch) = scratch.split_at_mut(m * pairs);
         let (packed_b, scratch) = scratch.split_at_mut(n * pairs);
         let (a, mut b) = (pack(native, a, [m, k], packed_a), pack(native, b.t(), [n, k], packed_b).t());
-        if plan == Plan::TransposeB {
+        if b.transposed {
             let rows = &mut scratch[..n * pairs];
             transpose(Store::Set, [n, pairs], b.data, b.ld, rows, n);
             b = Mat::new(rows, n);
         }
-        Product::new([m, n, pairs], a, b, store, c, ldc).by::<V4, Pairs>(native.0);
+        Strided::new(Product { sizes: [m, n, pairs], a, b, store }, c, ldc).by::<V4, Pairs>(native.0);
     }
 
     /// x: [rows, k] as pairs along k: [rows, ⌈k / 2⌉], transposed where x is. Where k is odd, 0 is what the last one is paired
@@ -233,7 +207,7 @@ mod avx512 {
     struct Pairs;
 
     impl Tile<f32> for Pairs {
-        fn block<S: Simd, const M: usize, const V: usize>(product: Product<f32>, simd: S) {
+        fn block<S: Simd, const M: usize, const V: usize>(product: Strided<f32>, simd: S) {
             assert_eq!(TypeId::of::<S>(), TypeId::of::<V4>());
             if M > rows::<V4, f32>(V) {
                 return; // never asked for, and not to be compiled
@@ -257,7 +231,7 @@ mod avx512 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
-    fn tile<const M: usize, const V: usize, const PARTIAL: bool>(product: Product<f32>, simd: V4) {
+    fn tile<const M: usize, const V: usize, const PARTIAL: bool>(product: Strided<f32>, simd: V4) {
         product.tile::<V4, Pairs, M, V, PARTIAL>(simd);
     }
 }

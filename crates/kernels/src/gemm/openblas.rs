@@ -6,11 +6,12 @@ use std::sync::Once;
 use cblas_sys::{CBLAS_LAYOUT, CBLAS_TRANSPOSE};
 use openblas_src as _; // links the library
 
-use super::{Mat, Store};
+use super::{Mat, Product, Store};
 use crate::Real;
 
 /// c = a · b, or c += a · b. The caller has checked that the slices cover the sizes, none of them 0 but k.
-pub(super) fn gemm<R: Real>([m, n, k]: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>, store: Store, c: &mut [R], ldc: usize) {
+pub(super) fn gemm<R: Real>(product: Product<'_, R>, c: &mut [R], ldc: usize) {
+    let Product { sizes, a, b, store } = product;
     let beta = match store {
         Store::Set => R::zero(),
         Store::Add => R::one(),
@@ -18,7 +19,7 @@ pub(super) fn gemm<R: Real>([m, n, k]: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>,
     };
     single_threaded();
     // SAFETY: the slices cover what the sizes and leading dimensions reach, as the caller has asserted; `c` is borrowed uniquely.
-    unsafe { R::raw_gemm([m, n, k], a, b, beta, c.as_mut_ptr(), ldc) }
+    unsafe { R::raw_gemm(sizes, a, b, beta, c.as_mut_ptr(), ldc) }
 }
 
 /// The BLAS in use and the kernels that it chose.

@@ -13,7 +13,7 @@ use std::hint::black_box;
 
 use pulp::{Simd, WithSimd};
 
-use super::{Mat, Plan, Store, plan};
+use super::{Mat, Product, Store};
 use crate::Real;
 use crate::lanes::Lanes;
 use crate::simd::arch;
@@ -31,35 +31,20 @@ pub(super) const fn rows<S: Simd, R>(vectors: usize) -> usize {
     if rows < most { rows } else { most }
 }
 
-/// c = a · b, c += a · b or c *= a · b. The caller has checked that the slices cover the sizes.
-pub(super) fn gemm<R: Real>(
-    sizes: [usize; 3],
-    a: Mat<'_, R>,
-    b: Mat<'_, R>,
-    store: Store,
-    c: &mut [R],
-    ldc: usize,
-    scratch: &mut [R],
-) {
-    let [m, n, k] = sizes;
-    match plan(sizes, a, b) {
-        Plan::AsStored => R::product(Product::new(sizes, a, b, store, c, ldc)),
-        Plan::TransposeB => {
-            let bt = &mut scratch[..n * k];
-            transpose(Store::Set, [n, k], b.data, b.ld, bt, n);
-            R::product(Product::new(sizes, a, Mat::new(bt, n), store, c, ldc));
-        }
-        Plan::Swap => {
-            let (product, scratch) = scratch.split_at_mut(m * n);
-            gemm([n, m, k], b.t(), a.t(), Store::Set, product, m, scratch);
-            transpose(store, [n, m], product, m, c, ldc);
-        }
+/// What [`Product::run`] does to `c`, unless operands must be exchanged.
+pub(super) fn gemm<'a, R: Real>(mut product: Product<'a, R>, c: &mut [R], ldc: usize, scratch: &'a mut [R]) {
+    let Product { sizes: [_, n, k], b, .. } = product;
+    if b.transposed {
+        let bt = &mut scratch[..n * k];
+        transpose(Store::Set, [n, k], b.data, b.ld, bt, n);
+        product.b = Mat::new(bt, n);
     }
+    R::product(Strided::new(product, c, ldc));
 }
 
-/// A product whose operands cover its sizes: rows of a lie `step_row` apart, its columns `step_k`.
+/// A product as tiles walk over it, checked: rows of a lie `step_row` apart, its columns `step_k`.
 #[derive(Clone, Copy)]
-pub struct Product<R> {
+pub struct Strided<R> {
     m: usize,
     n: usize,
     k: usize,
@@ -73,7 +58,7 @@ pub struct Product<R> {
     store: Store,
 }
 
-impl<R: Lanes> WithSimd for Product<R> {
+impl<R: Lanes> WithSimd for Strided<R> {
     type Output = ();
 
     #[inline(always)]
@@ -85,7 +70,7 @@ impl<R: Lanes> WithSimd for Product<R> {
 /// What computes a tile.
 pub(super) trait Tile<R: Lanes> {
     /// M rows of V vectors: all of c that `product` still means.
-    fn block<S: Simd, const M: usize, const V: usize>(product: Product<R>, simd: S);
+    fn block<S: Simd, const M: usize, const V: usize>(product: Strided<R>, simd: S);
     /// sum + a number of a times a vector of b
     fn add<S: Simd>(simd: S, a: R, b: R::Vector<S>, sum: R::Vector<S>) -> R::Vector<S>;
 }
@@ -94,7 +79,7 @@ pub(super) trait Tile<R: Lanes> {
 struct MultiplyAdd;
 
 impl<R: Lanes> Tile<R> for MultiplyAdd {
-    fn block<S: Simd, const M: usize, const V: usize>(product: Product<R>, simd: S) {
+    fn block<S: Simd, const M: usize, const V: usize>(product: Strided<R>, simd: S) {
         if M > rows::<S, R>(V) {
             return; // never asked for, and not to be compiled
         }
@@ -117,9 +102,10 @@ impl<R: Lanes> Tile<R> for MultiplyAdd {
     }
 }
 
-impl<R: Lanes> Product<R> {
+impl<R: Lanes> Strided<R> {
     /// Operands that have been checked.
-    pub(super) fn new([m, n, k]: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>, store: Store, c: &mut [R], ldc: usize) -> Self {
+    pub(super) fn new(product: Product<'_, R>, c: &mut [R], ldc: usize) -> Self {
+        let Product { sizes: [m, n, k], a, b, store } = product;
         assert!(!b.transposed, "tiles read rows of b");
         let (step_row, step_k) = if a.transposed { (1, a.ld) } else { (a.ld, 1) };
         Self { m, n, k, a: a.data.as_ptr(), step_row, step_k, b: b.data.as_ptr(), ldb: b.ld, c: c.as_mut_ptr(), ldc, store }
