@@ -11,7 +11,7 @@ use super::{Mat, Product, tiles};
 /// Whether a product gains: packing reads each operand once, and each of its numbers serves as many multiply-adds as the result
 /// has rows or columns. Embeddings and heads, which do not, stay in f32 and with it what enters and leaves a network.
 pub(super) fn pays([m, n, _]: [usize; 3]) -> bool {
-    m.min(n) >= 16
+    m.min(n) >= 12
 }
 
 /// Numbers of scratch that [`gemm`] needs.
