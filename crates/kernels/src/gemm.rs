@@ -40,12 +40,36 @@ pub struct Mat<'a, R> {
     data: &'a [R],
     ld: usize,
     transposed: bool,
+    pairs: Option<Pairs<'a, R>>,
+}
+
+/// A matrix once more, as products of bfloat16 want it ([`pair_rows`]): whoever uses it in many products packs it once.
+#[derive(Clone, Copy, Debug)]
+pub struct Pairs<'a, R> {
+    /// Pairs along its columns: [⌈rows / 2⌉, cols]
+    pub of_rows: &'a [R],
+    /// Pairs along its rows, transposed: [⌈cols / 2⌉, rows]
+    pub of_columns: &'a [R],
+}
+
+impl<R> Pairs<'_, R> {
+    /// Those of the transposed matrix.
+    #[must_use]
+    pub fn exchanged(self) -> Self {
+        Self { of_rows: self.of_columns, of_columns: self.of_rows }
+    }
 }
 
 impl<'a, R> Mat<'a, R> {
     /// Rows `ld` numbers apart.
     pub fn new(data: &'a [R], ld: usize) -> Self {
-        Self { data, ld, transposed: false }
+        Self { data, ld, transposed: false, pairs: None }
+    }
+
+    /// The same numbers, with those in pairs to be used where they serve. Nothing may lie between its rows.
+    #[must_use]
+    pub fn with_pairs(self, pairs: Pairs<'a, R>) -> Self {
+        Self { pairs: Some(pairs), ..self }
     }
 
     /// The same numbers, rows and columns exchanged.
@@ -136,6 +160,21 @@ impl<'a, R: Real> Product<'a, R> {
         let [m, n, k] = self.sizes;
         Self { sizes: [n, m, k], a: self.b.t(), b: self.a.t(), store: Store::Set }
     }
+}
+
+/// Whether `gemm` has a use for [`Pairs`] on this machine.
+pub fn takes_pairs<R: Real>(gemm: Gemm) -> bool {
+    gemm == Gemm::Bf16 && R::takes_pairs()
+}
+
+/// out[l][j] = x[2 l][j] and x[2 l + 1][j], rounded to bfloat16, in the place of one number; 0 beyond the last row.
+/// x: [rows, cols]   out: [⌈rows / 2⌉, cols]
+///
+/// # Panics
+/// If a slice has another length, or the machine no bfloat16 ([`takes_pairs`]).
+pub fn pair_rows<R: Real>([rows, cols]: [usize; 2], x: &[R], out: &mut [R]) {
+    assert_eq!([x.len(), out.len()], [rows * cols, rows.div_ceil(2) * cols]);
+    R::pair_rows([rows, cols], x, out);
 }
 
 /// What does the sums, for run logs: results are the same bytes only where this is the same.
@@ -245,6 +284,45 @@ mod tests {
                     assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits, "{backend:?}");
                 });
             }
+        }
+    }
+
+    #[test]
+    fn operands_packed_before_give_the_same_bits() {
+        for [m, n, k] in [[29, 75, 61], [16, 33, 2], [13, 12, 40]] {
+            let (a, b) = (cast::<f32>(&numbers(1, m * k)), cast::<f32>(&numbers(2, k * n)));
+            each_arch(|| {
+                if !takes_pairs::<f32>(Gemm::Bf16) {
+                    return;
+                }
+                let pairs_of = |rows: usize, cols: usize, x: &[f32]| {
+                    let (mut xt, mut of_rows, mut of_columns) =
+                        (vec![0.0; x.len()], vec![f32::NAN; rows.div_ceil(2) * cols], vec![f32::NAN; cols.div_ceil(2) * rows]);
+                    transpose(Store::Set, [rows, cols], x, cols, &mut xt, rows);
+                    pair_rows([rows, cols], x, &mut of_rows);
+                    pair_rows([cols, rows], &xt, &mut of_columns);
+                    (xt, of_rows, of_columns)
+                };
+                let ((at, a_rows, a_columns), (bt, b_rows, b_columns)) = (pairs_of(m, k, &a), pairs_of(k, n, &b));
+                let a_pairs = Pairs { of_rows: &a_rows, of_columns: &a_columns };
+                let b_pairs = Pairs { of_rows: &b_rows, of_columns: &b_columns };
+                let run = |a, b| {
+                    let (mut c, product) = (vec![f32::NAN; m * n], Product::new([m, n, k], a, b, Store::Set));
+                    product.run(Gemm::Bf16, &mut c, n, &mut vec![f32::NAN; product.scratch_len(Gemm::Bf16)]);
+                    c.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+                };
+                let (plain_a, plain_b) = (Mat::new(&a, k), Mat::new(&b, n));
+                let want = run(plain_a, plain_b);
+                let as_stored = [plain_a.with_pairs(a_pairs), Mat::new(&at, m).with_pairs(a_pairs.exchanged()).t()];
+                let b_as_stored = [plain_b.with_pairs(b_pairs), Mat::new(&bt, k).with_pairs(b_pairs.exchanged()).t()];
+                for a in as_stored {
+                    assert_eq!(run(a, plain_b), want);
+                    for b in b_as_stored {
+                        assert_eq!(run(plain_a, b), want);
+                        assert_eq!(run(a, b), want);
+                    }
+                }
+            });
         }
     }
 

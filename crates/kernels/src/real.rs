@@ -24,6 +24,15 @@ pub trait Real: Float + NumAssign + Blas + Concrete + Lanes + Sum + Default + De
     fn bf16_gemm(_: Product<'_, Self>, _c: &mut [Self], _ldc: usize, _scratch: &mut [Self]) -> bool {
         false
     }
+    /// Whether there are products that take pairs of this type's numbers.
+    #[doc(hidden)]
+    fn takes_pairs() -> bool {
+        false
+    }
+    #[doc(hidden)]
+    fn pair_rows(_: [usize; 2], _x: &[Self], _out: &mut [Self]) {
+        unreachable!("no product takes pairs of this type")
+    }
     /// GELU in a way of AVX-512's own, if this type has one; whether it was done.
     #[cfg(target_arch = "x86_64")]
     #[doc(hidden)]
@@ -84,6 +93,12 @@ impl Real for f32 {
     fn bf16_gemm(product: Product<'_, Self>, c: &mut [Self], ldc: usize, scratch: &mut [Self]) -> bool {
         bf16::gemm(product, c, ldc, scratch);
         true
+    }
+    fn takes_pairs() -> bool {
+        bf16::is_native()
+    }
+    fn pair_rows(sizes: [usize; 2], x: &[Self], out: &mut [Self]) {
+        bf16::pair_rows(sizes, x, out);
     }
     #[cfg(target_arch = "x86_64")]
     fn gelu_avx512(

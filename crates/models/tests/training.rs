@@ -6,7 +6,7 @@ use nids_kernels::{Arena, Key};
 use nids_models::{MixerConfig, VaeLatent};
 use nids_nn::engine::{Cut, Engine};
 use nids_nn::gradcheck::max_scaled_difference;
-use nids_nn::{Activation, Cx, Gemm, Mode, Transposed};
+use nids_nn::{Activation, Cx, Gemm, Mode, Prepared};
 
 mod task;
 use task::{Model, Task};
@@ -152,9 +152,9 @@ fn a_pass_without_caches_gives_the_same_logits() {
     let mixer = MixerConfig { dim: 70, token_hidden: 130, channel_hidden: 150, ..MIXER };
     for task in Task::<f64>::of_backends(&mixer, 9, 7).into_iter().chain([Task::ensemble(&mixer, 9, 7)]) {
         let params = task.table.init::<f64>(3);
-        let transposed = Transposed::of(&task.table, &params);
+        let prepared = Prepared::of(&task.table, task.gemm, &params);
         let arena = Arena::default();
-        let cx = Cx::new(&params, &arena, Mode::Eval).with(task.gemm, Some(transposed.numbers()));
+        let cx = Cx::new(&params, &arena, Mode::Eval).with(task.gemm, Some(&prepared));
         let input = || {
             let x = cx.alloc(task.x.len());
             x.copy_from_slice(&task.x);

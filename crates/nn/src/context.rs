@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 use nids_kernels::{Arena, Gemm, Key, Keyed, Mask, Mat, Product, Real, Rows, Store};
 use rand::RngExt as _;
 
-use crate::{Param, Transposed};
+use crate::{Param, Prepared};
 
 /// Most samples a shard may hold.
 pub const MAX_SHARD: usize = 64;
@@ -78,8 +78,8 @@ pub struct Cx<'a, R: Real> {
     /// Whether the pass trains.
     pub mode: Mode<'a, R>,
     gemm: Gemm,
-    /// Matrices transposed, in the places of [`Cx::params`].
-    transposed: Option<&'a [R]>,
+    /// Matrices of [`Cx::params`].
+    prepared: Option<&'a Prepared<R>>,
     arena: &'a Arena<R>,
     free: RefCell<ArrayVec<&'a mut [R], MAX_FREE>>,
 }
@@ -87,20 +87,19 @@ pub struct Cx<'a, R: Real> {
 impl<'a, R: Real> Cx<'a, R> {
     /// A pass over one shard, with OpenBLAS.
     pub fn new(params: &'a [R], arena: &'a Arena<R>, mode: Mode<'a, R>) -> Self {
-        Self { params, mode, gemm: Gemm::default(), transposed: None, arena, free: RefCell::default() }
+        Self { params, mode, gemm: Gemm::default(), prepared: None, arena, free: RefCell::default() }
     }
 
-    /// The pass with another backend, and with a copy of the parameters in which matrices are transposed
-    /// ([`crate::Transposed`]).
+    /// The pass with another backend, and with what has been prepared of the parameters for it.
     #[must_use]
-    pub fn with(self, gemm: Gemm, transposed: Option<&'a [R]>) -> Self {
-        Self { gemm, transposed, ..self }
+    pub fn with(self, gemm: Gemm, prepared: Option<&'a Prepared<R>>) -> Self {
+        Self { gemm, prepared, ..self }
     }
 
-    /// A pass over the same shard that does not train, with other numbers for the same parameters: a teacher's. `transposed` is
+    /// A pass over the same shard that does not train, with other numbers for the same parameters: a teacher's. `prepared` is
     /// of those.
-    pub fn with_params<'t>(&'t self, params: &'t [R], transposed: &'t Transposed<R>) -> Cx<'t, R> {
-        Cx::new(params, self.arena, Mode::Eval).with(self.gemm, Some(transposed.numbers()))
+    pub fn with_params<'t>(&'t self, params: &'t [R], prepared: &'t Prepared<R>) -> Cx<'t, R> {
+        Cx::new(params, self.arena, Mode::Eval).with(self.gemm, Some(prepared))
     }
 
     /// Whether backward may follow.
@@ -153,10 +152,18 @@ impl<'a, R: Real> Cx<'a, R> {
         let _ = self.arena.scratch(Product::new(sizes, a, b, store).scratch_len(self.gemm));
     }
 
+    /// A weight W: [outputs, inputs].
+    pub(crate) fn weight(&self, weight: Param, inputs: usize) -> Mat<'a, R> {
+        match self.prepared {
+            Some(prepared) => prepared.weight(self.params, weight),
+            None => Mat::new(weight.of(self.params), inputs),
+        }
+    }
+
     /// Wᵀ of a weight W: [outputs, inputs].
-    pub(crate) fn transposed(&self, weight: Param, [outputs, inputs]: [usize; 2]) -> Mat<'a, R> {
-        match self.transposed {
-            Some(transposed) => Mat::new(weight.of(transposed), outputs),
+    pub(crate) fn transposed(&self, weight: Param, inputs: usize) -> Mat<'a, R> {
+        match self.prepared {
+            Some(prepared) => prepared.transposed(weight),
             None => Mat::new(weight.of(self.params), inputs).t(),
         }
     }

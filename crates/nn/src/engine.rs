@@ -14,7 +14,7 @@ use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
 use crate::optim::Optimiser;
-use crate::{Cx, MAX_SHARD, Mode, ParamTable, Samples, Transposed};
+use crate::{Cx, MAX_SHARD, Mode, ParamTable, Prepared, Samples};
 
 /// One sample of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub struct Engine<R: Real> {
     groups: Buffer<R>,
     /// A loss a group.
     losses: Vec<f64>,
-    transposed: Transposed<R>,
+    prepared: Prepared<R>,
     /// Σ g² of each piece of a gradient.
     squares: Vec<f64>,
     gemm: Gemm,
@@ -89,7 +89,7 @@ impl<R: Real> Engine<R> {
         let arenas = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
         let (groups, losses) = (Buffer::zeros(cut.groups * table.buffer_len()), vec![0.0; cut.groups]);
         let squares = vec![0.0; table.buffer_len().div_ceil(PIECE)];
-        Ok(Self { pool, arenas, groups, losses, transposed: Transposed::new(table), squares, gemm, cut })
+        Ok(Self { pool, arenas, groups, losses, prepared: Prepared::new(table, gemm), squares, gemm, cut })
     }
 
     /// Runs `work` on one of the workers, from where passes start without a detour. A training loop belongs in here: handing
@@ -129,10 +129,10 @@ impl<R: Real> Engine<R> {
         self.gemm
     }
 
-    /// Bytes that the engine holds: activations, gradient groups and transposed matrices.
+    /// Bytes that the engine holds: activations, gradient groups and prepared matrices.
     pub fn memory_bytes(&self) -> usize {
         let arenas: usize = self.arenas.iter().map(|arena| lock(arena).capacity()).sum();
-        (arenas + self.groups.len() + self.transposed.numbers().len()) * size_of::<R>()
+        (arenas + self.groups.len() + self.prepared.capacity()) * size_of::<R>()
     }
 
     /// Adds the gradient of one micro-batch to `grads`; returns its share of the step's loss.
@@ -144,12 +144,12 @@ impl<R: Real> Engine<R> {
         samples: &[Sample],
         grads: &mut [R],
     ) -> f64 {
-        let Self { pool, arenas, groups, losses, transposed, gemm, cut, .. } = self;
+        let Self { pool, arenas, groups, losses, prepared, gemm, cut, .. } = self;
         let (n_groups, len, members) = (losses.len(), grads.len(), objective.members());
         assert!(cut.shard * members <= MAX_SHARD, "a shard of {} samples for {members} members", cut.shard);
         assert_eq!(groups.len(), n_groups * len, "a gradient of the table's length");
         pool.install(|| {
-            transposed.update(params);
+            prepared.update(params);
             let of_groups = groups.par_chunks_mut(len).zip(losses.par_iter_mut());
             of_groups.with_max_len(1).enumerate().for_each(|(g, (grads, loss))| {
                 let worker = rayon::current_thread_index().expect("a group runs on a worker of the pool");
@@ -161,7 +161,7 @@ impl<R: Real> Engine<R> {
                     let of_member = |k: u32| shard.iter().map(move |sample| sample.key ^ (k << MEMBER_BIT));
                     let keys: Samples = (0..members as u32).flat_map(of_member).collect();
                     let mode = Mode::Train { key, samples: &keys };
-                    let cx = Cx::new(params, &arena, mode).with(*gemm, Some(transposed.numbers()));
+                    let cx = Cx::new(params, &arena, mode).with(*gemm, Some(prepared));
                     *loss += objective.shard(&cx, grads, shard);
                     drop(cx);
                     arena.reset();
@@ -235,14 +235,14 @@ impl<R: Real> Engine<R> {
     }
 
     /// Runs `forward` over `rows` in shards, without training: it gets a shard's rows and writes their part of
-    /// `out: [rows, width]`. `transposed` is of the same parameters.
+    /// `out: [rows, width]`. `prepared` is of the same parameters.
     ///
     /// # Panics
     /// If `out` is not rows·width long.
     pub fn infer(
         &self,
         params: &[R],
-        transposed: &Transposed<R>,
+        prepared: &Prepared<R>,
         rows: &[u32],
         width: usize,
         out: &mut [R],
@@ -257,7 +257,7 @@ impl<R: Real> Engine<R> {
             out.par_chunks_mut(cut.shard * width).zip(rows.par_chunks(cut.shard)).for_each(|(out, rows)| {
                 let worker = rayon::current_thread_index().expect("a shard runs on a worker of the pool");
                 let mut arena = lock(&arenas[worker]);
-                let cx = Cx::new(params, &arena, Mode::Eval).with(*gemm, Some(transposed.numbers()));
+                let cx = Cx::new(params, &arena, Mode::Eval).with(*gemm, Some(prepared));
                 forward(&cx, rows, out);
                 drop(cx);
                 arena.reset();

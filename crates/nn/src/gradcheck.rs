@@ -5,7 +5,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Uniform};
 
-use crate::{Cx, Mode, ParamTable, Transposed};
+use crate::{Cx, Mode, ParamTable, Prepared};
 
 /// A number computed from parameters and an input, with its gradients: a layer and Σ y·dy, or a whole objective.
 pub trait Differentiable {
@@ -78,8 +78,8 @@ fn gradients<R: Real, F: Differentiable>(
 ) -> (Buffer<R>, Option<Vec<R>>) {
     let mut grads = table.zeros();
     let arena = Arena::default();
-    let transposed = Transposed::of(table, params);
-    let cx = Cx::new(params, &arena, mode(samples)).with(gemm, (gemm == Gemm::Tiles).then(|| transposed.numbers()));
+    let prepared = Prepared::of(table, gemm, params);
+    let cx = Cx::new(params, &arena, mode(samples)).with(gemm, (gemm == Gemm::Tiles).then_some(&prepared));
     let (_, dx) = f.pass(&cx, &mut grads, x);
     (grads, dx)
 }

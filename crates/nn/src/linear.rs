@@ -62,7 +62,7 @@ impl Linear {
             }
             None => Store::Set,
         };
-        cx.gemm([rows, o, i], Mat::new(x, i), cx.transposed(self.weight, [o, i]), store, y, o);
+        cx.gemm([rows, o, i], Mat::new(x, i), cx.transposed(self.weight, i), store, y, o);
     }
 
     /// dweight += dyᵀ x;   dbias += Σ dy.   x: [rows, in]   dy: [rows, out]
@@ -79,7 +79,7 @@ impl Linear {
     pub fn input_gradient<R: Real>(&self, cx: &Cx<'_, R>, dy: &[R], dx: &mut [R]) {
         let (i, o) = (self.inputs, self.outputs);
         let rows = dy.len() / o;
-        cx.gemm([rows, i, o], Mat::new(dy, o), Mat::new(self.weight.of(cx.params), i), Store::Set, dx, i);
+        cx.gemm([rows, i, o], Mat::new(dy, o), cx.weight(self.weight, i), Store::Set, dx, i);
     }
 
     /// dweight += dyᵀ x;   dbias += Σ dy;   dx = dy W

@@ -124,7 +124,7 @@ impl Mixing {
         match axis {
             Axis::Channel => {
                 let strip = strip.min(n * b);
-                let (w1, w2) = (cx.transposed(self.weight1, [hidden, d]), cx.transposed(self.weight2, [d, hidden]));
+                let (w1, w2) = (cx.transposed(self.weight1, d), cx.transposed(self.weight2, hidden));
                 let h = cx.alloc(strip * hidden);
                 add_bias(Bias::PerColumn(bias2), d, y);
                 for (x, y) in x.chunks(strip * d).zip(y.chunks_mut(strip * d)) {
@@ -139,7 +139,7 @@ impl Mixing {
             Axis::Token => {
                 let m = b * d;
                 let strip = strip.next_multiple_of(VECTOR).min(m);
-                let (w1, w2) = (Mat::new(self.weight1.of(cx.params), n), Mat::new(self.weight2.of(cx.params), hidden));
+                let (w1, w2) = (cx.weight(self.weight1, n), cx.weight(self.weight2, hidden));
                 let h = cx.alloc(hidden * strip);
                 add_bias(Bias::PerRow(bias2), m, y);
                 for start in (0..m).step_by(strip) {
@@ -174,20 +174,20 @@ impl Mixing {
         match self.config.axis {
             Axis::Channel => {
                 assert_eq!(d, self.config.size, "channels");
-                let w1 = cx.transposed(self.weight1, [hidden, d]);
+                let w1 = cx.transposed(self.weight1, d);
                 cx.gemm([n * b, hidden, d], Mat::new(x.packed(), d), w1, Store::Set, h, hidden);
                 let bias = Bias::PerColumn(self.bias1.of(cx.params));
                 bias_activation_dropout(self.config.activation, bias, mask, hidden, h, Some(dh));
-                let w2 = cx.transposed(self.weight2, [d, hidden]);
+                let w2 = cx.transposed(self.weight2, hidden);
                 cx.gemm([n * b, d, hidden], Mat::new(h, hidden), w2, Store::Set, z.data, d);
             }
             Axis::Token => {
                 let m = b * d;
-                let (w1, w2) = (self.weight1.of(cx.params), self.weight2.of(cx.params));
                 match visible {
                     None => {
                         assert_eq!(n, self.config.size, "tokens");
-                        cx.gemm([hidden, m, n], Mat::new(w1, n), Mat::new(x.packed(), m), Store::Set, h, m);
+                        let w1 = cx.weight(self.weight1, n);
+                        cx.gemm([hidden, m, n], w1, Mat::new(x.packed(), m), Store::Set, h, m);
                     }
                     Some(visible) => self.hidden_of_visible(cx, visible, taken, x, h),
                 }
@@ -196,7 +196,10 @@ impl Mixing {
                 bias_activation_dropout(self.config.activation, per_row, mask, d, h, Some(dh));
                 cx.recycle(bias);
                 match visible {
-                    None => cx.gemm([n, m, hidden], Mat::new(w2, hidden), Mat::new(h, m), Store::Set, z.data, m),
+                    None => {
+                        let w2 = cx.weight(self.weight2, hidden);
+                        cx.gemm([n, m, hidden], w2, Mat::new(h, m), Store::Set, z.data, m);
+                    }
                     Some(visible) => self.visible_of_hidden(cx, visible, taken, x.shape, h, z.data),
                 }
             }
@@ -219,36 +222,39 @@ impl Mixing {
         assert_eq!(owner, self.weight1, "the cache of another MLP");
         let [n, b, d] = x.shape;
         let hidden = self.config.hidden;
-        let (w1, w2) = (self.weight1.of(cx.params), self.weight2.of(cx.params));
         let dx = taken.tensor(cx, n, d);
         let len = self.hidden_numbers(n, d) * b;
         match (self.config.axis, visible) {
             (Axis::Channel, _) => {
                 let rows = n * b;
+                let (w1, w2) = (cx.weight(self.weight1, d), cx.weight(self.weight2, hidden));
                 let (x, dz) = (Mat::new(x.packed(), d), Mat::new(dz.packed(), d));
-                cx.reserve([n * taken.b, hidden, d], dz, Mat::new(w2, hidden), Store::Times);
+                let of_all = n * taken.b;
+                cx.reserve([d, hidden, of_all], dz.t(), Mat::new(g, hidden), Store::Add);
+                cx.reserve([of_all, hidden, d], dz, w2, Store::Times);
                 cx.gemm([d, hidden, rows], dz.t(), Mat::new(g, hidden), Store::Add, self.weight2.of_mut(grads), hidden);
                 let dh = &mut derivative[..len];
-                cx.gemm([rows, hidden, d], dz, Mat::new(w2, hidden), Store::Times, dh, hidden);
+                cx.gemm([rows, hidden, d], dz, w2, Store::Times, dh, hidden);
                 add_column_sums(dh, self.bias1.of_mut(grads));
                 let dh = Mat::new(dh, hidden);
                 cx.gemm([hidden, d, rows], dh.t(), x, Store::Add, self.weight1.of_mut(grads), d);
-                cx.gemm([rows, d, hidden], dh, Mat::new(w1, d), Store::Set, dx.data, d);
+                cx.gemm([rows, d, hidden], dh, w1, Store::Set, dx.data, d);
             }
             (Axis::Token, None) => {
                 let m = b * d;
+                let (w1, w2) = (cx.weight(self.weight1, n), cx.weight(self.weight2, hidden));
                 let (x, dz) = (Mat::new(x.packed(), m), Mat::new(dz.packed(), m));
                 let of_all = taken.b * d;
                 cx.reserve([n, hidden, of_all], dz, Mat::new(g, m).t(), Store::Add);
-                cx.reserve([hidden, of_all, n], Mat::new(w2, hidden).t(), dz, Store::Times);
+                cx.reserve([hidden, of_all, n], w2.t(), dz, Store::Times);
                 cx.reserve([hidden, n, of_all], dz, x.t(), Store::Add);
                 cx.gemm([n, hidden, m], dz, Mat::new(g, m).t(), Store::Add, self.weight2.of_mut(grads), hidden);
                 let dh = &mut derivative[..len];
-                cx.gemm([hidden, m, n], Mat::new(w2, hidden).t(), dz, Store::Times, dh, m);
+                cx.gemm([hidden, m, n], w2.t(), dz, Store::Times, dh, m);
                 add_row_sums(dh, self.bias1.of_mut(grads));
                 let dh = Mat::new(dh, m);
                 cx.gemm([hidden, n, m], dh, x.t(), Store::Add, self.weight1.of_mut(grads), n);
-                cx.gemm([n, m, hidden], Mat::new(w1, n).t(), dh, Store::Set, dx.data, m);
+                cx.gemm([n, m, hidden], w1.t(), dh, Store::Set, dx.data, m);
             }
             (Axis::Token, Some(visible)) => {
                 self.backward_visible(cx, grads, visible, taken, x, dz.packed(), g, &mut derivative[..len], dx.data);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use nids_kernels::{Buffer, Real, Store, transpose};
+use nids_kernels::{Buffer, Real};
 use rand::{RngExt as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal, Uniform};
@@ -140,41 +140,6 @@ impl ParamTable {
             }
         }
         params
-    }
-}
-
-/// A copy of a network's parameters in which every matrix is transposed, each in its place: products that want Wᵀ find its
-/// rows there. Made once a micro-batch, it serves every shard.
-#[derive(Clone, Debug)]
-pub struct Transposed<R: Real> {
-    matrices: Vec<(Param, [usize; 2])>,
-    numbers: Buffer<R>,
-}
-
-impl<R: Real> Transposed<R> {
-    /// Room for the matrices of `table`; nothing certain in it before [`Transposed::update`].
-    pub fn new(table: &ParamTable) -> Self {
-        let matrix = |spec: &ParamSpec| <[usize; 2]>::try_from(&spec.shape[..]).ok().map(|shape| (spec.param, shape));
-        Self { matrices: table.specs.iter().filter_map(matrix).collect(), numbers: table.zeros() }
-    }
-
-    /// The matrices of `params` as they are now.
-    pub fn of(table: &ParamTable, params: &[R]) -> Self {
-        let mut transposed = Self::new(table);
-        transposed.update(params);
-        transposed
-    }
-
-    /// Copies the matrices again.
-    pub fn update(&mut self, params: &[R]) {
-        for &(param, [rows, cols]) in &self.matrices {
-            transpose(Store::Set, [rows, cols], param.of(params), cols, param.of_mut(&mut self.numbers), rows);
-        }
-    }
-
-    /// The numbers, each matrix where [`Param`] says.
-    pub fn numbers(&self) -> &[R] {
-        &self.numbers
     }
 }
 

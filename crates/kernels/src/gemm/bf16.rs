@@ -16,9 +16,15 @@ pub(super) fn pays([m, n, _]: [usize; 3]) -> bool {
 
 /// Numbers of scratch that [`gemm`] needs.
 pub(super) fn scratch_len<R>(product: &Product<'_, R>) -> usize {
-    let Product { sizes: [m, n, k], b, .. } = product;
+    let Product { sizes: [m, n, k], a, b, .. } = product;
     let of_operand = if is_native() { k.div_ceil(2) } else { *k };
-    (m + n * if b.transposed { 2 } else { 1 }) * of_operand
+    let of_a = if a.pairs.is_some() { 0 } else { *m };
+    let of_b = match b.pairs {
+        Some(_) => 0,
+        None if b.transposed => 2 * n,
+        None => *n,
+    };
+    (of_a + of_b) * of_operand
 }
 
 /// What [`Product::run`] does to `c`, operands rounded, unless they must be exchanged.
@@ -34,8 +40,17 @@ pub(crate) fn gemm(product: Product<'_, f32>, c: &mut [f32], ldc: usize, scratch
     tiles::gemm(rounded, c, ldc, scratch);
 }
 
+/// [`super::pair_rows`]
+pub(crate) fn pair_rows(sizes: [usize; 2], x: &[f32], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(native) = avx512::detect() {
+        return avx512::pair_all_rows(native, sizes, x, out);
+    }
+    panic!("pairs of bfloat16 without the instruction for them: {sizes:?}, {} into {}", x.len(), out.len());
+}
+
 /// Whether this machine has the instruction.
-pub(super) fn is_native() -> bool {
+pub(crate) fn is_native() -> bool {
     #[cfg(target_arch = "x86_64")]
     return avx512::detect().is_some();
     #[cfg(not(target_arch = "x86_64"))]
@@ -50,7 +65,7 @@ fn round<'o>(x: Mat<'_, f32>, [rows, cols]: [usize; 2], out: &'o mut [f32]) -> M
             out.iter_mut().zip(row).for_each(|(out, &x)| *out = nearest(x));
         }
     }
-    Mat { data: out, ld: cols, transposed: x.transposed }
+    Mat { transposed: x.transposed, ..Mat::new(out, cols) }
 }
 
 /// The nearest bfloat16.
@@ -75,8 +90,8 @@ mod avx512 {
     use pulp::Simd;
     use pulp::x86::V4;
 
-    use super::super::Store;
     use super::super::tiles::{Strided, Tile, rows};
+    use super::super::{Pairs, Store};
     use super::{Mat, Product};
     use crate::simd::arch;
     use crate::transpose::transpose;
@@ -95,23 +110,28 @@ mod avx512 {
     pub(super) fn gemm(native: Native, product: Product<'_, f32>, c: &mut [f32], ldc: usize, scratch: &mut [f32]) {
         let Product { sizes: [m, n, k], a, b, store } = product;
         let pairs = k.div_ceil(2);
-        let (packed_a, scratch) = scratch.split_at_mut(m * pairs);
-        let (packed_b, scratch) = scratch.split_at_mut(n * pairs);
+        let (packed_a, scratch) = scratch.split_at_mut(if a.pairs.is_some() { 0 } else { m * pairs });
+        let (packed_b, scratch) = scratch.split_at_mut(if b.pairs.is_some() { 0 } else { n * pairs });
         let (a, mut b) = (pack(native, a, [m, k], packed_a), pack(native, b.t(), [n, k], packed_b).t());
         if b.transposed {
             let rows = &mut scratch[..n * pairs];
             transpose(Store::Set, [n, pairs], b.data, b.ld, rows, n);
             b = Mat::new(rows, n);
         }
-        Strided::new(Product { sizes: [m, n, pairs], a, b, store }, c, ldc).by::<V4, Pairs>(native.0);
+        Strided::new(Product { sizes: [m, n, pairs], a, b, store }, c, ldc).by::<V4, DotProducts>(native.0);
     }
 
-    /// x: [rows, k] as pairs along k: [rows, ⌈k / 2⌉], transposed where x is. Where k is odd, 0 is what the last one is paired
-    /// with.
-    fn pack<'o>(_: Native, x: Mat<'_, f32>, [rows, k]: [usize; 2], out: &'o mut [f32]) -> Mat<'o, f32> {
+    /// x: [rows, k] as pairs along k: [rows, ⌈k / 2⌉]. Where k is odd, 0 is what the last one is paired with. `out` is written
+    /// where x does not come with its pairs, and then lies as x does.
+    fn pack<'o>(_: Native, x: Mat<'o, f32>, [rows, k]: [usize; 2], out: &'o mut [f32]) -> Mat<'o, f32> {
         let pairs = k.div_ceil(2);
+        if let Some(Pairs { of_rows, of_columns }) = x.pairs {
+            let packed = if x.transposed { of_rows } else { of_columns };
+            assert_eq!(packed.len(), pairs * rows, "pairs of all numbers");
+            return Mat::new(packed, rows).t();
+        }
         if k == 0 || rows == 0 {
-            return Mat { data: out, ld: if x.transposed { rows } else { pairs }, transposed: x.transposed };
+            return Mat { transposed: x.transposed, ..Mat::new(out, if x.transposed { rows } else { pairs }) };
         }
         // SAFETY: there is AVX512-BF16, as `Native` proves.
         unsafe {
@@ -126,6 +146,14 @@ mod avx512 {
                 }
                 Mat::new(out, pairs)
             }
+        }
+    }
+
+    /// [`super::super::pair_rows`]
+    pub(super) fn pair_all_rows(_: Native, [rows, cols]: [usize; 2], x: &[f32], out: &mut [f32]) {
+        if cols > 0 {
+            // SAFETY: there is AVX512-BF16, as `Native` proves.
+            unsafe { pair_rows(x, cols, [rows, cols], out) }
         }
     }
 
@@ -204,9 +232,9 @@ mod avx512 {
     }
 
     /// By dot products of pairs.
-    struct Pairs;
+    struct DotProducts;
 
-    impl Tile<f32> for Pairs {
+    impl Tile<f32> for DotProducts {
         fn block<S: Simd, const M: usize, const V: usize>(product: Strided<f32>, simd: S) {
             assert_eq!(TypeId::of::<S>(), TypeId::of::<V4>());
             if M > rows::<V4, f32>(V) {
@@ -232,6 +260,6 @@ mod avx512 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
     fn tile<const M: usize, const V: usize, const PARTIAL: bool>(product: Strided<f32>, simd: V4) {
-        product.tile::<V4, Pairs, M, V, PARTIAL>(simd);
+        product.tile::<V4, DotProducts, M, V, PARTIAL>(simd);
     }
 }

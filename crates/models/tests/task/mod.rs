@@ -10,7 +10,7 @@ use nids_nn::engine::{Cut, Engine, Objective, Sample};
 use nids_nn::gradcheck::uniform;
 use nids_nn::loss::{BceWeights, bce_with_logits, sigmoid};
 use nids_nn::optim::{AdamConfig, Algorithm, Decay, Optimiser, clip};
-use nids_nn::{Cx, Gemm, Init, MAX_SHARD, Mode, ParamTable, Real, Transposed};
+use nids_nn::{Cx, Gemm, Init, MAX_SHARD, Mode, ParamTable, Prepared, Real};
 
 /// What is trained.
 #[expect(clippy::large_enum_variant, reason = "there is one of it")]
@@ -21,7 +21,7 @@ pub(crate) enum Model<R: Real> {
     Vae(Vae),
     /// The classifier over features, only the first third of whose rows are labelled; of the others it is to say what its
     /// teacher does, whose parameters come first, while two features are hidden from it.
-    Student(Classifier, Buffer<R>, Transposed<R>),
+    Student(Classifier, Buffer<R>, Prepared<R>),
 }
 
 /// Names and widths of the features that an autoencoder reads, and what it predicts of each.
@@ -73,9 +73,9 @@ impl<R: Real> Task<R> {
         let features = FEATURES.map(|(name, width, _)| (name.to_owned(), width));
         let classifier = Classifier::new(&mut table.root(), Input::Features(&features), mixer, 1);
         let teacher = table.init::<R>(8);
-        let transposed = Transposed::of(&table, &teacher);
+        let prepared = Prepared::of(&table, Gemm::Tiles, &teacher);
         let width = FEATURES.map(|(_, width, _)| width).iter().sum();
-        Self { gemm: Gemm::Tiles, ..Self::on(table, Model::Student(classifier, teacher, transposed), width, n_samples) }
+        Self { gemm: Gemm::Tiles, ..Self::on(table, Model::Student(classifier, teacher, prepared), width, n_samples) }
     }
 
     fn on(table: ParamTable, model: Model<R>, width: usize, n_samples: usize) -> Self {
@@ -85,8 +85,8 @@ impl<R: Real> Task<R> {
     }
 
     /// The same task for each backend.
-    pub(crate) fn of_backends(mixer: &MixerConfig, n_tokens: usize, n_samples: usize) -> [Self; 2] {
-        [Gemm::OpenBlas, Gemm::Tiles].map(|gemm| Self { gemm, ..Self::new(mixer, n_tokens, n_samples) })
+    pub(crate) fn of_backends(mixer: &MixerConfig, n_tokens: usize, n_samples: usize) -> [Self; 3] {
+        [Gemm::OpenBlas, Gemm::Tiles, Gemm::Bf16].map(|gemm| Self { gemm, ..Self::new(mixer, n_tokens, n_samples) })
     }
 
     /// [`Task::of_backends`], members that share a classifier, both kinds of variational autoencoder, and a student.
@@ -172,12 +172,12 @@ impl<R: Real> Objective<R> for Task<R> {
                 let Elbo { reconstruction, kl } = vae.loss(cx, Some(grads), b, features, targets, R::from_f64(BETA), divisor);
                 reconstruction + BETA * kl
             }
-            Model::Student(classifier, teacher, transposed) => {
+            Model::Student(classifier, teacher, prepared) => {
                 let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
                 let n_labelled = self.n_samples / 3;
                 let labelled = samples.iter().filter(|sample| (sample.row as usize) < n_labelled).count();
                 let (features, targets) = (cx.alloc(x.len()), cx.alloc(FEATURES.len() * b));
-                let teaching = cx.with_params(teacher, transposed);
+                let teaching = cx.with_params(teacher, prepared);
                 let (whole, of_whole) = (teaching.alloc(x.len()), teaching.alloc(FEATURES.len() * b));
                 self.features(samples, x, whole, of_whole);
                 let taught = classifier.infer(&teaching, b, whole);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use nids_flows::{Classes, Encoded, Tokeniser};
 use nids_models::{Classifier, Input, MembersConfig, MixerConfig};
 use nids_nn::engine::Engine;
-use nids_nn::{Cx, Init, Param, ParamTable, Scope, Transposed};
+use nids_nn::{Cx, Init, Param, ParamTable, Prepared, Scope};
 
 use super::data::fill;
 use super::network::{LatentEncoder, Moment, features, mixer};
@@ -147,14 +147,14 @@ impl Network {
         &self,
         engine: &Engine<f32>,
         params: &[f32],
-        transposed: &Transposed<f32>,
+        prepared: &Prepared<f32>,
         encoded: &Encoded,
         widths: &[usize],
         rows: &[u32],
     ) -> Vec<f32> {
         let width = self.outputs.width();
         let mut out = vec![0.0; rows.len() * width];
-        engine.infer(params, transposed, rows, width, &mut out, |cx, rows, out| self.infer(cx, encoded, widths, rows, out));
+        engine.infer(params, prepared, rows, width, &mut out, |cx, rows, out| self.infer(cx, encoded, widths, rows, out));
         out
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use nids_flows::Tokeniser;
 use nids_kernels::Key;
-use nids_nn::{ParamTable, Transposed};
+use nids_nn::{ParamTable, Prepared};
 use rand::RngExt as _;
 use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
@@ -44,8 +44,8 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let encoder = LatentEncoder::new(config, &tokeniser, &mut table);
     let mut params = table.zeros();
     load_weights(&weights, Stage::Pretrain, &table, encoder.prefixes(), &mut params)?;
-    let transposed = Transposed::of(&table, &params);
     let engine = engine(config, &table, encoder.encoder().activations(), 1, BATCH)?;
+    let prepared = Prepared::of(&table, engine.gemm(), &params);
     let (widths, width) = (widths(&tokeniser), encoder.width());
     let mut latents_of = |rows: &[u32], moment: Moment| -> Result<Array2<f32>> {
         let mut out = vec![0.0; rows.len() * width];
@@ -54,7 +54,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
                 return Err(Error::Interrupted { signal });
             }
             let encoded = tokeniser.encode(&labelled.flows.select(rows))?;
-            encoder.latents(&engine, &params, &transposed, &encoded, &widths, moment, out);
+            encoder.latents(&engine, &params, &prepared, &encoded, &widths, moment, out);
         }
         Ok(Array2::from_shape_vec((rows.len(), width), out).expect("one latent a row"))
     };

@@ -9,7 +9,7 @@ use std::sync::RwLock;
 use nids_flows::{Classes, Encoded};
 use nids_kernels::{Buffer, Key};
 use nids_nn::engine::{Engine, Objective};
-use nids_nn::{Ema, ParamTable, Transposed, weights};
+use nids_nn::{Ema, ParamTable, Prepared, weights};
 use rand::RngExt as _;
 use serde::Serialize;
 use serde_json::json;
@@ -67,7 +67,8 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     } else if let Some((settings, teacher)) = config.finetune.mean_teacher.as_ref().zip(average.as_ref()) {
         let token = if let Some((weights, _)) = &pretrained { mask_token(run, weights)? } else { None };
         let flows = (&encoded, &widths[..], labelled.labels());
-        taught = TaughtFlows::new(&config.finetune, settings, &table, network.classifier(), flows, token, teacher);
+        let prepared = Prepared::new(&table, engine.gemm());
+        taught = TaughtFlows::new(&config.finetune, settings, prepared, network.classifier(), flows, token, teacher);
         (&taught, rows)
     } else {
         let (classifier, divisor) = (network.classifier(), batch_size as f32);
@@ -215,8 +216,8 @@ impl HeldOut<'_> {
         progress: &mut dyn Progress,
     ) -> Result<Metrics> {
         let val = &self.labelled.split.val;
-        let transposed = Transposed::of(table, params);
-        let probabilities = network.probabilities(engine, params, &transposed, self.encoded, self.widths, val);
+        let prepared = Prepared::of(table, engine.gemm(), params);
+        let probabilities = network.probabilities(engine, params, &prepared, self.encoded, self.widths, val);
         let mut scores = Scores::new(network.outputs(), self.classes, self.config.evaluate.threshold);
         scores.add(&self.labelled.flows, val.iter().map(|&row| row as usize), &probabilities);
         scores.metrics("validation", progress)

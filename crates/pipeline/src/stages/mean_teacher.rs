@@ -6,7 +6,7 @@ use nids_flows::Encoded;
 use nids_models::{Classifier, Masked, Student, StudentLoss, random_masking};
 use nids_nn::engine::{Objective, Sample};
 use nids_nn::loss::sigmoid;
-use nids_nn::{Cx, Ema, Mode, ParamTable, Transposed};
+use nids_nn::{Cx, Ema, Mode, Prepared};
 
 use super::data::fill;
 use super::part::{OfStep, Part};
@@ -23,7 +23,7 @@ pub(super) struct TaughtFlows<'d> {
     mask_token: Option<Vec<f32>>,
     teacher: &'d RwLock<Ema<f32>>,
     /// The teacher's matrices, as of the last update.
-    transposed: RwLock<Transposed<f32>>,
+    prepared: RwLock<Prepared<f32>>,
     settings: &'d MeanTeacher,
     steps: u64,
     n_labelled: usize,
@@ -36,7 +36,7 @@ impl<'d> TaughtFlows<'d> {
     pub(super) fn new(
         config: &'d Finetune,
         settings: &'d MeanTeacher,
-        table: &ParamTable,
+        prepared: Prepared<f32>,
         classifier: &'d Classifier,
         (encoded, widths, labels): (&'d Encoded, &'d [usize], &'d [u8]),
         mask_token: Option<Vec<f32>>,
@@ -49,7 +49,7 @@ impl<'d> TaughtFlows<'d> {
             labels,
             mask_token,
             teacher,
-            transposed: RwLock::new(Transposed::new(table)),
+            prepared: RwLock::new(prepared),
             settings,
             steps: config.training.steps,
             n_labelled: config.training.batch_size,
@@ -62,8 +62,8 @@ impl<'d> TaughtFlows<'d> {
     /// The teacher's probabilities of rows without labels.
     fn teach(&self, cx: &Cx<'_, f32>, samples: &[Sample], probabilities: &mut [f32]) {
         let teacher = self.teacher.read().unwrap_or_else(PoisonError::into_inner);
-        let transposed = self.transposed.read().unwrap_or_else(PoisonError::into_inner);
-        let cx = cx.with_params(teacher.params(), &transposed);
+        let prepared = self.prepared.read().unwrap_or_else(PoisonError::into_inner);
+        let cx = cx.with_params(teacher.params(), &prepared);
         let x = cx.alloc(samples.len() * self.widths.iter().sum::<usize>());
         fill(self.encoded, self.widths, samples.iter().map(|sample| sample.row), x);
         let logits = self.classifier.infer(&cx, samples.len(), x);
@@ -105,7 +105,7 @@ impl Objective<f32> for TaughtFlows<'_> {
         self.weight.set(self.settings.weight * risen(self.settings.ramp, step as f64 / self.steps as f64));
         self.consistency.begin();
         let teacher = self.teacher.read().unwrap_or_else(PoisonError::into_inner);
-        self.transposed.write().unwrap_or_else(PoisonError::into_inner).update(teacher.params());
+        self.prepared.write().unwrap_or_else(PoisonError::into_inner).update(teacher.params());
     }
 
     fn parts(&self, loss: f64, each: &mut dyn FnMut(&'static str, f64)) {

@@ -7,7 +7,7 @@ use nids_flows::{Encoded, TokenKind, Tokeniser};
 use nids_kernels::{Activation, Buffer};
 use nids_models::{Encoder, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Posterior, Target, Vae, VaeConfig, VaeLatent};
 use nids_nn::engine::Engine;
-use nids_nn::{Cx, Init, ParamTable, Scope, Tensor, Transposed, mean_tokens, weights};
+use nids_nn::{Cx, Init, ParamTable, Prepared, Scope, Tensor, mean_tokens, weights};
 
 use super::again;
 use super::data::{all_rows, fill};
@@ -202,14 +202,14 @@ impl LatentEncoder {
         &self,
         engine: &Engine<f32>,
         params: &[f32],
-        transposed: &Transposed<f32>,
+        prepared: &Prepared<f32>,
         encoded: &Encoded,
         widths: &[usize],
         moment: Moment,
         out: &mut [f32],
     ) {
         let width = widths.iter().sum::<usize>();
-        engine.infer(params, transposed, &all_rows(encoded.n_rows()), self.width(), out, |cx, rows, out| {
+        engine.infer(params, prepared, &all_rows(encoded.n_rows()), self.width(), out, |cx, rows, out| {
             let x = cx.alloc(rows.len() * width);
             fill(encoded, widths, rows.iter().copied(), x);
             self.infer(cx, rows.len(), x, moment, out);

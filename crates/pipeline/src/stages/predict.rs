@@ -8,7 +8,7 @@ use std::path::Path;
 use nids_flows::{Classes, Encoded, FlowReader, Flows, Labels, Tokeniser};
 use nids_kernels::Buffer;
 use nids_nn::engine::Engine;
-use nids_nn::{ParamTable, Transposed, weights};
+use nids_nn::{ParamTable, Prepared, weights};
 use serde::Deserialize;
 
 use super::classifier::Network;
@@ -93,7 +93,7 @@ pub(super) struct Detector {
     network: Network,
     engine: Engine<f32>,
     params: Buffer<f32>,
-    transposed: Transposed<f32>,
+    prepared: Prepared<f32>,
 }
 
 impl Detector {
@@ -118,10 +118,10 @@ impl Detector {
         let mut table = ParamTable::default();
         let network = Network::new(config, &tokeniser, classes.as_ref(), &mut table)?;
         let params = params(&table)?;
-        let transposed = Transposed::of(&table, &params);
         let engine = engine(config, &table, network.activations(), network.members(), BATCH)?;
+        let prepared = Prepared::of(&table, engine.gemm(), &params);
         let widths = widths(&tokeniser);
-        Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, widths, network, engine, params, transposed })
+        Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, widths, network, engine, params, prepared })
     }
 
     pub(super) fn tokeniser(&self) -> &Tokeniser {
@@ -139,7 +139,7 @@ impl Detector {
     /// The probabilities of [`super::verdicts::Outputs`] for every row: [rows, W].
     pub(super) fn probabilities(&self, encoded: &Encoded) -> Vec<f32> {
         let rows = all_rows(encoded.n_rows());
-        self.network.probabilities(&self.engine, &self.params, &self.transposed, encoded, &self.widths, &rows)
+        self.network.probabilities(&self.engine, &self.params, &self.prepared, encoded, &self.widths, &rows)
     }
 
     /// The probability of an attack for every row.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nids_flows::{Flows, Labels, equal_rows};
 use nids_kernels::{Gemm, Key};
-use nids_nn::{ParamTable, Transposed};
+use nids_nn::{ParamTable, Prepared};
 
 use super::data::{Labelled, all_rows, labelled, read};
 use super::encode::read_tokeniser;
@@ -110,8 +110,8 @@ pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progre
     let mut params = table.zeros();
     let names = if prefix.is_empty() { "encoder.".to_owned() } else { format!("{prefix}.encoder.") };
     load_weights(&weights, producer, &table, &[&names], &mut params)?;
-    let transposed = Transposed::of(&table, &params);
     let engine = engine(&config, &table, encoder.encoder().activations(), 1, BATCH)?;
+    let prepared = Prepared::of(&table, engine.gemm(), &params);
     let detector = if strategy == Strategy::Uncertainty { Some(Detector::load(run)?) } else { None };
     let (widths, width) = (widths(&tokeniser), encoder.width());
     let mut latents = vec![0.0; n * width];
@@ -119,7 +119,7 @@ pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progre
     for ((rows, latents), weight) in pool.rows.chunks(BATCH).zip(latents.chunks_mut(BATCH * width)).zip(weight.chunks_mut(BATCH))
     {
         let encoded = tokeniser.encode(&flows.select(rows))?;
-        encoder.latents(&engine, &params, &transposed, &encoded, &widths, Moment::Mean, latents);
+        encoder.latents(&engine, &params, &prepared, &encoded, &widths, Moment::Mean, latents);
         if let Some(detector) = &detector {
             let unsure = detector.attacks(&encoded).into_iter().map(|p| f64::from(p) * (1.0 - f64::from(p)));
             weight.iter_mut().zip(unsure).for_each(|(weight, unsure)| *weight *= unsure);
