@@ -19,7 +19,7 @@ pub enum Gemm {
     /// Register tiles over operands as they lie, without packing: for products whose operands are in the cache already.
     Tiles,
     /// Tiles over operands rounded to bfloat16, with sums in f32: rounding errors of 2^-9 an operand, twice the multiply-adds a
-    /// second with AVX512-BF16. Products of fewer than 12 rows or columns, and all of f64, are those of [`Gemm::Tiles`].
+    /// second with AMD's AVX512-BF16. Products of fewer than 12 rows or columns, and all of f64, are those of [`Gemm::Tiles`].
     Bf16,
 }
 
