@@ -39,23 +39,16 @@ impl<R: Real> Prepared<R> {
         Self { matrices: table.specs().iter().filter_map(matrix).collect() }
     }
 
-    /// The matrices of `params` as they are now.
+    /// The matrices of `params` as they are now; on this thread alone, for it may be none of a pool.
     pub fn of(table: &ParamTable, gemm: Gemm, params: &[R]) -> Self {
         let mut prepared = Self::new(table, gemm);
-        prepared.update(params);
+        prepared.matrices.iter_mut().for_each(|matrix| matrix.update(params));
         prepared
     }
 
-    /// Takes the matrices again, on all workers.
+    /// Takes the matrices again, on all workers of the pool that this thread is one of.
     pub fn update(&mut self, params: &[R]) {
-        self.matrices.par_iter_mut().for_each(|Matrix { weight, shape: [rows, cols], transposed, pairs }| {
-            let weight = weight.of(params);
-            transpose(Store::Set, [*rows, *cols], weight, *cols, transposed, *rows);
-            if let Some(InPairs { of_rows, of_columns }) = pairs {
-                pair_rows([*rows, *cols], weight, of_rows);
-                pair_rows([*cols, *rows], transposed, of_columns);
-            }
-        });
+        self.matrices.par_iter_mut().for_each(|matrix| matrix.update(params));
     }
 
     /// A weight W of `params`: [rows, cols].
@@ -85,6 +78,16 @@ impl<R: Real> Prepared<R> {
 }
 
 impl<R: Real> Matrix<R> {
+    fn update(&mut self, params: &[R]) {
+        let Self { weight, shape: [rows, cols], transposed, pairs } = self;
+        let weight = weight.of(params);
+        transpose(Store::Set, [*rows, *cols], weight, *cols, transposed, *rows);
+        if let Some(InPairs { of_rows, of_columns }) = pairs {
+            pair_rows([*rows, *cols], weight, of_rows);
+            pair_rows([*cols, *rows], transposed, of_columns);
+        }
+    }
+
     fn pairs(&self) -> Option<Pairs<'_, R>> {
         self.pairs.as_ref().map(|InPairs { of_rows, of_columns }| Pairs { of_rows, of_columns })
     }
