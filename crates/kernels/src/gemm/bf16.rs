@@ -41,12 +41,13 @@ pub(crate) fn gemm(product: Product<'_, f32>, c: &mut [f32], ldc: usize, scratch
 }
 
 /// [`super::pair_rows`]
-pub(crate) fn pair_rows(sizes: [usize; 2], x: &[f32], out: &mut [f32]) {
+pub(crate) fn pair_rows([rows, cols]: [usize; 2], x: &[f32], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if let Some(native) = avx512::detect() {
-        return avx512::pair_all_rows(native, sizes, x, out);
+        avx512::pack(native, Mat::new(x, cols).t(), [cols, rows], out);
+        return;
     }
-    panic!("pairs of bfloat16 without the instruction for them: {sizes:?}, {} into {}", x.len(), out.len());
+    panic!("pairs of bfloat16 without the instruction for them: {rows} x {cols}, {} into {}", x.len(), out.len());
 }
 
 /// Whether this machine has the instruction, and gains by it.
@@ -131,7 +132,7 @@ mod avx512 {
 
     /// x: [rows, k] as pairs along k: [rows, ⌈k / 2⌉]. Where k is odd, 0 is what the last one is paired with. `out` is written
     /// where x does not come with its pairs, and then lies as x does.
-    fn pack<'o>(_: Native, x: Mat<'o, f32>, [rows, k]: [usize; 2], out: &'o mut [f32]) -> Mat<'o, f32> {
+    pub(super) fn pack<'o>(_: Native, x: Mat<'o, f32>, [rows, k]: [usize; 2], out: &'o mut [f32]) -> Mat<'o, f32> {
         let pairs = k.div_ceil(2);
         if let Some(Pairs { of_rows, of_columns }) = x.pairs {
             let packed = if x.transposed { of_rows } else { of_columns };
@@ -154,14 +155,6 @@ mod avx512 {
                 }
                 Mat::new(out, pairs)
             }
-        }
-    }
-
-    /// [`super::super::pair_rows`]
-    pub(super) fn pair_all_rows(_: Native, [rows, cols]: [usize; 2], x: &[f32], out: &mut [f32]) {
-        if cols > 0 {
-            // SAFETY: there is AVX512-BF16, as `Native` proves.
-            unsafe { pair_rows(x, cols, [rows, cols], out) }
         }
     }
 
