@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::disk;
+use crate::disk::{self, folder_of};
 use crate::error::{Error, Result};
 
 /// The content of a file, in short.
@@ -57,13 +57,13 @@ fn write_beside(path: &Path, prefix: &str, fill: impl FnOnce(&mut dyn Write) -> 
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
         let file = OpenOptions::new().write(true).open(&target).map_err(cannot_write)?;
-        return write_through(&file, fill).map_err(cannot_write);
+        return write_through(&file, &target, fill).map_err(cannot_write);
     }
     let folder = folder_of(&target);
     // By kind alone: the scratch file's own name, which the error carries, says nothing to the reader.
     let scratch = disk::scratch(folder, prefix).map_err(|error| cannot_write(error.kind().into()))?;
-    let digest = write_through(scratch.as_file(), fill).map_err(cannot_write)?;
-    disk::sync(scratch.as_file()).map_err(cannot_write)?;
+    let digest = write_through(scratch.as_file(), scratch.path(), fill).map_err(cannot_write)?;
+    disk::sync(scratch.as_file(), scratch.path()).map_err(cannot_write)?;
     disk::rename(scratch, &target).map_err(cannot_write)?;
     disk::sync_folder(folder).map_err(cannot_write)?;
     Ok(digest)
@@ -114,15 +114,8 @@ pub(crate) fn leads_out(folder: &Path, path: &Path) -> bool {
     !there.is_some_and(|there| fs::canonicalize(there).is_ok_and(|there| there.starts_with(&folder)))
 }
 
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-fn write_through(file: &File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Digest> {
-    let mut out = Hashing::new(BufWriter::with_capacity(1 << 16, disk::Out(file)));
+fn write_through(file: &File, path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Digest> {
+    let mut out = Hashing::new(BufWriter::with_capacity(1 << 16, disk::Out(file, path)));
     fill(&mut out)?;
     out.flush()?;
     Ok(out.digest())

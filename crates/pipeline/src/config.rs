@@ -202,7 +202,8 @@ impl Config {
         self.without_threads().settings.json()
     }
 
-    fn without_threads(&self) -> Self {
+    /// The config without the number of threads, which changes no result: what a run folder keeps.
+    pub(crate) fn without_threads(&self) -> Self {
         let mut same = self.clone();
         same.settings.engine.threads = 0;
         same

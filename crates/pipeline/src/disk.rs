@@ -1,30 +1,52 @@
-//! Every call that changes the disk, in one place, so that a test can make each of them fail.
+//! Every call that changes the disk, in one place, so that a test can make each of them fail and see the order in which they come.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
 use tempfile::NamedTempFile;
 
+use seam::{call, most_of};
+
 /// Scratch files of a run folder begin so; one that is left there belongs to a process that was killed.
 pub(crate) const SCRATCH: &str = ".artefact-";
 
+/// The folder that a file lies in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Which file something is, whatever it is called. Off Unix all are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileId([u64; 2]);
+
+impl FileId {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        #[cfg(unix)]
+        return Self([std::os::unix::fs::MetadataExt::dev(metadata), std::os::unix::fs::MetadataExt::ino(metadata)]);
+        #[cfg(not(unix))]
+        Self([0, 0])
+    }
+}
+
 /// A file of its own in `folder`, removed when it is dropped.
 pub(crate) fn scratch(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
-    faults::at(Call::Create)?;
     let mut builder = tempfile::Builder::new();
     builder.prefix(prefix);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less what the umask takes away
-    builder.tempfile_in(folder)
+    call(Call::Create, &[folder], || builder.tempfile_in(folder))
 }
 
-/// A file that is written to.
-pub(crate) struct Out<'f>(pub(crate) &'f File);
+/// A file that is written to, and its path.
+pub(crate) struct Out<'f>(pub(crate) &'f File, pub(crate) &'f Path);
 
 impl Write for Out<'_> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let most = faults::at(Call::Write(buffer.len()))?;
+        let most = most_of(Call::Write, self.1, buffer.len())?;
         self.0.write(&buffer[..most])
     }
 
@@ -33,77 +55,83 @@ impl Write for Out<'_> {
     }
 }
 
-pub(crate) fn sync(file: &File) -> io::Result<()> {
-    faults::at(Call::Sync)?;
-    file.sync_all()
+pub(crate) fn sync(file: &File, path: &Path) -> io::Result<()> {
+    call(Call::Sync, &[path], || file.sync_all())
 }
 
 pub(crate) fn rename(scratch: NamedTempFile, target: &Path) -> io::Result<()> {
-    faults::at(Call::Rename)?;
-    scratch.persist(target).map(drop).map_err(|error| error.error)
+    let from = scratch.path().to_owned();
+    call(Call::Rename, &[&from, target], || scratch.persist(target).map(drop).map_err(|error| error.error))
 }
 
 /// A rename or a removal is only on disk once its folder is.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    faults::at(Call::SyncFolder)?;
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+    call(Call::SyncFolder, &[folder], || if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) })
 }
 
+/// Makes a folder, and those around it that are missing; all are on disk when this returns.
 pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
-    faults::at(Call::MakeFolder)?;
-    fs::create_dir_all(folder)
+    let missing: Vec<&Path> = folder.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    call(Call::MakeFolder, &missing, || fs::create_dir_all(folder))?;
+    missing.into_iter().rev().try_for_each(|made| sync_folder(folder_of(made)))
 }
 
 /// Appends one line in one write.
 pub(crate) fn append(path: &Path, line: &str) -> io::Result<()> {
-    faults::at(Call::Open)?;
-    let file = OpenOptions::new().append(true).create(true).open(path)?;
-    Out(&file).write_all(line.as_bytes())
+    let file = call(Call::Open, &[path], || OpenOptions::new().append(true).create(true).open(path))?;
+    Out(&file, path).write_all(line.as_bytes())
 }
 
 /// Puts what was appended on the disk.
 pub(crate) fn sync_appended(path: &Path) -> io::Result<()> {
-    faults::at(Call::Open)?;
-    sync(&OpenOptions::new().append(true).open(path)?)
+    let file = call(Call::Open, &[path], || OpenOptions::new().append(true).open(path))?;
+    sync(&file, path)
 }
 
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    faults::at(Call::Remove)?;
-    fs::remove_file(path)
+    call(Call::Remove, &[path], || fs::remove_file(path))
 }
 
 /// What can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
+    /// In this folder.
     Create,
     Open,
-    /// Of so many bytes.
-    Write(usize),
+    Write,
     Sync,
+    /// From here to there.
     Rename,
     SyncFolder,
+    /// These folders, the innermost first.
     MakeFolder,
     Remove,
 }
 
 #[cfg(not(test))]
-mod faults {
-    use super::{Call, io};
+mod seam {
+    use super::{Call, Path, io};
 
-    /// How many bytes of a write go out, of all else nothing that counts.
+    /// Makes a call on these paths.
+    pub(super) fn call<T>(_: Call, _: &[&Path], make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        make()
+    }
+
+    /// How many of these bytes a write takes.
     #[expect(clippy::unnecessary_wraps, reason = "its twin in tests fails")]
-    pub(super) fn at(call: Call) -> io::Result<usize> {
-        Ok(if let Call::Write(bytes) = call { bytes } else { 0 })
+    pub(super) fn most_of(_: Call, _: &Path, bytes: usize) -> io::Result<usize> {
+        Ok(bytes)
     }
 }
 
-/// Faults on demand. They are the process's, as training writes from a worker of its pool: a test that asks for one runs in a
-/// process of its own, as nextest sees to, or holds [`faults::alone`].
+/// Faults on demand, and a record of the calls that were made. They are the process's, as training writes from a worker of its
+/// pool: a test that asks for them runs in a process of its own, as nextest sees to, or holds [`seam::alone`].
 #[cfg(test)]
-pub(crate) mod faults {
+pub(crate) mod seam {
+    use std::path::PathBuf;
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
-    use super::{Call, io};
+    use super::{Call, Path, fs, io};
 
     /// What happens to a call.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,26 +144,37 @@ pub(crate) mod faults {
         Short,
     }
 
+    /// A call that was made.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub(crate) struct Made {
+        pub(crate) call: Call,
+        pub(crate) paths: Vec<PathBuf>,
+        /// What a renamed file holds.
+        pub(crate) content: Vec<u8>,
+    }
+
     struct State {
         calls: u64,
         fault: Option<(u64, Fault)>,
+        /// None while nobody wants a record.
+        made: Option<Vec<Made>>,
     }
 
-    static STATE: Mutex<State> = Mutex::new(State { calls: 0, fault: None });
+    static STATE: Mutex<State> = Mutex::new(State { calls: 0, fault: None, made: None });
     static ALONE: Mutex<()> = Mutex::new(());
 
     fn state() -> MutexGuard<'static, State> {
         STATE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps other tests of this process from asking for faults.
+    /// Keeps other tests of this process from asking for faults or a record.
     pub(crate) fn alone() -> MutexGuard<'static, ()> {
         ALONE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts calls from 0 again, the one numbered `at` going wrong.
     pub(crate) fn set(fault: Option<(u64, Fault)>) {
-        *state() = State { calls: 0, fault };
+        *state() = State { calls: 0, fault, made: None };
     }
 
     /// Calls since then.
@@ -143,16 +182,55 @@ pub(crate) mod faults {
         state().calls
     }
 
-    pub(super) fn at(call: Call) -> io::Result<usize> {
+    /// The calls that `work` makes, in order.
+    pub(crate) fn record(work: impl FnOnce()) -> Vec<Made> {
+        *state() = State { calls: 0, fault: None, made: Some(Vec::new()) };
+        work();
+        state().made.take().expect("set above")
+    }
+
+    /// Counts a call; whether it is to be made in part only.
+    fn count() -> io::Result<bool> {
         let mut state = state();
         let number = state.calls;
         state.calls += 1;
-        let bytes = if let Call::Write(bytes) = call { bytes } else { 0 };
         match state.fault {
             Some((at, Fault::Fails(kind))) if number >= at => Err(kind.into()),
             Some((at, Fault::FailsOnce(kind))) if number == at => Err(kind.into()),
-            Some((at, Fault::Short)) if number == at => Ok(bytes.div_ceil(2)),
-            _ => Ok(bytes),
+            Some((at, Fault::Short)) => Ok(number == at),
+            _ => Ok(false),
         }
+    }
+
+    pub(super) fn call<T>(call: Call, paths: &[&Path], make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        count()?;
+        let done = make()?;
+        if let Some(made) = &mut state().made {
+            let content = if call == Call::Rename { fs::read(paths[1])? } else { Vec::new() };
+            made.push(Made { call, paths: paths.iter().map(|path| (*path).to_owned()).collect(), content });
+        }
+        Ok(done)
+    }
+
+    pub(super) fn most_of(call: Call, path: &Path, bytes: usize) -> io::Result<usize> {
+        let is_short = count()?;
+        if let Some(made) = &mut state().made {
+            made.push(Made { call, paths: vec![path.to_owned()], content: Vec::new() });
+        }
+        Ok(if is_short { bytes.div_ceil(2) } else { bytes })
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_syncs_asks_the_system_for_it() {
+        // nothing of this device can be put on a disk, so the system refuses
+        let null = Path::new("/dev/null");
+        let file = OpenOptions::new().write(true).open(null).unwrap();
+        let refused = [sync(&file, null), sync_folder(null), sync_appended(null)];
+        assert!(refused.iter().all(|result| result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput)));
     }
 }

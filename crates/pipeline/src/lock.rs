@@ -2,9 +2,10 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::disk::FileId;
 use crate::error::{Error, Result};
 
 const NAME: &str = ".lock";
@@ -16,6 +17,9 @@ const MAX_BYTES: u64 = 4096;
 #[derive(Debug)]
 pub(crate) struct Lock {
     file: File,
+    folder: PathBuf,
+    /// The command that holds it.
+    what: String,
     /// What the file said of an owner that did not end in order.
     pub(crate) left_by: Option<String>,
 }
@@ -44,7 +48,22 @@ impl Lock {
         let left_by = owner();
         let text = format!("process {} (`nids-mixer {what}`)\n", std::process::id());
         file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(Error::io(&path, "write"))?;
-        Ok(Self { file, left_by })
+        let lock = Self { file, folder: folder.to_owned(), what: what.to_owned(), left_by };
+        lock.check()?;
+        Ok(lock)
+    }
+
+    /// Refuses where the folder is no longer the one that was taken: it was moved away or removed, or another one is in its place.
+    /// To be asked before each write, as the folder is found by its path.
+    pub(crate) fn check(&self) -> Result<()> {
+        let held = self.file.metadata().map_err(Error::io(self.folder.join(NAME), "look at"))?;
+        let found = fs::metadata(self.folder.join(NAME));
+        if found.is_ok_and(|found| FileId::of(&found) == FileId::of(&held)) {
+            return Ok(());
+        }
+        let what = format!("no longer the folder that `{}` started in: moved, removed or replaced while it ran", self.what);
+        let remedy = "nothing more was written: give the command again, with `--run` where the folder is now";
+        Err(Error::artefact(&self.folder, what, remedy))
     }
 }
 

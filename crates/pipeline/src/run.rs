@@ -440,10 +440,7 @@ impl StageRun<'_> {
     /// Keeps what is needed to go on from here. `is_periodic` where the step had come, and the run was not stopped.
     pub(crate) fn checkpoint(&mut self, state: &State, is_periodic: bool, tensors: &[(&str, &[f32])]) -> Result<()> {
         self.start()?;
-        let path = self.metrics_path();
-        if self.metrics.n > 0 {
-            disk::sync_appended(&path).map_err(Error::io(&path, "write"))?;
-        }
+        self.sync_metrics()?;
         let (lines, metrics) = (self.metrics.n, self.metrics.digest());
         let store = self.checkpoints.as_mut().expect("`resume` comes first");
         store.commit(state, is_periodic, metrics, lines, tensors)
@@ -456,6 +453,7 @@ impl StageRun<'_> {
 
     /// Takes back the lines of metrics that came after a checkpoint.
     fn rewind(&mut self, to: &Checkpoint) -> Result<()> {
+        self.check_folder()?;
         let path = self.metrics_path();
         let kept = self.keep_metrics(to.lines)?;
         if self.metrics.digest() != to.metrics {
@@ -490,14 +488,22 @@ impl StageRun<'_> {
         Ok(Some(kept))
     }
 
+    /// Puts the lines written so far on the disk: what is committed next counts them.
+    fn sync_metrics(&self) -> Result<()> {
+        let path = self.metrics_path();
+        disk::sync_appended(&path).map_err(Error::io(&path, "write"))
+    }
+
     fn metrics_path(&self) -> PathBuf {
         self.run.folder.join("metrics.jsonl")
     }
 
-    /// Makes what was written real: `config.yaml` and, last, the manifest. `kernels` says who did the sums.
+    /// Makes what was written real: `config.yaml`, without the number of threads, and, last, the manifest. `kernels` says who did
+    /// the sums.
     pub fn finish(mut self, kernels: &str) -> Result<()> {
         self.start()?;
-        let yaml = self.config.to_yaml();
+        self.sync_metrics()?;
+        let yaml = self.config.without_threads().to_yaml();
         artefacts::write(&self.run.folder.join("config.yaml"), |out| out.write_all(yaml.as_bytes()))?;
         let manifest = Manifest {
             kind: KIND.to_owned(),
@@ -519,21 +525,26 @@ impl StageRun<'_> {
         checkpoint::forget(&self.run.folder, self.stage)
     }
 
-    /// Before the first write: what the stage left earlier no longer counts, nor do its lines of metrics.
+    /// Before every write: the folder must be the one that was locked.
+    fn check_folder(&self) -> Result<()> {
+        self.lock.as_ref().expect("who only looks does not write").check()
+    }
+
+    /// Before every write. With the first one what the stage left earlier no longer counts, nor do its lines of metrics.
     fn start(&mut self) -> Result<()> {
+        self.check_folder()?;
         if self.started {
             return Ok(());
         }
-        debug_assert!(self.lock.is_some(), "who only looks does not write");
         for name in ["config.yaml", "metrics.jsonl", &format!("manifest-{}.json", self.stage)] {
             self.run.path(name)?;
         }
         // in this order: a manifest says that checkpoints are leftovers
         checkpoint::forget(&self.run.folder, self.stage)?;
         artefacts::remove(&self.run.manifest_path(self.stage))?;
-        if let Some(kept) = self.keep_metrics(0)? {
-            artefacts::write(&self.metrics_path(), |out| out.write_all(kept.as_bytes()))?;
-        }
+        // made here where there is none: lines that are appended to a file that is on the disk need no more than a sync of it
+        let kept = self.keep_metrics(0)?.unwrap_or_default();
+        artefacts::write(&self.metrics_path(), |out| out.write_all(kept.as_bytes()))?;
         self.started = true;
         Ok(())
     }

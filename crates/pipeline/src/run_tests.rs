@@ -55,13 +55,13 @@ fn a_later_stage_finds_what_an_earlier_one_left() {
 
 #[test]
 fn the_same_run_gives_the_same_bytes_for_any_number_of_threads() {
-    let manifest = |threads: &str| {
+    let left = |threads: &str| {
         let folder = tempfile::tempdir().unwrap();
         let run = Run::create(folder.path()).unwrap();
         pretrain(&run, "weights", &config(&[threads]));
-        fs::read_to_string(folder.path().join("manifest-pretrain.json")).unwrap()
+        ["manifest-pretrain.json", "config.yaml"].map(|name| fs::read_to_string(folder.path().join(name)).unwrap())
     };
-    assert_eq!(manifest("engine.threads=1"), manifest("engine.threads=4"));
+    assert_eq!(left("engine.threads=1"), left("engine.threads=4"));
 }
 
 #[test]
@@ -239,5 +239,35 @@ fn names_in_a_manifest_never_leave_the_folder() {
         assert!(message.contains("lies outside the run folder"), "{name}: {message}");
         let other = Run::create(&guard.path().join("other")).unwrap();
         assert!(!other.adopt(Stage::Pretrain, &run, &config(&[])).unwrap(), "{name}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_is_replaced_under_a_stage_is_noticed_and_left_alone() {
+    type Write<'w> = &'w dyn Fn(&mut StageRun<'_>) -> Result<()>;
+    let writes: [(&str, Write<'_>); 3] = [
+        ("an artefact", &|stage| stage.write("new/weights", b"w").map(drop)),
+        ("metrics", &|stage| stage.log(&serde_json::json!({ "step": 2 }))),
+        ("nothing before the end", &|_| Ok(())),
+    ];
+    for (what, write) in writes {
+        for is_replaced in [true, false] {
+            let (guard, run) = filled();
+            let config = config(&[]);
+            let mut stage = run.begin(Stage::Pretrain, &config, &mut Silent).unwrap();
+            stage.write("weights", b"w").unwrap();
+            fs::rename(run.folder(), guard.path().join("elsewhere")).unwrap();
+            if is_replaced {
+                fs::create_dir(run.folder()).unwrap();
+                overwrite(&run, "manifest-pretrain.json", "of another");
+            }
+            let error = write(&mut stage).and_then(|()| stage.finish("scalar")).unwrap_err();
+            insta::allow_duplicates! {
+                insta::assert_snapshot!(shown(&run, &error), @"RUN: no longer the folder that `pretrain` started in: moved, removed or replaced while it ran: nothing more was written: give the command again, with `--run` where the folder is now");
+            }
+            let found = run.folder().exists().then(|| fs::read_dir(run.folder()).unwrap().count());
+            assert_eq!(found, is_replaced.then_some(1), "{what} was written");
+        }
     }
 }

@@ -66,4 +66,6 @@ pub fn synth(rows: usize, seed: u64, out: &mut dyn Write) -> Result<()> {
 }
 
 #[cfg(test)]
+mod durability_tests;
+#[cfg(test)]
 mod resume_tests;

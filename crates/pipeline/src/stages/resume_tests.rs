@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::{encode, finetune, pretrain};
 use crate::artefacts::write_atomic;
 use crate::config::{Config, Stage};
-use crate::disk::faults::{self, Fault};
+use crate::disk::seam::{self, Fault};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Progress, Silent};
 use crate::run::{Resume, Run};
@@ -37,13 +37,13 @@ const SETTINGS: &[&str] = &[
     "finetune.monitor.every=2",
 ];
 
-fn config(more: &[&str]) -> Config {
+pub(super) fn config(more: &[&str]) -> Config {
     let overrides: Vec<String> = SETTINGS.iter().chain(more).map(ToString::to_string).collect();
     Config::parse("{}", "c.yaml", &overrides).unwrap()
 }
 
 /// Wants to stop after so many steps.
-struct StopsAfter(u64);
+pub(super) struct StopsAfter(pub(super) u64);
 
 impl Progress for StopsAfter {
     fn event(&mut self, event: Event<'_>) {
@@ -57,7 +57,7 @@ impl Progress for StopsAfter {
     }
 }
 
-fn run_stage(stage: Stage, config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
+pub(super) fn run_stage(stage: Stage, config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
     match stage {
         Stage::Pretrain => pretrain(config, run, progress),
         Stage::Encode => encode(config, run, progress),
@@ -65,12 +65,12 @@ fn run_stage(stage: Stage, config: &Config, run: &Run, progress: &mut dyn Progre
     }
 }
 
-fn stages(config: &Config) -> Vec<Stage> {
+pub(super) fn stages(config: &Config) -> Vec<Stage> {
     config.upstream(Stage::Finetune).iter().copied().chain([Stage::Finetune]).collect()
 }
 
 /// Every file of a run folder but the lock, by name.
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
@@ -322,7 +322,7 @@ fn a_run_folder_has_one_owner() {
 
 /// Lets every call to the disk go wrong in its turn, and then goes on with a disk that works.
 fn fail_everywhere(fault: Fault, more: &[&str]) {
-    let _alone = faults::alone();
+    let _alone = seam::alone();
     let config = config(&[&["pretrain.steps=3", "finetune.steps=3"], more].concat());
     let mut before = tempfile::tempdir().unwrap();
     for stage in stages(&config) {
@@ -333,10 +333,10 @@ fn fail_everywhere(fault: Fault, more: &[&str]) {
         loop {
             let folder = copy(before.path());
             let run = Run::create(folder.path()).unwrap();
-            faults::set(Some((at, fault)));
+            seam::set(Some((at, fault)));
             let result = run_stage(stage, &config, &run, &mut Silent);
-            let calls = faults::calls();
-            faults::set(None);
+            let calls = seam::calls();
+            seam::set(None);
             if at >= calls {
                 assert!(at > 20, "{stage} makes {calls} calls");
                 break;

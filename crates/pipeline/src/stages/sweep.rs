@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 use super::{encode, finetune, pretrain};
 use crate::config::{Config, FinetuneFrom, Halving, Stage, Strategy, WidthDepth};
 use crate::error::{Error, Result};
+use crate::lock::Lock;
 use crate::progress::{Event, Progress};
 use crate::run::{Resume, Run};
 
@@ -80,12 +81,12 @@ impl Verdict {
 /// Runs the sweep of `sweep.strategy`; `grid` has what successive halving chooses from. Leaves `sweep.json`, `sweep.svg` and
 /// `chosen.yaml` in the run folder.
 pub fn sweep(config: &Config, run: &Run, grid: &[Axis], progress: &mut dyn Progress) -> Result<SweepReport> {
-    let _lock = run.lock("sweep", progress)?;
+    let lock = run.lock("sweep", progress)?;
     let of_trials = match config.sweep.strategy {
         Strategy::WidthDepth(_) => config.with(&["finetune.from=scratch".to_owned()])?,
         Strategy::Halving(_) => config.clone(),
     };
-    let mut sweep = Sweep { config: &of_trials, run, trials: Vec::new(), progress };
+    let mut sweep = Sweep { config: &of_trials, run, lock: &lock, trials: Vec::new(), progress };
     let chosen = match &config.sweep.strategy {
         Strategy::WidthDepth(_) if !grid.is_empty() => {
             let message = "`--grid` is what `sweep.strategy: halving` chooses from: name that strategy, or leave the grid out";
@@ -97,6 +98,7 @@ pub fn sweep(config: &Config, run: &Run, grid: &[Axis], progress: &mut dyn Progr
     let report = SweepReport { trials: sweep.trials, chosen };
     let trial = &report.trials[chosen];
     let text = config.with(&trial.settings)?.to_yaml();
+    lock.check()?;
     run.write("chosen.yaml", text.as_bytes())?;
     run.write("sweep.json", format!("{:#}\n", serde_json::json!(report)).as_bytes())?;
     run.write("sweep.svg", plot::svg(&report).as_bytes())?;
@@ -107,6 +109,7 @@ struct Sweep<'s> {
     /// Of trials, but for what each sets.
     config: &'s Config,
     run: &'s Run,
+    lock: &'s Lock,
     trials: Vec<Trial>,
     progress: &'s mut dyn Progress,
 }
@@ -220,6 +223,7 @@ impl Sweep<'_> {
             format!("finetune.log_every={}", (steps / 10).max(1)),
         ];
         let config = self.config.with(&[settings.as_slice(), &of_sweep].concat())?;
+        self.lock.check()?;
         let run = Run::create(&self.run.folder().join("trials").join(&name))?.with_resume(self.resume());
         drop(run.lock("sweep", self.progress)?); // what a killed trial has left
         if self.run.resume() == Resume::Fresh || !run.is_up_to_date(Stage::Finetune, &config) {
