@@ -39,34 +39,38 @@ pub(crate) fn read_at_most(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>>
     Ok((bytes.len() as u64 <= max).then_some(bytes))
 }
 
-/// Writes a whole file or nothing: a scratch file in the same folder, synced, then renamed over the target.
+/// Writes a whole file or nothing: a scratch file in the same folder, synced, then renamed over the target, whose permissions it
+/// takes. Scratch files that killed processes have left there are removed.
 ///
 /// A target that is no plain file (a pipe, `/dev/stdout`) is written to as it is.
 pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
-    write_beside(path, ".scratch-", fill)
+    let _ = remove_scratch(folder_of(&resolved(path))); // what cannot be removed is in nobody's way
+    write(path, fill)
 }
 
-/// As [`write_atomic`], into a run folder.
+/// As [`write_atomic`], into a run folder, which is tidied when it is locked.
 pub(crate) fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
-    write_beside(path, disk::SCRATCH, fill)
-}
-
-fn write_beside(path: &Path, prefix: &str, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
     let cannot_write = |source| Error::Io { path: path.to_owned(), doing: "write", source };
-    // Through a link, so that the rename replaces the file and not the link.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+    let target = resolved(path);
+    let replaced = fs::metadata(&target).ok();
+    if replaced.as_ref().is_some_and(|found| !found.is_file() && !found.is_dir()) {
         let file = OpenOptions::new().write(true).open(&target).map_err(cannot_write)?;
         return write_through(&file, &target, fill).map_err(cannot_write);
     }
     let folder = folder_of(&target);
+    let like = replaced.as_ref().filter(|found| found.is_file());
     // By kind alone: the scratch file's own name, which the error carries, says nothing to the reader.
-    let scratch = disk::scratch(folder, prefix).map_err(|error| cannot_write(error.kind().into()))?;
+    let scratch = disk::scratch(folder, like).map_err(|error| cannot_write(error.kind().into()))?;
     let digest = write_through(scratch.as_file(), scratch.path(), fill).map_err(cannot_write)?;
     disk::sync(scratch.as_file(), scratch.path()).map_err(cannot_write)?;
     disk::rename(scratch, &target).map_err(cannot_write)?;
     disk::sync_folder(folder).map_err(cannot_write)?;
     Ok(digest)
+}
+
+/// Where a file is, through links, so that a rename replaces the file and not the link.
+pub(crate) fn resolved(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Appends one line in one write. A line that is cut short, by a full disk or a kill, is left out by whoever reads.
@@ -91,9 +95,10 @@ pub(crate) fn remove_scratch(folder: &Path) -> Result<()> {
         entries => entries.map_err(Error::io(folder, "list"))?,
     };
     for entry in entries {
-        let entry = entry.map_err(Error::io(folder, "list"))?;
-        if entry.file_name().to_string_lossy().starts_with(disk::SCRATCH) {
-            remove(&entry.path())?;
+        let path = entry.map_err(Error::io(folder, "list"))?.path();
+        // held until it is removed, or its owner could take it for its own
+        if let Some(_lock) = disk::abandoned(&path) {
+            remove(&path)?;
         }
     }
     Ok(())
@@ -188,6 +193,63 @@ mod tests {
         assert_eq!(error.exit_code(), 6);
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(names_in(folder.path()), ["a.txt"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_is_replaced_keeps_its_permissions() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+        write_atomic(&path, |out| out.write_all(b"new")).unwrap();
+        let of_a_new_file = mode();
+        for wanted in [0o600, 0o640, 0o444, 0o666, of_a_new_file] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(wanted)).unwrap();
+            write_atomic(&path, |out| {
+                // also while it is written
+                let scratch = names_in(folder.path()).into_iter().find(|name| name != "a.txt").unwrap();
+                assert_eq!(fs::metadata(folder.path().join(scratch)).unwrap().permissions().mode() & 0o7777, wanted);
+                out.write_all(b"secret")
+            })
+            .unwrap();
+            assert_eq!(mode(), wanted, "{wanted:o}");
+        }
+        assert_eq!(of_a_new_file & 0o600, 0o600);
+        assert!(of_a_new_file != 0o600 || umask_hides_all(folder.path()), "{of_a_new_file:o}");
+    }
+
+    /// Whether files are made for their owner alone here.
+    #[cfg(unix)]
+    fn umask_hides_all(folder: &Path) -> bool {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = folder.join("plain");
+        OpenOptions::new().write(true).create_new(true).open(&path).unwrap();
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777 == 0o600
+    }
+
+    #[test]
+    fn scratch_files_of_killed_processes_are_removed_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let left = [disk::SCRATCH.to_owned() + "abcdef", disk::SCRATCH.to_owned() + "ghijkl"];
+        let others = ["flows.csv".to_owned(), ".scratch-notes".to_owned(), disk::SCRATCH.to_owned() + "folder"];
+        for name in left.iter().chain(&others[..2]) {
+            OpenOptions::new().write(true).create_new(true).open(at(name)).unwrap();
+        }
+        fs::create_dir(at(&others[2])).unwrap();
+        write_atomic(&at("a.txt"), |out| {
+            // by now those that were left are gone; that of this file is in use, whoever writes another
+            let mine = names_in(folder.path());
+            write_atomic(&at("b.txt"), |out| out.write_all(b"b")).unwrap();
+            assert_eq!(names_in(folder.path()).len(), mine.len() + 1);
+            out.write_all(b"a")
+        })
+        .unwrap();
+        let mut wanted: Vec<String> = others.into_iter().chain(["a.txt".to_owned(), "b.txt".to_owned()]).collect();
+        wanted.sort();
+        assert_eq!(names_in(folder.path()), wanted);
+        assert_eq!((fs::read(at("a.txt")).unwrap(), fs::read(at("b.txt")).unwrap()), (b"a".to_vec(), b"b".to_vec()));
     }
 
     #[cfg(unix)]

@@ -1,6 +1,6 @@
 //! Every call that changes the disk, in one place, so that a test can make each of them fail and see the order in which they come.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use tempfile::NamedTempFile;
 
 use seam::{call, most_of};
 
-/// Scratch files of a run folder begin so; one that is left there belongs to a process that was killed.
-pub(crate) const SCRATCH: &str = ".artefact-";
+/// Scratch files begin so.
+pub(crate) const SCRATCH: &str = ".scratch-nids-mixer-";
 
 /// The folder that a file lies in.
 pub(crate) fn folder_of(path: &Path) -> &Path {
@@ -32,13 +32,43 @@ impl FileId {
     }
 }
 
-/// A file of its own in `folder`, removed when it is dropped.
-pub(crate) fn scratch(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+/// A file of its own in `folder`, removed when it is dropped, and locked until then: one that nobody holds a lock on belongs to a
+/// process that was killed. With the permissions of `like`, which it is to replace, or those of a new file.
+pub(crate) fn scratch(folder: &Path, like: Option<&Metadata>) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(prefix);
+    builder.prefix(SCRATCH);
     #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less what the umask takes away
-    call(Call::Create, &[folder], || builder.tempfile_in(folder))
+    if like.is_none() {
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less what the umask takes away
+    }
+    loop {
+        let scratch = call(Call::Create, &[folder], || builder.tempfile_in(folder))?;
+        // some file systems have no locks: what a kill leaves there stays
+        let is_locked = !matches!(scratch.as_file().try_lock(), Err(TryLockError::WouldBlock));
+        // else another process took it for one that was left, in the moment before it was locked
+        if is_locked && is_at(scratch.as_file(), scratch.path()) {
+            if let Some(like) = like
+                && like.permissions() != scratch.as_file().metadata()?.permissions()
+            {
+                call(Call::SetPermissions, &[scratch.path()], || scratch.as_file().set_permissions(like.permissions()))?;
+            }
+            return Ok(scratch);
+        }
+    }
+}
+
+/// The file at `path`, locked, if it is a scratch file whose process has ended.
+pub(crate) fn abandoned(path: &Path) -> Option<File> {
+    let is_scratch = path.file_name()?.to_str()?.starts_with(SCRATCH) && fs::symlink_metadata(path).ok()?.is_file();
+    let file = is_scratch.then(|| File::open(path).ok()).flatten()?;
+    file.try_lock().ok()?;
+    is_at(&file, path).then_some(file)
+}
+
+/// Whether it is still there, under that name.
+fn is_at(file: &File, path: &Path) -> bool {
+    let found = fs::symlink_metadata(path).and_then(|found| Ok((found, file.metadata()?)));
+    found.is_ok_and(|(found, file)| FileId::of(&found) == FileId::of(&file))
 }
 
 /// A file that is written to, and its path.
@@ -97,6 +127,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 pub(crate) enum Call {
     /// In this folder.
     Create,
+    SetPermissions,
     Open,
     Write,
     Sync,

@@ -61,7 +61,7 @@ impl Disk {
     fn after(&mut self, Made { call, paths, content }: &Made) {
         let path = paths.last().expect("a call is about something");
         match call {
-            Call::Create => {}
+            Call::Create | Call::SetPermissions => {}
             Call::Open => {
                 if self.files.insert(path.clone()) {
                     self.changed.insert(folder_of(path).to_owned());

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::{encode, finetune, pretrain};
 use crate::artefacts::write_atomic;
 use crate::config::{Config, Stage};
+use crate::disk::SCRATCH;
 use crate::disk::seam::{self, Fault};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Progress, Silent};
@@ -308,11 +309,14 @@ fn a_run_folder_has_one_owner() {
     let error = pretrain(&config(&[]), &run, &mut Silent).unwrap_err();
     assert!(error.exit_code() == 4 && error.to_string().contains("(`nids-mixer sweep`), started 0 seconds ago"), "{error}");
     drop(lock);
-    overwrite(&folder.path().join(".artefact-abc"), b"half a file");
-    fs::create_dir(folder.path().join("checkpoints")).unwrap();
-    overwrite(&folder.path().join("checkpoints/.artefact-abc"), b"half a file");
+    let left = [SCRATCH.to_owned(), format!("latents/{SCRATCH}"), format!("checkpoints/{SCRATCH}")];
+    for name in &left {
+        let path = folder.path().join(name.clone() + "abc");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        overwrite(&path, b"half a file");
+    }
     pretrain(&config(&[]), &run, &mut Silent).unwrap();
-    assert!(!folder.path().join(".artefact-abc").exists());
+    assert!(left.iter().all(|name| !folder.path().join(name.clone() + "abc").exists()));
     // killed between the manifest and the end
     fs::create_dir(folder.path().join("checkpoints")).unwrap();
     overwrite(&folder.path().join("checkpoints/pretrain.json"), b"an index");
