@@ -8,6 +8,7 @@ mod damage;
 mod ensembles;
 mod few_labels;
 mod job;
+mod outputs;
 mod real_data;
 mod resume;
 mod same_bytes;

@@ -21,13 +21,13 @@ fn sources(folder: &str, found: &mut BTreeMap<String, String>) {
     }
 }
 
-/// Blocks, functions, implementations and declarations, comments left out.
+/// Blocks, functions, implementations, declarations and attributes, comments left out.
 fn count(source: &str) -> usize {
     let code = source.lines().map(|line| line.split("//").next().unwrap_or_default());
     let is_unsafe = |(word, next): (&str, &str)| {
-        word == "unsafe" && ["{", "fn", "impl", "extern"].iter().any(|start| next.starts_with(start))
+        word == "unsafe" && ["{", "fn", "impl", "extern", "link_section"].iter().any(|start| next.starts_with(start))
     };
-    let words = |line: &str| line.replace(['(', '|'], " ").split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let words = |line: &str| line.replace(['(', '|', '['], " ").split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     code.map(|line| words(line).windows(2).filter(|pair| is_unsafe((&pair[0], &pair[1]))).count()).sum()
 }
 

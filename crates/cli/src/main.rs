@@ -8,12 +8,14 @@ mod signals;
 mod sweep;
 mod terminal;
 
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use nids_pipeline::metrics::Metrics;
+use nids_pipeline::output::{self, Source};
 use nids_pipeline::stages::{BenchOptions, SelectOptions, Strategy};
 use nids_pipeline::{Config, Error, Result, Resume, Run, artefacts, import, stages};
 
@@ -49,55 +51,74 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Finetune(args) => {
             let (config, run) = open(&args)?;
+            let out = Output::open(None, &of_stage(&args, &config, &run))?;
             let metrics = stages::finetune(&config, &run, &mut progress)?;
-            print(&metrics, false)
+            out.print(&metrics_text(&metrics, false))
         }
         Command::Sweep { stage, grid } => {
             let (config, run) = open(&stage)?;
+            let out = Output::open(None, &of_stage(&stage, &config, &run))?;
             let report = stages::sweep(&config, &run, &grid, &mut progress)?;
-            output(None, |out| writeln!(out, "{}", sweep::table(&report)).map_err(Error::io("stdout", "write")))?;
+            out.print(&sweep::table(&report))?;
             let chosen = run.folder().join("chosen.yaml");
             let _ = writeln!(io::stderr(), "sweep: {} and its config in {}", report.trials[report.chosen].name, chosen.display());
             Ok(())
         }
         Command::Evaluate { model, json } => {
-            let metrics = stages::evaluate(&Run::open(&model.run)?, &model.data, &mut progress)?;
-            print(&metrics, json)
+            let run = Run::open(&model.run)?;
+            let out = Output::open(None, &[Source::File("--data", &model.data), Source::Run(&run)])?;
+            let metrics = stages::evaluate(&run, &model.data, &mut progress)?;
+            out.print(&metrics_text(&metrics, json))
         }
         Command::Predict { model, output: path } => {
             let run = Run::open(&model.run)?;
-            let summary = output(path.as_deref(), |out| stages::predict(&run, &model.data, out, &mut progress))?;
+            let out = Output::open(path.as_deref(), &[Source::File("--data", &model.data), Source::Run(&run)])?;
+            let summary = out.fill(|out| stages::predict(&run, &model.data, out, &mut progress))?;
             let _ = writeln!(io::stderr(), "predict: {} rows, {} attacks", summary.rows, summary.attacks); // nobody left to tell
             Ok(())
         }
         Command::Select { run, budget, data, strategy, output: path } => {
             let strategy = strategy.map(|name| if name == "medoids" { Strategy::Medoids } else { Strategy::Uncertainty });
             let options = SelectOptions { budget: budget as usize, data: data.as_deref(), strategy };
-            output(path.as_deref(), |out| stages::select(&Run::open(&run)?, options, out, &mut progress))
+            let run = Run::open(&run)?;
+            let data = data.as_deref().map(|data| Source::File("--data", data));
+            let sources: Vec<Source<'_>> = data.into_iter().chain([Source::Run(&run)]).collect();
+            Output::open(path.as_deref(), &sources)?.fill(|out| stages::select(&run, options, out, &mut progress))
         }
-        Command::Synth { rows, seed, output: path } => output(path.as_deref(), |out| stages::synth(rows as usize, seed, out)),
-        Command::Bench { config, mut set, only, dropout, steps, threads, gemm, json } => {
+        Command::Synth { rows, seed, output: path } => {
+            Output::open(path.as_deref(), &[])?.fill(|out| stages::synth(rows as usize, seed, out))
+        }
+        Command::Bench { config: path, mut set, only, dropout, steps, threads, gemm, json } => {
             set.extend(threads.map(|threads| format!("engine.threads={threads}")));
             set.extend(gemm.map(|gemm| format!("engine.gemm={gemm}")));
-            let config = match config {
-                Some(path) => Config::load(&path, &set)?,
+            let config = match &path {
+                Some(path) => Config::load(path, &set)?,
                 None => Config::parse("name: bench", "the default settings", &set)?,
             };
+            let sources: Vec<Source<'_>> = path.iter().map(|path| Source::File("--config", path)).collect();
+            let out = Output::open(None, &sources)?;
             let options = BenchOptions { cases: bench::cases(&only)?, dropout, repeats: steps as usize };
             let report = stages::bench(&config, &options)?;
-            let text = if json { bench::json(&report) } else { bench::table(&report) };
-            output(None, |out| writeln!(out, "{text}").map_err(Error::io("stdout", "write")))
+            out.print(&if json { bench::json(&report) } else { bench::table(&report) })
         }
         Command::Import { file, output: path } => {
-            let found = output(Some(&path), |out| import::import(&file, out))?;
+            let out = Output::open(Some(&path), &[Source::File("FILE", &file)])?;
+            let found = out.fill(|out| import::import(&file, out))?;
             let _ = writeln!(io::stderr(), "import: {} parameters in {} blocks", found.n_params, found.depth); // nobody left to tell
             Ok(())
         }
-        Command::Config { config, set } => {
-            let text = Config::load(&config, &set)?.to_yaml();
-            output(None, |out| out.write_all(text.as_bytes()).map_err(Error::io("stdout", "write")))
+        Command::Config { config: path, set } => {
+            let out = Output::open(None, &[Source::File("--config", &path)])?;
+            let text = Config::load(&path, &set)?.to_yaml();
+            out.fill(|out| out.write_all(text.as_bytes()).map_err(Error::io("stdout", "write")))
         }
     }
+}
+
+/// What a stage reads.
+fn of_stage<'s>(args: &'s StageArgs, config: &'s Config, run: &'s Run) -> Vec<Source<'s>> {
+    let file = args.config.as_deref().map(|path| Source::File("--config", path));
+    file.into_iter().chain([Source::Config(config), Source::Run(run)]).collect()
 }
 
 /// The config, from `--config` or else from the run folder, and the run folder, from `--run` or else from the config.
@@ -119,30 +140,57 @@ fn open(args: &StageArgs) -> Result<(Config, Run)> {
     Ok((config, Run::create(&folder)?.with_resume(resume)))
 }
 
-/// Lets `fill` write to the file, which then appears whole or not at all, or to stdout.
-fn output<T>(path: Option<&Path>, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
-    let Some(path) = path else {
-        let mut out = Stdout { inner: BufWriter::new(io::stdout().lock()), is_closed: false };
-        let result = fill(&mut out).and_then(|value| out.flush().map(|()| value).map_err(Error::io("stdout", "write")));
-        return if out.is_closed { Err(Error::io("stdout", "write")(io::ErrorKind::BrokenPipe.into())) } else { result };
-    };
-    let mut filled = None;
-    let written = artefacts::write_atomic(path, |out| {
-        let result = fill(out);
-        let is_good = result.is_ok();
-        filled = Some(result);
-        if is_good { Ok(()) } else { Err(io::Error::other("stopped")) }
-    });
-    match filled {
-        Some(Ok(value)) => written.map(|_| value),
-        Some(Err(error)) => Err(error),
-        None => Err(written.expect_err("nothing was filled in, so the file could not be opened")),
+/// Where results go.
+enum Output<'p> {
+    File(&'p Path),
+    Stdout(File),
+}
+
+impl<'p> Output<'p> {
+    /// The file, or stdout, if it is none of the sources nor an artefact.
+    fn open(path: Option<&'p Path>, sources: &[Source<'_>]) -> Result<Self> {
+        if let Some(path) = path {
+            output::check(output::Output::File(path), sources)?;
+            return Ok(Self::File(path));
+        }
+        let stdout = output::stdout()?;
+        output::check(output::Output::Stdout(&stdout), sources)?;
+        Ok(Self::Stdout(stdout))
+    }
+
+    /// Lets `fill` write to the file, which then appears whole or not at all, or to stdout.
+    fn fill<T>(self, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+        let path = match self {
+            Self::File(path) => path,
+            Self::Stdout(stdout) => {
+                let mut out = Stdout { inner: BufWriter::new(stdout), is_closed: false };
+                let result = fill(&mut out).and_then(|value| out.flush().map(|()| value).map_err(Error::io("stdout", "write")));
+                return if out.is_closed { Err(Error::io("stdout", "write")(io::ErrorKind::BrokenPipe.into())) } else { result };
+            }
+        };
+        let mut filled = None;
+        let written = artefacts::write_atomic(path, |out| {
+            let result = fill(out);
+            let is_good = result.is_ok();
+            filled = Some(result);
+            if is_good { Ok(()) } else { Err(io::Error::other("stopped")) }
+        });
+        match filled {
+            Some(Ok(value)) => written.map(|_| value),
+            Some(Err(error)) => Err(error),
+            None => Err(written.expect_err("nothing was filled in, so the file could not be opened")),
+        }
+    }
+
+    /// Writes a text and an end of line.
+    fn print(self, text: &str) -> Result<()> {
+        self.fill(|out| writeln!(out, "{text}").map_err(Error::io("stdout", "write")))
     }
 }
 
 /// Remembers that the reader has left, however the writer words it.
 struct Stdout {
-    inner: BufWriter<io::StdoutLock<'static>>,
+    inner: BufWriter<File>,
     is_closed: bool,
 }
 
@@ -165,7 +213,6 @@ impl Write for Stdout {
     }
 }
 
-fn print(metrics: &Metrics, json: bool) -> Result<()> {
-    let text = if json { metrics::json(metrics) } else { metrics::tables(metrics) };
-    output(None, |out| writeln!(out, "{text}").map_err(Error::io("stdout", "write")))
+fn metrics_text(metrics: &Metrics, json: bool) -> String {
+    if json { metrics::json(metrics) } else { metrics::tables(metrics) }
 }

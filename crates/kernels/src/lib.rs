@@ -30,6 +30,7 @@ mod real;
 mod reduce;
 mod residual;
 mod simd;
+mod stdio;
 #[cfg(test)]
 mod testing;
 mod transpose;
@@ -45,4 +46,5 @@ pub use philox::{Key, Stream};
 pub use real::Real;
 pub use reduce::{add_assign, add_bias, add_column_sums, add_row_sums, hadamard};
 pub use residual::{Rows, add_branch, branch_gradient};
+pub use stdio::stdout_was_closed;
 pub use transpose::transpose;

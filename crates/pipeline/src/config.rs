@@ -197,6 +197,19 @@ impl Config {
         }
     }
 
+    /// The files that it names, by key.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let Data { schema, train, unlabelled, .. } = &self.data;
+        let schema = Some(schema).filter(|schema| Path::new(schema).is_file()); // or a built-in one
+        let named = [
+            ("data.schema", schema),
+            ("data.train", train.as_ref()),
+            ("data.unlabelled", unlabelled.as_ref()),
+            ("finetune.label_rows", self.finetune.label_rows.as_ref()),
+        ];
+        named.into_iter().filter_map(|(key, path)| Some((key, Path::new(path?))))
+    }
+
     /// The settings for a manifest, without the number of threads.
     pub(crate) fn to_json(&self) -> Json {
         self.without_threads().settings.json()

@@ -11,6 +11,7 @@ mod kmeans;
 mod lock;
 pub mod metrics;
 pub mod npy;
+pub mod output;
 pub mod probe;
 pub mod progress;
 pub mod run;

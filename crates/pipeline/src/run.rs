@@ -20,12 +20,17 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
 use crate::progress::{Event, Progress};
+use crate::stages::{MODEL, PRETRAINED, TOKENISER};
 
 const KIND: &str = "nids-mixer stage";
 const VERSION: u32 = 1;
 const TOOL: &str = concat!("nids-mixer ", env!("CARGO_PKG_VERSION"));
 /// A manifest larger than this is some other file.
 const MAX_BYTES: u64 = 1 << 18;
+/// What stages keep in a run folder beside their manifests, and what those list.
+const OWN_FILES: [&str; 9] =
+    [".lock", "config.yaml", "metrics.jsonl", TOKENISER, PRETRAINED, MODEL, "chosen.yaml", "sweep.json", "sweep.svg"];
+const OWN_FOLDERS: [&str; 2] = ["latents", "checkpoints"];
 
 /// What a stage read, wrote and was told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -111,6 +116,44 @@ impl Run {
     /// Whether `stage` has left a manifest.
     pub fn has_finished(&self, stage: Stage) -> bool {
         self.manifest_path(stage).is_file()
+    }
+
+    /// Whether any stage has.
+    pub(crate) fn has_finished_any(&self) -> bool {
+        Stage::ALL.into_iter().any(|stage| self.has_finished(stage))
+    }
+
+    /// The files from outside that its stages have read: by key, where they were, and what they held.
+    pub(crate) fn data(&self) -> Vec<(String, PathBuf, Digest)> {
+        let manifests = Stage::ALL.into_iter().filter_map(|stage| self.manifest(stage).ok());
+        let of_manifest = |manifest: Manifest| {
+            let keys = self.recorded_config(&manifest).map(|config| config.stage_keys(manifest.stage)).unwrap_or_default();
+            let path = move |(key, digest): (String, Digest)| {
+                let path = PathBuf::from(keys.get(&key)?.as_str()?);
+                Some((key, path, digest))
+            };
+            manifest.data.into_iter().filter_map(path)
+        };
+        manifests.flat_map(of_manifest).collect()
+    }
+
+    /// What only stages write here, by its name in the folder: whatever lies at `place`, or is one with a file that they have made.
+    pub(crate) fn owned(&self, place: Option<&Path>, is: impl Fn(&Path) -> bool) -> Option<String> {
+        let manifests = Stage::ALL.map(|stage| format!("manifest-{stage}.json"));
+        let listed = Stage::ALL.into_iter().filter_map(|stage| self.manifest(stage).ok());
+        let listed = listed.flat_map(|manifest| manifest.outputs.into_keys());
+        let names: Vec<String> = manifests.into_iter().chain(OWN_FILES.map(str::to_owned)).chain(listed).collect();
+        let within = place.and_then(|place| place.strip_prefix(fs::canonicalize(&self.folder).ok()?).ok());
+        if let Some(within) = within
+            && (OWN_FOLDERS.iter().any(|folder| within.starts_with(folder)) || names.iter().any(|name| Path::new(name) == within))
+        {
+            return Some(within.display().to_string());
+        }
+        let in_folder = |folder: &&str| fs::read_dir(self.folder.join(folder)).into_iter().flatten().flatten();
+        let in_folders = OWN_FOLDERS.iter().flat_map(in_folder).map(|entry| entry.path());
+        let paths = names.iter().filter_map(|name| artefacts::inside(&self.folder, name));
+        let found = paths.chain(in_folders).find(|path| is(path))?;
+        Some(found.strip_prefix(&self.folder).unwrap_or(&found).display().to_string())
     }
 
     /// The config that `stage` ran with.

@@ -37,9 +37,9 @@ pub use select::{SelectOptions, Strategy, select};
 pub use sweep::{Axis, SweepReport, Trial, Verdict, sweep};
 
 /// Artefact names.
-const TOKENISER: &str = "tokeniser.json";
-const PRETRAINED: &str = "pretrained.safetensors";
-const MODEL: &str = "model.safetensors";
+pub(crate) const TOKENISER: &str = "tokeniser.json";
+pub(crate) const PRETRAINED: &str = "pretrained.safetensors";
+pub(crate) const MODEL: &str = "model.safetensors";
 
 /// What random numbers are drawn for: children of the seed's key.
 mod stream {
