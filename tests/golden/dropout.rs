@@ -52,7 +52,7 @@ fn branches(classifier: &Classifier) -> impl Iterator<Item = (String, &PreNormRe
 
 /// That stochastic depth grows with depth as in the original.
 fn check_drop_prob(file: &File, classifier: &Classifier) {
-    let ours: Vec<f32> = branches(classifier).map(|(_, branch)| branch.drop_path()).collect();
+    let ours: Vec<f64> = branches(classifier).map(|(_, branch)| branch.drop_path()).collect();
     file.compare(Kind::LayerOutput, "drop_prob", &ours);
 }
 

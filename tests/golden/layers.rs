@@ -143,7 +143,7 @@ fn activation<R: Real>(case: &Case<'_>, activation: Activation) {
 fn dropout<R: Real>(case: &Case<'_>) {
     let p = case.file.number(&case.tensor("p"));
     let mut table = ParamTable::default();
-    let layer = Dropout::new(&mut table.root(), p as f32);
+    let layer = Dropout::new(&mut table.root(), p);
     let kept = &case.file.get(&case.tensor("mask")).data;
     let multipliers = kept.iter().map(|kept| R::from_f64(kept / (1.0 - p))).collect();
     let masks = GivenMasks { dropout: [(layer.site(), multipliers)].into(), ..GivenMasks::default() };
@@ -189,7 +189,7 @@ fn residual<R: Real>(case: &Case<'_>) {
     let mut table = ParamTable::default();
     let norm = LayerNorm::new(&mut table.root().at("norm"), dim);
     let mixing = case.mixing(&mut table.root().at("fn"), "param.fn.linear1.weight", axis);
-    let layer = PreNormResidual::new(&mut table.root(), norm, mixing, drop_prob as f32);
+    let layer = PreNormResidual::new(&mut table.root(), norm, mixing, drop_prob);
     let masks = GivenMasks { drop_path: [(layer.site(), kept)].into(), ..GivenMasks::default() };
     case.check::<R>(Layout::Swapped, &table, &masks, |cx, grads, x, dy| {
         let (y, cache) = layer.forward(cx, None, x);

@@ -44,8 +44,8 @@ impl Model {
             channel_hidden: size("channel_inner"),
             n_registers: 0,
             activation: Activation::Gelu,
-            dropout: number("dropout_p") as f32,
-            drop_path: number("stochastic_depth_p") as f32,
+            dropout: number("dropout_p"),
+            drop_path: number("stochastic_depth_p"),
         };
         let (n_tokens, width) = (size("tokens"), size("patch_size") * size("channels"));
         let mut table = ParamTable::default();

@@ -29,7 +29,7 @@ pub struct Keyed<'m> {
     /// What identifies each sample of the shard; row `r` belongs to sample `r % samples.len()`.
     pub samples: &'m [u32],
     /// Probability of dropping, to 1 / 65536.
-    pub p: f32,
+    pub p: f64,
 }
 
 impl<R: Real> Mask<'_, R> {
@@ -51,7 +51,7 @@ impl<R: Real> Mask<'_, R> {
                 }
             }
             Mask::Keyed(keyed) => {
-                let drop_below = (f64::from(keyed.p) * 65536.0).round() as u32;
+                let drop_below = (keyed.p * 65536.0).round() as u32;
                 let keep = R::from_f64(65536.0 / (65536.0 - f64::from(drop_below)));
                 let (b, chunks_per_row) = (keyed.samples.len(), cols.div_ceil(CHUNK));
                 let mut multipliers = [[R::zero(); CHUNK]; 2];
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
     use crate::testing::{assert_close, each_arch, sources, with_mask};
 
-    fn drawn(samples: &[u32], p: f32, outer: usize, cols: usize) -> Vec<f32> {
+    fn drawn(samples: &[u32], p: f64, outer: usize, cols: usize) -> Vec<f32> {
         let mut out = vec![0.0; outer * samples.len() * cols];
         Mask::Keyed(Keyed { key: Key::new(1).child(2), site: 3, samples, p }).write(cols, &mut out);
         out
@@ -189,10 +189,10 @@ mod tests {
     fn drops_the_share_asked_for_and_keeps_the_mean() {
         for p in [0.1, 0.5, 0.9] {
             let mask = drawn(&[0, 1, 2, 3], p, 100, 256);
-            let n = mask.len() as f32;
-            let dropped = mask.iter().filter(|&&m| m == 0.0).count() as f32 / n;
+            let n = mask.len() as f64;
+            let dropped = mask.iter().filter(|&&m| m == 0.0).count() as f64 / n;
             assert!((dropped - p).abs() < 4.0 * (p * (1.0 - p) / n).sqrt() + 1e-5, "{dropped} of {p}");
-            assert!((mask.iter().sum::<f32>() / n - 1.0).abs() < 0.05);
+            assert!((f64::from(mask.iter().sum::<f32>()) / n - 1.0).abs() < 0.05);
         }
     }
 }

@@ -60,7 +60,7 @@ pub(crate) fn subset(b: usize, bits: u32) -> Vec<u32> {
 pub(crate) enum Source {
     Off,
     Given,
-    Keyed(f32),
+    Keyed(f64),
 }
 
 pub(crate) fn sources() -> impl proptest::strategy::Strategy<Value = Source> {
@@ -96,5 +96,5 @@ fn drawn(keyed: Keyed<'_>, row: usize, col: usize, cols: usize) -> f64 {
     let words = philox::tests::twin(keyed.key, [(chunk * 8 + lane / 2) as u32, sample, keyed.site, 0]);
     let bits = words[2 * pair + lane % 2] >> (16 * half) & 0xffff;
     let drop_below = (keyed.p * 65536.0).round();
-    if (bits as f32) < drop_below { 0.0 } else { 1.0 / (1.0 - f64::from(drop_below) / 65536.0) }
+    if f64::from(bits) < drop_below { 0.0 } else { 1.0 / (1.0 - drop_below / 65536.0) }
 }

@@ -27,9 +27,9 @@ pub struct MixerConfig {
     /// Of both MLPs.
     pub activation: Activation,
     /// Inside both MLPs.
-    pub dropout: f32,
+    pub dropout: f64,
     /// Stochastic depth: 0 at the first block, this at the last, linear between (Huang et al. 2016).
-    pub drop_path: f32,
+    pub drop_path: f64,
 }
 
 impl MixerConfig {
@@ -75,7 +75,7 @@ pub struct BlockCache<'a, R> {
 
 impl Block {
     /// Adds `token_norm`, `token_mixing`, `channel_norm` and `channel_mixing`.
-    pub fn new(scope: &mut Scope<'_>, n_tokens: usize, config: &MixerConfig, drop_path: f32) -> Self {
+    pub fn new(scope: &mut Scope<'_>, n_tokens: usize, config: &MixerConfig, drop_path: f64) -> Self {
         let mut branch = |name: &str, axis, size, hidden| {
             let norm = LayerNorm::new(&mut scope.at(format!("{name}_norm")), config.dim);
             let MixerConfig { activation, dropout, .. } = *config;
@@ -401,7 +401,7 @@ impl Encoder {
 /// `depth` blocks whose drop-path rises from 0 to the config's.
 pub(crate) fn blocks(scope: &mut Scope<'_>, n_tokens: usize, depth: usize, config: &MixerConfig) -> Vec<Block> {
     assert!(depth <= MAX_DEPTH, "a network of {depth} blocks");
-    let rate = |i: usize| if depth > 1 { config.drop_path * i as f32 / (depth - 1) as f32 } else { 0.0 };
+    let rate = |i: usize| if depth > 1 { config.drop_path * i as f64 / (depth - 1) as f64 } else { 0.0 };
     (0..depth).map(|i| Block::new(&mut scope.at(i), n_tokens, config, rate(i))).collect()
 }
 

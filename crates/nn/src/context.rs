@@ -169,7 +169,7 @@ impl<'a, R: Real> Cx<'a, R> {
     }
 
     /// The mask of a dropout with probability `p` at `site`; `samples` are the keys from [`Taken::keys`].
-    pub(crate) fn mask<'m>(&'m self, site: u32, p: f32, samples: &'m [u32]) -> Mask<'m, R> {
+    pub(crate) fn mask<'m>(&'m self, site: u32, p: f64, samples: &'m [u32]) -> Mask<'m, R> {
         match self.mode {
             Mode::Eval => Mask::Off,
             Mode::Replay(masks) => masks.dropout.get(&site).map_or(Mask::Off, |mask| Mask::Given(mask)),
@@ -179,14 +179,17 @@ impl<'a, R: Real> Cx<'a, R> {
     }
 
     /// Which of a shard's `b` samples take a branch that is dropped with probability `p` (stochastic depth, Huang et al. 2016,
-    /// per sample).
-    pub(crate) fn drop_path(&self, site: u32, p: f32, b: usize) -> Taken {
+    /// per sample). Draws and scale go by the rate as R has it.
+    pub(crate) fn drop_path(&self, site: u32, p: f64, b: usize) -> Taken {
+        let rate = R::from_f64(p);
         let keep = |i: u32| match self.mode {
             Mode::Eval => true,
             Mode::Replay(masks) => masks.drop_path.get(&site).copied().unwrap_or(true),
-            Mode::Train { key, samples } => p == 0.0 || key.stream(site, samples[i as usize]).random::<f32>() >= p,
+            Mode::Train { key, samples } => {
+                p == 0.0 || R::from_f64(key.stream(site, samples[i as usize]).random::<f32>().into()) >= rate
+            }
         };
-        let scale = if self.trains() { 1.0 / (1.0 - f64::from(p)) } else { 1.0 };
+        let scale = if self.trains() { 1.0 / (1.0 - rate.to_f64()) } else { 1.0 };
         Taken { kept: (0..b as u32).filter(|&i| keep(i)).collect(), b, scale }
     }
 }

@@ -10,13 +10,13 @@ use crate::{Cx, Scope, Tensor};
 /// The mask is a function of seed, step, sample and element, so backward draws it again instead of keeping it.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
-    p: f32,
+    p: f64,
     site: u32,
 }
 
 impl Dropout {
     /// Drops with probability `p`.
-    pub fn new(scope: &mut Scope<'_>, p: f32) -> Self {
+    pub fn new(scope: &mut Scope<'_>, p: f64) -> Self {
         Self { p, site: scope.site() }
     }
 

@@ -36,7 +36,7 @@ pub struct MixingConfig {
     /// Between the two products.
     pub activation: Activation,
     /// Probability of dropout, after the activation and after the second product.
-    pub dropout: f32,
+    pub dropout: f64,
 }
 
 /// y = dropout(W2 · dropout(act(W1 · x + b1)) + b2) along one axis.   x, y: [N, b, D]

@@ -14,7 +14,7 @@ use crate::{Cx, LayerNorm, Mixing, Scope, Tensor, Visible};
 pub struct PreNormResidual {
     norm: LayerNorm,
     mixing: Mixing,
-    drop_path: f32,
+    drop_path: f64,
     site: u32,
 }
 
@@ -28,7 +28,7 @@ pub struct PreNormResidualCache<'a, R> {
 
 impl PreNormResidual {
     /// A branch that is dropped with probability `drop_path`; its norm and MLP are built by the caller, under their own names.
-    pub fn new(scope: &mut Scope<'_>, norm: LayerNorm, mixing: Mixing, drop_path: f32) -> Self {
+    pub fn new(scope: &mut Scope<'_>, norm: LayerNorm, mixing: Mixing, drop_path: f64) -> Self {
         Self { norm, mixing, drop_path, site: scope.site() }
     }
 
@@ -38,7 +38,7 @@ impl PreNormResidual {
     }
 
     /// Probability that a sample's branch is dropped.
-    pub fn drop_path(&self) -> f32 {
+    pub fn drop_path(&self) -> f64 {
         self.drop_path
     }
 

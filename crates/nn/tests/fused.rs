@@ -17,7 +17,7 @@ fn train<'m>() -> Mode<'m, f64> {
     Mode::Train { key: Key::new(5), samples: &SAMPLES }
 }
 
-fn config(axis: Axis, dropout: f32) -> MixingConfig {
+fn config(axis: Axis, dropout: f64) -> MixingConfig {
     let size = if axis == Axis::Token { N } else { D };
     MixingConfig { axis, size, hidden: H, activation: Activation::Gelu, dropout }
 }
@@ -93,7 +93,7 @@ fn mixing_is_linear_activation_dropout_linear_dropout() {
     }
 }
 
-fn residual(table: &mut ParamTable, axis: Axis, drop_path: f32) -> (PreNormResidual, LayerNorm, Mixing) {
+fn residual(table: &mut ParamTable, axis: Axis, drop_path: f64) -> (PreNormResidual, LayerNorm, Mixing) {
     let mut scope = table.root();
     let norm = LayerNorm::new(&mut scope.at("norm"), D);
     let mixing = Mixing::new(&mut scope.at("mixing"), config(axis, 0.3));
@@ -131,7 +131,8 @@ fn residual_is_norm_mixing_and_sum() {
 #[test]
 fn a_sample_takes_a_branch_scaled_or_not_at_all() {
     for axis in [Axis::Token, Axis::Channel] {
-        let [always, sometimes] = [0.0, 0.5].map(|drop_path| {
+        // no f32 is 0.4: the scale has to be that of an f64
+        let [always, sometimes] = [0.0, 0.4].map(|drop_path| {
             let mut table = ParamTable::default();
             let (fused, ..) = residual(&mut table, axis, drop_path);
             let params = uniform(3, table.buffer_len());
@@ -149,7 +150,7 @@ fn a_sample_takes_a_branch_scaled_or_not_at_all() {
             let (branch, taken) = (of_sample(&always, j), of_sample(&sometimes, j));
             let dropped = taken.iter().all(|&branch| branch == 0.0);
             if !dropped {
-                assert_close(&taken, &branch.iter().map(|branch| branch / 0.5).collect::<Vec<_>>(), "branch");
+                assert_close(&taken, &branch.iter().map(|branch| branch / 0.6).collect::<Vec<_>>(), "branch");
             }
             dropped
         });

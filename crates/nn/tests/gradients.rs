@@ -131,11 +131,11 @@ fn row<L: Layer + 'static>(
     Row { file, name, errors: Box::new(errors) }
 }
 
-fn mixing(axis: Axis, [size, hidden]: [usize; 2], activation: Activation, dropout: f32) -> impl Fn(&mut Scope<'_>) -> Mixing {
+fn mixing(axis: Axis, [size, hidden]: [usize; 2], activation: Activation, dropout: f64) -> impl Fn(&mut Scope<'_>) -> Mixing {
     move |scope| Mixing::new(scope, MixingConfig { axis, size, hidden, activation, dropout })
 }
 
-fn residual(axis: Axis, [size, d, hidden]: [usize; 3], p: f32) -> impl Fn(&mut Scope<'_>) -> PreNormResidual {
+fn residual(axis: Axis, [size, d, hidden]: [usize; 3], p: f64) -> impl Fn(&mut Scope<'_>) -> PreNormResidual {
     move |scope| {
         let norm = LayerNorm::new(&mut scope.at("norm"), d);
         let mixing = mixing(axis, [size, hidden], Activation::Gelu, p)(&mut scope.at("mixing"));
@@ -143,7 +143,7 @@ fn residual(axis: Axis, [size, d, hidden]: [usize; 3], p: f32) -> impl Fn(&mut S
     }
 }
 
-fn visible(axis: Axis, sizes: [usize; 3], p: f32, tokens: &'static [u8]) -> impl Fn(&mut Scope<'_>) -> VisibleResidual {
+fn visible(axis: Axis, sizes: [usize; 3], p: f64, tokens: &'static [u8]) -> impl Fn(&mut Scope<'_>) -> VisibleResidual {
     move |scope| VisibleResidual { residual: residual(axis, sizes, p)(scope), tokens }
 }
 

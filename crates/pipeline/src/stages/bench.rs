@@ -116,9 +116,9 @@ pub struct TrainFigures {
     /// Blocks.
     pub depth: usize,
     /// In both MLPs.
-    pub dropout: f32,
+    pub dropout: f64,
     /// Stochastic depth at the last block.
-    pub drop_path: f32,
+    pub drop_path: f64,
     /// Rows that go through the network at once.
     pub shard: usize,
     /// Median.
@@ -220,7 +220,7 @@ fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
 impl Shape {
     fn measure(&self, config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) -> Result<TrainFigures> {
         let Self { name, batch, n_tokens, patch, dim, token_hidden, channel_hidden, depth } = *self;
-        let (dropout, drop_path) = (options.dropout as f32, options.dropout as f32);
+        let (dropout, drop_path) = (options.dropout, options.dropout);
         let activation = Activation::Gelu;
         let mixer = MixerConfig { dim, depth, token_hidden, channel_hidden, n_registers: 0, activation, dropout, drop_path };
         let mut table = ParamTable::default();

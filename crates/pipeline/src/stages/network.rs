@@ -39,8 +39,8 @@ pub(super) fn mixer(config: &Config, of_input: usize) -> MixerConfig {
             config::Activation::Gelu => Activation::Gelu,
             config::Activation::Tanh => Activation::Tanh,
         },
-        dropout: model.dropout as f32,
-        drop_path: model.drop_path as f32,
+        dropout: model.dropout,
+        drop_path: model.drop_path,
     }
 }
 
