@@ -66,7 +66,7 @@ fn given<R: Real>(file: &File, classifier: &Classifier, step: usize, p: f64) -> 
         if kept != (rand.data[i] >= drop_prob[i]) {
             file.wrong(format!("`step{step}.keep`[{i}] does not follow from `rand` and `drop_prob`"));
         }
-        masks.drop_path.insert(branch.site(), kept);
+        masks.drop_path.insert(branch.site(), vec![kept; file.get("x").shape[0]]);
         for (site, dropout) in branch.mixing().sites().into_iter().zip(["dropout1", "dropout2"]) {
             let stored = file.get(&format!("step{step}.mask.{name}.{dropout}"));
             let [b, rows, cols] = stored.shape[..] else { panic!("a mask has three axes") };

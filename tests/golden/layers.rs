@@ -181,7 +181,7 @@ fn mixing<R: Real>(case: &Case<'_>) {
 }
 
 fn residual<R: Real>(case: &Case<'_>) {
-    let [_, n_tokens, dim] = case.shape("x");
+    let [b, n_tokens, dim] = case.shape("x");
     let of_tokens = case.shape("param.fn.linear1.weight")[2] == n_tokens;
     let axis = if of_tokens { Axis::Token } else { Axis::Channel };
     let drop_prob = case.file.number(&case.tensor("drop_prob"));
@@ -190,7 +190,7 @@ fn residual<R: Real>(case: &Case<'_>) {
     let norm = LayerNorm::new(&mut table.root().at("norm"), dim);
     let mixing = case.mixing(&mut table.root().at("fn"), "param.fn.linear1.weight", axis);
     let layer = PreNormResidual::new(&mut table.root(), norm, mixing, drop_prob);
-    let masks = GivenMasks { drop_path: [(layer.site(), kept)].into(), ..GivenMasks::default() };
+    let masks = GivenMasks { drop_path: [(layer.site(), vec![kept; b])].into(), ..GivenMasks::default() };
     case.check::<R>(Layout::Swapped, &table, &masks, |cx, grads, x, dy| {
         let (y, cache) = layer.forward(cx, None, x);
         [y, layer.backward(cx, grads, cache, dy)]

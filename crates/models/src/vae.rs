@@ -179,6 +179,11 @@ impl Vae {
         &self.encoder
     }
 
+    /// The number under which ε is drawn or given.
+    pub fn noise_site(&self) -> u32 {
+        self.site
+    }
+
     /// F
     pub fn n_features(&self) -> usize {
         self.heads.n_features()
@@ -251,14 +256,22 @@ impl Vae {
         Elbo { reconstruction, kl }
     }
 
-    /// ε ~ N(0, 1), a function of the key, the site and the sample; 0 where nothing is drawn.   ε: [n, b, Z]
+    /// ε ~ N(0, 1), a function of the key, the site and the sample, or given; 0 where neither.   ε: [n, b, Z]
     fn noise<'a, R: Real>(&self, cx: &Cx<'a, R>, shape: [usize; 3]) -> Tensor<'a, R> {
         let mut noise = cx.zeros(shape);
-        if let Mode::Train { key, samples } = cx.mode {
-            for (j, &sample) in samples.iter().enumerate() {
-                let mut stream = key.stream(self.site, sample);
-                for n in 0..shape[0] {
-                    noise.row(n, j).fill_with(|| R::from_f64(StandardNormal.sample(&mut stream)));
+        match cx.mode {
+            Mode::Eval => {}
+            Mode::Train { key, samples } => {
+                for (j, &sample) in samples.iter().enumerate() {
+                    let mut stream = key.stream(self.site, sample);
+                    for n in 0..shape[0] {
+                        noise.row(n, j).fill_with(|| R::from_f64(StandardNormal.sample(&mut stream)));
+                    }
+                }
+            }
+            Mode::Replay(masks) => {
+                if let Some(given) = masks.noise.get(&self.site) {
+                    noise.data.copy_from_slice(given);
                 }
             }
         }

@@ -45,13 +45,15 @@ impl<R> Tensor<'_, R> {
     }
 }
 
-/// Masks that replace drawn ones: how the randomness of another implementation is replayed.
+/// Masks and noise that replace drawn ones: how the randomness of another implementation is replayed.
 #[derive(Clone, Debug, Default)]
 pub struct GivenMasks<R> {
-    /// Multipliers (0 or 1 / (1 - p)) of each dropout, by site, in this crate's layout.
+    /// Multipliers (0 or 1 / (1 - p)) of each dropout, by site, in this crate's layout: of the samples that take the branch.
     pub dropout: BTreeMap<u32, Vec<R>>,
-    /// Whether the whole batch takes the branch, by site of the drop-path.
-    pub drop_path: BTreeMap<u32, bool>,
+    /// Whether each sample takes the branch, by site of the drop-path.
+    pub drop_path: BTreeMap<u32, Vec<bool>>,
+    /// Standard normal numbers, by the site where they are drawn, in this crate's layout.
+    pub noise: BTreeMap<u32, Vec<R>>,
 }
 
 /// Whether a pass trains.
@@ -184,7 +186,7 @@ impl<'a, R: Real> Cx<'a, R> {
         let rate = R::from_f64(p);
         let keep = |i: u32| match self.mode {
             Mode::Eval => true,
-            Mode::Replay(masks) => masks.drop_path.get(&site).copied().unwrap_or(true),
+            Mode::Replay(masks) => masks.drop_path.get(&site).is_none_or(|kept| kept[i as usize]),
             Mode::Train { key, samples } => {
                 p == 0.0 || R::from_f64(key.stream(site, samples[i as usize]).random::<f32>().into()) >= rate
             }
