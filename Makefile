@@ -56,14 +56,17 @@ finetune: build
 bench: build
 	@env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN) bench --config $(CONFIG) --json $(foreach setting,$(SET),--set '$(setting)')
 
-## everything that a change must pass
+## everything that a change must pass; ends with what could not be tested here
 test: setup-test
+	@scripts/skipped clear
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) nextest run --workspace --locked
+	scripts/skipped run
 	$(CARGO) test --doc --workspace --locked
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
 	scripts/end-to-end
+	@scripts/skipped list
 
 ## every fuzz target for FUZZ_SECONDS; `make test` has the smoke among its tests
 FUZZ_SECONDS ?= 60
