@@ -90,7 +90,12 @@ impl Bench {
     }
 
     pub(crate) fn command(&self, args: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nids-mixer"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_nids-mixer")), args)
+    }
+
+    /// The command line of a copy of the program.
+    pub(crate) fn command_of(&self, program: &Path, args: &str) -> Command {
+        let mut command = Command::new(program);
         command.args(args.split_whitespace()).current_dir(self.folder.path()).env("COLUMNS", "110");
         command
     }

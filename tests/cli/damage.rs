@@ -6,7 +6,7 @@ use std::process::Stdio;
 use ndarray::{Array1, Array2};
 use nids_pipeline::npy;
 
-use crate::bench::{Bench, on_flows, text};
+use crate::bench::{Bench, on_flows, shipped, text};
 
 const EVALUATE: &str = "evaluate --run run --data flows.csv --json";
 /// An artefact, the stage that makes it, and settings of a finetune that reads it; none: evaluate does.
@@ -164,25 +164,46 @@ fn a_config_or_metrics_file_that_was_edited_does_no_harm() {
 }
 
 #[cfg(unix)]
-#[expect(clippy::print_stderr, reason = "says what was not tested")]
 #[test]
 fn a_folder_or_disk_that_takes_nothing_is_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
+
+    /// The user that owns nothing.
+    const NOBODY: u32 = 65534;
+
     let bench = Bench::trained();
     insta::assert_snapshot!(bench.fails("predict --run run --data flows.csv --output /dev/full"));
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = bench.command(EVALUATE).stdout(full).stderr(Stdio::piped()).output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr).contains("error: stdout: cannot write")), (Some(6), true));
 
-    let mut permissions = fs::metadata(bench.path("run")).unwrap().permissions();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o555);
-    fs::set_permissions(bench.path("run"), permissions.clone()).unwrap();
-    if nids_pipeline::artefacts::write_atomic(&bench.path("run/probe"), |_| Ok(())).is_ok() {
-        eprintln!("skipped: this user may write into a read-only folder");
-    } else {
-        let error = bench.fails(&on_flows("finetune", ""));
-        assert!(error.starts_with("exit code 6") && error.contains("Permission denied"), "{error}");
-        bench.prints(EVALUATE);
+    let modes = |run| {
+        for (name, mode) in [("", 0o755), ("run", run)] {
+            fs::set_permissions(bench.path(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    modes(0o555);
+    // root may write there all the same, so that the command gives root up, and is where it can still be read
+    let probe = bench.path("run/probe");
+    let is_root = nids_pipeline::artefacts::write_atomic(&probe, |_| Ok(())).is_ok();
+    let as_a_user = |args: &str| {
+        let mut command = bench.command(args);
+        if is_root {
+            command = bench.command_of(&bench.path("nids-mixer"), &args.replace(&shipped("tiny.yaml"), "tiny.yaml"));
+            command.uid(NOBODY);
+        }
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    if is_root {
+        fs::remove_file(probe).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_nids-mixer"), bench.path("nids-mixer")).unwrap();
+        fs::copy(shipped("tiny.yaml"), bench.path("tiny.yaml")).unwrap();
     }
-    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
-    fs::set_permissions(bench.path("run"), permissions).unwrap();
+    let (code, error) = as_a_user(&on_flows("finetune", ""));
+    assert!(code == Some(6) && error.contains("Permission denied"), "{code:?} {error}");
+    let (code, error) = as_a_user(EVALUATE);
+    assert_eq!(code, Some(0), "{error}");
+    modes(0o755);
 }
