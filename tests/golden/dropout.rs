@@ -1,6 +1,6 @@
 //! Dropout and stochastic depth with the masks of the original, replayed.
 
-use nids_models::Classifier;
+use nids_models::Block;
 use nids_nn::{GivenMasks, Mode, PreNormResidual, Real};
 
 use crate::Golden;
@@ -9,11 +9,12 @@ use crate::file::{File, swap};
 use crate::models::{Model, Run, check_rows};
 
 pub(crate) fn check<R: Real>(golden: &Golden) {
-    let file = golden.file("dropout");
-    let settings = &golden.settings["models"]["dropout"];
+    let file = golden.file::<R>("dropout");
+    let settings = &golden.settings_of_models()["dropout"];
     check_rows(&file, settings);
     let model = Model::new(&settings["config"]);
-    check_drop_prob(&file, &model.classifier);
+    let blocks = model.classifier.encoder().blocks();
+    check_rates(&file, blocks, "");
     let start = file.parameters::<R>(&model.table, "param.");
     file.compare(Kind::ModelOutput, "eval.logits", &model.pass(&file, &start, Mode::Eval).logits);
 
@@ -25,7 +26,8 @@ pub(crate) fn check<R: Real>(golden: &Golden) {
     run.train(
         &start,
         |step, params| {
-            let masks = given(&file, &model.classifier, step, dropout);
+            check_kept(&file, step);
+            let masks = given(&file, blocks, &format!("step{step}."), dropout, file.get("x").shape[0]);
             let pass = model.pass(&file, params, Mode::Replay(&masks));
             if step == 0 {
                 file.compare(Kind::ModelOutput, "step0.logits", &pass.logits);
@@ -41,46 +43,61 @@ pub(crate) fn check<R: Real>(golden: &Golden) {
     file.finish::<R>();
 }
 
+/// That what is kept follows from the numbers drawn.
+fn check_kept(file: &File, step: usize) {
+    let [keep, rand] = ["keep", "rand"].map(|name| file.get(&format!("step{step}.{name}")));
+    for (i, ((keep, rand), drop_prob)) in keep.data.iter().zip(&rand.data).zip(&file.get("drop_prob").data).enumerate() {
+        if (*keep > 0.5) != (rand >= drop_prob) {
+            file.wrong(format!("`step{step}.keep`[{i}] does not follow from `rand` and `drop_prob`"));
+        }
+    }
+}
+
 /// Every residual branch, token then channel of block 0, of block 1, and so on.
-fn branches(classifier: &Classifier) -> impl Iterator<Item = (String, &PreNormResidual)> {
-    let blocks = classifier.encoder().blocks().iter().enumerate();
-    blocks.flat_map(|(i, block)| {
+fn branches(blocks: &[Block]) -> impl Iterator<Item = (String, &PreNormResidual)> {
+    blocks.iter().enumerate().flat_map(|(i, block)| {
         let names = ["token", "channel"].map(|name| format!("blocks.{i}.{name}_mixing"));
         names.into_iter().zip(block.branches())
     })
 }
 
-/// That stochastic depth grows with depth as in the original.
-fn check_drop_prob(file: &File, classifier: &Classifier) {
-    let ours: Vec<f64> = branches(classifier).map(|(_, branch)| branch.drop_path()).collect();
-    file.compare(Kind::LayerOutput, "drop_prob", &ours);
+/// That stochastic depth grows with depth as in `{prefix}drop_prob`.
+pub(crate) fn check_rates(file: &File, blocks: &[Block], prefix: &str) {
+    let ours: Vec<f64> = branches(blocks).map(|(_, branch)| branch.drop_path()).collect();
+    file.compare(Kind::LayerOutput, &format!("{prefix}drop_prob"), &ours);
 }
 
-/// The masks of a step; the folder has 1 for kept, samples first.
-fn given<R: Real>(file: &File, classifier: &Classifier, step: usize, p: f64) -> GivenMasks<R> {
+/// The masks of a pass over `b` samples: `{prefix}keep`, of a branch or of each of its samples, and, where dropout has a
+/// probability `p`, `{prefix}mask.*`. The files have 1 for kept, samples first.
+pub(crate) fn given<R: Real>(file: &File, blocks: &[Block], prefix: &str, p: f64, b: usize) -> GivenMasks<R> {
     let mut masks = GivenMasks::default();
-    let drop_prob = &file.get("drop_prob").data;
-    let (keep, rand) = (file.get(&format!("step{step}.keep")), file.get(&format!("step{step}.rand")));
-    for (i, (name, branch)) in branches(classifier).enumerate() {
-        let kept = keep.data[i] > 0.5;
-        if kept != (rand.data[i] >= drop_prob[i]) {
-            file.wrong(format!("`step{step}.keep`[{i}] does not follow from `rand` and `drop_prob`"));
+    let keep = file.find(&format!("{prefix}keep"));
+    for (i, (name, branch)) in branches(blocks).enumerate() {
+        let kept: Vec<bool> = match keep {
+            Some(keep) => {
+                let of_branch = keep.data.len() / (2 * blocks.len());
+                (0..b).map(|sample| keep.data[i * of_branch + sample % of_branch] > 0.5).collect()
+            }
+            None => vec![true; b],
+        };
+        if p > 0.0 {
+            for (site, dropout) in branch.mixing().sites().into_iter().zip(["dropout1", "dropout2"]) {
+                let stored = file.get(&format!("{prefix}mask.{name}.{dropout}"));
+                let [_, rows, cols] = stored.shape[..] else { panic!("a mask has three axes") };
+                let of_kept = stored.data.chunks_exact(rows * cols).zip(&kept).filter(|(_, kept)| **kept);
+                let of_kept: Vec<R> = of_kept.flat_map(|(mask, _)| mask).map(|kept| R::from_f64(kept / (1.0 - p))).collect();
+                let b = kept.iter().filter(|kept| **kept).count();
+                let multipliers = if name.ends_with("token_mixing") {
+                    // transposed there: [B, D, units] -> [units, B, D]
+                    let units_before_channels = of_kept.chunks_exact(rows * cols).flat_map(|mask| swap([rows, cols, 1], mask));
+                    swap([b, cols, rows], &units_before_channels.collect::<Vec<R>>())
+                } else {
+                    swap([b, rows, cols], &of_kept)
+                };
+                masks.dropout.insert(site, multipliers);
+            }
         }
-        masks.drop_path.insert(branch.site(), vec![kept; file.get("x").shape[0]]);
-        for (site, dropout) in branch.mixing().sites().into_iter().zip(["dropout1", "dropout2"]) {
-            let stored = file.get(&format!("step{step}.mask.{name}.{dropout}"));
-            let [b, rows, cols] = stored.shape[..] else { panic!("a mask has three axes") };
-            let multipliers: Vec<R> = stored.data.iter().map(|kept| R::from_f64(kept / (1.0 - p))).collect();
-            let multipliers = if name.ends_with("token_mixing") {
-                // transposed there: [B, D, units] -> [units, B, D]
-                let units_before_channels =
-                    multipliers.chunks_exact(rows * cols).flat_map(|sample| swap([rows, cols, 1], sample));
-                swap([b, cols, rows], &units_before_channels.collect::<Vec<R>>())
-            } else {
-                swap([b, rows, cols], &multipliers)
-            };
-            masks.dropout.insert(site, multipliers);
-        }
+        masks.drop_path.insert(branch.site(), kept);
     }
     masks
 }

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use nids_nn::{Gemm, ParamTable, Real};
 use safetensors::{Dtype, SafeTensors};
@@ -20,6 +19,8 @@ pub(crate) struct Stored {
 /// A file whose every tensor must be compared, or be left out for a reason.
 pub(crate) struct File {
     name: String,
+    /// What its numbers were made with.
+    pub(crate) settings: Value,
     /// What passes over the file multiply matrices with.
     pub(crate) gemm: Gemm,
     tensors: BTreeMap<String, Stored>,
@@ -31,9 +32,8 @@ pub(crate) struct File {
 }
 
 impl File {
-    pub(crate) fn read(folder: &Path, name: &str, settings: &Value, gemm: Gemm) -> Self {
-        let bytes = std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap();
-        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    pub(crate) fn new(name: &str, bytes: &[u8], settings: Value, tolerances: Tolerances, gemm: Gemm) -> Self {
+        let tensors = SafeTensors::deserialize(bytes).unwrap();
         let tensors = tensors.iter().map(|(name, view)| {
             let data = view.data();
             let data = match view.dtype() {
@@ -47,9 +47,10 @@ impl File {
         });
         Self {
             name: name.to_owned(),
+            settings,
             gemm,
             tensors: tensors.collect(),
-            tolerances: Tolerances::read(settings),
+            tolerances,
             seen: RefCell::default(),
             wrong: RefCell::default(),
             worst: RefCell::default(),
@@ -88,20 +89,20 @@ impl File {
 
     /// Compares numbers with the tensor `name`.
     pub(crate) fn compare<R: Real>(&self, kind: Kind, name: &str, ours: &[R]) {
-        let want = &self.get(name).data;
-        self.compare_scaled(kind, name, want, largest(want), ours);
+        self.compare_with(kind, name, &self.get(name).data, ours);
     }
 
     /// Compares numbers with a reference that is no tensor of the file.
     pub(crate) fn compare_with<R: Real>(&self, kind: Kind, name: &str, want: &[f64], ours: &[R]) {
-        self.compare_scaled(kind, name, want, largest(want), ours);
+        self.compare_in_group(kind, name, want, 0.0, ours);
     }
 
-    fn compare_scaled<R: Real>(&self, kind: Kind, name: &str, want: &[f64], max: f64, ours: &[R]) {
+    fn compare_in_group<R: Real>(&self, kind: Kind, name: &str, want: &[f64], max_of_group: f64, ours: &[R]) {
+        let max = largest(want);
         assert_eq!(ours.len(), want.len(), "{}: numbers of `{name}`", self.name);
         for (i, (&want, ours)) in want.iter().zip(ours).enumerate() {
             let error = (Real::to_f64(*ours) - want).abs();
-            let tolerance = self.tolerances.of::<R>(kind, want, max);
+            let tolerance = self.tolerances.of::<R>(kind, want, max, max_of_group);
             let mut worst = self.worst.borrow_mut();
             let worst = worst.entry(kind).or_default();
             *worst = [worst[0].max(error), worst[1].max(error / tolerance)];
@@ -127,10 +128,12 @@ impl File {
         params
     }
 
-    /// Compares every parameter's part of `buffer` with `{prefix}{name}`.
+    /// Compares every parameter's part of `buffer` with `{prefix}{name}`; all of them are a group.
     pub(crate) fn compare_parameters<R: Real>(&self, kind: Kind, table: &ParamTable, prefix: &str, buffer: &[R]) {
-        for spec in table.specs() {
-            self.compare(kind, &format!("{prefix}{}", short(&spec.name)), spec.param.of(buffer));
+        let names = || table.specs().iter().map(|spec| format!("{prefix}{}", short(&spec.name)));
+        let max_of_group = names().map(|name| largest(&self.get(&name).data)).fold(0.0, f64::max);
+        for (spec, name) in table.specs().iter().zip(names()) {
+            self.compare_in_group(kind, &name, &self.get(&name).data, max_of_group, spec.param.of(buffer));
         }
     }
 

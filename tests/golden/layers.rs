@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use nids_kernels::Arena;
-use nids_nn::loss::{BceWeights, bce_with_logits};
+use nids_models::{Posterior, VaeConfig, VaeLatent};
+use nids_nn::loss::{BceWeights, bce_with_logits, gaussian_kl, mse, weighted_cross_entropy};
 use nids_nn::{
-    Activation, ActivationLayer, Axis, Cx, Dropout, GivenMasks, LayerNorm, Linear, Mixing, MixingConfig, Mode, ParamTable,
-    PreNormResidual, Real, Scope, Tensor, mean_tokens, mean_tokens_backward, patchify,
+    Activation, ActivationLayer, Axis, Cx, Dropout, FeatureEmbedding, GivenMasks, LayerNorm, Linear, Mixing, MixingConfig, Mode,
+    ParamTable, PreNormResidual, Real, RegisterTokens, Scope, Tensor, mean_tokens, mean_tokens_backward, patchify,
 };
 
 use crate::Golden;
@@ -14,7 +15,7 @@ use crate::compare::Kind;
 use crate::file::{File, swap};
 
 pub(crate) fn check<R: Real>(golden: &Golden) {
-    let file = golden.file("layers");
+    let file = golden.file::<R>("layers");
     let cases: BTreeSet<&str> = file.names().map(|name| name.split_once('.').expect("`case.tensor`").0).collect();
     for case in cases {
         let case = Case { file: &file, name: case };
@@ -29,6 +30,11 @@ pub(crate) fn check<R: Real>(golden: &Golden) {
             "mean_tokens" => pool::<R>(&case),
             "patchify" => patches::<R>(&case),
             "token_mixing" | "channel_mixing" => mixing::<R>(&case),
+            "embedding" => embedding::<R>(&case),
+            "posterior" => posterior::<R>(&case),
+            "cross_entropy" => cross_entropy::<R>(&case),
+            "mse" => squared_error::<R>(&case),
+            "kl" => kl::<R>(&case),
             name => file.wrong(format!("nothing here checks `{name}`")),
         }
     }
@@ -185,16 +191,88 @@ fn residual<R: Real>(case: &Case<'_>) {
     let of_tokens = case.shape("param.fn.linear1.weight")[2] == n_tokens;
     let axis = if of_tokens { Axis::Token } else { Axis::Channel };
     let drop_prob = case.file.number(&case.tensor("drop_prob"));
-    let kept = case.file.number(&case.tensor("rand")) >= drop_prob;
+    // of each sample, or drawn for all of them
+    let kept = match case.file.find(&case.tensor("keep")) {
+        Some(keep) => keep.data.iter().map(|&keep| keep > 0.5).collect(),
+        None => vec![case.file.number(&case.tensor("rand")) >= drop_prob; b],
+    };
     let mut table = ParamTable::default();
     let norm = LayerNorm::new(&mut table.root().at("norm"), dim);
     let mixing = case.mixing(&mut table.root().at("fn"), "param.fn.linear1.weight", axis);
     let layer = PreNormResidual::new(&mut table.root(), norm, mixing, drop_prob);
-    let masks = GivenMasks { drop_path: [(layer.site(), vec![kept; b])].into(), ..GivenMasks::default() };
+    let masks = GivenMasks { drop_path: [(layer.site(), kept)].into(), ..GivenMasks::default() };
     case.check::<R>(Layout::Swapped, &table, &masks, |cx, grads, x, dy| {
         let (y, cache) = layer.forward(cx, None, x);
         [y, layer.backward(cx, grads, cache, dy)]
     });
+}
+
+fn embedding<R: Real>(case: &Case<'_>) {
+    let names: Vec<&str> = case.file.names().filter_map(|name| name.strip_prefix("embedding.x.")).collect();
+    let [b, n_tokens, dim] = case.shape("y");
+    let widths = names.iter().map(|name| (*name, case.shape(&format!("x.{name}"))[2]));
+    let mut table = ParamTable::default();
+    let layer = FeatureEmbedding::new(&mut table.root().at("embed"), widths, dim);
+    let registers = RegisterTokens::new(&mut table.root().at("registers"), n_tokens - names.len(), dim);
+
+    let params = case.file.parameters(&table, &case.tensor("param."));
+    let mut grads = table.zeros();
+    let arena = Arena::default();
+    let cx = Cx::<R>::new(&params, &arena, Mode::Eval).with(case.file.gemm, None);
+    let x: Vec<R> = names.iter().flat_map(|name| case.file.values::<R>(&case.tensor(&format!("x.{name}")))).collect();
+    let input = cx.alloc(x.len());
+    input.copy_from_slice(&x);
+    let mut y = cx.tensor([n_tokens, b, dim]);
+    let cache = layer.forward(&cx, input, &mut y);
+    registers.forward(&cx, &mut y);
+    case.compare(Kind::LayerOutput, Layout::Swapped, "y", &y);
+    let dy = case.input(&cx, Layout::Swapped, "dy");
+    registers.backward(&mut grads, &dy);
+    layer.backward(&cx, &mut grads, cache, &dy);
+    case.file.compare_parameters(Kind::LayerGradient, &table, &case.tensor("grad."), &grads);
+}
+
+fn posterior<R: Real>(case: &Case<'_>) {
+    let [_, _, dim] = case.shape("x");
+    let config = VaeConfig { latent_dim: case.shape("mu")[2], latent: VaeLatent::Token, decoder_depth: 0 };
+    let mut table = ParamTable::default();
+    let layer = Posterior::new(&mut table.root(), dim, config);
+    let params = case.file.parameters(&table, &case.tensor("param."));
+    let arena = Arena::default();
+    let cx = Cx::<R>::new(&params, &arena, Mode::Eval).with(case.file.gemm, None);
+    let [mu, sigma] = layer.infer(&cx, case.input(&cx, Layout::Swapped, "x"));
+    case.compare(Kind::LayerOutput, Layout::Swapped, "mu", &mu);
+    case.compare(Kind::LayerOutput, Layout::Swapped, "sigma", &sigma);
+}
+
+fn cross_entropy<R: Real>(case: &Case<'_>) {
+    let values = |name| case.file.values::<R>(&case.tensor(name));
+    let classes = &case.file.get(&case.tensor("classes")).data;
+    let logits = values("logits");
+    let mut dlogits = vec![R::nan(); logits.len()];
+    let divisor = R::from_f64(classes.len() as f64);
+    let loss =
+        weighted_cross_entropy(&logits, classes.iter().map(|&class| class as usize), &values("weights"), divisor, &mut dlogits);
+    case.file.compare(Kind::LayerOutput, &case.tensor("loss"), &[R::from_f64(loss)]);
+    case.file.compare(Kind::LayerGradient, &case.tensor("dlogits"), &dlogits);
+}
+
+fn squared_error<R: Real>(case: &Case<'_>) {
+    let [prediction, target] = ["prediction", "target"].map(|name| case.file.values::<R>(&case.tensor(name)));
+    let mut dprediction = vec![R::nan(); prediction.len()];
+    let loss = mse(&prediction, &target, R::from_f64(target.len() as f64), &mut dprediction);
+    case.file.compare(Kind::LayerOutput, &case.tensor("loss"), &[R::from_f64(loss)]);
+    case.file.compare(Kind::LayerGradient, &case.tensor("dprediction"), &dprediction);
+}
+
+fn kl<R: Real>(case: &Case<'_>) {
+    let [mu, log_variance] = ["mu", "log_variance"].map(|name| case.file.values::<R>(&case.tensor(name)));
+    let [mut dmu, mut dlog_variance] = [&mu, &log_variance].map(|x| vec![R::nan(); x.len()]);
+    let [_, rows, _] = case.shape("mu");
+    let loss = gaussian_kl(&mu, &log_variance, R::from_f64(rows as f64), &mut dmu, &mut dlog_variance);
+    case.file.compare(Kind::LayerOutput, &case.tensor("loss"), &[R::from_f64(loss)]);
+    case.file.compare(Kind::LayerGradient, &case.tensor("dmu"), &dmu);
+    case.file.compare(Kind::LayerGradient, &case.tensor("dlog_variance"), &dlog_variance);
 }
 
 fn bce<R: Real>(case: &Case<'_>) {

@@ -1,58 +1,71 @@
-//! Parity with the numpy MLP-Mixer that this project replaces: every tensor of the golden folder, in f64 and f32.
+//! Parity with numbers computed elsewhere: every tensor of two families, in f64 and f32.
 //!
-//! The folder is named by `NIDS_MIXER_GOLDEN`, and is `../shared/golden` beside the repository otherwise; without one these
-//! tests say so and pass. All sizes and settings are read from it, so another folder of the same structure is tested as is.
-//! Its README names the tensors and the tolerances.
-#![allow(clippy::print_stderr, reason = "a test that was skipped says so, and errors are worth a look")]
+//! Ours is in `data`: `scripts/golden` computes it with PyTorch. The other was computed with the numpy MLP-Mixer that this project
+//! replaces. Its folder is named by `NIDS_MIXER_GOLDEN`, and is `../shared/golden` beside the repository otherwise; `make test` runs
+//! its tests where there is one. All sizes and settings are read from there, so another folder of the same structure is tested as
+//! is. A README in each names the tensors.
+#![allow(clippy::print_stderr, reason = "errors are worth a look")]
 
 mod compare;
 mod dropout;
 mod file;
 mod layers;
 mod models;
+mod networks;
+mod optimisers;
 mod schedules;
 
 use std::path::{Path, PathBuf};
 
-use nids_nn::Gemm;
+use nids_nn::{Gemm, Real};
+use safetensors::SafeTensors;
 use serde_json::Value;
 
+use crate::compare::{Tolerances, is_f64};
 use crate::file::File;
 
-/// The folder and its settings.
+/// A folder of files, and what products are made with while they are compared.
 struct Golden {
     folder: PathBuf,
-    settings: Value,
+    /// Of the whole folder; None where each file has its own, and a version of each precision.
+    settings: Option<Value>,
     gemm: Gemm,
 }
 
 impl Golden {
-    /// None, and a line that says so, where there is no folder.
-    fn find() -> Option<Self> {
+    fn ours(gemm: Gemm) -> Self {
+        Self { folder: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/data"), settings: None, gemm }
+    }
+
+    fn predecessor(gemm: Gemm) -> Self {
         #[expect(clippy::disallowed_methods, reason = "where the reference lies is told from outside")]
         let named = std::env::var_os("NIDS_MIXER_GOLDEN");
         let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
         let folder = named.map_or(beside, PathBuf::from);
-        if !folder.join("settings.json").is_file() {
-            eprintln!("skipped: no `settings.json` in {}; name the golden folder in `NIDS_MIXER_GOLDEN`", folder.display());
-            return None;
-        }
         let settings = read_json(&folder.join("settings.json"));
-        Some(Self { folder, settings, gemm: Gemm::default() })
+        Self { folder, settings: Some(settings), gemm }
     }
 
-    /// The folder for each backend; none where there is no folder.
-    fn of_backends() -> impl Iterator<Item = Self> {
-        [Gemm::OpenBlas, Gemm::Tiles].into_iter().filter_map(|gemm| Some(Self { gemm, ..Self::find()? }))
+    fn file<R: Real>(&self, name: &str) -> File {
+        let read = |name: &str| std::fs::read(self.folder.join(format!("{name}.safetensors"))).unwrap();
+        if let Some(settings) = &self.settings {
+            return File::new(name, &read(name), settings.clone(), Tolerances::of_predecessor(settings), self.gemm);
+        }
+        let name = format!("{name}.{}", if is_f64::<R>() { "f64" } else { "f32" });
+        let bytes = read(&name);
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let settings = header.metadata().as_ref().and_then(|metadata| metadata.get("settings")).expect("`settings`");
+        File::new(&name, &bytes, serde_json::from_str(settings).unwrap(), Tolerances::Ours, self.gemm)
     }
 
-    fn file(&self, name: &str) -> File {
-        File::read(&self.folder, name, &self.settings, self.gemm)
+    /// The settings of the predecessor's models.
+    fn settings_of_models(&self) -> &Value {
+        &self.settings.as_ref().expect("a folder of the predecessor's")["models"]
     }
 
     /// Names of the models with a file of their own; `dropout` has another structure.
     fn models(&self) -> Vec<&str> {
-        let models = self.settings["models"].as_object().expect("`models` in settings.json");
+        let models = self.settings_of_models().as_object().expect("`models` in settings.json");
         models.keys().map(String::as_str).filter(|&name| name != "dropout").collect()
     }
 
@@ -71,53 +84,79 @@ impl Golden {
 }
 
 fn read_json(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A test in f64 and one in f32, each with both backends.
+/// The tests of a family, each with an attribute: for every check one in f64 and one in f32, with both backends.
 macro_rules! parity {
-    ($($name:ident: $module:ident::$check:ident;)*) => {$(
-        mod $name {
-            #[test]
-            fn in_f64() {
-                for golden in super::Golden::of_backends() {
-                    crate::$module::$check::<f64>(&golden);
+    ($family:ident $attribute:tt $($name:ident: $module:ident::$check:ident;)*) => {
+        $(
+            mod $name {
+                #[test]
+                #$attribute
+                fn in_f64() {
+                    crate::with_backends(crate::Golden::$family, crate::$module::$check::<f64>);
                 }
-            }
 
-            #[test]
-            fn in_f32() {
-                for golden in super::Golden::of_backends() {
-                    crate::$module::$check::<f32>(&golden);
+                #[test]
+                #$attribute
+                fn in_f32() {
+                    crate::with_backends(crate::Golden::$family, crate::$module::$check::<f32>);
                 }
             }
+        )*
+
+        #[test]
+        #$attribute
+        fn learning_rates() {
+            crate::schedules::check(&crate::Golden::$family(nids_nn::Gemm::default()));
         }
-    )*};
+
+        #[test]
+        #$attribute
+        fn every_file_is_compared() {
+            let golden = crate::Golden::$family(nids_nn::Gemm::default());
+            let mut compared = compared(&golden);
+            compared.sort();
+            assert_eq!(golden.stems(), compared);
+        }
+    };
 }
 
-parity! {
-    single_layers: layers::check;
-    whole_models: models::check;
-    adam_steps: models::check_adam;
-    checkpoints: models::check_checkpoints;
-    dropout_replayed: dropout::check;
+fn with_backends(of_family: fn(Gemm) -> Golden, check: fn(&Golden)) {
+    [Gemm::OpenBlas, Gemm::Tiles].map(of_family).iter().for_each(check);
 }
 
-#[test]
-fn learning_rates() {
-    if let Some(golden) = Golden::find() {
-        schedules::check(&golden);
+mod ours {
+    parity! {
+        ours [cfg(test)]
+        single_layers: layers::check;
+        whole_networks: networks::check;
+        steps_of_optimisers: optimisers::check;
+    }
+
+    fn compared(_: &crate::Golden) -> Vec<String> {
+        let both = ["layers", "networks", "optimisers"].map(|name| ["f32", "f64"].map(|precision| format!("{name}.{precision}")));
+        // the last two are compared where features are made, in `nids-flows`, and where checkpoints are read, in `nids-pipeline`
+        both.into_iter().flatten().chain(["schedules.f64", "features.f64", "checkpoint"].map(str::to_owned)).collect()
     }
 }
 
-#[test]
-fn every_file_is_compared() {
-    let Some(golden) = Golden::find() else { return };
-    let of_models = golden.models().into_iter().flat_map(|name| [name.to_owned(), format!("{name}_adam")]);
-    let mut compared: Vec<String> = of_models.chain(golden.checkpoints()).collect();
-    // `features` is compared where features are made, in `nids-flows`
-    compared.extend(["layers", "dropout", "schedules", "features"].map(str::to_owned));
-    compared.sort();
-    assert_eq!(golden.stems(), compared);
+mod predecessor {
+    parity! {
+        predecessor [ignore = "needs settings.json in ../shared/golden (NIDS_MIXER_GOLDEN)"]
+        single_layers: layers::check;
+        whole_models: models::check;
+        adam_steps: models::check_adam;
+        checkpoints: models::check_checkpoints;
+        dropout_replayed: dropout::check;
+    }
+
+    fn compared(golden: &crate::Golden) -> Vec<String> {
+        let of_models = golden.models().into_iter().flat_map(|name| [name.to_owned(), format!("{name}_adam")]);
+        // `features` is compared where features are made, in `nids-flows`
+        let others = ["layers", "dropout", "schedules", "features"].map(str::to_owned);
+        of_models.chain(golden.checkpoints()).chain(others).collect()
+    }
 }

@@ -102,8 +102,8 @@ impl Model {
 
 pub(crate) fn check<R: Real>(golden: &Golden) {
     for name in golden.models() {
-        let file = golden.file(name);
-        let settings = &golden.settings["models"][name];
+        let file = golden.file::<R>(name);
+        let settings = &golden.settings_of_models()[name];
         check_rows(&file, settings);
         let model = Model::new(&settings["config"]);
         let params = file.parameters(&model.table, "param.");
@@ -126,11 +126,11 @@ pub(crate) fn check_rows(file: &File, settings: &Value) {
 
 pub(crate) fn check_adam<R: Real>(golden: &Golden) {
     for name in golden.models() {
-        let settings = &golden.settings["models"][name];
+        let settings = &golden.settings_of_models()[name];
         let model = Model::new(&settings["config"]);
-        let batch = golden.file(name);
+        let batch = golden.file::<R>(name);
         let start = batch.parameters::<R>(&model.table, "param.");
-        let file = golden.file(&format!("{name}_adam"));
+        let file = golden.file::<R>(&format!("{name}_adam"));
         // a reading of the original in which some norms are updated twice a step and clipping does nothing
         file.leave_out("literal.");
         let list = |key: &str| settings["adam"][key].as_array().unwrap_or_else(|| panic!("`adam.{key}` is no list")).iter();
@@ -232,7 +232,7 @@ impl Run<'_> {
 
 pub(crate) fn check_checkpoints<R: Real>(golden: &Golden) {
     for name in golden.checkpoints() {
-        let file = golden.file(&name);
+        let file = golden.file::<R>(&name);
         let settings = read_json(&golden.folder.join(format!("{name}.json")));
         let model = Model::new(&settings["config"]);
         let params = file.parameters(&model.table, "param.");

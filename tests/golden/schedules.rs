@@ -1,4 +1,4 @@
-//! Learning rates by epoch.
+//! Learning rates by step or epoch.
 
 use nids_nn::schedule::{Schedule, Warmup};
 use serde_json::Value;
@@ -6,8 +6,8 @@ use serde_json::Value;
 use crate::Golden;
 
 pub(crate) fn check(golden: &Golden) {
-    let file = golden.file("schedules");
-    for (name, settings) in golden.settings["schedules"].as_object().expect("`schedules` in settings.json") {
+    let file = golden.file::<f64>("schedules");
+    for (name, settings) in file.settings["schedules"].as_object().expect("`schedules` in the settings") {
         let schedule = schedule(name, settings);
         // what the optimiser really used is a slip of the original: it forgets to set the rate in the warm-up of restarts
         file.leave_out(&format!("{name}.lr_in_use"));
@@ -29,8 +29,16 @@ fn schedule(name: &str, settings: &Value) -> Schedule {
     let (lr, eta_min) = (number("lr"), number("eta_min"));
     let warmup = Warmup { steps: whole("warmup_epochs"), start: number("warmup_start_lr") };
     match settings["kind"].as_str() {
+        Some("constant") => Schedule::Constant { lr, warmup },
         Some("cosine") => Schedule::Cosine { lr, warmup, t_max: number("T_max"), eta_min },
         Some("restarts") => Schedule::CosineRestarts { lr, warmup, t_0: whole("T_0"), t_mult: whole("T_mult"), eta_min },
+        Some("one_cycle") => Schedule::OneCycle {
+            lr,
+            steps: whole("steps"),
+            pct_start: number("pct_start"),
+            div_factor: number("div_factor"),
+            final_div_factor: number("final_div_factor"),
+        },
         other => panic!("`{name}` is a schedule of kind {other:?}"),
     }
 }
