@@ -274,9 +274,7 @@ fn import_reads_a_checkpoint_or_says_what_is_in_it() {
     exit code 3
     error: none.npy: cannot read: No such file or directory (os error 2)
     ");
-    let checkpoint = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden/checkpoint_np1.npy");
-    if checkpoint.is_file() {
-        let (_, told) = bench.prints_and_tells(&format!("import {} --output out.safetensors", checkpoint.display()));
-        assert!(told.contains("parameters in 2 blocks") && bench.path("out.safetensors").is_file(), "{told}");
-    }
+    let checkpoint = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/data/checkpoint.npy");
+    let (_, told) = bench.prints_and_tells(&format!("import {} --output out.safetensors", checkpoint.display()));
+    assert!(told.contains("parameters in 2 blocks") && bench.path("out.safetensors").is_file(), "{told}");
 }
