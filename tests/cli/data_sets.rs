@@ -35,7 +35,7 @@ fn like_nsl_kdd() -> String {
     let columns: Vec<(&str, &str)> = columns.map(|(_, column)| column.split_once(", kind: ").unwrap()).collect();
     let mut state = 1_u64;
     let mut below = |n: u64| {
-        state = state * 1_103_515_245 + 12345 & 0x7fff_ffff;
+        state = (state * 1_103_515_245 + 12_345) & 0x7fff_ffff;
         (state >> 8) % n
     };
     let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
@@ -71,8 +71,8 @@ fn harder(csv: &str, [first, second, one, other]: [&str; 4]) -> String {
         line if line % 7 == 0 => cells[first].clear(),
         line if line % 11 == 0 => cells[second] = format!("only-{line}"),
         line if line % 13 == 0 => {
-            cells[one] = "1e15".to_owned();
-            cells[other] = "0".to_owned();
+            cells[one] = String::from("1e15");
+            cells[other] = String::from("0");
         }
         _ => {}
     });
@@ -80,7 +80,7 @@ fn harder(csv: &str, [first, second, one, other]: [&str; 4]) -> String {
     let mut line = 0;
     let again = edit(&changed, |_, cells| {
         if line > 0 {
-            cells[label] = if cells[label] == "0" { "1" } else { "0" }.to_owned();
+            cells[label] = String::from(if cells[label] == "0" { "1" } else { "0" });
         }
         line += 1;
     });
