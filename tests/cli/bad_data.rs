@@ -165,3 +165,26 @@ fn a_schema_that_is_none_is_an_error() {
         .map(|schema| bench.fails(&on_flows("pretrain", &format!("--set data.schema={schema}"))));
     insta::assert_snapshot!(all.join("\n"));
 }
+
+/// A terminal obeys escape sequences and shows a forged line as ours.
+#[test]
+fn names_from_files_reach_the_terminal_escaped_and_long_lists_are_cut() {
+    let bench = Bench::trained();
+    let flows = bench.read("flows.csv");
+    let names: Vec<String> = (0..25).map(|i| format!("\u{1b}]0;{i}\u{7}\u{9b}2J")).collect();
+    let header = format!("{},{}", flows.lines().next().unwrap(), names.join(","));
+    let rows: Vec<String> = flows.lines().skip(1).map(|line| format!("{line}{}", ",x".repeat(names.len()))).collect();
+    let schema = "name: \"\\e[2Jmine\\nerror: forged\"\ncolumns:\n  - { name: \"a\\e[31m\", kind: numeric }\n";
+    bench
+        .file("esc.csv", format!("{header}\n{}\n", rows.join("\n")))
+        .file("esc.yaml", schema)
+        .file("run/.lock", "process 1 (\u{1b}[2J\nerror: forged)\n");
+    let (_, told) = bench.prints_and_tells("predict --run run --data esc.csv");
+    let found = bench.fails(&on_flows("pretrain", "--set data.schema=esc.yaml --set data.train=esc.csv"));
+    let (_, lock) = bench.prints_and_tells(&on_flows("encode", ""));
+    for text in [&told, &found, &lock] {
+        assert!(text.contains("\\u{1b}") && text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
+        assert!(!text.lines().any(|line| line.starts_with("error: forged")), "{text}");
+    }
+    assert!(told.contains(" and 15 more\n") && !told.contains("]0;10"), "{told}");
+}

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             for message in error.messages() {
-                let _ = writeln!(io::stderr(), "error: {message}"); // nobody left to tell
+                terminal::tell(&format!("error: {message}"));
             }
             ExitCode::from(error.exit_code())
         }
@@ -61,7 +61,7 @@ fn run(command: Command) -> Result<()> {
             let report = stages::sweep(&config, &run, &grid, &mut progress)?;
             out.print(&sweep::table(&report))?;
             let chosen = run.folder().join("chosen.yaml");
-            let _ = writeln!(io::stderr(), "sweep: {} and its config in {}", report.trials[report.chosen].name, chosen.display());
+            terminal::tell(&format!("sweep: {} and its config in {}", report.trials[report.chosen].name, chosen.display()));
             Ok(())
         }
         Command::Evaluate { model, json } => {
@@ -74,7 +74,7 @@ fn run(command: Command) -> Result<()> {
             let run = Run::open(&model.run)?;
             let out = Output::open(path.as_deref(), &[Source::File("--data", &model.data), Source::Run(&run)])?;
             let summary = out.fill(|out| stages::predict(&run, &model.data, out, &mut progress))?;
-            let _ = writeln!(io::stderr(), "predict: {} rows, {} attacks", summary.rows, summary.attacks); // nobody left to tell
+            terminal::tell(&format!("predict: {} rows, {} attacks", summary.rows, summary.attacks));
             Ok(())
         }
         Command::Select { run, budget, data, strategy, output: path } => {
@@ -104,7 +104,7 @@ fn run(command: Command) -> Result<()> {
         Command::Import { file, output: path } => {
             let out = Output::open(Some(&path), &[Source::File("FILE", &file)])?;
             let found = out.fill(|out| import::import(&file, out))?;
-            let _ = writeln!(io::stderr(), "import: {} parameters in {} blocks", found.n_params, found.depth); // nobody left to tell
+            terminal::tell(&format!("import: {} parameters in {} blocks", found.n_params, found.depth));
             Ok(())
         }
         Command::Config { config: path, set } => {

@@ -1,5 +1,6 @@
 //! What `finetune` and `evaluate` print.
 
+use crate::terminal::plain;
 use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use nids_pipeline::metrics::{CategoryMetrics, Metrics};
 
@@ -53,7 +54,7 @@ fn of_classes(categories: &CategoryMetrics) -> String {
 
 /// A line for each category, a column for each that its rows may be called.
 fn confusion(categories: &CategoryMetrics) -> String {
-    let called = categories.classes.iter().filter(|class| class.known).map(|class| class.name.clone());
+    let called = categories.classes.iter().filter(|class| class.known).map(|class| plain(&class.name).into_owned());
     let mut table = table(std::iter::once("is \\ called".to_owned()).chain(called));
     for (class, counts) in categories.classes.iter().zip(&categories.confusion) {
         table.add_row(std::iter::once(name(&class.name, class.known)).chain(counts.iter().map(u64::to_string)));
@@ -62,7 +63,8 @@ fn confusion(categories: &CategoryMetrics) -> String {
 }
 
 fn name(name: &str, known: bool) -> String {
-    if known { name.to_owned() } else { format!("{name} (not known)") }
+    let name = plain(name);
+    if known { name.into_owned() } else { format!("{name} (not known)") }
 }
 
 fn shown(value: Option<f64>) -> String {

@@ -1,5 +1,6 @@
 //! Progress on stderr: a bar for a person, lines for a log.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -25,11 +26,33 @@ impl Terminal {
 
     fn line(&self, text: &str) {
         match &self.bar {
-            Some(bar) if !bar.is_hidden() => bar.println(text),
-            // A closed stderr is no reason to stop.
-            _ => drop(writeln!(io::stderr(), "{text}")),
+            Some(bar) if !bar.is_hidden() => bar.println(plain(text)),
+            _ => tell(text),
         }
     }
+}
+
+/// A line on stderr. A closed stderr is no reason to stop.
+pub(crate) fn tell(text: &str) {
+    drop(writeln!(io::stderr(), "{}", plain(text)));
+}
+
+/// A text that may hold names from files, as a terminal may show it. Control characters, which move the cursor or set the window's title, and those
+/// that turn the direction of writing are escaped. A line that follows the first is indented, so that no file can forge a message.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    let is_harmless = |c: char| !c.is_control() && !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if text.chars().all(is_harmless) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\n  "),
+            c if is_harmless(c) => out.push(c),
+            c => out.extend(c.escape_default()),
+        }
+    }
+    Cow::Owned(out)
 }
 
 impl Progress for Terminal {
@@ -69,5 +92,17 @@ impl Progress for Terminal {
 
     fn stop(&mut self) -> Option<u8> {
         self.stop.signal()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_supplies_cannot_steer_the_terminal_or_forge_a_line() {
+        let text = "column \"\u{1b}]0;owned\u{7}\r\u{9b}2J\u{202e}a\nerror: forged\tü\"";
+        assert_eq!(plain(text), "column \"\\u{1b}]0;owned\\u{7}\\r\\u{9b}2J\\u{202e}a\n  error: forged\\tü\"");
+        assert!(matches!(plain("größer"), Cow::Borrowed(_)));
     }
 }

@@ -81,7 +81,7 @@ impl FlowReader {
         Ok(FlowReader {
             path: path.to_owned(),
             schema: Arc::new(schema.clone()),
-            ignored: ignored.map(|(name, _)| name.clone()).collect(),
+            ignored: ignored.map(|(name, _)| shown(name)).collect(),
             labels: slots.contains(&Slot::Label),
             categories: slots.contains(&Slot::Category),
             source: match unplanned {
@@ -92,7 +92,7 @@ impl FlowReader {
         })
     }
 
-    /// Columns of the file that the schema does not list. They are not read.
+    /// Columns of the file that the schema does not list, as a message shows them. They are not read.
     pub fn ignored_columns(&self) -> &[String] {
         &self.ignored
     }
@@ -180,13 +180,14 @@ fn match_header(path: &Path, header: &[String], schema: &Schema, labels: Labels)
         format!("\"{}\"{hint}", column.name)
     });
     let names: Vec<String> = names.collect();
+    let names = some_of(&names);
     let cut = if header.len() == 1 && header[0].contains([';', '\t', '|']) {
         "; the header is a single column: separate cells by commas"
     } else {
         ""
     };
-    let s = if names.len() == 1 { "" } else { "s" };
-    let message = format!(": missing column{s} {} of schema `{}`{cut}", names.join(", "), schema.name());
+    let s = if missing.len() == 1 { "" } else { "s" };
+    let message = format!(": missing column{s} {names} of schema `{}`{cut}", schema.name());
     Err(Error::data(path, at, None, message.trim_start_matches(": ").to_owned()))
 }
 
@@ -210,6 +211,14 @@ fn bad_label(found: &str) -> String {
 
 fn long_text(len: usize) -> String {
     format!("a text of {len} bytes; wanted at most {MAX_TEXT}")
+}
+
+/// The first ten of a list, and how many more there are.
+pub fn some_of<T: AsRef<str>>(names: &[T]) -> String {
+    const SHOWN: usize = 10;
+    let some: Vec<&str> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    if more == 0 { some.join(", ") } else { format!("{} and {more} more", some.join(", ")) }
 }
 
 /// A cell as an error message shows it.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nids_flows::{Encoded, FlowReader, Flows, Labels, Schema, Split, Tokeniser, split, synthetic};
+use nids_flows::{Encoded, FlowReader, Flows, Labels, Schema, Split, Tokeniser, some_of, split, synthetic};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -86,7 +86,7 @@ pub(super) fn read(path: &Path, schema: &Schema, labels: Labels, progress: &mut 
 pub(super) fn tell_ignored(reader: &FlowReader, path: &Path, progress: &mut dyn Progress) {
     let ignored = reader.ignored_columns();
     if !ignored.is_empty() {
-        let message = format!("{}: columns that the schema does not list are not used: {}", path.display(), ignored.join(", "));
+        let message = format!("{}: columns that the schema does not list are not used: {}", path.display(), some_of(ignored));
         progress.event(Event::Message(&message));
     }
 }

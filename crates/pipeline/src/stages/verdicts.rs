@@ -8,6 +8,9 @@ use crate::error::Result;
 use crate::metrics::{Confusion, Metrics};
 use crate::progress::{Event, Progress};
 
+/// Unknown categories that are named one by one.
+const SHOWN: usize = 10;
+
 /// What the outputs of a classifier are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outputs {
@@ -123,11 +126,15 @@ impl<'c> Scores<'c> {
             progress
                 .event(Event::Message(&format!("{of}: no column says what kind of attack a row is: categories are not judged")));
         }
-        for (category, n) in self.confusion.iter().flat_map(Confusion::unknown) {
+        let unknown: Vec<_> = self.confusion.iter().flat_map(Confusion::unknown).collect();
+        for (category, n) in unknown.iter().take(SHOWN) {
             let rows = self.labels.len();
             let message =
                 format!("{of}: {n} of {rows} rows: category `{category}` not known from training: each counts as an error");
             progress.event(Event::Message(&message));
+        }
+        if let Some(more @ 1..) = unknown.len().checked_sub(SHOWN) {
+            progress.event(Event::Message(&format!("{of}: and {more} more categories not known from training")));
         }
         Ok(metrics)
     }
