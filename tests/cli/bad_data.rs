@@ -66,6 +66,71 @@ fn a_bad_file_is_named_with_its_line_and_column() {
     bench.prints("evaluate --run run --data flows.csv"); // the run has not suffered
 }
 
+/// `flows.csv` with a column of free text, which is `x` but on the lines given. Its writer does not quote.
+fn with_notes(flows: &str, notes: &[(usize, &str)]) -> String {
+    edit(flows, |line, cells| {
+        let note = notes.iter().find(|note| note.0 == line + 1).map_or("x", |note| note.1);
+        cells.push(if line == 0 { "note" } else { note }.to_owned());
+    })
+}
+
+#[test]
+fn a_mark_in_a_text_hides_no_rows() {
+    let bench = Bench::trained();
+    let flows = bench.read("flows.csv");
+    bench
+        .file("hid.csv", with_notes(&flows, &[(11, "\"a"), (211, "b\"")]))
+        .file("few.csv", with_notes(&flows, &[(11, "\"a"), (13, "b\"")]))
+        .file("one.csv", with_notes(&flows, &[(11, "\"a"), (12, "\"\"\"")]))
+        .file("never.csv", with_notes(&flows, &[(11, "\"a")]))
+        .file("last.csv", with_notes(&flows, &[(301, "\"a")]))
+        .file("after.csv", with_notes(&flows, &[(11, "\"a\"b")]));
+    let mut all = String::new();
+    for file in ["hid", "few", "one", "never", "last", "after"] {
+        let found = bench.fails(&format!("predict --run run --data {file}.csv --output out.csv"));
+        assert!(!bench.path("out.csv").exists());
+        let with_train = format!("--set data.train={file}.csv --set finetune.from=scratch");
+        for args in [
+            format!("evaluate --run run --data {file}.csv"),
+            format!("select --run run --budget 3 --data {file}.csv"),
+            on_flows("pretrain", &with_train),
+            on_flows("pretrain", &format!("--set data.unlabelled={file}.csv")),
+            on_flows("finetune", &with_train),
+        ] {
+            assert_eq!(bench.fails(&args), found, "{args}");
+        }
+        all.push_str(&found);
+    }
+    insta::assert_snapshot!(all);
+}
+
+#[test]
+fn where_the_lines_of_a_file_went_is_said() {
+    let bench = Bench::trained();
+    let flows = bench.read("flows.csv");
+    let notes = with_notes(&flows, &[(11, "\"a\n\"\"b\"\"\n\""), (12, "5\" disk"), (13, "\"c\nd\"")]);
+    bench.file("notes.csv", format!("{notes}\n"));
+    let line = "notes.csv: 300 rows from 305 lines, 1 blank line passed over, 3 line ends inside of quoted fields of 2 rows (the first \
+                on line 11, column \"note\")\n";
+    let plain = "flows.csv: 300 rows from 301 lines\n";
+    let verdicts = ["notes.csv", "flows.csv"].map(|file| bench.prints(&format!("predict --run run --data {file}")));
+    assert!(verdicts[0] == verdicts[1]);
+    for (file, line) in [("notes.csv", line), ("flows.csv", plain)] {
+        let with_train = format!("--set data.train={file} --set data.unlabelled={file} --set finetune.from=scratch");
+        for (args, times) in [
+            (format!("predict --run run --data {file}"), 1),
+            (format!("evaluate --run run --data {file}"), 1),
+            (format!("select --run run --budget 3 --data {file} --strategy medoids"), 1),
+            (on_flows("pretrain", &with_train), 2),
+            (on_flows("encode", &format!("--set data.train={file}")), 1),
+            (on_flows("finetune", &with_train), 2),
+        ] {
+            let (_, told) = bench.prints_and_tells(&args);
+            assert_eq!(told.matches(line).count(), times, "{args}: {told}");
+        }
+    }
+}
+
 #[test]
 fn labels_are_needed_where_they_are_used() {
     let bench = Bench::trained();

@@ -212,19 +212,22 @@ fn checkpoints() {
 
 #[test]
 fn csv() {
-    let toy = "id,rate,size,proto,kind,label\n";
-    let quoted = format!("{toy}1,1,1,\"{}", "a".repeat(20 << 20));
+    let toy_header = "id,rate,size,proto,kind,label\n";
+    let quoted = format!("{toy_header}1,1,1,\"{}", "a".repeat(20 << 20));
     all(
         check::csv,
         &[
             ("a header that does not end", vec![b'a'; 80 << 20]),
-            ("a row that does not end", text(format!("{toy}{}", "a".repeat(80 << 20)))),
+            ("a row that does not end", text(format!("{toy_header}{}", "a".repeat(80 << 20)))),
             ("a quotation mark that is not closed", text(quoted.clone())),
+            ("a line end after each mark", text(format!("{toy_header}1,1,1,\"{}", "\"\"\n".repeat(1 << 20)))),
+            ("marks", text(format!("{toy_header}{}", "\"".repeat(8 << 20)))),
+            ("blank lines", text(format!("{toy_header}{}1,1,1,a,,0", "\r\n\n\r".repeat(2 << 20)))),
             ("a million columns", text(format!("{}\n", "a,".repeat(1_000_000)))),
             ("empty columns", text(",".repeat(2_000_000))),
-            ("a row of a million cells", text(format!("{toy}{}\n", "1,".repeat(1_000_000)))),
-            ("long texts", text(format!("{toy}{}", format!("1,1,1,{},a,1\n", "p".repeat(500_000)).repeat(40)))),
-            ("many rows", text(format!("{toy}{}", "1,1,1,p,,1\n".repeat(100_000)))),
+            ("a row of a million cells", text(format!("{toy_header}{}\n", "1,".repeat(1_000_000)))),
+            ("long texts", text(format!("{toy_header}{}", format!("1,1,1,{},a,1\n", "p".repeat(500_000)).repeat(40)))),
+            ("many rows", text(format!("{toy_header}{}", "1,1,1,p,,1\n".repeat(100_000)))),
         ],
     );
     let folder = tempfile::tempdir().unwrap();
@@ -235,7 +238,12 @@ fn csv() {
         let error = nids_flows::read(&path, &toy, Labels::Optional).unwrap_err().to_string();
         error.rsplit('/').next().unwrap().to_owned()
     };
-    assert_eq!(told(&quoted), "a.csv:2: a row of more than 1048576 bytes; is a quotation mark left open?");
+    assert_eq!(
+        told(&quoted),
+        "a.csv:2: column \"proto\": the quotation mark that opens here is not closed within 1048576 bytes: close the field on its \
+         line, and write a quotation mark that is text twice (\"\")"
+    );
+    assert_eq!(told(&format!("{toy_header}1,1,1,{}", "a".repeat(2 << 20))), "a.csv:2: a row of more than 1048576 bytes");
     assert_eq!(told(&",".repeat(200_000)), "a.csv:1: 200001 columns, wanted at most 65536");
     let text = format!("id,rate,size,proto,kind,label\n1,1,1,{},,1\n", "p".repeat(5000));
     assert_eq!(told(&text), "a.csv:2: column \"proto\": a text of 5000 bytes; wanted at most 4096");

@@ -71,6 +71,11 @@ pub(crate) fn seeds() -> Vec<Seed> {
         "other.csv",
         b"\xef\xbb\xbfLabel, PROTO ,extra,rate,SIZE\r\n1, tcp ,9,-0.0,1\r\n\r\n0,-,9, 1e3 ,\"2\"\r\n0.0,,9,.5,3",
     );
+    write(
+        "csv",
+        "quoted.csv",
+        b"rate,size,proto,note\n1,2,\"a\nb\",\"x\"\"y\r\n\nz\"\n3,4,c\"d,\"\"\n\n5,6,\"e, f\",\"g, h\ni\"\n",
+    );
 
     for (i, layout) in [0b00_1000, 0b01_0000, 0b10_1000, 0b11_0001].into_iter().enumerate() {
         let columns: [(&str, ArrayRef); 5] = [

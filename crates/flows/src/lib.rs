@@ -25,7 +25,7 @@ mod tokeniser;
 pub use classes::Classes;
 pub use error::{At, Error, Result};
 pub use flows::{FeatureColumn, Flows, TextColumn, write_csv};
-pub use reader::{FlowReader, Labels, MAX_MAGNITUDE, read, some_of};
+pub use reader::{FlowReader, Labels, Lines, MAX_MAGNITUDE, read, some_of};
 pub use schema::{Column, ColumnKind, Schema};
 pub use split::{Split, draw_labelled, equal_rows, split};
 pub use synthetic::synthetic;

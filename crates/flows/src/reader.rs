@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use crate::schema::{folded, nearest};
 use crate::{At, ColumnKind, Error, Flows, Result, Schema};
 
 mod columnar;
+mod records;
 mod text;
 
 /// Largest magnitude that a numeric cell may have: far above any flow, far below where f32 overflows.
@@ -36,6 +38,38 @@ pub struct FlowReader {
     n_read: u64,
     labels: bool,
     categories: bool,
+}
+
+/// Where the lines of a CSV file went: `total` is the header, `rows`, `blank` and `quoted` together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lines {
+    /// Lines of the file.
+    pub total: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Blank lines, which are passed over.
+    pub blank: u64,
+    /// Lines that begin inside of a quoted field.
+    pub quoted: u64,
+    /// Rows that have such lines.
+    pub quoted_rows: u64,
+    /// Line and column in which the first such field begins.
+    pub first_quoted: Option<(u64, String)>,
+}
+
+impl fmt::Display for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        write!(f, "{} from {}", count(self.rows, "row"), count(self.total, "line"))?;
+        if self.blank > 0 {
+            write!(f, ", {} passed over", count(self.blank, "blank line"))?;
+        }
+        if let Some((line, column)) = &self.first_quoted {
+            let (ends, rows) = (count(self.quoted, "line end"), count(self.quoted_rows, "row"));
+            write!(f, ", {ends} inside of quoted fields of {rows} (the first on line {line}, column \"{}\")", shown(column))?;
+        }
+        Ok(())
+    }
 }
 
 enum Source {
@@ -95,6 +129,15 @@ impl FlowReader {
     /// Columns of the file that the schema does not list, as a message shows them. They are not read.
     pub fn ignored_columns(&self) -> &[String] {
         &self.ignored
+    }
+
+    /// Where the lines went that have been read so far; `None` for Parquet, which has none. At the end of the file they are compared
+    /// with the line ends that came from the disk.
+    pub fn lines(&self) -> Option<Lines> {
+        match &self.source {
+            Source::Text(reader) => Some(reader.lines()),
+            Source::Columnar(_) => None,
+        }
     }
 
     /// Up to `max_rows` more rows; `None` at the end of the file.

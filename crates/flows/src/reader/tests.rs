@@ -107,6 +107,77 @@ fn bad_files_are_refused_with_place_and_reason() {
     assert!(matches!(folder, Error::Io { .. }), "{folder}");
 }
 
+#[test]
+fn every_line_of_a_text_file_is_accounted_for() {
+    let content = "\nid,rate,proto,note\n1,2,tcp,x\n\r\n2,3,udp,\"a\nb\nc\"\n3,4,\"t\n\",\"d\r\n\"\n";
+    let (_folder, path) = file(content);
+    let mut reader = FlowReader::open(&path, &schema(), Labels::Optional).unwrap();
+    let mut all = reader.next_batch(2).unwrap().unwrap();
+    all.extend(reader.next_batch(2).unwrap().unwrap());
+    assert!(reader.next_batch(2).unwrap().is_none());
+    assert_eq!((all.ids().join(" "), texts(&all).join(" ")), ("1 2 3".to_owned(), "tcp udp t".to_owned()));
+    let first_quoted = Some((5, "note".to_owned()));
+    assert_eq!(reader.lines().unwrap(), Lines { total: 10, rows: 3, blank: 2, quoted: 4, quoted_rows: 2, first_quoted });
+    assert_eq!(
+        reader.lines().unwrap().to_string(),
+        "3 rows from 10 lines, 2 blank lines passed over, 4 line ends inside of quoted fields of 2 rows (the first on line 5, column \"note\")"
+    );
+    let (_folder, path) = file("rate,proto\n1,a");
+    let mut reader = FlowReader::open(&path, &schema(), Labels::Optional).unwrap();
+    reader.next_batch(2).unwrap();
+    assert_eq!(reader.lines().unwrap().to_string(), "1 row from 2 lines");
+    let (_folder, path) = file(parquet(toy_columns()));
+    assert_eq!(FlowReader::open(&path, &schema(), Labels::Optional).unwrap().lines(), None);
+}
+
+#[test]
+fn a_file_of_one_column_has_a_row_for_every_line() {
+    let of = |kind: &str, content: &str| -> std::result::Result<String, String> {
+        let schema: Schema = serde_yaml::from_str(&format!("name: one\ncolumns: [{{ name: x, kind: {kind} }}]")).unwrap();
+        let (_folder, path) = file(content);
+        let flows = read(&path, &schema, Labels::Optional).map_err(|error| error.to_string())?;
+        match &flows.features()[0] {
+            FeatureColumn::Numeric(values) => Ok(format!("{values:?}")),
+            FeatureColumn::Categorical(texts) => Ok(format!("{:?}", texts.iter().collect::<Vec<_>>())),
+        }
+    };
+    assert_eq!(of("categorical", "x\na\n\n\r\nb\n"), Ok("[\"a\", \"\", \"\", \"b\"]".to_owned()));
+    assert_eq!(of("categorical", "x\na\n\n"), Ok("[\"a\", \"\"]".to_owned()));
+    assert_eq!(of("categorical", "x\na"), Ok("[\"a\"]".to_owned()));
+    assert_eq!(of("numeric", "x\n1\n2\n"), Ok("[1.0, 2.0]".to_owned()));
+    let message = of("numeric", "x\n1\n\n2\n").unwrap_err();
+    assert!(message.contains("toy.csv:3: column \"x\": cannot read \"\" as a number"), "{message}");
+}
+
+#[test]
+fn a_fault_of_quotation_marks_is_named_with_line_and_column() {
+    let check = |content: &str, wanted: &str| {
+        let message = read_text(content, Labels::Optional).unwrap_err().to_string();
+        assert!(message.contains(wanted), "wanted {wanted}\nfound  {message}");
+    };
+    check(
+        "id,rate,proto,note\n1,2,tcp,\"a\n2,3,udp,b\n",
+        "toy.csv:2: column \"note\": the quoted field that begins here takes in line 3",
+    );
+    check("id,rate,proto\n1,2,\"tcp\n", "toy.csv:2: column \"proto\": the quotation mark that opens here is never closed");
+    check("id,rate,proto,note\n1,2,tcp,\"a\"b\"\n", "toy.csv:2: column \"note\": text after the closing quotation mark");
+    check("id,\"rate,proto\n1,2,tcp\n", "toy.csv:1: a line end inside of a quoted column name");
+    check("\n\r\n", "toy.csv: the file has blank lines only");
+}
+
+#[test]
+fn ids_with_marks_commas_and_line_ends_are_written_and_read_again() {
+    let content = "id,rate,proto\n\"a\nb\",1,\"x\"\"y\"\n\"say \"\"hi\"\"\",2,\"c,d\"\n5\",3,\"r\rs\"\n";
+    let flows = read_text(content, Labels::Optional).unwrap();
+    assert_eq!(
+        (flows.ids(), texts(&flows)),
+        (&["a\nb", "say \"hi\"", "5\""].map(str::to_owned)[..], vec!["x\"y", "c,d", "r\rs"])
+    );
+    let mut written = Vec::new();
+    crate::write_csv(&flows, &mut written).unwrap();
+    assert_eq!(read_text(&written, Labels::Optional).unwrap().fingerprint(), flows.fingerprint());
+}
+
 fn parquet(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
     let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, cells)| (name, cells, true))).unwrap();
     let mut bytes = Vec::new();

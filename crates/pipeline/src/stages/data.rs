@@ -79,6 +79,7 @@ pub(super) fn read(path: &Path, schema: &Schema, labels: Labels, progress: &mut 
     let mut reader = FlowReader::open(path, schema, labels)?;
     tell_ignored(&reader, path, progress);
     let flows = reader.next_batch(usize::MAX)?;
+    tell_lines(&reader, path, progress);
     flows.ok_or_else(|| Error::Data(format!("{}: no rows", path.display())))
 }
 
@@ -88,6 +89,13 @@ pub(super) fn tell_ignored(reader: &FlowReader, path: &Path, progress: &mut dyn 
     if !ignored.is_empty() {
         let message = format!("{}: columns that the schema does not list are not used: {}", path.display(), some_of(ignored));
         progress.event(Event::Message(&message));
+    }
+}
+
+/// Says where the lines of a file went, once it has been read.
+pub(super) fn tell_lines(reader: &FlowReader, path: &Path, progress: &mut dyn Progress) {
+    if let Some(lines) = reader.lines() {
+        progress.event(Event::Message(&format!("{}: {lines}", path.display())));
     }
 }
 

@@ -12,7 +12,7 @@ use nids_nn::{ParamTable, Prepared, weights};
 use serde::Deserialize;
 
 use super::classifier::Network;
-use super::data::{all_rows, tell_ignored};
+use super::data::{all_rows, tell_ignored, tell_lines};
 use super::encode::read_tokeniser;
 use super::finetune::targets::wants_classes;
 use super::network::{load_weights, widths};
@@ -185,6 +185,7 @@ impl Detector {
             }
             each(&flows, &probabilities)?;
         }
+        tell_lines(&reader, data, progress);
         for (column, n) in &summary.unknown_categories {
             let (path, rows) = (data.display(), summary.rows);
             let message = format!("{path}: {n} of {rows} rows: `{column}` not known from training, read as unknown");
