@@ -84,6 +84,22 @@ impl Flows {
         self.categories.as_ref()
     }
 
+    /// Keeps the features of the first `n` rows alone; ids, labels and categories stay.
+    pub(crate) fn free_features(&mut self, n: usize) {
+        for column in &mut self.features {
+            match column {
+                FeatureColumn::Numeric(values) => {
+                    values.truncate(n);
+                    values.shrink_to_fit();
+                }
+                FeatureColumn::Categorical(texts) => {
+                    texts.codes.truncate(n);
+                    texts.codes.shrink_to_fit();
+                }
+            }
+        }
+    }
+
     /// The given rows, in the given order.
     ///
     /// # Panics
@@ -203,32 +219,59 @@ impl TextColumn {
 }
 
 /// Writes flows as CSV with the columns of their schema; columns that flows do not hold are left out.
-#[expect(clippy::missing_panics_doc, reason = "there is one column per feature")]
 pub fn write_csv(flows: &Flows, out: impl Write) -> std::io::Result<()> {
-    let mut writer = csv::Writer::from_writer(out);
-    let held = |kind| match kind {
-        ColumnKind::Numeric | ColumnKind::Categorical => true,
-        ColumnKind::Ignored => false,
-        ColumnKind::Label => flows.labels.is_some(),
-        ColumnKind::Category => flows.categories.is_some(),
-    };
-    let is_id = |name: &str| flows.schema.id() == Some(name);
-    let columns = || flows.schema.columns().iter().filter(|column| held(column.kind) || is_id(&column.name));
-    writer.write_record(columns().map(|column| column.name.as_str()))?;
-    for row in 0..flows.len() {
-        let mut features = flows.features.iter();
-        for column in columns() {
-            match column.kind {
-                ColumnKind::Ignored => writer.write_field(&flows.ids[row])?,
-                ColumnKind::Label => writer.write_field(flows.labels.iter().map(|labels| labels[row]).sum::<u8>().to_string())?,
-                ColumnKind::Category => writer.write_field(flows.categories.as_ref().map_or("", |c| c.get(row)))?,
-                _ => match features.next().expect("one column per feature") {
-                    FeatureColumn::Numeric(values) => writer.write_field(values[row].to_string())?,
-                    FeatureColumn::Categorical(texts) => writer.write_field(texts.get(row))?,
-                },
-            }
-        }
-        writer.write_record(None::<&[u8]>)?;
+    let mut lines = CsvLines::new(out);
+    lines.write(flows)?;
+    lines.flush()
+}
+
+/// Flows as lines of CSV, under one header.
+pub(crate) struct CsvLines<W: Write> {
+    writer: csv::Writer<W>,
+    has_header: bool,
+}
+
+impl<W: Write> CsvLines<W> {
+    pub(crate) fn new(out: W) -> Self {
+        Self { writer: csv::Writer::from_writer(out), has_header: false }
     }
-    writer.flush()
+
+    /// Appends flows that have the columns of those before.
+    pub(crate) fn write(&mut self, flows: &Flows) -> std::io::Result<()> {
+        let held = |kind| match kind {
+            ColumnKind::Numeric | ColumnKind::Categorical => true,
+            ColumnKind::Ignored => false,
+            ColumnKind::Label => flows.labels.is_some(),
+            ColumnKind::Category => flows.categories.is_some(),
+        };
+        let is_id = |name: &str| flows.schema.id() == Some(name);
+        let columns = || flows.schema.columns().iter().filter(|column| held(column.kind) || is_id(&column.name));
+        let writer = &mut self.writer;
+        if !self.has_header {
+            writer.write_record(columns().map(|column| column.name.as_str()))?;
+            self.has_header = true;
+        }
+        for row in 0..flows.len() {
+            let mut features = flows.features.iter();
+            for column in columns() {
+                match column.kind {
+                    ColumnKind::Ignored => writer.write_field(&flows.ids[row])?,
+                    ColumnKind::Label => {
+                        writer.write_field(flows.labels.iter().map(|labels| labels[row]).sum::<u8>().to_string())?;
+                    }
+                    ColumnKind::Category => writer.write_field(flows.categories.as_ref().map_or("", |c| c.get(row)))?,
+                    _ => match features.next().expect("one column per feature") {
+                        FeatureColumn::Numeric(values) => writer.write_field(values[row].to_string())?,
+                        FeatureColumn::Categorical(texts) => writer.write_field(texts.get(row))?,
+                    },
+                }
+            }
+            writer.write_record(None::<&[u8]>)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flush(mut self) -> std::io::Result<()> {
+        self.writer.flush()
+    }
 }

@@ -28,5 +28,5 @@ pub use flows::{FeatureColumn, Flows, TextColumn, write_csv};
 pub use reader::{FlowReader, Labels, Lines, MAX_MAGNITUDE, read, some_of};
 pub use schema::{Column, ColumnKind, Schema};
 pub use split::{Split, draw_labelled, equal_rows, split};
-pub use synthetic::synthetic;
+pub use synthetic::{synthetic, write_synthetic};
 pub use tokeniser::{Encoded, Normalisation, TokenKind, TokenSpec, Tokeniser, TokeniserConfig, global_max};

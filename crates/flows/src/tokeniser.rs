@@ -101,11 +101,21 @@ impl Affine {
 impl Tokeniser {
     /// Learns from the given rows of `flows`, and from no others.
     pub fn fit(flows: &Flows, rows: &[u32], config: &TokeniserConfig) -> Result<Self> {
+        Self::fit_parts(&[(flows, rows)], config)
+    }
+
+    /// As [`Tokeniser::fit`], from the rows of several files that were read by one schema.
+    ///
+    /// # Panics
+    /// If there are no parts, or their schemas differ.
+    pub fn fit_parts(parts: &[(&Flows, &[u32])], config: &TokeniserConfig) -> Result<Self> {
+        let schema = parts[0].0.schema();
+        assert!(parts.iter().all(|(flows, _)| flows.schema() == schema), "rows of different schemas do not join");
         config.check()?;
-        if rows.is_empty() {
+        if parts.iter().all(|(_, rows)| rows.is_empty()) {
             return Err(Error::tokeniser("no rows to fit on"));
         }
-        Ok(Tokeniser::new(flows.schema().clone(), config.clone(), fit::features(flows, rows, config)))
+        Ok(Tokeniser::new(schema.clone(), config.clone(), fit::features(parts, config)))
     }
 
     fn new(schema: Schema, config: TokeniserConfig, features: Vec<Feature>) -> Self {
@@ -139,6 +149,21 @@ impl Tokeniser {
 
     /// Encodes flows of the schema that it was fitted on.
     pub fn encode(&self, flows: &Flows) -> Result<Encoded> {
+        self.check_schema(flows)?;
+        Ok(Encoded::new(self, flows))
+    }
+
+    /// As [`Tokeniser::encode`], of some rows of several files, one part after the other. The features of the flows are gone
+    /// afterwards: they are freed as the rows are encoded, so that memory never holds both as a whole.
+    ///
+    /// # Panics
+    /// If rows are out of range or do not ascend.
+    pub fn encode_and_free(&self, parts: Vec<(&mut Flows, &[u32])>) -> Result<Encoded> {
+        parts.iter().try_for_each(|(flows, _)| self.check_schema(flows))?;
+        Ok(Encoded::consuming(self, parts))
+    }
+
+    fn check_schema(&self, flows: &Flows) -> Result<()> {
         let same = |(wanted, found): (&crate::Column, &crate::Column)| (&wanted.name, wanted.kind) == (&found.name, found.kind);
         let (wanted, found) = (|| self.schema.features(), || flows.schema().features());
         if wanted().count() != found().count() || !wanted().zip(found()).all(same) {
@@ -148,7 +173,7 @@ impl Tokeniser {
                 flows.schema().name()
             )));
         }
-        Ok(Encoded::new(self, flows))
+        Ok(())
     }
 }
 

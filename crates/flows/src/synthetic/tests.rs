@@ -71,3 +71,13 @@ fn the_seed_says_it_all() {
     assert_eq!(print(3), print(3));
     assert_ne!(print(3), print(4));
 }
+
+#[test]
+fn flows_written_batch_by_batch_are_those_made_at_once() {
+    for n in [0, 1, 4095, 4096, 9000] {
+        let (mut whole, mut streamed) = (Vec::new(), Vec::new());
+        crate::write_csv(&synthetic(n, 7), &mut whole).unwrap();
+        write_synthetic(n, 7, &mut streamed).unwrap();
+        assert!(streamed == whole, "{n} rows");
+    }
+}

@@ -6,6 +6,8 @@ use crate::{FeatureColumn, Flows};
 
 /// Rows written together, so that a block of the output stays in cache while its columns are filled.
 const BLOCK: usize = 256;
+/// In how many pieces the features of flows are freed while they are encoded.
+const CHUNKS: usize = 16;
 
 /// Encoded flows, row by row, before bins and one-hots are written out: three numbers per numeric feature (quantile-normal,
 /// log1p, place among the bins), or one where it is only scaled, and the class index per categorical one.
@@ -38,6 +40,33 @@ enum PlanKind {
 impl Encoded {
     /// `flows` have the features that `tokeniser` was fitted on.
     pub(super) fn new(tokeniser: &Tokeniser, flows: &Flows) -> Self {
+        let mut encoded = Self::zeros(tokeniser, flows.len());
+        let columns = columns(tokeniser, flows);
+        encoded.write(0, &columns, &mut (0..flows.len()));
+        encoded.count_unknown(&columns, 0..flows.len());
+        encoded
+    }
+
+    /// The given rows of each of `parts`, whose features are freed on the way, from the last row to the first.
+    pub(super) fn consuming(tokeniser: &Tokeniser, parts: Vec<(&mut Flows, &[u32])>) -> Self {
+        let mut encoded = Self::zeros(tokeniser, parts.iter().map(|(_, rows)| rows.len()).sum());
+        let mut first = 0;
+        for (flows, rows) in parts {
+            assert!(rows.is_sorted_by(|a, b| a < b), "rows that ascend");
+            encoded.count_unknown(&columns(tokeniser, flows), rows.iter().map(|&row| row as usize));
+            let chunk = rows.len().div_ceil(CHUNKS).max(1);
+            for (place, rows) in rows.chunks(chunk).enumerate().rev() {
+                let mut rows_of_chunk = rows.iter().map(|&row| row as usize);
+                encoded.write(first + place * chunk, &columns(tokeniser, flows), &mut rows_of_chunk);
+                flows.free_features(rows[0] as usize);
+            }
+            flows.free_features(0);
+            first += rows.len();
+        }
+        encoded
+    }
+
+    fn zeros(tokeniser: &Tokeniser, n_rows: usize) -> Self {
         let config = &tokeniser.config;
         let mut stride = 0;
         let mut plan = Vec::new();
@@ -51,24 +80,37 @@ impl Encoded {
             plan.push(Plan { offset: stride, width: token.width, kind });
             stride += n_cells;
         }
-        let n_rows = flows.len();
-        let mut cells = vec![0.0; n_rows * stride];
-        let columns: Vec<Column<'_>> = tokeniser.features.iter().zip(&flows.features).map(|(f, c)| Column::new(f, c)).collect();
-        for (block, cells) in cells.chunks_mut(BLOCK * stride).enumerate() {
-            for (column, plan) in columns.iter().zip(&plan) {
-                for (idx, row) in cells.chunks_exact_mut(stride).enumerate() {
-                    column.write(block * BLOCK + idx, &mut row[plan.offset..]);
+        let is_categorical = |feature: &Feature| matches!(feature, Feature::Categorical { .. });
+        let categorical = tokeniser.features.iter().zip(&tokeniser.tokens).filter(|(feature, _)| is_categorical(feature));
+        let unknown = categorical.map(|(_, token)| (token.feature.clone(), 0)).collect();
+        Encoded { unknown, cells: vec![0.0; n_rows * stride], stride, plan: plan.into(), n_rows }
+    }
+
+    /// Encodes `rows` of the columns from row `first` on.
+    fn write(&mut self, first: usize, columns: &[Column<'_>], rows: &mut dyn ExactSizeIterator<Item = usize>) {
+        let stride = self.stride;
+        let cells = &mut self.cells[first * stride..(first + rows.len()) * stride];
+        let mut block_rows = Vec::with_capacity(BLOCK);
+        for cells in cells.chunks_mut(BLOCK * stride) {
+            block_rows.clear();
+            block_rows.extend(rows.take(BLOCK));
+            for (column, plan) in columns.iter().zip(&*self.plan) {
+                for (&row, cells) in block_rows.iter().zip(cells.chunks_exact_mut(stride)) {
+                    column.write(row, &mut cells[plan.offset..]);
                 }
             }
         }
-        let unknown = tokeniser.tokens.iter().zip(&columns).filter_map(|(token, column)| match column {
-            Column::Class { codes, classes, n_known } => {
-                let unknown = codes.iter().filter(|&&code| classes[code as usize] >= *n_known as f32);
-                Some((token.feature.clone(), unknown.count()))
-            }
+    }
+
+    /// Adds the values of `rows` that are unknown.
+    fn count_unknown(&mut self, columns: &[Column<'_>], rows: impl Iterator<Item = usize> + Clone) {
+        let classes = columns.iter().filter_map(|column| match column {
+            Column::Class { codes, classes, n_known } => Some((codes, classes, *n_known as f32)),
             _ => None,
         });
-        Encoded { unknown: unknown.collect(), cells, stride, plan: plan.into(), n_rows }
+        for ((codes, classes, n_known), (_, n)) in classes.zip(&mut self.unknown) {
+            *n += rows.clone().filter(|&row| classes[codes[row] as usize] >= n_known).count();
+        }
     }
 
     /// Number of rows.
@@ -118,17 +160,10 @@ impl Encoded {
     pub fn unknown_counts(&self) -> &[(String, usize)] {
         &self.unknown
     }
+}
 
-    /// Appends the rows of `more`, encoded by the same tokeniser.
-    ///
-    /// # Panics
-    /// If the rows have other tokens.
-    pub fn append(&mut self, more: Encoded) {
-        assert_eq!((self.stride, self.plan.len()), (more.stride, more.plan.len()), "rows of different tokenisers do not join");
-        self.cells.extend(more.cells);
-        self.n_rows += more.n_rows;
-        self.unknown.iter_mut().zip(more.unknown).for_each(|((_, n), (_, more))| *n += more);
-    }
+fn columns<'a>(tokeniser: &'a Tokeniser, flows: &'a Flows) -> Vec<Column<'a>> {
+    tokeniser.features.iter().zip(&flows.features).map(|(feature, column)| Column::new(feature, column)).collect()
 }
 
 /// A column of flows beside what was learnt about it.

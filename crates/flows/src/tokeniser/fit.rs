@@ -6,24 +6,25 @@ use crate::{FeatureColumn, Flows, TextColumn};
 /// The most knots of a quantile-normal map.
 pub(super) const MAX_KNOTS: usize = 1000;
 
+/// Flows with those of their rows to learn from.
+type Part<'p> = (&'p Flows, &'p [u32]);
+
 /// Learns every feature from the given rows.
-pub(super) fn features(flows: &Flows, rows: &[u32], config: &TokeniserConfig) -> Vec<Feature> {
-    let mut features: Vec<Feature> = flows
-        .features
-        .iter()
-        .map(|column| match column {
-            FeatureColumn::Numeric(values) => {
-                let values: Vec<f64> = rows.iter().map(|&row| values[row as usize]).collect();
+pub(super) fn features(from: &[Part<'_>], config: &TokeniserConfig) -> Vec<Feature> {
+    let mut features: Vec<Feature> = (0..from[0].0.features.len())
+        .map(|feature| match &from[0].0.features[feature] {
+            FeatureColumn::Numeric(_) => {
+                let values: Vec<f64> = numbers(from, feature).collect();
                 match config.normalisation {
                     Normalisation::Features => parts(values, config.bins),
                     _ => Feature::Scaled(affine(&values)),
                 }
             }
-            FeatureColumn::Categorical(texts) => categorical(texts, rows, config),
+            FeatureColumn::Categorical(_) => categorical(from, feature, config),
         })
         .collect();
     if config.normalisation == Normalisation::GlobalMax {
-        let global = global_affine(flows, rows, &features);
+        let global = global_affine(from, &features);
         for feature in &mut features {
             match feature {
                 Feature::Scaled(affine) | Feature::Categorical { code: affine, .. } => *affine = global,
@@ -32,6 +33,30 @@ pub(super) fn features(flows: &Flows, rows: &[u32], config: &TokeniserConfig) ->
         }
     }
     features
+}
+
+/// The values of a numeric feature, part by part.
+fn numbers<'p>(from: &'p [Part<'_>], feature: usize) -> impl Iterator<Item = f64> + 'p {
+    from.iter().flat_map(move |(flows, rows)| match &flows.features[feature] {
+        FeatureColumn::Numeric(values) => rows.iter().map(|&row| values[row as usize]),
+        FeatureColumn::Categorical(_) => unreachable!("one schema gives one kind"),
+    })
+}
+
+/// The texts of a categorical feature with the rows to learn from, part by part.
+fn texts<'p>(from: &'p [Part<'_>], feature: usize) -> impl Iterator<Item = (&'p TextColumn, &'p [u32])> + 'p {
+    from.iter().map(move |(flows, rows)| match &flows.features[feature] {
+        FeatureColumn::Categorical(texts) => (texts, *rows),
+        FeatureColumn::Numeric(_) => unreachable!("one schema gives one kind"),
+    })
+}
+
+/// The class of every row of a categorical feature, part by part.
+fn classes<'p>(from: &'p [Part<'_>], feature: usize, values: &'p [String]) -> impl Iterator<Item = f64> + 'p {
+    texts(from, feature).flat_map(move |(texts, rows)| {
+        let classes = class_of(values, texts);
+        rows.iter().map(move |&row| classes[texts.codes()[row as usize] as usize] as f64)
+    })
 }
 
 fn parts(mut values: Vec<f64>, bins: usize) -> Feature {
@@ -97,18 +122,19 @@ fn affine(values: &[f64]) -> Affine {
 }
 
 /// Known values by falling count, ties in order of text.
-fn categorical(texts: &TextColumn, rows: &[u32], config: &TokeniserConfig) -> Feature {
-    let mut counts = vec![0_usize; texts.vocabulary().len()];
-    for &row in rows {
-        counts[texts.codes()[row as usize] as usize] += 1;
+fn categorical(from: &[Part<'_>], feature: usize, config: &TokeniserConfig) -> Feature {
+    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
+    for (texts, rows) in texts(from, feature) {
+        let mut of_codes = vec![0_usize; texts.vocabulary().len()];
+        rows.iter().for_each(|&row| of_codes[texts.codes()[row as usize] as usize] += 1);
+        texts.vocabulary().iter().zip(of_codes).for_each(|(text, n)| *counts.entry(text).or_default() += n);
     }
-    let mut known: Vec<(usize, &String)> = counts.into_iter().zip(texts.vocabulary()).collect();
+    let mut known: Vec<(usize, &String)> = counts.into_iter().map(|(text, n)| (n, text)).collect();
     known.retain(|(count, _)| *count >= config.min_count.max(1));
     known.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1)));
     known.truncate(config.max_categories);
     let values: Vec<String> = known.into_iter().map(|(_, text)| text.clone()).collect();
-    let classes = class_of(&values, texts);
-    let codes: Vec<f64> = rows.iter().map(|&row| classes[texts.codes()[row as usize] as usize] as f64).collect();
+    let codes: Vec<f64> = classes(from, feature, &values).collect();
     Feature::Categorical { values, code: affine(&codes) }
 }
 
@@ -119,16 +145,12 @@ pub(super) fn class_of(values: &[String], texts: &TextColumn) -> Vec<usize> {
 }
 
 /// scale = largest raw value; mean and std of raw / scale over all features and rows, here times scale.
-fn global_affine(flows: &Flows, rows: &[u32], features: &[Feature]) -> Affine {
-    let mut raw = Vec::with_capacity(rows.len() * features.len());
-    for (column, feature) in flows.features.iter().zip(features) {
-        match (column, feature) {
-            (FeatureColumn::Numeric(values), _) => raw.extend(rows.iter().map(|&row| values[row as usize])),
-            (FeatureColumn::Categorical(texts), Feature::Categorical { values, .. }) => {
-                let classes = class_of(values, texts);
-                raw.extend(rows.iter().map(|&row| classes[texts.codes()[row as usize] as usize] as f64));
-            }
-            _ => unreachable!("a text column is categorical"),
+fn global_affine(from: &[Part<'_>], features: &[Feature]) -> Affine {
+    let mut raw = Vec::with_capacity(from.iter().map(|(_, rows)| rows.len()).sum::<usize>() * features.len());
+    for (place, feature) in features.iter().enumerate() {
+        match feature {
+            Feature::Categorical { values, .. } => raw.extend(classes(from, place, values)),
+            _ => raw.extend(numbers(from, place)),
         }
     }
     // the scale cancels out: (raw - mean scale) / (std scale)

@@ -113,14 +113,12 @@ fn categories_are_ordered_by_count_and_the_rest_is_unknown_and_counted() {
     let train = flows(&[0.0; 9], &["b", "a", "b", "c", "d", "a", "b", "d", "e"]);
     let config = TokeniserConfig { min_count: 2, max_categories: 2, ..TokeniserConfig::default() };
     let tokeniser = fit(&train, &config);
-    let mut encoded = tokeniser.encode(&flows(&[0.0; 4], &["d", "b", "a", "new"])).unwrap();
+    let encoded = tokeniser.encode(&flows(&[0.0; 4], &["d", "b", "a", "new"])).unwrap();
     let classes: Vec<f32> = (0..4).map(|row| encoded.target(row, 1)).collect();
     assert_eq!(classes, [2.0, 0.0, 1.0, 2.0]);
     assert_eq!(expanded(&tokeniser, &encoded, 0, 1), [0.0, 0.0, 1.0]);
     assert_eq!(expanded(&tokeniser, &encoded, 1, 1), [1.0, 0.0, 0.0]);
-    encoded.append(tokeniser.encode(&flows(&[0.0], &[""])).unwrap());
-    assert_eq!(encoded.unknown_counts(), [("c".to_owned(), 3)]);
-    assert_eq!((encoded.n_rows(), encoded.target(4, 1)), (5, 2.0));
+    assert_eq!(encoded.unknown_counts(), [("c".to_owned(), 2)]);
 }
 
 #[test]
@@ -353,5 +351,34 @@ fn global_max_has_one_scale_for_all_features() {
     global_max(&raw, 30.0, mean, std, &mut wanted);
     for (cell, wanted) in wanted.into_iter().enumerate() {
         assert!((expanded(&tokeniser, &encoded, cell / 2, cell % 2)[0] - wanted).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn parts_are_fitted_and_encoded_like_one_file_and_then_hold_no_features() {
+    for normalisation in [Normalisation::Features, Normalisation::Standard, Normalisation::GlobalMax] {
+        let config = TokeniserConfig { normalisation, bins: 8, min_count: 3, ..TokeniserConfig::default() };
+        let (mut one, mut two) = (synthetic(300, 1), synthetic(70, 2));
+        let (rows_of_one, rows_of_two): (Vec<u32>, Vec<u32>) = ((0..300).step_by(2).collect(), (3..70).collect());
+        let mut joined = one.select(&rows_of_one);
+        joined.extend(two.select(&rows_of_two));
+        let whole = Tokeniser::fit(&joined, &all_rows(&joined), &config).unwrap();
+        let fitted = Tokeniser::fit_parts(&[(&one, &rows_of_one), (&two, &rows_of_two)], &config).unwrap();
+        assert_eq!(fitted.to_json(), whole.to_json());
+
+        let wanted = whole.encode(&joined).unwrap();
+        let found = fitted.encode_and_free(vec![(&mut one, &rows_of_one), (&mut two, &rows_of_two)]).unwrap();
+        assert_eq!(found.n_rows(), wanted.n_rows());
+        assert_eq!(found.unknown_counts(), wanted.unknown_counts());
+        for (row, token) in (0..wanted.n_rows()).flat_map(|row| (0..42).map(move |token| (row, token))) {
+            assert_eq!(expanded(&fitted, &found, row, token), expanded(&whole, &wanted, row, token), "row {row}, token {token}");
+        }
+        for flows in [&one, &two] {
+            let held = flows.features().iter().map(|column| match column {
+                FeatureColumn::Numeric(values) => values.capacity(),
+                FeatureColumn::Categorical(texts) => texts.codes().len(),
+            });
+            assert_eq!((flows.labels().unwrap().len(), held.sum::<usize>()), (flows.len(), 0));
+        }
     }
 }

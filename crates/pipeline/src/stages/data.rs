@@ -101,12 +101,10 @@ pub(super) fn tell_lines(reader: &FlowReader, path: &Path, progress: &mut dyn Pr
 
 /// Fits the tokeniser: on the training part of the labelled rows and on the unlabelled ones, never on validation rows.
 pub(super) fn fit_tokeniser(config: &Config, labelled: &Labelled, unlabelled: Option<&Flows>) -> Result<Tokeniser> {
-    let mut fit_on = labelled.flows.select(&labelled.split.train);
-    if let Some(unlabelled) = unlabelled {
-        fit_on.extend(unlabelled.select(&all_rows(unlabelled.len())));
-    }
-    let rows = all_rows(fit_on.len());
-    Ok(Tokeniser::fit(&fit_on, &rows, &config.tokeniser)?)
+    let all = all_rows(unlabelled.map_or(0, Flows::len));
+    let mut parts = vec![(&labelled.flows, labelled.split.train.as_slice())];
+    parts.extend(unlabelled.map(|unlabelled| (unlabelled, all.as_slice())));
+    Ok(Tokeniser::fit_parts(&parts, &config.tokeniser)?)
 }
 
 /// 0..n as row numbers.

@@ -62,7 +62,7 @@ fn again(stage: Stage) -> String {
 
 /// Writes `rows` generated flows as CSV.
 pub fn synth(rows: usize, seed: u64, out: &mut dyn Write) -> Result<()> {
-    nids_flows::write_csv(&nids_flows::synthetic(rows, seed), out).map_err(Error::io("flows", "write"))
+    nids_flows::write_synthetic(rows, seed, out).map_err(Error::io("flows", "write"))
 }
 
 #[cfg(test)]

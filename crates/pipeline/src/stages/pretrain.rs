@@ -1,6 +1,6 @@
 //! Stage 1: an autoencoder on rows without labels.
 
-use nids_flows::Encoded;
+use nids_flows::{Encoded, Flows};
 use nids_kernels::Key;
 use nids_models::{Elbo, random_masking};
 use nids_nn::engine::{Engine, Objective, Sample};
@@ -8,7 +8,7 @@ use nids_nn::schedule::{Schedule, Warmup};
 use nids_nn::{Cx, Mode, ParamTable, weights};
 use serde_json::json;
 
-use super::data::{fill, fit_tokeniser, labelled, unlabelled};
+use super::data::{all_rows, fill, fit_tokeniser, labelled, unlabelled};
 use super::network::{Pretext, widths};
 use super::part::{OfStep, Part};
 use super::plan::Plan;
@@ -25,13 +25,13 @@ use crate::run::{Run, StageRun};
 /// not see. Leaves `tokeniser.json` and `pretrained.safetensors`.
 pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
     let mut stage = run.begin(Stage::Pretrain, config, progress)?;
-    let labelled = labelled(config, &mut stage, progress)?;
-    let unlabelled = unlabelled(config, &mut stage, progress)?;
+    let mut labelled = labelled(config, &mut stage, progress)?;
+    let mut unlabelled = unlabelled(config, &mut stage, progress)?;
     let tokeniser = fit_tokeniser(config, &labelled, unlabelled.as_ref())?;
-    let mut encoded = tokeniser.encode(&labelled.flows.select(&labelled.split.train))?;
-    if let Some(unlabelled) = &unlabelled {
-        encoded.append(tokeniser.encode(unlabelled)?);
-    }
+    let all_unlabelled = all_rows(unlabelled.as_ref().map_or(0, Flows::len));
+    let mut parts = vec![(&mut labelled.flows, labelled.split.train.as_slice())];
+    parts.extend(unlabelled.as_mut().map(|unlabelled| (unlabelled, all_unlabelled.as_slice())));
+    let encoded = tokeniser.encode_and_free(parts)?;
     let training_rows = labelled.split.train;
     drop((labelled.flows, unlabelled));
 
@@ -41,7 +41,7 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let objective = UnlabelledFlows::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
     let mut engine = engine(config, &table, pretext.activations(), 1, config.pretrain.training.micro_batch)?;
     let mut params = table.init(config.seed);
-    let mut sampler = Sampler::new(config.seed, super::data::all_rows(encoded.n_rows()));
+    let mut sampler = Sampler::new(config.seed, all_rows(encoded.n_rows()));
     let key = Key::new(config.seed).child(stream::PRETRAIN);
     let row = |index: u32| match training_rows.get(index as usize) {
         Some(row) => format!("row {row} of `data.train`"),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nids_flows::{Encoded, Tokeniser};
+use nids_flows::{Encoded, Flows, Tokeniser};
 
 use crate::config::{Config, Stage};
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ impl Rows {
         stage: &mut StageRun<'_>,
         progress: &mut dyn Progress,
     ) -> Result<Self> {
-        let labelled = labelled(config, stage, progress)?;
+        let mut labelled = labelled(config, stage, progress)?;
         let has_teacher = config.finetune.mean_teacher.is_some();
         let is_wanted = has_teacher || of_pretrained.is_none();
         let unlabelled = if is_wanted { unlabelled(config, stage, progress)? } else { None };
@@ -41,12 +41,13 @@ impl Rows {
             None => fit_tokeniser(config, &labelled, unlabelled.as_ref())?,
         };
         let with_labels = labelled_rows(config, &labelled, stage, progress)?;
-        let mut encoded = tokeniser.encode(&labelled.flows)?;
+        let mut unlabelled = unlabelled.filter(|_| has_teacher);
+        let (all, all_unlabelled) = (all_rows(labelled.flows.len()), all_rows(unlabelled.as_ref().map_or(0, Flows::len)));
+        let mut parts = vec![(&mut labelled.flows, all.as_slice())];
+        parts.extend(unlabelled.as_mut().map(|unlabelled| (unlabelled, all_unlabelled.as_slice())));
+        let encoded = tokeniser.encode_and_free(parts)?;
         let mut without_labels = Vec::new();
         if has_teacher {
-            if let Some(unlabelled) = unlabelled {
-                encoded.append(tokeniser.encode(&unlabelled)?);
-            }
             without_labels.extend(labelled.split.train.iter().filter(|row| with_labels.binary_search(row).is_err()));
             without_labels.extend(all_rows(encoded.n_rows()).into_iter().skip(labelled.flows.len()));
             if without_labels.is_empty() {
