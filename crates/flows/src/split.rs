@@ -100,12 +100,12 @@ pub fn draw_labelled(labels: &[u8], rows: &[u32], n: usize, seed: u64) -> Result
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::synthetic;
+    use crate::{TextColumn, synthetic};
 
     /// Equal rows by a naive comparison of their text.
     fn key(flows: &Flows, row: u32) -> String {
@@ -131,6 +131,23 @@ mod tests {
             for &row in &split.val {
                 prop_assert!(!sides.contains_key(&key(&flows, row)));
             }
+        }
+    }
+
+    #[test]
+    fn equal_rows_of_different_labels_and_categories_never_straddle() {
+        let rows: Vec<u32> = (0..200).flat_map(|row| [row, row]).collect();
+        let mut flows = synthetic(200, 6).select(&rows);
+        flows.ids = (0..rows.len()).map(|row| row.to_string()).collect();
+        flows.labels = Some((0..rows.len()).map(|row| (row % 2) as u8).collect());
+        let mut categories = TextColumn::default();
+        (0..rows.len()).for_each(|row| categories.push(["Normal", "DoS"][row % 2]));
+        flows.categories = Some(categories);
+        assert!(equal_rows(&flows).iter().all(|group| group.len() >= 2));
+        for seed in 0..4 {
+            let Split { train, val } = split(&flows, 0.3, seed).unwrap();
+            let held_out: BTreeSet<String> = val.iter().map(|&row| key(&flows, row)).collect();
+            assert!(train.iter().all(|&row| !held_out.contains(&key(&flows, row))), "seed {seed}");
         }
     }
 
