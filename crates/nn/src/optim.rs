@@ -261,6 +261,32 @@ mod tests {
         }
     }
 
+    /// The recurrences of Kingma & Ba (2015) and Loshchilov & Hutter (2019) for one number, written out. The correction of a
+    /// moment for its start at 0 divides by 1 - β^t, t counted from 1; eps is large enough to show what it is added to.
+    #[test]
+    fn moments_are_corrected_for_their_start_at_zero() {
+        let (lr, beta1, beta2, eps, weight_decay) = (0.1, 0.9, 0.99, 1e-2, 0.5);
+        let config = AdamConfig { beta1, beta2, eps, weight_decay, decay: Decay::All };
+        for (algorithm, is_decoupled) in [(Algorithm::AdamW(config), true), (Algorithm::Adam(config), false)] {
+            let found = steps(algorithm);
+            for (param, start) in [(0, 1.0), (1, 2.0)] {
+                let (mut p, mut m, mut v) = (start, 0.0, 0.0);
+                for ((t, gradient), found) in (1..).zip([1.0, 0.5, -1.0]).zip(&found) {
+                    let g = if is_decoupled { gradient } else { gradient + weight_decay * p };
+                    m = beta1 * m + (1.0 - beta1) * g;
+                    v = beta2 * v + (1.0 - beta2) * g * g;
+                    let (bias1, bias2) = (1.0 - beta1.powi(t), 1.0 - f64::powi(beta2, t));
+                    p -= if is_decoupled {
+                        lr * weight_decay * p + lr * (m / bias1) / ((v / bias2).sqrt() + eps)
+                    } else {
+                        lr * bias2.sqrt() / bias1 * m / (v.sqrt() + eps)
+                    };
+                    assert!((found[param] - p).abs() < 1e-12, "{algorithm:?}, step {t}: {}, not {p}", found[param]);
+                }
+            }
+        }
+    }
+
     #[test]
     fn decay_spares_biases_unless_told_otherwise() {
         let adamw = |decay, weight_decay| {
