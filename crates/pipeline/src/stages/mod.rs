@@ -68,4 +68,8 @@ pub fn synth(rows: usize, seed: u64, out: &mut dyn Write) -> Result<()> {
 #[cfg(test)]
 mod durability_tests;
 #[cfg(test)]
+mod leak_tests;
+#[cfg(test)]
 mod resume_tests;
+#[cfg(test)]
+mod testing;

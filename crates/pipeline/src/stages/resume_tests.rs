@@ -358,7 +358,7 @@ fn fail_everywhere(fault: Fault, more: &[&str]) {
     }
 }
 
-fn copy(from: &Path) -> TempDir {
+pub(super) fn copy(from: &Path) -> TempDir {
     let to = tempfile::tempdir().unwrap();
     for (name, bytes) in files(from) {
         let path = to.path().join(name);

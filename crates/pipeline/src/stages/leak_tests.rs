@@ -1,0 +1,211 @@
+//! Nothing of what a validation row holds is learned, and what is measured is measured on validation rows alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use nids_flows::equal_rows;
+use serde_json::Value as Json;
+
+use super::data::{Labelled, labelled};
+use super::resume_tests::run_stage;
+use super::testing::{Folder, cells, column, csv, flows, metrics};
+use super::{evaluate, finetune};
+use crate::config::{Config, Stage};
+use crate::npy;
+use crate::probe::RidgeProbe;
+use crate::progress::Silent;
+
+const SETTINGS: &[&str] = &[
+    "name=x",
+    "data.schema=DIR/schema.yaml",
+    "data.train=DIR/train.csv",
+    "tokeniser.bins=4",
+    "tokeniser.min_count=1",
+    "model.dim=8",
+    "model.depth=1",
+    "model.n_registers=1",
+    "engine.threads=1",
+    "pretrain.steps=3",
+    "pretrain.batch_size=16",
+    "pretrain.log_every=1",
+    "finetune.steps=3",
+    "finetune.batch_size=16",
+    "finetune.log_every=1",
+];
+
+const PRETRAIN: &[Stage] = &[Stage::Pretrain];
+const FINETUNE: &[Stage] = &[Stage::Finetune];
+const ALL: &[Stage] = &Stage::ALL;
+const SCRATCH: &str = "finetune.from=scratch";
+const UNLABELLED: &str = "data.unlabelled=DIR/unlabelled.csv";
+
+fn folder() -> Folder {
+    let folder = Folder::new();
+    folder.write("train.csv", flows(150, 3));
+    folder.write("unlabelled.csv", flows(40, 4));
+    folder
+}
+
+/// The rows as the stages read and split them.
+fn split(folder: &Folder, config: &Config) -> Labelled {
+    labelled(config, &mut folder.run("look").look(Stage::Pretrain, config), &mut Silent).unwrap()
+}
+
+/// `train.csv` with numbers and a category that no other row has in all rows that are not trained on, and with the labels of two
+/// of them swapped. Rows with equal features still have such.
+fn plant(folder: &Folder, config: &Config) {
+    let Labelled { flows, split: before } = split(folder, config);
+    let mut planted = cells(&fs::read_to_string(folder.path("train.csv")).unwrap());
+    let [sbytes, sttl, proto, label] = ["sbytes", "sttl", "proto", "label"].map(|name| column(&planted, name));
+    let mut alone = [Vec::new(), Vec::new()];
+    for group in equal_rows(&flows).iter().filter(|group| before.train.binary_search(&group[0]).is_err()) {
+        for &row in group {
+            let cells = &mut planted[row as usize + 1];
+            cells[sbytes] = format!("{}", 1e15 + f64::from(group[0]));
+            "-7".clone_into(&mut cells[sttl]);
+            "planted".clone_into(&mut cells[proto]);
+        }
+        if group.len() == 1 && before.val.contains(&group[0]) {
+            alone[usize::from(flows.labels().unwrap()[group[0] as usize])].push(group[0]);
+        }
+    }
+    let category = column(&planted, "attack_cat");
+    let [normal, attacks] = alone;
+    // which rows are held out depends on how many of each class come first, so that not every two will do
+    let swapped = normal.iter().flat_map(|&a| attacks.iter().map(move |&b| [a as usize + 1, b as usize + 1]));
+    let is_same = |[a, b]: [usize; 2]| {
+        let mut cells = planted.clone();
+        for column in [label, category] {
+            cells[a][column].clone_from(&planted[b][column]);
+            cells[b][column].clone_from(&planted[a][column]);
+        }
+        folder.write("train.csv", csv(&cells));
+        split(folder, config).split == before
+    };
+    assert!(swapped.into_iter().any(is_same), "no two rows to swap the labels of");
+}
+
+/// What the stages of a run learned, and what they found on validation rows.
+fn outcome(folder: &Folder, name: &str, stages: &[Stage], config: &Config) -> (BTreeMap<String, Vec<u8>>, Vec<Json>) {
+    let run = folder.run(name);
+    for &stage in stages {
+        run_stage(stage, config, &run, &mut Silent).unwrap_or_else(|error| panic!("{error}"));
+    }
+    let mut learned = BTreeMap::new();
+    for file in ["tokeniser.json", "pretrained.safetensors", "model.safetensors", "latents/train.npy", "latents/labels_train.npy"]
+    {
+        if let Ok(bytes) = fs::read(run.folder().join(file)) {
+            learned.insert(file.to_owned(), bytes);
+        }
+    }
+    let is_measured = |line: &Json| line.get("validation").is_some() || line.get("ridge_probe").is_some();
+    let (measured, training): (Vec<Json>, Vec<Json>) = metrics(run.folder()).into_iter().partition(is_measured);
+    learned.insert("training".to_owned(), Json::from(training).to_string().into_bytes());
+    (learned, measured)
+}
+
+#[test]
+fn what_validation_rows_hold_changes_nothing_that_is_learned() {
+    let cases: [(&[Stage], &[&str]); 11] = [
+        (PRETRAIN, &[]),
+        (PRETRAIN, &[UNLABELLED]),
+        (PRETRAIN, &["data.inner_validation=true"]),
+        (FINETUNE, &[SCRATCH]),
+        (FINETUNE, &[SCRATCH, UNLABELLED]),
+        (FINETUNE, &[SCRATCH, "data.inner_validation=true"]),
+        (FINETUNE, &[SCRATCH, "finetune.task=multiclass", "finetune.members=2"]),
+        (FINETUNE, &[SCRATCH, "finetune.labels=20", "finetune.mean_teacher.batch_size=8", UNLABELLED]),
+        (ALL, &[]),
+        (ALL, &["finetune.from=latents", "encode.noise.copies=1", "tokeniser.normalisation=global_max"]),
+        (ALL, &["finetune.auxiliary={}", "tokeniser.normalisation=standard", "data.inner_validation=true"]),
+    ];
+    for (stages, settings) in cases {
+        let folder = folder();
+        let config = folder.config(&[SETTINGS, settings]);
+        let (before, of_before) = outcome(&folder, "before", stages, &config);
+        plant(&folder, &config);
+        let (after, of_after) = outcome(&folder, "after", stages, &config);
+        assert!(!String::from_utf8_lossy(&after["tokeniser.json"]).contains("planted"), "{settings:?}");
+        assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+        let changed: Vec<_> = before.iter().filter(|(name, bytes)| after[*name] != **bytes).map(|(name, _)| name).collect();
+        assert!(changed.is_empty(), "{settings:?}: {changed:?} follow from validation rows");
+        assert!(stages == PRETRAIN || of_before != of_after, "{settings:?}: it would not show");
+    }
+}
+
+/// Asserts that numbers are the same but for the order of sums, and all else is the same.
+#[track_caller]
+fn assert_close(found: &Json, wanted: &Json) {
+    match (found, wanted) {
+        (Json::Object(found), Json::Object(wanted)) => {
+            assert_eq!(found.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
+            found.values().zip(wanted.values()).for_each(|(found, wanted)| assert_close(found, wanted));
+        }
+        (Json::Array(found), Json::Array(wanted)) => {
+            assert_eq!(found.len(), wanted.len());
+            found.iter().zip(wanted).for_each(|(found, wanted)| assert_close(found, wanted));
+        }
+        (Json::Number(a), Json::Number(b)) => {
+            let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+            assert!((a - b).abs() <= 1e-5 * b.abs(), "{a}, not {b}");
+        }
+        _ => assert_eq!(found, wanted),
+    }
+}
+
+#[test]
+fn a_classifier_is_measured_on_the_rows_held_out() {
+    let cases: [(&[Stage], &[&str]); 7] = [
+        (&[], &[SCRATCH]),
+        (&[], &[SCRATCH, "data.inner_validation=true"]),
+        (&[], &[SCRATCH, "finetune.task=multiclass", "finetune.ema={}"]),
+        (&[], &[SCRATCH, "finetune.members=2"]),
+        (&[], &[SCRATCH, "finetune.members=2", "finetune.ensemble=batch"]),
+        (&[], &[SCRATCH, "finetune.labels=20", "finetune.mean_teacher.batch_size=8"]),
+        (&[Stage::Pretrain, Stage::Encode], &["finetune.from=latents"]),
+    ];
+    for (stages, settings) in cases {
+        let folder = folder();
+        let config = folder.config(&[SETTINGS, settings]);
+        let run = folder.run("run");
+        for &stage in stages {
+            run_stage(stage, &config, &run, &mut Silent).unwrap();
+        }
+        let found = finetune(&config, &run, &mut Silent).unwrap();
+        let text = fs::read_to_string(folder.path("train.csv")).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let held_out = split(&folder, &config).split.val;
+        let of_rows = held_out.iter().map(|&row| lines[row as usize + 1]);
+        folder.write("val.csv", [lines[0]].into_iter().chain(of_rows).collect::<Vec<_>>().join("\n"));
+        let wanted = serde_json::to_value(evaluate(&run, &folder.path("val.csv"), &mut Silent).unwrap()).unwrap();
+        assert_eq!(wanted["n"], held_out.len(), "{settings:?}");
+        assert_close(&serde_json::to_value(&found).unwrap(), &wanted);
+        assert_close(&metrics(run.folder()).last().unwrap()["validation"], &wanted);
+    }
+}
+
+#[test]
+fn a_probe_is_scored_on_the_rows_held_out() {
+    let folder = folder();
+    let config = folder.config(&[SETTINGS, &["encode.noise.copies=0"]]);
+    let run = folder.run("run");
+    for stage in [Stage::Pretrain, Stage::Encode] {
+        run_stage(stage, &config, &run, &mut Silent).unwrap();
+    }
+    let latents = |name: &str| run.folder().join("latents").join(name);
+    let [train, val] = ["train", "val"].map(|part| {
+        let z: ndarray::Array2<f32> = npy::read(&latents(&format!("{part}.npy"))).unwrap();
+        let labels: ndarray::Array1<u8> = npy::read(&latents(&format!("labels_{part}.npy"))).unwrap();
+        let rows: ndarray::Array1<u32> = npy::read(&latents(&format!("rows_{part}.npy"))).unwrap();
+        (z, labels.to_vec(), rows.to_vec())
+    });
+    let Labelled { flows, split } = split(&folder, &config);
+    for ((_, labels, rows), wanted) in [(&train, split.train), (&val, split.val)] {
+        assert_eq!(*rows, wanted);
+        assert!(rows.iter().zip(labels).all(|(&row, label)| flows.labels().unwrap()[row as usize] == *label));
+    }
+    let wanted = RidgeProbe::fit(&train.0, &train.1, config.encode.ridge).unwrap().score(&val.0, &val.1);
+    assert_close(&metrics(run.folder()).last().unwrap()["ridge_probe"], &serde_json::to_value(wanted).unwrap());
+    let distinct: BTreeSet<u32> = train.2.iter().chain(&val.2).copied().collect();
+    assert_eq!(distinct.len(), flows.len());
+}

@@ -1,0 +1,84 @@
+//! Small runs on small data of our own, for tests of the stages.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+use crate::artefacts::write_atomic;
+use crate::config::Config;
+use crate::run::Run;
+
+/// Six features of generated flows: a network over them is quick.
+const SCHEMA: &str = "name: small
+id: id
+columns:
+  - { name: id, kind: ignored }
+  - { name: dur, kind: numeric }
+  - { name: proto, kind: categorical }
+  - { name: state, kind: categorical }
+  - { name: sbytes, kind: numeric }
+  - { name: dbytes, kind: numeric }
+  - { name: sttl, kind: numeric }
+  - { name: attack_cat, kind: category }
+  - { name: label, kind: label }
+";
+
+/// A folder with `schema.yaml`, for data and run folders.
+pub(super) struct Folder(TempDir);
+
+impl Folder {
+    pub(super) fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        folder.write("schema.yaml", SCHEMA);
+        folder
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(super) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        write_atomic(&self.path(name), |out| out.write_all(content.as_ref())).unwrap();
+    }
+
+    pub(super) fn run(&self, name: &str) -> Run {
+        Run::create(&self.path(name)).unwrap()
+    }
+
+    /// A config of these settings alone, in which `DIR` is this folder; the last of a name wins.
+    pub(super) fn config(&self, settings: &[&[&str]]) -> Config {
+        let dir = self.0.path().display().to_string();
+        let overrides: Vec<String> = settings.concat().iter().map(|setting| setting.replace("DIR", &dir)).collect();
+        Config::parse("{}", "c.yaml", &overrides).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// Generated flows as CSV, with all columns that they have.
+pub(super) fn flows(rows: usize, seed: u64) -> String {
+    let mut csv = Vec::new();
+    nids_flows::write_csv(&nids_flows::synthetic(rows, seed), &mut csv).unwrap();
+    String::from_utf8(csv).unwrap()
+}
+
+/// The cells of a CSV file, the header among them; none holds a comma.
+pub(super) fn cells(csv: &str) -> Vec<Vec<String>> {
+    csv.lines().map(|line| line.split(',').map(str::to_owned).collect()).collect()
+}
+
+/// [`cells`] as CSV.
+pub(super) fn csv(cells: &[Vec<String>]) -> String {
+    cells.iter().map(|cells| cells.join(",") + "\n").collect()
+}
+
+/// Where a column stands in [`cells`].
+pub(super) fn column(cells: &[Vec<String>], name: &str) -> usize {
+    cells[0].iter().position(|found| found == name).unwrap()
+}
+
+/// The lines of a run folder's `metrics.jsonl`.
+pub(super) fn metrics(folder: &Path) -> Vec<Json> {
+    let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
