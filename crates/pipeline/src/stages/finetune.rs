@@ -268,7 +268,12 @@ struct ValidationLine<'m> {
 
 #[cfg(test)]
 mod tests {
+    use nids_flows::{Split, Tokeniser};
+    use nids_nn::engine::Sample;
+
     use super::*;
+    use crate::stages::data::all_rows;
+    use crate::stages::testing::slope_error;
 
     #[test]
     fn a_layer_learns_slower_the_lower_it_lies() {
@@ -283,6 +288,34 @@ mod tests {
         ] {
             let found = layer_lr_scale(name, 0.5, 3);
             assert!((found - want).abs() < 1e-15, "{name}: {found}, not {want}");
+        }
+    }
+
+    #[test]
+    fn the_gradient_is_that_of_the_loss() {
+        for settings in [
+            &["finetune.loss.pos_weight=3"][..],
+            &["finetune.task=multiclass"],
+            &["finetune.auxiliary.weight=2"],
+            &["finetune.auxiliary.weight=2", "finetune.members=3", "finetune.ensemble=batch"],
+        ] {
+            let base = ["name=x", "model.dim=8", "model.depth=2", "finetune.from=scratch", "finetune.batch_size=32"];
+            let overrides: Vec<String> = base.iter().chain(settings).map(ToString::to_string).collect();
+            let config = Config::parse("{}", "c.yaml", &overrides).unwrap();
+            let (flows, rows) = (nids_flows::synthetic(32, 1), all_rows(32));
+            let tokeniser = Tokeniser::fit(&flows, &rows, &config.tokeniser).unwrap();
+            let (encoded, widths) = (tokeniser.encode(&flows).unwrap(), widths(&tokeniser));
+            let labelled = Labelled { flows, split: Split { train: rows.clone(), val: Vec::new() } };
+            let classes = targets::classes(&config, &labelled, &rows).unwrap();
+            let mut table = ParamTable::default();
+            let network = Network::one(&config, &tokeniser, classes.as_ref(), &mut table).unwrap();
+            let targets = Targets::new(&config, &labelled, classes.as_ref(), &rows);
+            let classifier = network.classifier();
+            let objective = LabelledFlows { classifier, encoded: &encoded, widths: &widths, targets, divisor: 32.0 };
+            let mut engine = engine(&config, &table, network.activations(), network.members(), 32).unwrap();
+            let samples: Vec<Sample> = rows.iter().map(|&row| Sample { row, key: row }).collect();
+            let error = slope_error(&objective, &table, &mut engine, &samples);
+            assert!(error < 0.01, "{settings:?}: off by {error}");
         }
     }
 }

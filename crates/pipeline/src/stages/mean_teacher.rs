@@ -133,7 +133,17 @@ fn risen(Ramp { from, to }: Ramp, share: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use nids_flows::{Tokeniser, synthetic};
+    use nids_kernels::{Buffer, Key};
+    use nids_nn::ParamTable;
+    use nids_nn::engine::Engine;
+
     use super::*;
+    use crate::config::Config;
+    use crate::stages::classifier::Network;
+    use crate::stages::data::all_rows;
+    use crate::stages::network::widths;
+    use crate::stages::step::engine;
 
     #[test]
     fn a_ramp_rises_in_its_share_of_the_steps() {
@@ -156,5 +166,58 @@ mod tests {
     #[test]
     fn one_feature_is_left_to_see() {
         assert_eq!([(0.0, 42), (0.4, 42), (0.99, 42), (0.9, 1)].map(|(ratio, n)| n_masked(ratio, n)), [0, 17, 41, 0]);
+    }
+
+    /// What the loss of rows without labels is by the probabilities of teacher and student: the cross-entropy of the two.
+    #[test]
+    fn a_student_learns_what_its_teacher_says() {
+        let settings =
+            ["name=x", "model.dim=8", "model.depth=1", "model.dropout=0", "finetune.from=scratch", "finetune.batch_size=4"];
+        let teacher = "finetune.mean_teacher={batch_size: 12, mask_ratio: 0, ramp: {from: 0, to: 0}}";
+        for gemm in ["openblas", "tiles"] {
+            let of_gemm = format!("engine.gemm={gemm}");
+            let overrides: Vec<String> = settings.iter().chain([&teacher, &&*of_gemm]).map(ToString::to_string).collect();
+            let config = Config::parse("{}", "c.yaml", &overrides).unwrap();
+            let flows = synthetic(16, 1);
+            let tokeniser = Tokeniser::fit(&flows, &all_rows(16), &config.tokeniser).unwrap();
+            let (encoded, widths) = (tokeniser.encode(&flows).unwrap(), widths(&tokeniser));
+            let mut table = ParamTable::default();
+            let network = Network::one(&config, &tokeniser, None, &mut table).unwrap();
+            let mut engine = engine(&config, &table, network.activations(), 1, 16).unwrap();
+            let [student, mut first, mut second] = [1, 2, 3].map(|seed| table.init::<f32>(seed));
+            // sure of what they say
+            for spec in table.specs().iter().filter(|spec| spec.name == "classifier.weight") {
+                for teacher in [&mut first, &mut second] {
+                    spec.param.of_mut::<f32>(teacher).iter_mut().for_each(|weight| *weight *= 20.0);
+                }
+            }
+            let average = RwLock::new(Ema::new(&first, 0.9));
+            let of_teacher = config.finetune.mean_teacher.as_ref().unwrap();
+            let prepared = Prepared::new(&table, engine.gemm());
+            let flows = (&encoded, &widths[..], flows.labels().unwrap());
+            let taught = TaughtFlows::new(&config.finetune, of_teacher, prepared, network.classifier(), flows, None, &average);
+            let samples: Vec<Sample> = (0..16).map(|row| Sample { row, key: row }).collect();
+            let attacks = |params: &Buffer<f32>, engine: &Engine<f32>| {
+                let prepared = Prepared::of(&table, engine.gemm(), params);
+                network.probabilities(engine, params, &prepared, &encoded, &widths, &all_rows(16)[4..])
+            };
+            for (step, [teacher, other]) in [(0, [&first, &second]), (1, [&second, &first])] {
+                average.write().unwrap().set_state(teacher, 0);
+                taught.begin(step);
+                let loss = engine.accumulate(&taught, &student, Key::new(1), &samples, &mut table.zeros());
+                let mut found = f64::NAN;
+                taught.parts(loss, &mut |name, part| found = if name == "consistency" { part } else { found });
+                let cross_entropy = |teacher: &Buffer<f32>| {
+                    let pairs = attacks(teacher, &engine).into_iter().zip(attacks(&student, &engine));
+                    let of_row =
+                        |(t, s): (f32, f32)| -f64::from(t) * f64::from(s).ln() - (1.0 - f64::from(t)) * (1.0 - f64::from(s)).ln();
+                    pairs.map(of_row).sum::<f64>() / 12.0
+                };
+                let [wanted, of_other, of_itself] = [teacher, other, &student].map(cross_entropy);
+                assert!((found - wanted).abs() < 1e-5, "{gemm}, step {step}: {found}, not {wanted}");
+                let shows = |other: f64| (wanted - other).abs() > 1e-2;
+                assert!(shows(of_other) && shows(of_itself), "{gemm}: {wanted}, {of_other}, {of_itself}");
+            }
+        }
     }
 }

@@ -66,6 +66,8 @@ pub fn synth(rows: usize, seed: u64, out: &mut dyn Write) -> Result<()> {
 }
 
 #[cfg(test)]
+mod draw_tests;
+#[cfg(test)]
 mod durability_tests;
 #[cfg(test)]
 mod leak_tests;

@@ -145,7 +145,11 @@ impl Objective<f32> for UnlabelledFlows<'_> {
 
 #[cfg(test)]
 mod tests {
+    use nids_flows::Tokeniser;
+
     use super::*;
+    use crate::stages::data::all_rows;
+    use crate::stages::testing::slope_error;
 
     #[test]
     fn beta_rises_over_its_share_of_the_steps_and_stays() {
@@ -162,6 +166,25 @@ mod tests {
         ] {
             let found = at(beta_warmup, step);
             assert!((found - wanted).abs() < 1e-12, "warm-up {beta_warmup}, step {step}: {found}, not {wanted}");
+        }
+    }
+
+    #[test]
+    fn the_gradient_is_that_of_the_loss() {
+        for objective in ["mae={}", "mae.encoder=visible_only", "vae={beta: 20}", "vae={beta: 20, latent: pooled}"] {
+            let objective = format!("pretrain.objective.{objective}");
+            let settings = ["name=x", "model.dim=8", "model.depth=2", "pretrain.batch_size=16", &objective].map(str::to_owned);
+            let config = Config::parse("{}", "c.yaml", &settings).unwrap();
+            let flows = nids_flows::synthetic(16, 1);
+            let tokeniser = Tokeniser::fit(&flows, &all_rows(16), &config.tokeniser).unwrap();
+            let encoded = tokeniser.encode(&flows).unwrap();
+            let mut table = ParamTable::default();
+            let pretext = Pretext::new(&config, &tokeniser, &mut table).unwrap();
+            let found = UnlabelledFlows::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
+            let mut engine = engine(&config, &table, pretext.activations(), 1, 16).unwrap();
+            let samples: Vec<Sample> = (0..16).map(|row| Sample { row, key: row }).collect();
+            let error = slope_error(&found, &table, &mut engine, &samples);
+            assert!(error < 0.01, "{objective}: off by {error}");
         }
     }
 }

@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nids_kernels::Key;
+use nids_nn::ParamTable;
+use nids_nn::engine::{Engine, Objective, Sample};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
@@ -81,4 +84,27 @@ pub(super) fn column(cells: &[Vec<String>], name: &str) -> usize {
 pub(super) fn metrics(folder: &Path) -> Vec<Json> {
     let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// By how much the slope of a loss along its gradient differs from the gradient's length, over the latter: 0 but for rounding, unless
+/// one of the two lacks what the other has.
+pub(super) fn slope_error(
+    objective: &dyn Objective<f32>,
+    table: &ParamTable,
+    engine: &mut Engine<f32>,
+    samples: &[Sample],
+) -> f64 {
+    const STEP: f32 = 1e-3;
+    let (key, params) = (Key::new(3), table.init::<f32>(1));
+    objective.begin(2);
+    let mut grads = table.zeros();
+    engine.accumulate(objective, &params, key, samples, &mut grads);
+    let norm = engine.grad_norm(&grads);
+    let mut loss_at = |step: f32| {
+        let mut moved = params.clone();
+        moved.iter_mut().zip(&*grads).for_each(|(param, grad)| *param += step / norm as f32 * grad);
+        engine.accumulate(objective, &moved, key, samples, &mut table.zeros())
+    };
+    let slope = (loss_at(STEP) - loss_at(-STEP)) / (2.0 * f64::from(STEP));
+    (slope / norm - 1.0).abs()
 }

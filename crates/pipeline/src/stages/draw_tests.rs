@@ -1,0 +1,92 @@
+//! What is drawn at random is drawn anew at every step.
+
+use std::collections::BTreeSet;
+
+use super::resume_tests::run_stage;
+use super::testing::{Folder, cells, column, csv, flows, metrics};
+use crate::config::Stage;
+use crate::progress::Silent;
+
+const STEPS: usize = 6;
+
+/// Every step sees all rows, which are equal, and its rate is too small to move a weight: losses differ by what is drawn.
+const SETTINGS: &[&str] = &[
+    "name=x",
+    "data.schema=DIR/schema.yaml",
+    "data.train=DIR/train.csv",
+    "tokeniser.bins=4",
+    "tokeniser.min_count=1",
+    "model.dim=8",
+    "model.depth=2",
+    "model.dropout=0",
+    "model.drop_path=0",
+    "engine.threads=1",
+    "pretrain.steps=6",
+    "pretrain.batch_size=8",
+    "pretrain.log_every=1",
+    "pretrain.lr=1e-30",
+    "pretrain.schedule.constant.warmup=0",
+    "finetune.from=scratch",
+    "finetune.steps=6",
+    "finetune.batch_size=8",
+    "finetune.log_every=1",
+    "finetune.lr=1e-30",
+    "finetune.schedule.constant.warmup=0",
+];
+
+/// Four attacks and four benign rows that are equal, and one more of each, which are held out: the eight stay together, and
+/// there is no room for them.
+fn folder() -> Folder {
+    let all = cells(&flows(60, 5));
+    let [category, label] = ["attack_cat", "label"].map(|name| column(&all, name));
+    let labelled = |row: usize, is_attack: bool| {
+        let mut cells = all[row].clone();
+        let [of_category, of_label] = if is_attack { ["DoS", "1"] } else { ["Normal", "0"] };
+        of_category.clone_into(&mut cells[category]);
+        of_label.clone_into(&mut cells[label]);
+        cells
+    };
+    let equal = (0..8).map(|i| labelled(1, i % 2 == 0));
+    let rows: Vec<Vec<String>> =
+        [all[0].clone()].into_iter().chain(equal).chain([labelled(2, true), labelled(3, false)]).collect();
+    let folder = Folder::new();
+    folder.write("train.csv", csv(&rows));
+    folder.write("unlabelled.csv", csv(&rows[..9]));
+    folder
+}
+
+/// How many different values a part of the loss has over the steps.
+fn distinct(stage: Stage, part: &str, settings: &[&str]) -> usize {
+    let folder = folder();
+    let run = folder.run("run");
+    run_stage(stage, &folder.config(&[SETTINGS, settings]), &run, &mut Silent).unwrap();
+    let values: Vec<f64> = metrics(run.folder()).iter().filter_map(|line| line.get(part)?.as_f64()).collect();
+    assert_eq!(values.len(), STEPS, "{settings:?}");
+    values.into_iter().map(f64::to_bits).collect::<BTreeSet<u64>>().len()
+}
+
+#[test]
+fn no_two_steps_hide_the_same_features() {
+    for encoder in ["mask_token", "visible_only"] {
+        let settings = format!("pretrain.objective.mae.encoder={encoder}");
+        assert_eq!(distinct(Stage::Pretrain, "loss", &[&settings]), STEPS, "{encoder}");
+    }
+}
+
+#[test]
+fn no_two_steps_draw_the_same_latents() {
+    assert_eq!(distinct(Stage::Pretrain, "loss", &["pretrain.objective.vae.beta_warmup=0"]), STEPS);
+}
+
+#[test]
+fn no_two_steps_drop_or_hide_the_same_from_a_student() {
+    // rows without labels are equal in all that the loss knows of them, whatever their order
+    let teacher =
+        ["data.unlabelled=DIR/unlabelled.csv", "finetune.mean_teacher.batch_size=8", "finetune.mean_teacher.mask_ratio=0"];
+    let consistency = |draw: &str| distinct(Stage::Finetune, "consistency", &[&teacher[..], &[draw]].concat());
+    for draw in ["finetune.mean_teacher.mask_ratio=0.4", "model.dropout=0.5", "model.drop_path=0.5"] {
+        // branches that are dropped for as many of the eight rows cost the same
+        assert!(consistency(draw) > STEPS / 2, "{draw}");
+    }
+    assert_eq!(consistency("finetune.mean_teacher.mask_ratio=0"), 1, "nothing is drawn, and yet steps differ");
+}
