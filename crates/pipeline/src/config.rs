@@ -278,6 +278,12 @@ fn nearest_position(root: &Node, path: &str, origin: &str) -> String {
     at
 }
 
+/// Every key of a config.
+#[cfg(test)]
+pub(crate) fn every_key() -> impl Iterator<Item = &'static str> {
+    keys::all().map(|key| key.path)
+}
+
 #[cfg(test)]
 #[path = "config/tests.rs"]
 mod tests;

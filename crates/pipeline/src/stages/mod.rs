@@ -70,6 +70,8 @@ mod draw_tests;
 #[cfg(test)]
 mod durability_tests;
 #[cfg(test)]
+mod effect_tests;
+#[cfg(test)]
 mod leak_tests;
 #[cfg(test)]
 mod resume_tests;
