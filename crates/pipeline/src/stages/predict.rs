@@ -208,3 +208,7 @@ fn read_classes(path: &Path) -> Result<Classes> {
     let Metadata { classes } = read.map_err(|error| refuse(format!("metadata without classes: {error}")))?;
     Ok(classes)
 }
+
+#[cfg(test)]
+#[path = "predict_tests.rs"]
+mod tests;
