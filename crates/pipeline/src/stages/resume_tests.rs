@@ -177,6 +177,58 @@ fn a_rollback_and_a_skip_go_on() {
     stop_and_go_on(&[&diverging[..], &[rollback]].concat());
 }
 
+/// Hears warnings, and wants to stop after so many steps.
+struct Warned<'w> {
+    stops: StopsAfter,
+    warnings: &'w mut Vec<String>,
+}
+
+impl Progress for Warned<'_> {
+    fn event(&mut self, event: Event<'_>) {
+        self.stops.event(event);
+        if let Event::Message(text) = event
+            && text.starts_with("warning: ")
+        {
+            self.warnings.push(text.to_owned());
+        }
+    }
+
+    fn stop(&mut self) -> Option<u8> {
+        self.stops.stop()
+    }
+}
+
+/// The warnings of a finetuning from scratch that is stopped after every `every` steps.
+fn warnings(more: &[&str], every: u64) -> Vec<String> {
+    let config = config(&[&["finetune.from=scratch"], more].concat());
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::create(folder.path()).unwrap();
+    let mut warnings = Vec::new();
+    loop {
+        match finetune(&config, &run, &mut Warned { stops: StopsAfter(every), warnings: &mut warnings }) {
+            Ok(_) => return warnings,
+            Err(Error::Interrupted { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn looks_at_a_layer_that_stands_still_are_counted_across_a_stop() {
+    // the loss hardly falls, and whatever moves moves by less than the threshold
+    let still = ["finetune.steps=8", "finetune.lr=1e-6", "finetune.batch_size=96", "model.dropout=0", "model.drop_path=0"];
+    for (monitor, step) in [("{every: 1, threshold: 100, patience: 3}", 3), ("{every: 2, threshold: 100, patience: 2}", 4)] {
+        let monitor = format!("finetune.monitor={monitor}");
+        let more = [&still[..], &[&monitor]].concat();
+        let wanted = warnings(&more, 1000);
+        let starts = format!("warning: finetune step {step}: the gradient vanishes in");
+        assert!(wanted.len() == 1 && wanted[0].starts_with(&starts), "{monitor}: {wanted:?}");
+        for every in 1..=5 {
+            assert_eq!(warnings(&more, every), wanted, "{monitor}, stopped after every {every} steps");
+        }
+    }
+}
+
 /// Lines of metrics that tell of numbers that were none.
 fn troubles(folder: &Path) -> Vec<(u64, String)> {
     let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();

@@ -358,3 +358,7 @@ impl<'j> Training<'j> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "train_tests.rs"]
+mod tests;

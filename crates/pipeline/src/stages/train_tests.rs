@@ -1,0 +1,121 @@
+use std::fs;
+
+use nids_kernels::{Gemm, Key};
+use nids_nn::engine::Cut;
+use nids_nn::{Cx, Init, Param};
+
+use super::*;
+use crate::config::Config;
+use crate::run::Run;
+
+const SETTINGS: &[&str] = &[
+    "name=x",
+    "pretrain.steps=9",
+    "pretrain.batch_size=4",
+    "pretrain.micro_batch=4",
+    "pretrain.lr=1",
+    "pretrain.schedule.constant.warmup=0",
+    "pretrain.clip_norm=null",
+    "pretrain.log_every=2",
+    "pretrain.monitor=null",
+    "pretrain.nonfinite.rollback={every: 2, lr_factor: 0.01, max: 2}",
+];
+const ROWS: u32 = 4;
+
+/// A weight that starts at 0 and whose gradient is 1; below `edge` its loss is NaN.
+struct Cliff {
+    table: ParamTable,
+    weight: Param,
+    edge: f32,
+}
+
+impl Cliff {
+    fn new(edge: f32) -> Self {
+        let mut table = ParamTable::default();
+        let weight = table.root().param("weight", &[1], Init::Zeros);
+        Self { table, weight, edge }
+    }
+}
+
+impl Objective<f32> for Cliff {
+    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
+        let share = samples.len() as f32 / ROWS as f32;
+        self.weight.of_mut(grads)[0] += share;
+        let weight = self.weight.of(cx.params)[0];
+        f64::from(if weight < self.edge { f32::NAN } else { share * weight })
+    }
+}
+
+/// Wants to stop after so many steps, and hears warnings.
+struct Stopping {
+    left: u64,
+    warnings: Vec<String>,
+}
+
+impl Progress for Stopping {
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Step { .. } => self.left = self.left.saturating_sub(1),
+            Event::Message(text) if text.starts_with("warning: ") => self.warnings.push(text.to_owned()),
+            _ => {}
+        }
+    }
+
+    fn stop(&mut self) -> Option<u8> {
+        (self.left == 0).then_some(15)
+    }
+}
+
+/// The weight, its average, `metrics.jsonl` and the warnings of a run that is stopped after every `every` steps.
+fn train(optimiser: &str, edge: f32, every: u64) -> ([f32; 2], String, Vec<String>) {
+    let overrides: Vec<String> = SETTINGS.iter().map(ToString::to_string).chain([format!("pretrain.{optimiser}")]).collect();
+    let config = Config::parse("{}", "c.yaml", &overrides).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::create(folder.path()).unwrap();
+    let cliff = Cliff::new(edge);
+    let plan = Plan::new(Stage::Pretrain, &config.pretrain.training, ROWS as usize);
+    let mut engine = Engine::new(&cliff.table, 1, Gemm::Tiles, Cut { shard: 4, groups: 1 }).unwrap();
+    let mut progress = Stopping { left: every, warnings: Vec::new() };
+    loop {
+        let average = RwLock::new(Ema::new(&cliff.table.zeros(), 0.9));
+        let mut params = cliff.table.zeros();
+        let mut stage = run.begin(Stage::Pretrain, &config, &mut progress).unwrap();
+        let from = stage.resume(&engine, &mut progress).unwrap();
+        let job = Job {
+            table: &cliff.table,
+            objective: &cliff,
+            plan: &plan,
+            key: Key::new(1),
+            average: Some(&average),
+            finished: &[],
+            row: &|row| row.to_string(),
+        };
+        let mut sampler = Sampler::new(1, (0..ROWS).collect());
+        let nothing = |_: u64, _: &Engine<f32>, _: &[f32], _: &mut StageRun<'_>, _: &mut dyn Progress| Ok(None);
+        match job.train(&mut engine, |_| 1.0, &mut sampler, &mut params, from.as_ref(), &mut stage, &mut progress, nothing) {
+            Ok(()) => {
+                let averaged = average.read().unwrap().params()[0];
+                let log = fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+                return ([cliff.weight.of::<f32>(&params)[0], averaged], log, progress.warnings);
+            }
+            Err(Error::Interrupted { .. }) => progress.left = every,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_run_goes_back_to_a_step_before_it_was_stopped() {
+    // step 5 goes over the edge: by hand to -6.5, from -5.1, or to -5, from -4
+    for (optimiser, edge) in
+        [("optimiser.sgd.momentum=0.3", -5.8), ("optimiser.adamw={beta1: 0.5, beta2: 0.5, weight_decay: 0}", -4.5)]
+    {
+        let wanted = train(optimiser, edge, 1000);
+        let [warning] = &wanted.2[..] else { panic!("{:?}", wanted.2) };
+        assert!(warning.contains("back to step 4, learning rates now x 0.01"), "{optimiser}: {warning}");
+        for every in 1..=8 {
+            let found = train(optimiser, edge, every);
+            assert_eq!(found, wanted, "{optimiser}, stopped after every {every} steps");
+        }
+    }
+}
