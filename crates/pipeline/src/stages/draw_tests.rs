@@ -1,8 +1,13 @@
-//! What is drawn at random is drawn anew at every step.
+//! What is drawn at random is drawn by the seed, and anew at every step.
 
 use std::collections::BTreeSet;
 
+use nids_flows::draw_labelled;
+use serde_json::Value as Json;
+
+use super::data::{Labelled, all_rows, labelled};
 use super::resume_tests::run_stage;
+use super::sampler::Sampler;
 use super::testing::{Folder, cells, column, csv, flows, metrics};
 use crate::config::Stage;
 use crate::progress::Silent;
@@ -89,4 +94,66 @@ fn no_two_steps_drop_or_hide_the_same_from_a_student() {
         assert!(consistency(draw) > STEPS / 2, "{draw}");
     }
     assert_eq!(consistency("finetune.mean_teacher.mask_ratio=0"), 1, "nothing is drawn, and yet steps differ");
+}
+
+#[test]
+fn steps_take_the_rows_that_the_seed_gives_them() {
+    // weights overflow at the first step, and every step after it names the rows that it took
+    const DIVERGES: &[&str] = &[
+        "pretrain.optimiser=sgd",
+        "pretrain.lr=1e30",
+        "pretrain.clip_norm=null",
+        "pretrain.nonfinite=skip",
+        "finetune.optimiser=sgd",
+        "finetune.lr=1e30",
+        "finetune.clip_norm=null",
+        "finetune.nonfinite=skip",
+        "data.unlabelled=DIR/unlabelled.csv",
+    ];
+    const LABELS: usize = 20;
+    let folder = Folder::new();
+    folder.write("train.csv", flows(60, 5));
+    folder.write("unlabelled.csv", flows(30, 6));
+    let teacher = ["finetune.labels=20", "finetune.mean_teacher.batch_size=4"];
+    for (stage, settings) in [(Stage::Pretrain, &[][..]), (Stage::Finetune, &[]), (Stage::Finetune, &teacher)] {
+        for seed in [0, 7] {
+            let of_seed = format!("seed={seed}");
+            let config = folder.config(&[SETTINGS, DIVERGES, settings, &[&of_seed]]);
+            let run = folder.run(&format!("{stage}-{}-{seed}", settings.len()));
+            let Labelled { flows, split } = labelled(&config, &mut run.look(stage, &config), &mut Silent).unwrap();
+            // indices as the stage counts them, and how it names them
+            let (n, train) = (split.train.len(), &split.train);
+            let (mut sampler, n_labelled) = match (stage, settings) {
+                (Stage::Pretrain, _) => (Sampler::new(seed, all_rows(n + 30)), n),
+                (_, []) => (Sampler::new(seed, train.clone()), 60),
+                _ => {
+                    let with = draw_labelled(flows.labels().unwrap(), train, LABELS, seed).unwrap();
+                    let without = train.iter().copied().filter(|row| !with.contains(row)).chain(60..90).collect();
+                    (Sampler::new(seed, with).beside(seed, without, 4), 60)
+                }
+            };
+            let name = |index: u32| match (stage, (index as usize).checked_sub(n_labelled)) {
+                (_, Some(index)) => format!("row {index} of `data.unlabelled`"),
+                (Stage::Pretrain, None) => format!("row {} of `data.train`", train[index as usize]),
+                (_, None) => format!("row {index} of `data.train`"),
+            };
+            if let Err(error) = run_stage(stage, &config, &run, &mut Silent) {
+                assert_eq!(error.exit_code(), 5, "{error}"); // what is left has no probabilities for validation rows
+            }
+            let mut samples = Vec::new();
+            let mut n_named = 0;
+            for line in metrics(run.folder()) {
+                let Some(rows) = line.get("rows").and_then(Json::as_array) else { continue };
+                sampler.batch(line["step"].as_u64().unwrap() - 1, 8, &mut samples);
+                let wanted: Vec<String> = samples.iter().map(|sample| name(sample.row)).collect();
+                assert_eq!(
+                    rows.iter().map(|row| row.as_str().unwrap()).collect::<Vec<_>>(),
+                    wanted,
+                    "{stage}, {settings:?}, {line}"
+                );
+                n_named += 1;
+            }
+            assert!(n_named >= STEPS - 2, "{stage}, {settings:?}: {n_named} steps name their rows");
+        }
+    }
 }
