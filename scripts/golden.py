@@ -655,15 +655,16 @@ N_FITTED = 30
 
 
 def table():
-    """A number and a category of 40 rows: ties, big magnitudes, missing categories, and some that only later rows have."""
+    """A number and a category of 40 rows: ties of both, big magnitudes, missing categories, and some that only later rows have."""
     rng = np.random.default_rng(17)
     numbers = np.round(rng.lognormal(3.0, 3.0, 40), 3)
     numbers[[3, 8, 9, 21, 33]] = 0.0
     numbers[[5, 6, 7]] = numbers[4]
     numbers[[10, 34]], numbers[[11, 35]] = 3.4e12, -7.25
     numbers[36:38] = [1e30, -1e30]
-    texts = rng.choice(["tcp", "udp", "", "ospf", "-"], 40, p=[0.4, 0.25, 0.15, 0.1, 0.1]).tolist()
-    texts[32], texts[38] = "new", "tc"
+    # of the rows fitted on: 12, 7, 7, 3 and 1
+    texts = rng.permutation(["tcp"] * 12 + ["udp"] * 7 + [""] * 7 + ["ospf"] * 3 + ["-"]).tolist()
+    texts += ["udp", "", "new", "tcp", "-", "ospf", "udp", "tc", "tcp", ""]
     return numbers, texts
 
 
