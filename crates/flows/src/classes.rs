@@ -6,6 +6,8 @@ use crate::{ColumnKind, Error, Flows, Result, Schema};
 
 /// What the benign class is called where no row of it has a category.
 const NORMAL: &str = "Normal";
+/// Verdicts on categories are counted in a table of all by all.
+const MAX_CLASSES: usize = 1024;
 
 /// The classes of a multi-class problem, by name and in alphabetical order: a category of attack each, and one of all benign
 /// rows, whatever their categories.
@@ -36,7 +38,7 @@ impl Classes {
     /// has one.
     ///
     /// # Errors
-    /// If the flows have no labels or no categories, or an attack has no category or that of the benign rows.
+    /// If the flows have no labels, no categories or too many, or an attack has no category or that of the benign rows.
     pub fn fit(flows: &Flows, rows: &[u32]) -> Result<Self> {
         let column = flows.schema().category().unwrap_or("category");
         let missing = || Error::classes(format!("column \"{column}\" is missing, which says what kind of attack a row is"));
@@ -62,6 +64,10 @@ impl Classes {
             }
         }
         names.insert(normal, 0);
+        if names.len() > MAX_CLASSES {
+            let message = format!("{} categories in column \"{column}\"; at most {MAX_CLASSES}", names.len());
+            return Err(Error::classes(message));
+        }
         let names: Vec<String> = names.into_keys().map(str::to_owned).collect();
         let normal = names.partition_point(|name| name.as_str() < normal);
         Ok(Self { names, normal })
@@ -97,7 +103,7 @@ impl TryFrom<Raw> for Classes {
     type Error = String;
 
     fn try_from(Raw { names, normal }: Raw) -> std::result::Result<Self, String> {
-        if names.len() < 2 || normal >= names.len() || !names.is_sorted_by(|a, b| a < b) {
+        if !(2..=MAX_CLASSES).contains(&names.len()) || normal >= names.len() || !names.is_sorted_by(|a, b| a < b) {
             return Err(format!("{} names and {normal} for the benign one are no classes in alphabetical order", names.len()));
         }
         Ok(Self { names, normal })
@@ -162,6 +168,19 @@ mod tests {
         without.categories = None;
         let error = Classes::fit(&without, &[0, 1]).unwrap_err();
         assert_eq!(error.to_string(), "column \"attack_cat\" is missing, which says what kind of attack a row is");
+    }
+
+    #[test]
+    fn there_are_not_more_than_a_table_of_all_by_all_can_hold() {
+        let names: Vec<String> = (0..MAX_CLASSES).map(|i| format!("a{i:04}")).collect();
+        let mut rows: Vec<(u8, &str)> = names[1..].iter().map(|name| (1, name.as_str())).chain([(0, "b")]).collect();
+        let classes = fit(&rows).unwrap();
+        assert_eq!(serde_json::from_str::<Classes>(&serde_json::to_string(&classes).unwrap()).unwrap(), classes);
+        rows.push((1, &names[0]));
+        assert_eq!(fit(&rows).unwrap_err().to_string(), "1025 categories in column \"attack_cat\"; at most 1024");
+        let names = [&names[..], &["b".to_owned()]].concat();
+        let many = serde_json::json!({ "names": names, "normal": 0 });
+        assert!(serde_json::from_value::<Classes>(many).is_err());
     }
 
     #[test]

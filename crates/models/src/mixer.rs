@@ -247,6 +247,11 @@ impl Encoder {
         self.passes() * self.config.block_activations(self.n_tokens)
     }
 
+    /// Numbers of one sample's tokens, those of all members: what a pass without backward holds a few times over.
+    pub fn token_numbers(&self) -> usize {
+        self.members() * self.n_tokens * self.config.dim
+    }
+
     /// Floating-point operations of the matrix products of one sample forward; backward takes twice as many.
     pub fn forward_flops(&self) -> f64 {
         (self.passes() as f64).mul_add(self.config.block_flops(self.n_tokens), (2 * self.input_width() * self.config.dim) as f64)

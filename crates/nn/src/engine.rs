@@ -83,7 +83,23 @@ impl<R: Real> Engine<R> {
     /// # Panics
     /// If `cut` has no groups, or a shard of no samples or more than [`MAX_SHARD`].
     pub fn new(table: &ParamTable, threads: usize, gemm: Gemm, cut: Cut) -> Result<Self, rayon::ThreadPoolBuildError> {
-        assert!((1..=MAX_SHARD).contains(&cut.shard) && cut.groups > 0);
+        assert!(cut.groups > 0, "gradients need a group");
+        Self::with(table, threads, gemm, cut)
+    }
+
+    /// An engine that only infers: it holds no gradients.
+    ///
+    /// # Errors
+    /// If the system refuses to start threads.
+    ///
+    /// # Panics
+    /// If a shard has no samples or more than [`MAX_SHARD`].
+    pub fn for_inference(threads: usize, gemm: Gemm, shard: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+        Self::with(&ParamTable::default(), threads, gemm, Cut { shard, groups: 0 })
+    }
+
+    fn with(table: &ParamTable, threads: usize, gemm: Gemm, cut: Cut) -> Result<Self, rayon::ThreadPoolBuildError> {
+        assert!((1..=MAX_SHARD).contains(&cut.shard));
         let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?);
         pool.broadcast(|_| ()); // every worker is up
         let arenas = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
@@ -146,6 +162,7 @@ impl<R: Real> Engine<R> {
     ) -> f64 {
         let Self { pool, arenas, groups, losses, prepared, gemm, cut, .. } = self;
         let (n_groups, len, members) = (losses.len(), grads.len(), objective.members());
+        assert!(n_groups > 0, "an engine for inference has no gradients");
         assert!(cut.shard * members <= MAX_SHARD, "a shard of {} samples for {members} members", cut.shard);
         assert_eq!(groups.len(), n_groups * len, "a gradient of the table's length");
         pool.install(|| {

@@ -169,8 +169,10 @@ impl Scope<'_> {
     pub fn param(&mut self, name: &str, shape: &[usize], init: Init) -> Param {
         let name = format!("{}{name}", self.prefix);
         assert!(self.table.names.insert(name.clone()), "two parameters are called `{name}`");
-        let param = Param { offset: self.table.len, len: shape.iter().product() };
-        self.table.len += param.len.next_multiple_of(ALIGN);
+        // a network that config or file claims, and no memory could hold, is still to be compared with the weights
+        let len = shape.iter().fold(1, |len: usize, &size| len.saturating_mul(size));
+        let param = Param { offset: self.table.len, len };
+        self.table.len = self.table.len.saturating_add(len.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX));
         self.table.specs.push(ParamSpec { name, shape: shape.to_vec(), param, init });
         param
     }

@@ -6,7 +6,7 @@ use nids_kernels::{Buffer, Real};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use thiserror::Error;
 
-use crate::ParamTable;
+use crate::{Param, ParamTable};
 
 /// Names and shapes of a thousand parameters take some 100 KB; a header that comes near this is an attack on its parser.
 const MAX_HEADER: u64 = 1 << 20;
@@ -46,6 +46,22 @@ pub fn metadata(bytes: &[u8]) -> Result<Option<String>, WeightsError> {
     Ok(header.metadata().as_ref().and_then(|map| map.get("nids_mixer").cloned()))
 }
 
+/// How many tensors a file says that it holds: at most as many as its header, which is limited, has room for.
+///
+/// # Errors
+/// If the bytes are no safetensors file.
+pub fn n_tensors(bytes: &[u8]) -> Result<usize, WeightsError> {
+    Ok(parse(bytes)?.len())
+}
+
+/// Requires what [`load`] does of names, shapes and types. Nothing of the network's size is allocated: to be asked before that is.
+///
+/// # Errors
+/// Every missing, foreign, mis-shaped or mistyped name at once.
+pub fn check(table: &ParamTable, prefixes: &[&str], bytes: &[u8]) -> Result<(), WeightsError> {
+    read(table, prefixes, bytes, |_, _| true)
+}
+
 /// Reads into `params` every parameter of the table whose name starts with one of `prefixes`, and requires that the file holds
 /// each of them; others of the file that start with a prefix must be in the table. With the prefix `""` the two must agree
 /// entirely.
@@ -53,8 +69,22 @@ pub fn metadata(bytes: &[u8]) -> Result<Option<String>, WeightsError> {
 /// # Errors
 /// Every missing, foreign, mis-shaped or mistyped name at once.
 pub fn load(table: &ParamTable, prefixes: &[&str], bytes: &[u8], params: &mut [f32]) -> Result<(), WeightsError> {
-    check_header(bytes)?;
-    let file = SafeTensors::deserialize(bytes).map_err(|error| WeightsError::Format(error.to_string()))?;
+    read(table, prefixes, bytes, |param, data| {
+        let values = data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let into = param.of_mut(params);
+        into.iter_mut().zip(values).for_each(|(into, value)| *into = value);
+        into.iter().all(|value| value.is_finite())
+    })
+}
+
+/// Gives every parameter that fits to `take`, which says whether its numbers are finite.
+fn read(
+    table: &ParamTable,
+    prefixes: &[&str],
+    bytes: &[u8],
+    mut take: impl FnMut(Param, &[u8]) -> bool,
+) -> Result<(), WeightsError> {
+    let file = parse(bytes)?;
     let concerns = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
     let tensors: BTreeMap<String, TensorView<'_>> = file.tensors().into_iter().filter(|(name, _)| concerns(name)).collect();
     let mut problems = Vec::new();
@@ -65,21 +95,25 @@ pub fn load(table: &ParamTable, prefixes: &[&str], bytes: &[u8], params: &mut [f
                 problems.push(format!("`{}` has shape {:?}, the network has {:?}", spec.name, view.shape(), spec.shape));
             }
             Some(view) if view.dtype() != Dtype::F32 => problems.push(format!("`{}` is {:?}, not F32", spec.name, view.dtype())),
-            Some(view) => {
-                let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-                let into = spec.param.of_mut(params);
-                into.iter_mut().zip(values).for_each(|(into, value)| *into = value);
-                if into.iter().any(|value| !value.is_finite()) {
-                    problems.push(format!("`{}` holds a number that is not finite", spec.name));
-                }
+            Some(view) if !take(spec.param, view.data()) => {
+                problems.push(format!("`{}` holds a number that is not finite", spec.name));
             }
+            Some(_) => {}
         }
     }
     let known: BTreeSet<&str> = table.specs().iter().map(|spec| spec.name.as_str()).collect();
     problems.extend(
-        tensors.keys().filter(|name| !known.contains(name.as_str())).map(|name| format!("`{name}` is not in the network")),
+        tensors
+            .keys()
+            .filter(|name| !known.contains(name.as_str()))
+            .map(|name| format!("`{}` is not in the network", name.escape_debug())),
     );
     if problems.is_empty() { Ok(()) } else { Err(WeightsError::Mismatch(problems)) }
+}
+
+fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>, WeightsError> {
+    check_header(bytes)?;
+    SafeTensors::deserialize(bytes).map_err(|error| WeightsError::Format(error.to_string()))
 }
 
 /// Refuses a safetensors file whose header is longer than any that is written here; to be asked before it is parsed.
@@ -138,6 +172,31 @@ mod tests {
         assert_eq!(*params, *read);
         assert_eq!(to_bytes(&table, &read, "{\"a\":1}"), bytes);
         assert_eq!(metadata(&bytes).unwrap().as_deref(), Some("{\"a\":1}"));
+    }
+
+    #[test]
+    fn a_network_of_any_size_is_compared_without_its_memory() {
+        let (network, file) = (head(usize::MAX), head(2));
+        let bytes = to_bytes(&file, &file.init::<f32>(1), "");
+        assert_eq!(n_tensors(&bytes).unwrap(), 4);
+        assert_eq!(
+            problems(check(&network, &[""], &bytes)),
+            [
+                format!("`head.weight` has shape [2, 5], the network has [{}, 5]", usize::MAX),
+                format!("`head.bias` has shape [2], the network has [{}]", usize::MAX)
+            ]
+        );
+        check(&network, &["encoder."], &bytes).unwrap();
+        check(&file, &[""], &bytes).unwrap();
+    }
+
+    #[test]
+    fn names_from_a_file_are_escaped() {
+        let file = table(|scope| {
+            Linear::without_bias(&mut scope.at("\x1b[31m\nred"), 1, 1);
+        });
+        let told = problems(check(&table(|_| ()), &[""], &to_bytes(&file, &file.init::<f32>(1), "")));
+        assert_eq!(told, [r"`\u{1b}[31m\nred.weight` is not in the network"]);
     }
 
     #[test]

@@ -22,7 +22,10 @@ use source::Source;
 mod source;
 mod thrift;
 
+/// Rows that are decoded at once, at most.
 const BATCH: usize = 8192;
+/// Cells of these rows.
+const BATCH_CELLS: usize = 128 * BATCH;
 
 type Builder = ParquetRecordBatchReaderBuilder<Source>;
 
@@ -75,8 +78,9 @@ impl Reader {
             }
         }
         let mask = ProjectionMask::roots(builder.parquet_schema(), used());
-        let columns = used().map(|idx| (header[idx].clone(), slots[idx])).collect();
-        let batches = guarded(path, || builder.with_projection(mask).with_batch_size(BATCH).build())?;
+        let columns: Vec<(String, Slot)> = used().map(|idx| (header[idx].clone(), slots[idx])).collect();
+        let batch = (BATCH_CELLS / columns.len().max(1)).clamp(1, BATCH);
+        let batches = guarded(path, || builder.with_projection(mask).with_batch_size(batch).build())?;
         Ok(Reader { batches, columns, rest: None, max_rows })
     }
 
