@@ -1,18 +1,21 @@
 //! Files that claim, or unfold to, far more than they hold. `check` counts what is allocated: twice the file and 64 MiB at most.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::types::Int32Type;
 use arrow_array::{ArrayRef, BooleanArray, DictionaryArray, Float64Array, RecordBatch};
 use nids_flows::{Labels, Schema, Tokeniser};
-use nids_pipeline::Config;
 use nids_pipeline::artefacts::write_atomic;
+use nids_pipeline::progress::Silent;
+use nids_pipeline::{Config, Run, Stage, stages};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
+use serde_json::Value as Json;
 
-use crate::check;
+use crate::check::{self, Folder};
 
 /// Each is read within the memory and in a time that no one notices; debug builds are slow.
 fn all(check: fn(&[u8]), files: &[(&str, Vec<u8>)]) {
@@ -173,6 +176,101 @@ fn manifests() {
             ("a huge file", text(" ".repeat(20 << 20))),
         ],
     );
+}
+
+#[test]
+fn run_folders() {
+    // tokens of a row that no weights account for: each of the 42 · 1024 latents of a row is a token of 1024
+    let wide_head = "fits\0finetune.from=latents\0encode.latents=tokens\0finetune.patch_size=1\0model.dim=1024\0model.n_registers=0\
+                     \0model.token_expansion=1e-9\0model.channel_expansion=1e-9";
+    let large = "model.dim=4096\0model.depth=32\0model.token_expansion=64\0model.channel_expansion=64\0model.n_registers=1024\
+                 \0finetune.members=64";
+    all(
+        check::run,
+        &[
+            ("a wide network", text("model.dim=4096")),
+            ("a large network", text(large)),
+            ("one over latents", text(format!("{large}\0finetune.from=latents\0encode.latents=tokens\0finetune.patch_size=1"))),
+            ("members that share a large network", text(format!("{large}\0finetune.ensemble=batch"))),
+            ("threads", text("fits\0engine.threads=1024")),
+            ("gradients of many groups", text("fits\0model.dim=128\0engine.gradient_groups=256")),
+            ("many rows at once", text("fits\0model.dim=512\0engine.shard=64\0engine.gemm=bf16")),
+            ("a head over many tokens", text(wide_head)),
+            ("categories", text("fits\0classes=20000\0finetune.task=multiclass")),
+            ("generated rows", text("fits\0data.synthetic.rows=100000000")),
+        ],
+    );
+}
+
+/// A tokeniser of `n` numeric features, each of which becomes one number.
+fn of_features(n: usize) -> Tokeniser {
+    let columns: Vec<String> = (0..n).map(|i| format!(r#"{{"name":"f{i}","kind":"numeric"}}"#)).collect();
+    let features = vec![r#"{"scaled":{"mean":0,"std":1}}"#; n].join(",");
+    let json = format!(
+        r#"{{"format":"nids-mixer/tokeniser","version":1,"schema":{{"name":"wide","columns":[{}]}},"config":{{"normalisation":"standard"}},"features":[{features}]}}"#,
+        columns.join(",")
+    );
+    Tokeniser::from_json(&json).unwrap()
+}
+
+#[test]
+fn run_folders_of_many_features() {
+    const COLUMNS: usize = 1500;
+    const ROWS: usize = 8192;
+    let many = of_features(100_000);
+    let members = vec!["finetune.members=64".to_owned()];
+    assert!(!Folder { settings: members, tokeniser: Some(&many), ..Folder::default() }.check());
+
+    // a table of thousands of columns, none of which takes more than its place in the footer
+    let wide = of_features(COLUMNS);
+    let column: ArrayRef = Arc::new(Float64Array::from(vec![1.0; ROWS]));
+    let columns = (0..COLUMNS).map(|i| (format!("f{i}"), Arc::clone(&column)));
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wide.parquet");
+    write_atomic(&path, |out| out.write_all(&bytes)).unwrap();
+    let settings = vec!["tokeniser.normalisation=standard".to_owned(), "model.token_expansion=1e-9".to_owned()];
+    assert!(Folder { settings, fits: true, tokeniser: Some(&wide), data: Some(&path), ..Folder::default() }.check());
+}
+
+/// Stages that go on from pretraining do so with the settings that its manifest records.
+#[test]
+fn later_stages_compare_the_network_with_the_weights_first() {
+    let text = "name: a\ndata: { synthetic: { rows: 60, unlabelled_rows: 0 } }\nmodel: { dim: 4, depth: 1, n_registers: 0 }\n\
+                engine: { gemm: tiles }\npretrain: { steps: 1, batch_size: 8 }\nfinetune: { from: pretrained, batch_size: 8 }\n";
+    let large = ["model.dim=1024".to_owned(), "model.depth=16".to_owned()];
+    let [config, large] = [&[][..], &large].map(|settings| Config::parse(text, "a.yaml", settings).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::create(folder.path()).unwrap();
+    stages::pretrain(&config, &run, &mut Silent).unwrap();
+    let path = folder.path().join("manifest-pretrain.json");
+    let mut manifest: Json = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest["config"] = serde_json::to_value(&*large).unwrap();
+    manifest["config_hash"] = large.stage_hash(Stage::Pretrain).into();
+    write_atomic(&path, |out| out.write_all(manifest.to_string().as_bytes())).unwrap();
+    check::within(64 << 20, || {
+        for error in [stages::encode(&large, &run, &mut Silent), stages::finetune(&large, &run, &mut Silent).map(drop)] {
+            let error = error.unwrap_err().to_string();
+            assert!(
+                error.contains("the file does not fit this network:\n  `encoder.embed.dur.weight` has shape [4, "),
+                "{error}"
+            );
+        }
+        assert!(!folder.path().join("manifest-encode.json").exists());
+    });
+}
+
+#[test]
+fn what_fits_gives_verdicts() {
+    for settings in ["model.dim=8", "finetune.task=multiclass", "finetune.members=3", "engine.shard=64"] {
+        let settings = vec![settings.to_owned()];
+        assert!(Folder { settings, fits: true, classes: 5, ..Folder::default() }.check());
+    }
+    assert!(!Folder { settings: vec!["model.dim=8".to_owned()], ..Folder::default() }.check());
 }
 
 #[test]

@@ -95,6 +95,15 @@ pub(crate) fn seeds() -> Vec<Seed> {
     stage.write("weights", b"w").unwrap();
     stage.finish("scalar").unwrap();
     write("manifest", "pretrain.json", &fs::read(run.folder().join("manifest-pretrain.json")).unwrap());
+    let networks = [
+        "fits\0model.dim=8\0model.depth=2\0finetune.task=multiclass\0classes=4",
+        "fits\0finetune.members=3\0finetune.ensemble.batch.shared_blocks=1\0engine.gemm=bf16\0finetune.auxiliary={}",
+        "fits\0finetune.from=latents\0encode.latents=tokens\0finetune.patch_size=4\0finetune.members=2",
+        "model.dim=4096\0finetune.members=64\0engine.shard=64\0engine.gradient_groups=256\0engine.threads=1024",
+    ];
+    for (i, settings) in networks.into_iter().enumerate() {
+        write("run", &format!("{i}.txt"), settings.as_bytes());
+    }
     let run = Run::create(&scratch.path().join("stopped")).unwrap();
     stages::pretrain(&small(), &run, &mut StopsAtOnce).unwrap_err();
     for name in ["pretrain.json", "pretrain-step-1.safetensors"] {

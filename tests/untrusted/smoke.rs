@@ -103,7 +103,7 @@ macro_rules! smoke {
     };
 }
 
-smoke! { config csv import manifest npy parquet schema stopped tokeniser weights }
+smoke! { config csv import manifest npy parquet run schema stopped tokeniser weights }
 
 /// `cargo test -p nids-pipeline --test untrusted write_the_seeds -- --ignored`, after a change of format.
 #[test]
@@ -133,6 +133,7 @@ fn seeds_are_accepted() {
             "parquet" => check::parquet,
             "import" => check::import,
             "stopped" => check::stopped,
+            "run" => check::run,
             _ => check::manifest,
         };
         check(&seed.bytes);

@@ -228,6 +228,7 @@ impl Run {
 
     /// Starts a stage, alone in the folder. What it left before stays valid until the first write.
     pub fn begin<'a>(&'a self, stage: Stage, config: &'a Config, progress: &mut dyn Progress) -> Result<StageRun<'a>> {
+        config.engine.check()?;
         let lock = self.lock(stage.name(), progress)?;
         Ok(StageRun { lock: Some(lock), ..self.look(stage, config) })
     }
@@ -305,15 +306,27 @@ impl Run {
             let (kind, version, stage) = (&manifest.kind, manifest.version, manifest.stage);
             return Err(refuse(format!("foreign manifest: `{kind}` version {version} of `{stage}`")));
         }
+        self.recorded_config(&manifest)?;
         Ok(manifest)
     }
 
+    /// The settings that a manifest records, which must be those of its hash.
     fn recorded_config(&self, manifest: &Manifest) -> Result<Config> {
         let path = self.manifest_path(manifest.stage);
+        let refuse = |what: String| Error::artefact(&path, what, self.remedy(manifest.stage));
+        let tool = &manifest.tool;
         // JSON is YAML.
-        Config::parse(&manifest.config.to_string(), &path.display().to_string(), &[]).map_err(|_| {
-            Error::artefact(path, format!("made by another version ({})", manifest.tool), self.remedy(manifest.stage))
-        })
+        let config = Config::parse(&manifest.config.to_string(), &path.display().to_string(), &[])
+            .map_err(|_| refuse(format!("made by another version ({tool})")))?;
+        let threads = config.engine.threads;
+        if threads != 0 {
+            return Err(refuse(format!("foreign manifest: `engine.threads` is {threads}, expected 0")));
+        }
+        if config.stage_hash(manifest.stage) != manifest.config_hash {
+            let what = format!("its `config` is not that of its `config_hash`: edited, or made by another version ({tool})");
+            return Err(refuse(what));
+        }
+        Ok(config)
     }
 
     fn manifest_path(&self, stage: Stage) -> PathBuf {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::output::{self, Output};
 use crate::progress::Silent;
 use tempfile::TempDir;
 
@@ -190,6 +191,67 @@ fn a_foreign_manifest_is_refused() {
     RUN/manifest-pretrain.json: made by another version (nids-mixer 0.1.0): run `nids-mixer pretrain --config FILE --run RUN` first
     RUN: `../weights` lies outside the run folder: use a plain relative name
     ");
+}
+
+#[test]
+fn a_manifest_whose_config_was_edited_is_refused() {
+    let (_guard, run) = filled();
+    let mut all = Vec::new();
+    for (name, from, to) in [
+        ("manifest-finetune.json", "\"dim\": 64", "\"dim\": 4096"),
+        ("manifest-finetune.json", "\"threads\": 0", "\"threads\": 1024"),
+        ("manifest-finetune.json", "\"config_hash\": \"", "\"config_hash\": \"0"),
+        // what it was made from, too
+        ("manifest-pretrain.json", "\"dim\": 64", "\"dim\": 4096"),
+    ] {
+        let good = fs::read_to_string(run.folder().join(name)).unwrap();
+        assert_eq!(good.matches(from).count(), 1, "{from}");
+        overwrite(&run, name, &good.replace(from, to));
+        all.push(refused(&run, Stage::Finetune, "model/model"));
+        assert_eq!(run.config_of(Stage::Finetune).is_err(), name == "manifest-finetune.json");
+        overwrite(&run, name, &good);
+    }
+    run.require(Stage::Finetune, "model/model").unwrap();
+    insta::assert_snapshot!(all.join("\n"), @r"
+    RUN/manifest-finetune.json: its `config` is not that of its `config_hash`: edited, or made by another version (nids-mixer 0.1.0): run `nids-mixer finetune --config FILE --run RUN` first
+    RUN/manifest-finetune.json: foreign manifest: `engine.threads` is 1024, expected 0: run `nids-mixer finetune --config FILE --run RUN` first
+    RUN/manifest-finetune.json: its `config` is not that of its `config_hash`: edited, or made by another version (nids-mixer 0.1.0): run `nids-mixer finetune --config FILE --run RUN` first
+    RUN/manifest-pretrain.json: its `config` is not that of its `config_hash`: edited, or made by another version (nids-mixer 0.1.0): run `nids-mixer pretrain --config FILE --run RUN` first
+    ");
+}
+
+#[test]
+fn whatever_a_manifest_lists_is_no_place_for_results() {
+    let (_guard, run) = filled();
+    let check = |name: &str| output::check(Output::File(&run.folder().join(name)), &[]);
+    overwrite(&run, "verdicts", "of an earlier run");
+    check("verdicts").unwrap();
+    for name in ["weights", "model/model"] {
+        assert_eq!(check(name).unwrap_err().exit_code(), 2, "{name}");
+    }
+}
+
+#[test]
+fn workers_far_beyond_the_cores_are_refused_before_anything_is_made() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let guard = tempfile::tempdir().unwrap();
+    let run = Run::create(guard.path()).unwrap();
+    let begin = |threads: usize| {
+        let config = config(&[&format!("engine.threads={threads}")]);
+        run.begin(Stage::Pretrain, &config, &mut Silent).map(drop)
+    };
+    begin((16 * cores).min(1024)).unwrap();
+    fs::remove_file(guard.path().join(".lock")).unwrap();
+    if 16 * cores < 1024 {
+        let error = begin(16 * cores + 1).unwrap_err();
+        let wanted = format!(
+            "`engine.threads: {}`: expected at most {}, 16 for each of the {cores} cores here",
+            16 * cores + 1,
+            16 * cores
+        );
+        assert_eq!((error.exit_code(), error.to_string()), (2, wanted));
+        assert_eq!(fs::read_dir(guard.path()).unwrap().count(), 0);
+    }
 }
 
 #[cfg(unix)]

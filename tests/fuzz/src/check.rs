@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use ndarray::{Ix1, Ix2, Ix3};
-use nids_flows::{FlowReader, Flows, Labels, Lines, Schema, Tokeniser, write_csv};
+use nids_flows::{Classes, FlowReader, Flows, Labels, Lines, Schema, Tokeniser, write_csv};
 use nids_nn::{Linear, ParamTable, weights as safetensors};
+use nids_pipeline::artefacts::sha256;
 use nids_pipeline::progress::Silent;
-use nids_pipeline::{Config, Run, Stage, checkpoint as saved, import as checkpoint, npy as arrays};
+use nids_pipeline::stages::SelectOptions;
+use nids_pipeline::{Config, Run, Stage, checkpoint as saved, import as checkpoint, npy as arrays, stages};
 use peak_alloc::PeakAlloc;
+use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 #[global_allocator]
@@ -28,6 +31,14 @@ pub fn allowed(file: usize) -> usize {
 /// # Panics
 /// If `read` does, or if it allocates more than a file of this size may.
 pub fn bounded(file: usize, read: impl FnOnce()) -> usize {
+    within(allowed(file), read)
+}
+
+/// The same with another limit.
+///
+/// # Panics
+/// If `read` does, or if it allocates more.
+pub fn within(allowed: usize, read: impl FnOnce()) -> usize {
     // one at a time: the count is of the whole process
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,7 +46,7 @@ pub fn bounded(file: usize, read: impl FnOnce()) -> usize {
     MEMORY.reset_peak_usage();
     read();
     let peak = MEMORY.peak_usage().saturating_sub(before);
-    assert!(peak <= allowed(file), "{peak} bytes allocated for a file of {file}, at most {} wanted", allowed(file));
+    assert!(peak <= allowed, "{peak} bytes allocated, at most {allowed} wanted");
     peak
 }
 
@@ -253,4 +264,126 @@ pub fn stopped(bytes: &[u8]) {
         drop(saved::from_bytes(bytes, Path::new("x.safetensors")));
         drop(saved::index_from_bytes(bytes));
     });
+}
+
+/// A run folder with other settings than it was trained with, all of whose manifest fits: the classifier gives verdicts, or there
+/// is an error.
+#[derive(Debug, Default)]
+pub struct Folder<'f> {
+    /// As of `--set`; those that are none of a config are not tried.
+    pub settings: Vec<String>,
+    /// Whether the weights are those of the network that the settings describe, too. Not those of a large one.
+    pub fits: bool,
+    /// So many categories in the metadata of such weights, where the settings want any.
+    pub classes: usize,
+    /// Instead of that of the run.
+    pub tokeniser: Option<&'f Tokeniser>,
+    /// Instead of a few rows.
+    pub data: Option<&'f Path>,
+}
+
+/// A classifier that was trained here, and what its folder holds.
+struct Trained {
+    run: Run,
+    config: Config,
+    manifest: Json,
+    tokeniser: Tokeniser,
+    model: Vec<u8>,
+}
+
+static TRAINED: LazyLock<Trained> = LazyLock::new(|| {
+    let text = "name: fuzz
+data: { synthetic: { rows: 60, unlabelled_rows: 0 } }
+tokeniser: { bins: 2, min_count: 2 }
+model: { dim: 4, depth: 1, n_registers: 1, token_expansion: 0.1 }
+engine: { gemm: tiles }
+finetune: { from: scratch, steps: 1, batch_size: 8 }
+";
+    let config = Config::parse(text, "fuzz.yaml", &[]).expect("a config");
+    let run = Run::create(&FOLDER.path().join("run")).expect("a folder");
+    stages::finetune(&config, &run, &mut Silent).expect("it trains");
+    let read = |name: &str| fs::read(run.folder().join(name)).expect("the stage wrote it");
+    let manifest = serde_json::from_slice(&read("manifest-finetune.json")).expect("a manifest");
+    let tokeniser = String::from_utf8(read("tokeniser.json")).expect("JSON");
+    let tokeniser = Tokeniser::from_json(&tokeniser).expect("a tokeniser");
+    let model = read("model.safetensors");
+    let mut rows = Vec::new();
+    stages::synth(8, 2, &mut rows).expect("memory takes all");
+    scratch("rows.csv", &rows);
+    Trained { run, config, manifest, tokeniser, model }
+});
+
+impl Folder<'_> {
+    /// Bytes that verdicts may take, given the sizes of the files that they are made of: the weights a few times over, and for each
+    /// worker tokens that these account for.
+    fn allowed(files: usize) -> usize {
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        (64 << 20) + workers * (32 << 20) + (4 + 8 * workers) * files
+    }
+
+    /// Whether there were verdicts.
+    ///
+    /// # Panics
+    /// If memory does not follow the files, or if there are verdicts on other rows than there are.
+    pub fn check(&self) -> bool {
+        let trained = &*TRAINED;
+        let Ok(config) = Config::parse(&trained.config.to_yaml(), "edited", &self.settings) else { return false };
+        let tokeniser = self.tokeniser.unwrap_or(&trained.tokeniser);
+        let names: Vec<String> = (0..self.classes.max(2)).map(|class| format!("{class:05}")).collect();
+        let classes: Option<Classes> = serde_json::from_value(json!({ "names": names, "normal": 0 })).ok();
+        let mut model = trained.model.clone();
+        if let (true, Some(classes)) = (self.fits, classes) {
+            let table = stages::parameters(&config, tokeniser, Some(&classes));
+            if let Ok(table) = table
+                && table.n_params() < 1 << 20
+                && table.specs().len() < 8192
+            {
+                let metadata = json!({ "kind": "classifier", "classes": classes }).to_string();
+                model = safetensors::to_bytes(&table, &table.init::<f32>(1), &metadata);
+            }
+        }
+        let mut manifest = trained.manifest.clone();
+        manifest["config"] = serde_json::to_value(&*config).expect("settings");
+        manifest["config_hash"] = config.stage_hash(Stage::Finetune).into();
+        let tokeniser = tokeniser.to_json();
+        for (name, bytes) in [("model.safetensors", model.as_slice()), ("tokeniser.json", tokeniser.as_bytes())] {
+            scratch(&format!("run/{name}"), bytes);
+            manifest["outputs"][name] = json!({ "sha256": sha256(bytes), "bytes": bytes.len() });
+        }
+        scratch("run/manifest-finetune.json", manifest.to_string().as_bytes());
+        let rows = FOLDER.path().join("rows.csv");
+        let data = self.data.unwrap_or(&rows);
+        let mut found = None;
+        let files = model.len() + tokeniser.len();
+        within(Self::allowed(files), || {
+            let mut verdicts = Vec::new();
+            found = stages::predict(&trained.run, data, &mut verdicts, &mut Silent).ok().map(|summary| (summary, verdicts));
+            let _ = stages::evaluate(&trained.run, data, &mut Silent);
+            if self.data.is_none() {
+                // it holds its rows in memory
+                let options = SelectOptions { budget: 2, data: Some(data), strategy: None };
+                let _ = stages::select(&trained.run, options, &mut Vec::new(), &mut Silent);
+            }
+        });
+        let Some((summary, verdicts)) = found else { return false };
+        let verdicts = String::from_utf8(verdicts).expect("verdicts are text");
+        assert_eq!(verdicts.lines().count() as u64, summary.rows);
+        assert!(verdicts.lines().all(|line| line.contains(",attack") || line.contains(",normal")), "{verdicts}");
+        true
+    }
+}
+
+/// A run folder whose manifest has been edited so that it fits: settings as of `--set`, each after a NUL. Among them `fits` makes
+/// weights for these settings, and `classes=N` names so many in their metadata.
+pub fn run(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let mut folder = Folder::default();
+    for part in text.split('\0').filter(|part| !part.is_empty()) {
+        match part.strip_prefix("classes=").map(str::parse) {
+            Some(Ok(classes @ 0..100_000)) => folder.classes = classes,
+            _ if part == "fits" => folder.fits = true,
+            _ => folder.settings.push(part.to_owned()),
+        }
+    }
+    folder.check();
 }

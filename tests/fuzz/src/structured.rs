@@ -378,3 +378,68 @@ impl Table {
         edited(columnar(columns, &format), &self.edits)
     }
 }
+
+/// Settings of a run folder, as [`crate::check::run`] takes them.
+#[derive(Arbitrary, Debug)]
+pub struct Settings {
+    fits: bool,
+    classes: u16,
+    settings: Vec<(u8, Setting)>,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Setting {
+    Small(u8),
+    Whole(u32),
+    Share(u16),
+    Choice(u8),
+}
+
+const KEYS: [(&str, &[&str]); 28] = [
+    ("model.dim", &[]),
+    ("model.depth", &[]),
+    ("model.token_expansion", &[]),
+    ("model.channel_expansion", &[]),
+    ("model.n_registers", &[]),
+    ("model.activation", &["gelu", "tanh"]),
+    ("engine.threads", &[]),
+    ("engine.gemm", &["openblas", "tiles", "bf16"]),
+    ("engine.shard", &[]),
+    ("engine.gradient_groups", &[]),
+    ("tokeniser.bins", &[]),
+    ("tokeniser.one_hot", &["true", "false"]),
+    ("data.synthetic.rows", &[]),
+    ("pretrain.objective", &["mae", "vae"]),
+    ("pretrain.objective.vae.latent_dim", &[]),
+    ("pretrain.objective.vae.latent", &["token", "pooled"]),
+    ("encode.latents", &["mean", "tokens", "mu"]),
+    ("finetune.from", &["scratch", "pretrained", "latents"]),
+    ("finetune.patch_size", &[]),
+    ("finetune.members", &[]),
+    ("finetune.ensemble", &["independent", "batch"]),
+    ("finetune.ensemble.batch.shared_blocks", &[]),
+    ("finetune.ensemble.batch.scales", &["normal", "signs"]),
+    ("finetune.task", &["binary", "multiclass"]),
+    ("finetune.auxiliary", &["{}"]),
+    ("finetune.auxiliary.weight", &[]),
+    ("finetune.batch_size", &[]),
+    ("evaluate.threshold", &[]),
+];
+
+impl Settings {
+    /// Those of the config, each after a NUL.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut text = format!("classes={}{}", self.classes, if self.fits { "\0fits" } else { "" });
+        for (key, setting) in self.settings.iter().take(16) {
+            let (key, choices) = KEYS[usize::from(*key) % KEYS.len()];
+            let value = match *setting {
+                Setting::Small(number) => number.to_string(),
+                Setting::Whole(number) => number.to_string(),
+                Setting::Share(number) => (f64::from(number) / 1024.0).to_string(),
+                Setting::Choice(number) => (*choices.get(usize::from(number) % choices.len().max(1)).unwrap_or(&"null")).to_owned(),
+            };
+            text.push_str(&format!("\0{key}={value}"));
+        }
+        text.into_bytes()
+    }
+}

@@ -1,5 +1,7 @@
 //! The settings themselves, with their defaults: those of the shipped `configs/unsw-nb15.yaml`, but on synthetic flows.
 
+use std::num::NonZero;
+
 use nids_flows::TokeniserConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -9,6 +11,7 @@ use serde_yaml::with::singleton_map;
 use super::finetune::Finetune;
 use super::sweep::Sweep;
 use super::training::Training;
+use crate::error::{Error, Result};
 
 /// All settings of a run. Only a checked [`super::Config`] hands them out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -150,6 +153,19 @@ impl Engine {
     pub fn shard(&self, activations: usize) -> usize {
         const BYTES: usize = 3 << 20;
         if self.shard == 0 { (BYTES / (size_of::<f32>() * activations.max(1))).clamp(1, 8) } else { self.shard }
+    }
+
+    /// Refuses workers far beyond what the machine has cores for: each takes memory.
+    pub(crate) fn check(&self) -> Result<()> {
+        const A_CORE: usize = 16;
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        if self.threads <= A_CORE * cores {
+            return Ok(());
+        }
+        let (threads, most) = (self.threads, A_CORE * cores);
+        let message =
+            format!("`engine.threads: {threads}`: expected at most {most}, {A_CORE} for each of the {cores} cores here");
+        Err(Error::Usage(message))
     }
 
     /// The gradient groups of a batch of that size.

@@ -18,7 +18,7 @@ use super::plan::Plan;
 use super::predict::{Detector, PredictSummary};
 use super::pretrain::UnlabelledFlows;
 use super::sampler::Sampler;
-use super::step::{Outcome, Trainer, engine};
+use super::step::{Outcome, Trainer, engine, inference_engine};
 use crate::config::{Config, Finetune, Stage, Training};
 use crate::error::{Error, Result};
 use crate::progress::Silent;
@@ -184,6 +184,7 @@ pub struct BenchReport {
 
 /// Measures `options.cases` with the engine and the network of `config`. Flows are generated.
 pub fn bench(config: &Config, options: &BenchOptions) -> Result<BenchReport> {
+    config.engine.check()?;
     let mut peaks = Vec::new();
     let mut results = Vec::new();
     for case in &options.cases {
@@ -194,7 +195,7 @@ pub fn bench(config: &Config, options: &BenchOptions) -> Result<BenchReport> {
             Case::Latency => Measurement::Latency(measure_latency(config)?),
         });
     }
-    let engine = engine(config, &ParamTable::default(), 0, 1, 1)?;
+    let engine = inference_engine(config, &ParamTable::default(), 0, 1, 0)?;
     Ok(BenchReport {
         tool: concat!("nids-mixer ", env!("CARGO_PKG_VERSION")).to_owned(),
         kernels: nids_kernels::describe(engine.gemm()),
@@ -360,7 +361,7 @@ fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) ->
 fn untrained(config: &Config) -> Result<(nids_flows::Flows, Detector)> {
     let (flows, tokeniser) = flows(config)?;
     let classes = wants_classes(config).then(|| Classes::fit(&flows, &all_rows(FLOWS))).transpose()?;
-    Ok((flows, Detector::new(config, tokeniser, classes, |table| Ok(table.init(0)))?))
+    Ok((flows, Detector::new(config, tokeniser, classes, |table, _| Ok(table.init(0)))?))
 }
 
 fn measure_predict(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) -> Result<PredictFigures> {

@@ -92,6 +92,11 @@ impl Network {
         self.classifier().encoder().activations()
     }
 
+    /// Numbers of a row's tokens.
+    pub(super) fn tokens(&self) -> usize {
+        self.encoder.as_ref().map_or(0, LatentEncoder::tokens) + self.classifier().encoder().token_numbers()
+    }
+
     /// Floating-point operations of the matrix products of one flow.
     pub(super) fn forward_flops(&self) -> f64 {
         let of_encoder = self.encoder.as_ref().map_or(0.0, |encoder| encoder.encoder().forward_flops());

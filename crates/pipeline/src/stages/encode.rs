@@ -12,8 +12,7 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 
 use super::data::labelled;
-use super::network::{LatentEncoder, Moment, load_weights, widths};
-use super::step::engine;
+use super::network::{LatentEncoder, Moment, WeightsFile, widths};
 use super::{PRETRAINED, TOKENISER, again, stream};
 use crate::config::{Config, Latents, Mu, Sigma, SigmaRange, Stage};
 use crate::error::{Error, Result};
@@ -40,11 +39,13 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let labelled = labelled(config, &mut stage, progress)?;
     progress.event(Event::Started { stage: Stage::Encode, steps: 0 });
 
+    let weights = WeightsFile::read(&weights, Stage::Pretrain)?;
+    weights.check_features(tokeniser.tokens().len())?;
     let mut table = ParamTable::default();
     let encoder = LatentEncoder::new(config, &tokeniser, &mut table);
-    let mut params = table.zeros();
-    load_weights(&weights, Stage::Pretrain, &table, encoder.prefixes(), &mut params)?;
-    let engine = engine(config, &table, encoder.encoder().activations(), 1, BATCH)?;
+    let params = weights.params(&table, encoder.prefixes(), encoder.tokens())?;
+    drop(weights);
+    let engine = encoder.engine(config, &table)?;
     let prepared = Prepared::of(&table, engine.gemm(), &params);
     let (widths, width) = (widths(&tokeniser), encoder.width());
     let mut latents_of = |rows: &[u32], moment: Moment| -> Result<Array2<f32>> {

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::classifier::Network;
 use super::data::Labelled;
 use super::mean_teacher::TaughtFlows;
-use super::network::{load_weights, mask_token, widths};
+use super::network::{WeightsFile, mask_token, widths};
 use super::plan::Plan;
 use super::sampler::Sampler;
 use super::step::engine;
@@ -54,6 +54,9 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let widths = widths(&tokeniser);
     let mut table = ParamTable::default();
     let network = Network::one(config, &tokeniser, classes.as_ref(), &mut table)?;
+    if let Some((weights, _)) = &pretrained {
+        WeightsFile::read(weights, Stage::Pretrain)?.check(&table, network.prefixes(), 0)?;
+    }
     let mut engine = engine(config, &table, network.activations(), network.members(), config.finetune.training.micro_batch)?;
     let batch_size = config.finetune.training.batch_size;
     let targets = Targets::new(config, &labelled, classes.as_ref(), &rows);
@@ -102,7 +105,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         let seed = seed_of(config.seed, k);
         let mut member: Buffer<f32> = table.init(seed);
         if let Some((weights, _)) = &pretrained {
-            load_weights(weights, Stage::Pretrain, &table, network.prefixes(), &mut member)?;
+            WeightsFile::read(weights, Stage::Pretrain)?.load(&table, network.prefixes(), &mut member)?;
         }
         let number = (members > 1).then_some(k);
         let (average, without_labels) = (average.as_ref(), &without_labels[..]);

@@ -31,7 +31,7 @@ pub(crate) use monitor::MonitorState;
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, bench};
 pub use encode::encode;
 pub use finetune::finetune;
-pub use predict::{PredictSummary, evaluate, predict};
+pub use predict::{PredictSummary, evaluate, parameters, predict};
 pub use pretrain::pretrain;
 pub use select::{SelectOptions, Strategy, select};
 pub use sweep::{Axis, SweepReport, Trial, Verdict, sweep};

@@ -1,16 +1,18 @@
 //! The networks of the stages, as config and tokeniser describe them.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nids_flows::{Encoded, TokenKind, Tokeniser};
 use nids_kernels::{Activation, Buffer};
 use nids_models::{Encoder, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Posterior, Target, Vae, VaeConfig, VaeLatent};
 use nids_nn::engine::Engine;
-use nids_nn::{Cx, Init, ParamTable, Prepared, Scope, Tensor, mean_tokens, weights};
+use nids_nn::weights::{self, WeightsError};
+use nids_nn::{Cx, Init, ParamTable, Prepared, Scope, Tensor, mean_tokens};
 
 use super::again;
 use super::data::{all_rows, fill};
+use super::step::{inference_engine, most_tokens};
 use crate::config::{self, Config, Latents, Objective, Stage};
 use crate::error::{Error, Result};
 use crate::run::Run;
@@ -174,6 +176,16 @@ impl LatentEncoder {
         &self.encoder
     }
 
+    /// Numbers of a row's tokens.
+    pub(super) fn tokens(&self) -> usize {
+        self.encoder.token_numbers()
+    }
+
+    /// The engine of a config for it.
+    pub(super) fn engine(&self, config: &Config, table: &ParamTable) -> Result<Engine<f32>> {
+        inference_engine(config, table, self.encoder.activations(), 1, self.tokens())
+    }
+
     /// What to read of the pretrained weights.
     pub(super) fn prefixes(&self) -> &'static [&'static str] {
         if let Kept::Mu(_) = self.latents { &["encoder.", "latent."] } else { &["encoder."] }
@@ -251,25 +263,69 @@ pub(super) fn mask_token(run: &Run, pretrained: &Path) -> Result<Option<Vec<f32>
     };
     let mut table = ParamTable::default();
     let token = table.root().param("mask_token", &[config.model.dim], Init::Zeros);
-    let mut params = table.zeros();
-    load_weights(pretrained, Stage::Pretrain, &table, &["mask_token"], &mut params)?;
+    let params = WeightsFile::read(pretrained, Stage::Pretrain)?.params(&table, &["mask_token"], 0)?;
     Ok(Some(token.of(&params).to_vec()))
 }
 
-/// Reads the weights under `prefixes` from a safetensors artefact of `stage`.
-pub(super) fn load_weights(
-    path: &Path,
+/// An artefact of `stage` with weights, in memory. Whoever made it chose the settings of its network, too: that network is compared
+/// with what the file holds before anything of its size is allocated.
+pub(super) struct WeightsFile {
+    path: PathBuf,
     stage: Stage,
-    table: &ParamTable,
-    prefixes: &[&str],
-    params: &mut Buffer<f32>,
-) -> Result<()> {
-    const SHOWN: usize = 4;
-    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
-    weights::load(table, prefixes, &bytes, params).map_err(|error| {
+    bytes: Vec<u8>,
+}
+
+impl WeightsFile {
+    pub(super) fn read(path: &Path, stage: Stage) -> Result<Self> {
+        let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+        Ok(Self { path: path.to_owned(), stage, bytes })
+    }
+
+    pub(super) fn refuse(&self, what: impl Into<String>) -> Error {
+        Error::artefact(&self.path, what, again(self.stage))
+    }
+
+    pub(super) fn metadata(&self) -> Result<Option<String>> {
+        weights::metadata(&self.bytes).map_err(|error| self.refuse(error.to_string()))
+    }
+
+    /// Refuses a network over so many features that the file cannot have their embeddings. To be asked before it is built, as the
+    /// other numbers that networks are built by have limits.
+    pub(super) fn check_features(&self, n: usize) -> Result<()> {
+        let n_tensors = weights::n_tensors(&self.bytes).map_err(|error| self.refuse(error.to_string()))?;
+        if n > n_tensors {
+            return Err(self.refuse(format!("{n_tensors} tensors do not fit a network over {n} features")));
+        }
+        Ok(())
+    }
+
+    /// Requires the parameters of `table` under `prefixes`, by name and shape; `tokens` are the numbers of a row's tokens.
+    pub(super) fn check(&self, table: &ParamTable, prefixes: &[&str], tokens: usize) -> Result<()> {
+        weights::check(table, prefixes, &self.bytes).map_err(|error| self.misfit(&error))?;
+        let n = table.n_params();
+        if tokens > most_tokens(table) {
+            return Err(self.refuse(format!("a row would take {tokens} numbers in a network of {n}: none that was trained here")));
+        }
+        Ok(())
+    }
+
+    /// The parameters of `table`, those under `prefixes` read and the others 0, after [`WeightsFile::check`].
+    pub(super) fn params(&self, table: &ParamTable, prefixes: &[&str], tokens: usize) -> Result<Buffer<f32>> {
+        self.check(table, prefixes, tokens)?;
+        let mut params = table.zeros();
+        self.load(table, prefixes, &mut params)?;
+        Ok(params)
+    }
+
+    /// Reads the parameters under `prefixes`.
+    pub(super) fn load(&self, table: &ParamTable, prefixes: &[&str], params: &mut Buffer<f32>) -> Result<()> {
+        weights::load(table, prefixes, &self.bytes, params).map_err(|error| self.misfit(&error))
+    }
+
+    fn misfit(&self, error: &WeightsError) -> Error {
+        const SHOWN: usize = 4;
         let text = error.to_string();
         let (lines, more) = (text.lines().take(SHOWN).collect::<Vec<_>>().join("\n"), text.lines().count().saturating_sub(SHOWN));
-        let what = if more == 0 { lines } else { format!("{lines}\n  and {more} more") };
-        Error::artefact(path, what, again(stage))
-    })
+        self.refuse(if more == 0 { lines } else { format!("{lines}\n  and {more} more") })
+    }
 }

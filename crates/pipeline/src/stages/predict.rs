@@ -1,32 +1,33 @@
 //! What a trained classifier is for: verdicts on rows, and how good they are where labels are known.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 
 use nids_flows::{Classes, Encoded, FlowReader, Flows, Labels, Tokeniser};
 use nids_kernels::Buffer;
 use nids_nn::engine::Engine;
-use nids_nn::{ParamTable, Prepared, weights};
+use nids_nn::{ParamTable, Prepared};
 use serde::Deserialize;
 
 use super::classifier::Network;
 use super::data::{all_rows, tell_ignored, tell_lines};
 use super::encode::read_tokeniser;
 use super::finetune::targets::wants_classes;
-use super::network::{load_weights, widths};
-use super::step::engine;
+use super::network::{WeightsFile, widths};
+use super::step::inference_engine;
 use super::verdicts::Scores;
-use super::{MODEL, TOKENISER, again};
-use crate::config::{Config, Stage};
+use super::{MODEL, TOKENISER};
+use crate::config::{Config, FinetuneFrom, Stage};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::progress::{Event, Progress};
 use crate::run::Run;
 
-/// Rows read, predicted and written at once: what bounds the memory, whatever the file's size.
+/// Rows read, predicted and written at once, at most: what bounds the memory, whatever the file's size.
 const BATCH: usize = 8192;
+/// Features of these rows.
+const BATCH_FEATURES: usize = 128 * BATCH;
 
 /// What `predict` saw beside the verdicts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,6 +85,14 @@ fn cannot_write(error: csv::Error) -> Error {
     Error::io("the verdicts", "write")(source)
 }
 
+/// The parameters of the classifier that a config describes: for tests, which make weights that fit.
+#[doc(hidden)]
+pub fn parameters(config: &Config, tokeniser: &Tokeniser, classes: Option<&Classes>) -> Result<ParamTable> {
+    let mut table = ParamTable::default();
+    Network::new(config, tokeniser, classes.filter(|_| wants_classes(config)), &mut table)?;
+    Ok(table)
+}
+
 /// A classifier, ready to run.
 pub(super) struct Detector {
     threshold: f64,
@@ -98,27 +107,25 @@ pub(super) struct Detector {
 
 impl Detector {
     pub(super) fn load(run: &Run) -> Result<Self> {
-        let weights = run.require(Stage::Finetune, MODEL)?;
+        let weights = WeightsFile::read(&run.require(Stage::Finetune, MODEL)?, Stage::Finetune)?;
         let tokeniser = read_tokeniser(&run.require(Stage::Finetune, TOKENISER)?, Stage::Finetune)?;
         let config = run.config_of(Stage::Finetune)?;
         let classes = if wants_classes(&config) { Some(read_classes(&weights)?) } else { None };
-        Self::new(&config, tokeniser, classes, |table| {
-            let mut params = table.zeros();
-            load_weights(&weights, Stage::Finetune, table, &[""], &mut params)?;
-            Ok(params)
-        })
+        let embeddings = if config.finetune.from == FinetuneFrom::Latents { 1 } else { config.finetune.independent() };
+        weights.check_features(embeddings * tokeniser.tokens().len())?;
+        Self::new(&config, tokeniser, classes, move |table, network| weights.params(table, &[""], network.tokens()))
     }
 
     pub(super) fn new(
         config: &Config,
         tokeniser: Tokeniser,
         classes: Option<Classes>,
-        params: impl FnOnce(&ParamTable) -> Result<Buffer<f32>>,
+        params: impl FnOnce(&ParamTable, &Network) -> Result<Buffer<f32>>,
     ) -> Result<Self> {
         let mut table = ParamTable::default();
         let network = Network::new(config, &tokeniser, classes.as_ref(), &mut table)?;
-        let params = params(&table)?;
-        let engine = engine(config, &table, network.activations(), network.members(), BATCH)?;
+        let params = params(&table, &network)?;
+        let engine = inference_engine(config, &table, network.activations(), network.members(), network.tokens())?;
         let prepared = Prepared::of(&table, engine.gemm(), &params);
         let widths = widths(&tokeniser);
         Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, widths, network, engine, params, prepared })
@@ -160,8 +167,9 @@ impl Detector {
     ) -> Result<()> {
         let mut reader = FlowReader::open(data, self.tokeniser.schema(), labels)?;
         tell_ignored(&reader, data, progress);
+        let batch = (BATCH_FEATURES / self.widths.len().max(1)).clamp(1, BATCH);
         let mut read = || -> Result<Option<(Flows, Encoded)>> {
-            let Some(flows) = reader.next_batch(BATCH)? else { return Ok(None) };
+            let Some(flows) = reader.next_batch(batch)? else { return Ok(None) };
             let encoded = self.tokeniser.encode(&flows)?;
             Ok(Some((flows, encoded)))
         };
@@ -196,16 +204,14 @@ impl Detector {
 }
 
 /// The classes that finetune has written beside the weights.
-fn read_classes(path: &Path) -> Result<Classes> {
+fn read_classes(weights: &WeightsFile) -> Result<Classes> {
     #[derive(Deserialize)]
     struct Metadata {
         classes: Classes,
     }
-    let refuse = |what: String| Error::artefact(path, what, again(Stage::Finetune));
-    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
-    let metadata = weights::metadata(&bytes).map_err(|error| refuse(error.to_string()))?;
+    let metadata = weights.metadata()?;
     let read = serde_json::from_str(metadata.as_deref().unwrap_or("{}"));
-    let Metadata { classes } = read.map_err(|error| refuse(format!("metadata without classes: {error}")))?;
+    let Metadata { classes } = read.map_err(|error| weights.refuse(format!("metadata without classes: {error}")))?;
     Ok(classes)
 }
 

@@ -10,9 +10,8 @@ use nids_nn::{ParamTable, Prepared};
 use super::data::{Labelled, all_rows, labelled, read};
 use super::encode::read_tokeniser;
 use super::labels::labelled_rows;
-use super::network::{LatentEncoder, Moment, load_weights, widths};
+use super::network::{LatentEncoder, Moment, WeightsFile, widths};
 use super::predict::Detector;
-use super::step::engine;
 use super::{MODEL, PRETRAINED, TOKENISER, stream};
 use crate::config::{Config, FinetuneFrom, Stage};
 use crate::error::{Error, Result};
@@ -24,6 +23,9 @@ use crate::run::{Run, StageRun};
 const BATCH: usize = 4096;
 /// Of how many rows, for each to be picked, the model is least sure: the β of Zhdanov 2019.
 const CANDIDATES: usize = 10;
+
+/// Generated flows of a run that it makes again: the run folder may be of someone who means harm.
+const MAX_GENERATED: usize = 50_000;
 
 /// How rows are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +64,9 @@ pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progre
     // a stage that never finishes leaves nothing: it only looks whether its inputs are what they were
     let mut stage = run.look(Stage::Finetune, &config);
     let weights = stage.require(producer, weights)?;
+    let weights = WeightsFile::read(&weights, producer)?;
     let tokeniser = read_tokeniser(&stage.require(producer, TOKENISER)?, producer)?;
+    weights.check_features(tokeniser.tokens().len())?;
     let (flows, pool) = match options.data {
         Some(path) if is_finetuned => {
             let (labelled, known) = training_rows(run, &config, is_finetuned, &mut stage, progress)?;
@@ -107,10 +111,10 @@ pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progre
     let prefix = if is_split && config.finetune.from != FinetuneFrom::Latents { "members.0" } else { "" };
     let mut root = table.root();
     let encoder = LatentEncoder::mean(&config, &tokeniser, &mut if prefix.is_empty() { root } else { root.at(prefix) });
-    let mut params = table.zeros();
     let names = if prefix.is_empty() { "encoder.".to_owned() } else { format!("{prefix}.encoder.") };
-    load_weights(&weights, producer, &table, &[&names], &mut params)?;
-    let engine = engine(&config, &table, encoder.encoder().activations(), 1, BATCH)?;
+    let params = weights.params(&table, &[&names], encoder.tokens())?;
+    drop(weights);
+    let engine = encoder.engine(&config, &table)?;
     let prepared = Prepared::of(&table, engine.gemm(), &params);
     let detector = if strategy == Strategy::Uncertainty { Some(Detector::load(run)?) } else { None };
     let (widths, width) = (widths(&tokeniser), encoder.width());
@@ -175,6 +179,12 @@ fn training_rows(
     stage: &mut StageRun<'_>,
     progress: &mut dyn Progress,
 ) -> Result<(Labelled, Vec<u32>)> {
+    let generated = config.data.synthetic.rows;
+    // no file of the run folder accounts for them
+    if config.data.train.is_none() && generated > MAX_GENERATED {
+        let message = format!("the run was trained on {generated} generated flows: `select` takes at most {MAX_GENERATED}");
+        return Err(Error::Usage(message));
+    }
     let labelled = labelled(config, stage, progress)?;
     let known =
         if is_finetuned { labelled_rows(&run.config_of(Stage::Finetune)?, &labelled, stage, progress)? } else { Vec::new() };

@@ -20,6 +20,36 @@ pub(super) fn engine(
     members: usize,
     micro_batch: usize,
 ) -> Result<Engine<f32>> {
+    let cut = Cut { shard: shard(config, activations, members), groups: config.engine.groups(micro_batch) };
+    let engine = Engine::new(table, config.engine.threads, gemm(config)?, cut);
+    engine.map_err(|error| cannot_start(config, &error))
+}
+
+/// The same for passes without backward of a network of which a row's tokens have `tokens` numbers: of so many rows at once that
+/// these stay within [`most_tokens`].
+pub(super) fn inference_engine(
+    config: &Config,
+    table: &ParamTable,
+    activations: usize,
+    members: usize,
+    tokens: usize,
+) -> Result<Engine<f32>> {
+    let shard = shard(config, activations, members).min(most_tokens(table) / tokens.max(1)).max(1);
+    let engine = Engine::for_inference(config.engine.threads, gemm(config)?, shard);
+    engine.map_err(|error| cannot_start(config, &error))
+}
+
+/// Numbers of tokens that a worker may hold at once of a network that others may have made: no more than its weights account for,
+/// or 4 MiB.
+pub(super) fn most_tokens(table: &ParamTable) -> usize {
+    table.buffer_len().max(1 << 20)
+}
+
+fn shard(config: &Config, activations: usize, members: usize) -> usize {
+    config.engine.shard(activations).min(MAX_SHARD / members)
+}
+
+fn gemm(config: &Config) -> Result<Gemm> {
     let gemm = match config.engine.gemm {
         config::Gemm::Openblas => Gemm::OpenBlas,
         config::Gemm::Tiles => Gemm::Tiles,
@@ -30,10 +60,11 @@ pub(super) fn engine(
                        choose it with `update-alternatives`, or set `engine.gemm: tiles` or `engine.threads: 1`";
         return Err(Error::Usage(message.to_owned()));
     }
-    let shard = config.engine.shard(activations).min(MAX_SHARD / members);
-    let cut = Cut { shard, groups: config.engine.groups(micro_batch) };
-    Engine::new(table, config.engine.threads, gemm, cut)
-        .map_err(|error| Error::Usage(format!("`engine.threads: {}`: cannot start: {error}", config.engine.threads)))
+    Ok(gemm)
+}
+
+fn cannot_start(config: &Config, error: &dyn std::fmt::Display) -> Error {
+    Error::Usage(format!("`engine.threads: {}`: cannot start: {error}", config.engine.threads))
 }
 
 /// What every step works with.

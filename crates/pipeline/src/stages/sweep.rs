@@ -81,6 +81,7 @@ impl Verdict {
 /// Runs the sweep of `sweep.strategy`; `grid` has what successive halving chooses from. Leaves `sweep.json`, `sweep.svg` and
 /// `chosen.yaml` in the run folder.
 pub fn sweep(config: &Config, run: &Run, grid: &[Axis], progress: &mut dyn Progress) -> Result<SweepReport> {
+    config.engine.check()?;
     let lock = run.lock("sweep", progress)?;
     let of_trials = match config.sweep.strategy {
         Strategy::WidthDepth(_) => config.with(&["finetune.from=scratch".to_owned()])?,
