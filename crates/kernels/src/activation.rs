@@ -1,6 +1,6 @@
 //! The pass after the first product of an MLP: bias, activation, its derivative and dropout at once.
 
-use crate::simd::{arch, simd, update};
+use crate::simd::{simd, update};
 use crate::{Mask, Real};
 
 /// The nonlinearity of an MLP.
@@ -10,23 +10,6 @@ pub enum Activation {
     Gelu,
     /// tanh x.
     Tanh,
-}
-
-impl Activation {
-    /// Value and derivative at `x`.
-    #[inline(always)]
-    fn eval<R: Real>(self, x: R) -> [R; 2] {
-        match self {
-            Self::Gelu => {
-                let (cdf, pdf) = x.normal_cdf_pdf();
-                [x * cdf, x.mul_add(pdf, cdf)]
-            }
-            Self::Tanh => {
-                let (y, dy) = x.tanh_and_derivative();
-                [y, dy]
-            }
-        }
-    }
 }
 
 /// How a bias lies along a `[rows, cols]` matrix.
@@ -75,40 +58,50 @@ pub(crate) fn run<R: Real>(
     mask: Mask<'_, R>,
     cols: usize,
     h: &mut [R],
-    mut derivative: Option<&mut [R]>,
+    derivative: Option<&mut [R]>,
 ) {
-    #[cfg(target_arch = "x86_64")]
-    if let (Activation::Gelu, pulp::Arch::V4(simd)) = (activation, arch())
-        && R::gelu_avx512(simd, bias, mask, cols, h, &mut derivative)
-    {
-        return;
-    }
-    let rows = h.len() / cols;
     match activation {
-        Activation::Gelu => simd(
+        Activation::Gelu => R::gelu(bias, mask, cols, h, derivative),
+        Activation::Tanh => elementwise(
             #[inline(always)]
-            || body(Activation::Gelu, bias, mask, rows, cols, h, derivative),
-        ),
-        Activation::Tanh => simd(
-            #[inline(always)]
-            || body(Activation::Tanh, bias, mask, rows, cols, h, derivative),
+            |x| x.tanh_and_derivative().into(),
+            bias,
+            mask,
+            cols,
+            h,
+            derivative,
         ),
     }
 }
 
+/// [`bias_activation_dropout`] of the activation whose value and derivative `eval` gives.
 #[inline(always)]
-fn body<R: Real>(
-    activation: Activation,
+pub(crate) fn elementwise<R: Real>(
+    eval: impl Fn(R) -> [R; 2],
     bias: Bias<'_, R>,
     mask: Mask<'_, R>,
-    rows: usize,
+    cols: usize,
+    h: &mut [R],
+    derivative: Option<&mut [R]>,
+) {
+    simd(
+        #[inline(always)]
+        || body(eval, bias, mask, cols, h, derivative),
+    );
+}
+
+#[inline(always)]
+fn body<R: Real>(
+    eval: impl Fn(R) -> [R; 2],
+    bias: Bias<'_, R>,
+    mask: Mask<'_, R>,
     cols: usize,
     h: &mut [R],
     mut derivative: Option<&mut [R]>,
 ) {
     // decided once a run, so that the loops within have no choice left
     mask.for_each_run(
-        rows,
+        h.len() / cols,
         cols,
         #[inline(always)]
         |row, col, len, multipliers| {
@@ -119,20 +112,20 @@ fn body<R: Real>(
                     [h, &mut d[start..][..len]],
                     [],
                     #[inline(always)]
-                    |[h, _], []| activation.eval(h + bias[row]),
+                    |[h, _], []| eval(h + bias[row]),
                 ),
                 (Some(d), Bias::PerColumn(bias), None) => update(
                     [h, &mut d[start..][..len]],
                     [&bias[col..][..len]],
                     #[inline(always)]
-                    |[h, _], [b]| activation.eval(h + b),
+                    |[h, _], [b]| eval(h + b),
                 ),
                 (Some(d), Bias::PerRow(bias), Some(m)) => update(
                     [h, &mut d[start..][..len]],
                     [m],
                     #[inline(always)]
                     |[h, _], [m]| {
-                        let [y, dy] = activation.eval(h + bias[row]);
+                        let [y, dy] = eval(h + bias[row]);
                         [y * m, dy * m]
                     },
                 ),
@@ -141,7 +134,7 @@ fn body<R: Real>(
                     [&bias[col..][..len], m],
                     #[inline(always)]
                     |[h, _], [b, m]| {
-                        let [y, dy] = activation.eval(h + b);
+                        let [y, dy] = eval(h + b);
                         [y * m, dy * m]
                     },
                 ),
@@ -149,25 +142,25 @@ fn body<R: Real>(
                     [h],
                     [],
                     #[inline(always)]
-                    |[h], []| [activation.eval(h + bias[row])[0]],
+                    |[h], []| [eval(h + bias[row])[0]],
                 ),
                 (None, Bias::PerColumn(bias), None) => update(
                     [h],
                     [&bias[col..][..len]],
                     #[inline(always)]
-                    |[h], [b]| [activation.eval(h + b)[0]],
+                    |[h], [b]| [eval(h + b)[0]],
                 ),
                 (None, Bias::PerRow(bias), Some(m)) => update(
                     [h],
                     [m],
                     #[inline(always)]
-                    |[h], [m]| [activation.eval(h + bias[row])[0] * m],
+                    |[h], [m]| [eval(h + bias[row])[0] * m],
                 ),
                 (None, Bias::PerColumn(bias), Some(m)) => update(
                     [h],
                     [&bias[col..][..len], m],
                     #[inline(always)]
-                    |[h], [b, m]| [activation.eval(h + b)[0] * m],
+                    |[h], [b, m]| [eval(h + b)[0] * m],
                 ),
             }
         },
@@ -207,7 +200,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{Source, assert_close, cast, each_arch, numbers, sources, with_mask};
+    use crate::testing::{Source, assert_close, assert_same_bits, cast, each_arch, numbers, sources, with_mask};
 
     fn twin(activation: Activation, x: f64) -> (f64, f64) {
         match activation {
@@ -243,7 +236,27 @@ mod tests {
         });
     }
 
+    fn check_bits<R: Real>(activation: Activation, source: Source, cols: usize) {
+        const ROWS: usize = 3;
+        let h: Vec<f64> = numbers(1, ROWS * cols).iter().map(|x| 7.0 * x).collect();
+        let (h, bias) = (cast::<R>(&h), cast::<R>(&numbers(2, cols)));
+        with_mask::<R>(source, &[3, 8, 1], ROWS, cols, |mask, _| {
+            assert_same_bits::<R>(|| {
+                let (mut y, mut derivative) = (h.clone(), h.clone());
+                bias_activation_dropout(activation, Bias::PerColumn(&bias), mask, cols, &mut y, Some(&mut derivative));
+                vec![y, derivative]
+            });
+        });
+    }
+
     proptest! {
+        #[test]
+        fn every_instruction_set_gives_the_same_bits(gelu: bool, source in sources(), cols in 1..300_usize) {
+            let activation = if gelu { Activation::Gelu } else { Activation::Tanh };
+            check_bits::<f32>(activation, source, cols);
+            check_bits::<f64>(activation, source, cols);
+        }
+
         #[test]
         fn one_pass_is_bias_then_activation_then_mask(
             gelu: bool, per_row: bool, source in sources(), rows in 0..8_usize, cols in 1..150_usize,

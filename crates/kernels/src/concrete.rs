@@ -9,7 +9,7 @@ use crate::mask::{self, Mask};
 use crate::norm::{Backward, Forward};
 use crate::reduce::RowSums;
 use crate::residual::{self, Rows};
-use crate::simd::arch;
+use crate::simd::{arch, wide};
 use crate::transpose::{self, Transposition};
 
 macro_rules! concrete {
@@ -33,9 +33,9 @@ macro_rules! concrete {
 concrete! {
     product(product: Strided<Self>) = arch().dispatch(product);
     transposition(pass: Transposition<'_, Self>) = transpose::run(pass);
-    norm_forward(pass: Forward<'_, Self>) = arch().dispatch(pass);
-    norm_backward(pass: Backward<'_, Self>) = arch().dispatch(pass);
-    row_sums(pass: RowSums<'_, Self>) = arch().dispatch(pass);
+    norm_forward(pass: Forward<'_, Self>) = wide(pass);
+    norm_backward(pass: Backward<'_, Self>) = wide(pass);
+    row_sums(pass: RowSums<'_, Self>) = wide(pass);
     write_mask(mask: Mask<'_, Self>, cols: usize, out: &mut [Self]) = mask::write(mask, cols, out);
     activate(
         activation: Activation, bias: Bias<'_, Self>, mask: Mask<'_, Self>, cols: usize, h: &mut [Self],

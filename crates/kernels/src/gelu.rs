@@ -1,15 +1,23 @@
-//! GELU of f32 with AVX-512: the normal distribution by polynomials whose coefficients stay in registers.
+//! GELU of f32: the normal distribution by polynomials, a table of them in registers.
 //!
-//! The portable way ([`crate::Real::normal_cdf_pdf`]) is bound by its instructions: an exponential, a division and two polynomials. Here
-//! |x| falls into one of 16 segments, and one permutation of a register looks up a coefficient for 16 numbers at once.
+//! |x| falls into one of 16 segments. With AVX-512 one permutation of a register looks up a coefficient for 16 numbers at once; with
+//! AVX2 it takes four and two blends. An exponential, a division and two polynomials, the usual way, take longer. All instruction
+//! sets look up the same coefficients and do the same with them, to the same bits.
 
-use std::arch::x86_64::{self, __m512, __m512i};
+#[cfg(target_arch = "x86_64")]
+use std::any::TypeId;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m256, __m256i, __m512, __m512i, _mm256_blendv_ps, _mm256_castsi256_ps, _mm256_or_si256, _mm256_permutevar8x32_ps,
+    _mm256_set1_epi32, _mm256_slli_epi32, _mm256_testz_si256, _mm512_permutexvar_ps,
+};
 use std::array;
-use std::mem::transmute;
+use std::mem::transmute_copy;
 use std::sync::LazyLock;
 
-use pulp::x86::V4;
-use pulp::{NullaryFnOnce, Simd, f32x16};
+#[cfg(target_arch = "x86_64")]
+use pulp::x86::{V3_512b, V4};
+use pulp::{NullaryFnOnce, Simd, WithSimd};
 
 use crate::activation::Bias;
 use crate::lanes::Place;
@@ -57,92 +65,176 @@ fn interpolate(middle: f64, f: impl Fn(f64) -> f64) -> [f64; DEGREE + 1] {
 
 /// x Φ(x) and Φ(x) + x φ(x).
 #[inline(always)]
-fn eval(simd: V4, table: &[f32x16; DEGREE + 1], x: f32x16) -> [f32x16; 2] {
+fn eval<S: Simd>(simd: S, table: &[S::f32s; DEGREE + 1], x: S::f32s) -> [S::f32s; 2] {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer that sits in the low mantissa bits
-    // in this order NaN stays NaN, as the smaller of two is the second where one is none
-    let size = simd.min_f32s(simd.splat_f32s((END - 1e-3 * WIDTH) as f32), simd.abs_f32s(x));
+    let size = at_most(simd, (END - 1e-3 * WIDTH) as f32, simd.abs_f32s(x));
     let shifted = simd.mul_add_f32s(size, simd.splat_f32s((1.0 / WIDTH) as f32), simd.splat_f32s(ROUND));
     let segment = simd.sub_f32s(shifted, simd.splat_f32s(ROUND));
     let from_middle = simd.mul_add_f32s(segment, simd.splat_f32s(-WIDTH as f32), size);
-    let mut value = look_up(simd, table[DEGREE], shifted);
-    let mut slope = value;
-    for power in (1..DEGREE).rev() {
-        value = simd.mul_add_f32s(value, from_middle, look_up(simd, table[power], shifted));
-        slope = simd.mul_add_f32s(slope, from_middle, value);
-    }
-    value = simd.mul_add_f32s(value, from_middle, look_up(simd, table[0], shifted));
+    let [value, slope] = if is_low(simd, shifted) {
+        polynomial::<S, true>(simd, table, shifted, from_middle)
+    } else {
+        polynomial::<S, false>(simd, table, shifted, from_middle)
+    };
     let signs = simd.splat_f32s(-0.0);
     let sign = simd.and_f32s(x, signs);
     let cdf = simd.add_f32s(simd.splat_f32s(0.5), simd.or_f32s(value, sign));
     [simd.mul_f32s(x, cdf), simd.mul_add_f32s(simd.or_f32s(size, sign), slope, cdf)]
 }
 
-/// The coefficients that the low four bits of `place` name.
+/// The polynomials of the segments `place`, and their derivatives. `LOW`: all segments are of the first half.
 #[inline(always)]
-fn look_up(_: V4, coefficients: f32x16, place: f32x16) -> f32x16 {
-    // SAFETY: AVX-512 is there, as V4 vouches; all are vectors of 64 bytes, of which every pattern is a value.
+fn polynomial<S: Simd, const LOW: bool>(
+    simd: S,
+    table: &[S::f32s; DEGREE + 1],
+    place: S::f32s,
+    from_middle: S::f32s,
+) -> [S::f32s; 2] {
+    let mut value = look_up::<S, LOW>(table[DEGREE], place);
+    let mut slope = value;
+    for power in (1..DEGREE).rev() {
+        value = simd.mul_add_f32s(value, from_middle, look_up::<S, LOW>(table[power], place));
+        slope = simd.mul_add_f32s(slope, from_middle, value);
+    }
+    [simd.mul_add_f32s(value, from_middle, look_up::<S, LOW>(table[0], place)), slope]
+}
+
+/// The smaller of two; NaN where `x` is NaN.
+#[inline(always)]
+fn at_most<S: Simd>(simd: S, limit: f32, x: S::f32s) -> S::f32s {
+    let limit = simd.splat_f32s(limit);
+    #[cfg(target_arch = "x86_64")]
+    if [TypeId::of::<V4>(), TypeId::of::<V3_512b>()].contains(&TypeId::of::<S>()) {
+        return simd.min_f32s(limit, x); // the instruction gives the second one where one is NaN
+    }
+    simd.select_f32s(simd.less_than_f32s(limit, x), limit, x)
+}
+
+/// Whether all places are of the first half of the table, and it pays to know: with AVX2, whose registers hold half of it.
+#[inline(always)]
+fn is_low<S: Simd>(_: S, place: S::f32s) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if TypeId::of::<S>() == TypeId::of::<V3_512b>() {
+        // SAFETY: AVX2 is there, as S is V3_512b, whose vectors are two of 32 bytes, of which every pattern is a value.
+        return unsafe {
+            let [first, second] = transmute_copy::<_, [__m256i; 2]>(&place);
+            // the bit of the second half of 16
+            _mm256_testz_si256(_mm256_or_si256(first, second), _mm256_set1_epi32(8)) == 1
+        };
+    }
+    let _ = place;
+    false
+}
+
+/// The coefficients that the low four bits of `place` name; the low three, if `LOW`.
+#[inline(always)]
+fn look_up<S: Simd, const LOW: bool>(coefficients: S::f32s, place: S::f32s) -> S::f32s {
+    const { assert!(S::F32_LANES == SEGMENTS) };
+    #[cfg(target_arch = "x86_64")]
+    if TypeId::of::<S>() == TypeId::of::<V4>() {
+        // SAFETY: AVX-512 is there, as S is V4; all are vectors of 64 bytes, of which every pattern is a value.
+        return unsafe {
+            let (place, coefficients) = (transmute_copy::<_, __m512i>(&place), transmute_copy::<_, __m512>(&coefficients));
+            transmute_copy(&_mm512_permutexvar_ps(place, coefficients))
+        };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if TypeId::of::<S>() == TypeId::of::<V3_512b>() {
+        // SAFETY: AVX2 is there, as S is V3_512b; all are two vectors of 32 bytes, of which every pattern is a value.
+        return unsafe {
+            let coefficients = transmute_copy::<_, [__m256; 2]>(&coefficients);
+            let [first, second] = transmute_copy::<_, [__m256i; 2]>(&place);
+            transmute_copy(&[look_up_8::<LOW>(coefficients, first), look_up_8::<LOW>(coefficients, second)])
+        };
+    }
+    // SAFETY: all are 64 bytes, of which every pattern is a value.
     unsafe {
-        let (place, coefficients) = (transmute::<f32x16, __m512i>(place), transmute::<f32x16, __m512>(coefficients));
-        transmute(x86_64::_mm512_permutexvar_ps(place, coefficients))
+        let (place, coefficients) =
+            (transmute_copy::<_, [u32; SEGMENTS]>(&place), transmute_copy::<_, [f32; SEGMENTS]>(&coefficients));
+        transmute_copy(&place.map(|place| coefficients[place as usize % SEGMENTS]))
+    }
+}
+
+/// # Safety
+/// There is AVX2.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn look_up_8<const LOW: bool>([low, high]: [__m256; 2], place: __m256i) -> __m256 {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        // a permutation heeds three bits, a blend the sign: the fourth bit of the place
+        let found = _mm256_permutevar8x32_ps(low, place);
+        if LOW {
+            return found;
+        }
+        let is_high = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(place));
+        _mm256_blendv_ps(found, _mm256_permutevar8x32_ps(high, place), is_high)
     }
 }
 
 /// What one vector of a run takes.
 #[derive(Clone, Copy)]
-struct Run<'r> {
-    simd: V4,
-    table: [f32x16; DEGREE + 1],
+struct Run<'r, S: Simd> {
+    simd: S,
+    table: [S::f32s; DEGREE + 1],
     /// One for all, or one each.
     bias: Result<&'r [f32], f32>,
     multipliers: Option<&'r [f32]>,
 }
 
-impl Run<'_> {
+impl<S: Simd> Run<'_, S> {
     #[inline(always)]
     fn at(&self, place: Place, h: &mut [f32], derivative: Option<&mut [f32]>) {
         let Self { simd, table, bias, multipliers } = self;
         let bias = match bias {
-            Ok(bias) => place.load::<V4, f32>(*simd, bias),
+            Ok(bias) => place.load::<S, f32>(*simd, bias),
             Err(bias) => simd.splat_f32s(*bias),
         };
-        let [mut y, mut dy] = eval(*simd, table, simd.add_f32s(place.load::<V4, f32>(*simd, h), bias));
+        let [mut y, mut dy] = eval(*simd, table, simd.add_f32s(place.load::<S, f32>(*simd, h), bias));
         if let Some(multipliers) = multipliers {
-            let m = place.load::<V4, f32>(*simd, multipliers);
+            let m = place.load::<S, f32>(*simd, multipliers);
             (y, dy) = (simd.mul_f32s(y, m), simd.mul_f32s(dy, m));
         }
-        place.store::<V4, f32>(*simd, h, y);
+        place.store::<S, f32>(*simd, h, y);
         if let Some(derivative) = derivative {
-            place.store::<V4, f32>(*simd, derivative, dy);
+            place.store::<S, f32>(*simd, derivative, dy);
         }
     }
 }
 
-/// [`crate::bias_activation_dropout`] of GELU.
-pub(crate) struct Gelu<'p, 'd> {
-    pub(crate) simd: V4,
+/// [`crate::bias_activation_dropout`] of GELU, for vectors of 16 numbers.
+pub(crate) struct Gelu<'p> {
     pub(crate) bias: Bias<'p, f32>,
     pub(crate) mask: Mask<'p, f32>,
     pub(crate) cols: usize,
     pub(crate) h: &'p mut [f32],
-    pub(crate) derivative: &'p mut Option<&'d mut [f32]>,
+    pub(crate) derivative: Option<&'p mut [f32]>,
 }
 
-impl Gelu<'_, '_> {
-    pub(crate) fn run(self) {
-        self.simd.vectorize(self);
+impl WithSimd for Gelu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        simd.vectorize(Vectorised { simd, pass: self });
     }
 }
 
+struct Vectorised<'p, S> {
+    simd: S,
+    pass: Gelu<'p>,
+}
+
 // no closure: its call is inlined too late to have the instructions
-impl NullaryFnOnce for Gelu<'_, '_> {
+impl<S: Simd> NullaryFnOnce for Vectorised<'_, S> {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        let Self { simd, bias, mask, cols, h, derivative } = self;
+        let Self { simd, pass: Gelu { bias, mask, cols, h, mut derivative } } = self;
         let table: &[[f32; SEGMENTS]; DEGREE + 1] = &TABLE;
         // SAFETY: vectors of 64 bytes, of which every pattern is a value.
-        let table: [f32x16; DEGREE + 1] = unsafe { transmute(*table) };
+        let table: [S::f32s; DEGREE + 1] = unsafe { transmute_copy(table) };
         mask.for_each_run(
             h.len() / cols,
             cols,
@@ -174,8 +266,8 @@ impl NullaryFnOnce for Gelu<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Activation;
-    use crate::bias_activation_dropout;
+    use crate::testing::each_arch;
+    use crate::{Activation, bias_activation_dropout, simd};
 
     fn gelu(x: &[f32]) -> [Vec<f32>; 2] {
         let (mut y, mut dy) = (x.to_vec(), x.to_vec());
@@ -185,8 +277,14 @@ mod tests {
 
     #[test]
     fn it_is_within_rounding_of_the_definition() {
-        let x: Vec<f32> = (-160_000..=160_000).map(|i| i as f32 * 1e-4).collect();
-        let [y, dy] = gelu(&x);
+        each_arch(|| {
+            let x: Vec<f32> = (-160_000..=160_000).map(|i| i as f32 * 1e-4).collect();
+            check(&x);
+        });
+    }
+
+    fn check(x: &[f32]) {
+        let [y, dy] = gelu(x);
         let mut worst = [0.0_f64; 2];
         for ((x, y), dy) in x.iter().map(|&x| f64::from(x)).zip(y).zip(dy) {
             let cdf = 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
@@ -200,11 +298,13 @@ mod tests {
 
     #[test]
     fn what_is_no_number_stays_none() {
-        let [y, dy] = gelu(&[f32::NAN, f32::INFINITY, 1e30, -1e30]);
-        assert!(y[0].is_nan() && dy[0].is_nan());
-        assert!(
-            y[1].is_infinite() && (y[2] - 1e30).abs() < 1e24 && (dy[2] - 1.0).abs() < 1e-5 && dy[3].abs() < 1e-5,
-            "{y:?} {dy:?}"
-        );
+        each_arch(|| {
+            let [y, dy] = gelu(&[f32::NAN, f32::INFINITY, 1e30, -1e30]);
+            assert!(y[0].is_nan() && dy[0].is_nan(), "{}: {y:?} {dy:?}", simd::name());
+            assert!(
+                y[1].is_infinite() && (y[2] - 1e30).abs() < 1e24 && (dy[2] - 1.0).abs() < 1e-5 && dy[3].abs() < 1e-5,
+                "{y:?} {dy:?}"
+            );
+        });
     }
 }

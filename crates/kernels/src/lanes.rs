@@ -82,6 +82,13 @@ macro_rules! lanes_of {
                         // for; the vectors of V4 and of the intrinsic are the same bits.
                         return unsafe { transmute_copy(&x86_64::$load512((1 << len) - 1, from)) };
                     }
+                    #[cfg(target_arch = "x86_64")]
+                    if TypeId::of::<S>() == TypeId::of::<pulp::x86::V3_512b>() {
+                        // pulp's own load takes the upper half from twice as far on as it lies
+                        // SAFETY: AVX2 is there, since S is V3_512b, whose vectors are the same bits as two of AVX2's; the caller
+                        // vouches for the first `len` lanes.
+                        return unsafe { transmute_copy(&two::load(from.cast(), len * size_of::<Self>() / 4)) };
+                    }
                     // SAFETY: the mask leaves the first `len` lanes, which the caller vouches for.
                     unsafe { simd.$load(simd.$mask(0, len as $int), from) }
                 } else {
@@ -96,6 +103,11 @@ macro_rules! lanes_of {
                     if TypeId::of::<S>() == TypeId::of::<pulp::x86::V4>() {
                         // SAFETY: as for loading.
                         return unsafe { x86_64::$store512(to, (1 << len) - 1, transmute_copy(&x)) };
+                    }
+                    #[cfg(target_arch = "x86_64")]
+                    if TypeId::of::<S>() == TypeId::of::<pulp::x86::V3_512b>() {
+                        // SAFETY: as for loading.
+                        return unsafe { two::store(to.cast(), len * size_of::<Self>() / 4, transmute_copy(&x)) };
                     }
                     // SAFETY: the mask leaves the first `len` lanes, which the caller vouches for.
                     unsafe { simd.$store(simd.$mask(0, len as $int), to, x) }
@@ -142,6 +154,57 @@ lanes_of!(
     _mm512_maskz_loadu_pd,
     _mm512_mask_storeu_pd
 );
+
+/// Part of two vectors of AVX2 that follow one another in memory, in numbers of 32 bits.
+#[cfg(target_arch = "x86_64")]
+mod two {
+    use std::arch::x86_64::{
+        __m256i, _mm256_loadu_si256, _mm256_maskload_epi32, _mm256_maskstore_epi32, _mm256_setzero_si256, _mm256_storeu_si256,
+    };
+
+    const HALF: usize = 8;
+    /// Eight numbers from `HALF - n` on: a mask of the first n lanes.
+    static MASKS: [i32; 2 * HALF] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    /// The first `len` lanes, and 0 beyond.
+    ///
+    /// # Safety
+    /// AVX2 is there, `len` is at most 16, and as many numbers can be read at `from`.
+    #[inline(always)]
+    pub(super) unsafe fn load(from: *const i32, len: usize) -> [__m256i; 2] {
+        // SAFETY: a half is read as a whole where all of it is among the first `len`, else by its mask.
+        unsafe {
+            if len > HALF {
+                [_mm256_loadu_si256(from.cast()), _mm256_maskload_epi32(from.add(HALF), mask(len - HALF))]
+            } else {
+                [_mm256_maskload_epi32(from, mask(len)), _mm256_setzero_si256()]
+            }
+        }
+    }
+
+    /// The first `len` lanes.
+    ///
+    /// # Safety
+    /// As for [`load`], and the numbers can be written.
+    #[inline(always)]
+    pub(super) unsafe fn store(to: *mut i32, len: usize, [low, high]: [__m256i; 2]) {
+        // SAFETY: as for loading.
+        unsafe {
+            if len > HALF {
+                _mm256_storeu_si256(to.cast(), low);
+                _mm256_maskstore_epi32(to.add(HALF), mask(len - HALF), high);
+            } else {
+                _mm256_maskstore_epi32(to, mask(len), low);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn mask(n: usize) -> __m256i {
+        // SAFETY: eight numbers inside of MASKS, n being at most 8; AVX2 is there, as the caller vouches.
+        unsafe { _mm256_loadu_si256(MASKS.as_ptr().add(HALF - n).cast()) }
+    }
+}
 
 /// A row of numbers as V vectors, the last of which may be PARTIAL, what it lacks being 0; V = 0: as many as it takes.
 ///

@@ -18,7 +18,6 @@ mod activation;
 mod arena;
 mod buffer;
 mod concrete;
-#[cfg(target_arch = "x86_64")]
 mod gelu;
 mod gemm;
 mod lanes;
@@ -47,4 +46,7 @@ pub use real::Real;
 pub use reduce::{add_assign, add_bias, add_column_sums, add_row_sums, hadamard};
 pub use residual::{Rows, add_branch, branch_gradient};
 pub use stdio::stdout_was_closed;
+#[cfg(debug_assertions)]
+#[doc(hidden)]
+pub use simd::each_arch;
 pub use transpose::transpose;

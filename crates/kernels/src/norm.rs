@@ -242,7 +242,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{assert_close, cast, each_arch, numbers, subset};
+    use crate::testing::{assert_close, assert_same_bits, cast, each_arch, numbers, subset};
 
     /// Large enough that rounding is not blown up where the numbers of a row happen to be nearly the same.
     const EPS: f64 = 0.01;
@@ -310,7 +310,27 @@ mod tests {
         assert_close(&dbias, &want_dbias);
     }
 
+    fn check_bits<R: Real>(rows: Rows<'_>) {
+        let (d, packed) = (rows.cols, rows.len() * rows.cols);
+        let (x, weight, bias) = (cast::<R>(&numbers(1, rows.outer * rows.b * d)), cast(&numbers(2, d)), cast(&numbers(3, d)));
+        assert_same_bits::<R>(|| {
+            let (mut xhat, mut rstd, mut y) = (vec![R::zero(); packed], vec![R::zero(); rows.len()], vec![R::zero(); packed]);
+            layer_norm(rows, R::from_f64(1e-5), &weight, &bias, &x, &mut xhat, &mut rstd, &mut y);
+            let (mut dx, mut dweight, mut dbias) = (x.clone(), weight.clone(), bias.clone());
+            layer_norm_backward(rows, &weight, &xhat, &rstd, &y, &mut dx, &mut dweight, &mut dbias);
+            vec![xhat, rstd, y, dx, dweight, dbias]
+        });
+    }
+
     proptest! {
+        #[test]
+        fn every_instruction_set_gives_the_same_bits(outer in 1..4_usize, b in 1..4_usize, cols in 1..300_usize) {
+            let kept: Vec<u32> = (0..b as u32).collect();
+            let rows = Rows { outer, b, cols, kept: &kept };
+            check_bits::<f32>(rows);
+            check_bits::<f64>(rows);
+        }
+
         #[test]
         fn rows_that_take_part_are_normalised_alone(outer in 0..5_usize, b in 0..5_usize, bits: u32, cols in 1..150_usize) {
             let all: Vec<u32> = (0..b as u32).collect();

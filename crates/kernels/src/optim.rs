@@ -132,7 +132,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{assert_close, cast, each_arch, numbers};
+    use crate::testing::{assert_close, assert_same_bits, cast, each_arch, numbers};
 
     fn check<R: Real>(len: usize, decoupled: bool) {
         let (grad_scale, lr, beta1, beta2, eps, decay, t) = (0.75, 0.1, 0.9, 0.99, 1e-3, 0.05, 3);
@@ -186,7 +186,31 @@ mod tests {
         assert_close(&scaled, &x.iter().map(|x| -0.75 * x).collect::<Vec<_>>());
     }
 
+    fn check_bits<R: Real>(len: usize) {
+        let [grad_scale, lr, beta1, beta2, eps, weight_decay, bias1, bias2] =
+            [0.75, 0.1, 0.9, 0.99, 1e-3, 0.05, 0.27, 0.03].map(R::from_f64);
+        let adam_step = AdamStep { grad_scale, lr, beta1, beta2, eps, weight_decay, bias1, bias2 };
+        let sgd_step = SgdStep { grad_scale, lr, momentum: beta1, nesterov: true, weight_decay };
+        let [p, grad, m] = [1, 2, 3].map(|seed| cast::<R>(&numbers(seed, len)));
+        let v: Vec<R> = m.iter().map(|m| m.abs()).collect();
+        assert_same_bits::<R>(|| {
+            let (mut p, mut m, mut v) = (p.clone(), m.clone(), v.clone());
+            adam(adam_step, &mut p, &grad, &mut m, &mut v);
+            adamw(adam_step, &mut p, &grad, &mut m, &mut v);
+            sgd(sgd_step, &mut p, &grad, &mut m);
+            scale(lr, &mut m);
+            let squares = R::from_f64(sum_of_squares(&p));
+            vec![p, m, v, vec![squares]]
+        });
+    }
+
     proptest! {
+        #[test]
+        fn every_instruction_set_gives_the_same_bits(len in 0..3000_usize) {
+            check_bits::<f32>(len);
+            check_bits::<f64>(len);
+        }
+
         #[test]
         fn an_update_is_the_scalar_recurrence(len in 0..200_usize, decoupled: bool) {
             each_arch(|| {

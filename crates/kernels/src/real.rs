@@ -5,9 +5,13 @@ use std::iter::Sum;
 
 use num_traits::{Float, NumAssign};
 
+use crate::activation::{Bias, elementwise};
 use crate::concrete::Concrete;
+use crate::gelu::Gelu;
 use crate::gemm::{Blas, Product, bf16};
 use crate::lanes::Lanes;
+use crate::mask::Mask;
+use crate::simd::wide;
 
 /// f32 or f64, with what a kernel needs beyond arithmetic.
 pub trait Real: Float + NumAssign + Blas + Concrete + Lanes + Sum + Default + Debug + Display + Send + Sync + 'static {
@@ -15,8 +19,9 @@ pub trait Real: Float + NumAssign + Blas + Concrete + Lanes + Sum + Default + De
     fn from_f64(x: f64) -> Self;
     /// Exact.
     fn to_f64(self) -> f64;
-    /// Distribution function and density of the standard normal at `self`: GELU(x) = x Φ(x), GELU'(x) = Φ(x) + x φ(x).
-    fn normal_cdf_pdf(self) -> (Self, Self);
+    /// [`crate::bias_activation_dropout`] of GELU.
+    #[doc(hidden)]
+    fn gelu(bias: Bias<'_, Self>, mask: Mask<'_, Self>, cols: usize, h: &mut [Self], derivative: Option<&mut [Self]>);
     /// tanh x and its derivative 1 - tanh² x.
     fn tanh_and_derivative(self) -> (Self, Self);
     /// A product of operands rounded to bfloat16, if this type has one; whether it was done.
@@ -33,19 +38,6 @@ pub trait Real: Float + NumAssign + Blas + Concrete + Lanes + Sum + Default + De
     fn pair_rows(_: [usize; 2], _x: &[Self], _out: &mut [Self]) {
         unreachable!("no product takes pairs of this type")
     }
-    /// GELU in a way of AVX-512's own, if this type has one; whether it was done.
-    #[cfg(target_arch = "x86_64")]
-    #[doc(hidden)]
-    fn gelu_avx512(
-        _: pulp::x86::V4,
-        _: crate::Bias<'_, Self>,
-        _: crate::Mask<'_, Self>,
-        _cols: usize,
-        _h: &mut [Self],
-        _derivative: &mut Option<&mut [Self]>,
-    ) -> bool {
-        false
-    }
 }
 
 impl Real for f64 {
@@ -55,11 +47,15 @@ impl Real for f64 {
     fn to_f64(self) -> f64 {
         self
     }
-    #[inline(never)] // sixteen copies in every loop over lanes would be for the compiler only
-    fn normal_cdf_pdf(self) -> (Self, Self) {
-        let cdf = 0.5 * libm::erfc(-self * std::f64::consts::FRAC_1_SQRT_2);
-        let pdf = (-0.5 * self * self).exp() * INV_SQRT_TAU;
-        (cdf, pdf)
+    fn gelu(bias: Bias<'_, Self>, mask: Mask<'_, Self>, cols: usize, h: &mut [Self], derivative: Option<&mut [Self]>) {
+        /// x Φ(x) and Φ(x) + x φ(x).
+        #[inline(never)] // sixteen copies in every loop over lanes would be for the compiler only
+        fn eval(x: f64) -> [f64; 2] {
+            let cdf = 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
+            let pdf = (-0.5 * x * x).exp() * INV_SQRT_TAU;
+            [x * cdf, x.mul_add(pdf, cdf)]
+        }
+        elementwise(eval, bias, mask, cols, h, derivative);
     }
     #[inline(never)]
     fn tanh_and_derivative(self) -> (Self, Self) {
@@ -77,18 +73,8 @@ impl Real for f32 {
     fn to_f64(self) -> f64 {
         f64::from(self)
     }
-    /// Abramowitz & Stegun 7.1.26: erfc(z) = (a1 t + ... + a5 t⁵) exp(-z²), t = 1 / (1 + p z), z = |x| / √2, within 1.5e-7
-    /// (2.5e-7 here, with rounding). The constants below have the halves and the root worked in; the exponential serves the
-    /// density, too.
-    #[inline(always)]
-    fn normal_cdf_pdf(self) -> (Self, Self) {
-        let t = 1.0 / self.abs().mul_add(0.231_641_89, 1.0);
-        let poly =
-            t.mul_add(0.530_702_7, -0.726_576_03).mul_add(t, 0.710_706_9).mul_add(t, -0.142_248_36).mul_add(t, 0.127_414_8) * t;
-        let exp = exp2_nonpositive(self * (self * (-0.5 * std::f32::consts::LOG2_E)));
-        let tail = poly * exp;
-        let cdf = if self < 0.0 { tail } else { 1.0 - tail };
-        (cdf, exp * INV_SQRT_TAU as f32)
+    fn gelu(bias: Bias<'_, Self>, mask: Mask<'_, Self>, cols: usize, h: &mut [Self], derivative: Option<&mut [Self]>) {
+        wide(Gelu { bias, mask, cols, h, derivative });
     }
     fn bf16_gemm(product: Product<'_, Self>, c: &mut [Self], ldc: usize, scratch: &mut [Self]) -> bool {
         bf16::gemm(product, c, ldc, scratch);
@@ -99,18 +85,6 @@ impl Real for f32 {
     }
     fn pair_rows(sizes: [usize; 2], x: &[Self], out: &mut [Self]) {
         bf16::pair_rows(sizes, x, out);
-    }
-    #[cfg(target_arch = "x86_64")]
-    fn gelu_avx512(
-        simd: pulp::x86::V4,
-        bias: crate::Bias<'_, Self>,
-        mask: crate::Mask<'_, Self>,
-        cols: usize,
-        h: &mut [Self],
-        derivative: &mut Option<&mut [Self]>,
-    ) -> bool {
-        crate::gelu::Gelu { simd, bias, mask, cols, h, derivative }.run();
-        true
     }
     /// (1 - e) / (1 + e), e = exp(-2 |x|), with the sign of x; near 0, where 1 - e loses digits, the Taylor polynomial of degree 9.
     /// Within 5e-7 relatively; unlike the C library's, it vectorises.
@@ -158,17 +132,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn f32_normal_matches_f64() {
-        for i in -400_000..=400_000 {
-            let x = i as f32 * 1e-4;
-            let (cdf, pdf) = x.normal_cdf_pdf();
-            let (cdf64, pdf64) = f64::from(x).normal_cdf_pdf();
-            assert!((f64::from(cdf) - cdf64).abs() < 2.5e-7, "cdf({x}) = {cdf}, not {cdf64}");
-            assert!((f64::from(pdf) - pdf64).abs() < 1e-7, "pdf({x}) = {pdf}, not {pdf64}");
-        }
-    }
-
-    #[test]
     fn f32_tanh_matches_f64() {
         for i in -200_000..=200_000 {
             let x = i as f32 * 1e-4;
@@ -178,7 +141,7 @@ mod tests {
             assert!((f64::from(dy) - (1.0 - want * want)).abs() < 5e-7, "derivative at {x}");
         }
         assert!((f32::INFINITY.tanh_and_derivative().0 - 1.0).abs() < f32::EPSILON);
-        assert!(f32::NAN.tanh_and_derivative().0.is_nan() && f32::NAN.normal_cdf_pdf().0.is_nan());
+        assert!(f32::NAN.tanh_and_derivative().0.is_nan());
     }
 
     #[test]

@@ -152,7 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{assert_close, cast, each_arch, numbers};
+    use crate::testing::{assert_close, assert_same_bits, cast, each_arch, numbers};
 
     fn check<R: Real>(rows: usize, cols: usize) {
         let (x, y) = (numbers(1, rows * cols), numbers(2, rows * cols));
@@ -182,7 +182,29 @@ mod tests {
         assert_close(&got_by_column, &by_column);
     }
 
+    fn check_bits<R: Real>(rows: usize, cols: usize) {
+        // thirds, as sums of the numbers themselves are exact in any order
+        let x: Vec<f64> = numbers(1, rows * cols).iter().map(|x| x / 3.0).collect();
+        let (x, row, column) = (cast::<R>(&x), cast(&numbers(2, rows)), cast(&numbers(3, cols)));
+        assert_same_bits::<R>(|| {
+            let (mut by_row, mut by_column, mut biased) = (row.clone(), column.clone(), x.clone());
+            add_row_sums(&x, &mut by_row);
+            add_column_sums(&x, &mut by_column);
+            add_bias(Bias::PerColumn(&column), cols, &mut biased);
+            hadamard(&mut biased, &x);
+            add_assign(&mut biased, &x);
+            let product = simd(|| dot(&x, &biased));
+            vec![by_row, by_column, biased, vec![product]]
+        });
+    }
+
     proptest! {
+        #[test]
+        fn every_instruction_set_gives_the_same_bits(rows in 1..5_usize, cols in 1..300_usize) {
+            check_bits::<f32>(rows, cols);
+            check_bits::<f64>(rows, cols);
+        }
+
         #[test]
         fn sums_are_those_of_a_plain_loop(rows in 0..12_usize, cols in 0..150_usize) {
             each_arch(|| {

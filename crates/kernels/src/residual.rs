@@ -162,7 +162,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{Source, assert_close, cast, each_arch, numbers, sources, subset, with_mask};
+    use crate::testing::{Source, assert_close, assert_same_bits, cast, each_arch, numbers, sources, subset, with_mask};
 
     fn check<R: Real>(rows: Rows<'_>, per_row: bool, source: Source, scale: f64) {
         let Rows { outer, b, cols, kept } = rows;
@@ -188,7 +188,26 @@ mod tests {
         });
     }
 
+    fn check_bits<R: Real>(source: Source, cols: usize) {
+        let rows = Rows { outer: 2, b: 3, cols, kept: &[0, 2] };
+        let (x, y, bias) = (cast::<R>(&numbers(1, 6 * cols)), cast::<R>(&numbers(2, 4 * cols)), cast::<R>(&numbers(3, cols)));
+        with_mask::<R>(source, &[10, 12], rows.len(), cols, |mask, _| {
+            assert_same_bits::<R>(|| {
+                let (mut to, mut dy) = (x.clone(), y.clone());
+                add_branch(rows, Bias::PerColumn(&bias), mask, R::from_f64(1.1), &y, &mut to);
+                branch_gradient(rows, mask, R::from_f64(1.1), &x, &mut dy);
+                vec![to, dy]
+            });
+        });
+    }
+
     proptest! {
+        #[test]
+        fn every_instruction_set_gives_the_same_bits(source in sources(), cols in 1..300_usize) {
+            check_bits::<f32>(source, cols);
+            check_bits::<f64>(source, cols);
+        }
+
         #[test]
         fn a_branch_reaches_the_rows_that_take_part(
             outer in 0..5_usize, b in 0..5_usize, bits: u32, cols in 1..150_usize, per_row: bool, source in sources(),

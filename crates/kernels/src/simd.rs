@@ -3,6 +3,10 @@
 use std::array;
 use std::hint::black_box;
 
+use pulp::{Scalar512b, WithSimd};
+#[cfg(target_arch = "x86_64")]
+use pulp::{Simd, x86::V3_512b};
+
 use crate::Real;
 
 /// Numbers side by side: a vector of f32 in AVX-512, two in AVX2.
@@ -17,14 +21,74 @@ pub(crate) fn simd<T>(kernel: impl FnOnce() -> T) -> T {
     arch().dispatch(kernel)
 }
 
-/// The best instruction set of this machine; a test may choose another one for its thread.
+/// Runs `pass` with vectors of 16 f32 or 8 f64 on every machine: a register of AVX-512, two of AVX2, or a loop over an array.
+///
+/// For passes that add up lanes, whose number decides the order of a sum, hence its last bits.
+#[inline(always)]
+pub(crate) fn wide<P: WithSimd>(pass: P) -> P::Output {
+    match arch() {
+        #[cfg(target_arch = "x86_64")]
+        pulp::Arch::V4(simd) => Simd::vectorize(simd, pass),
+        #[cfg(target_arch = "x86_64")]
+        pulp::Arch::V3(simd) => pass.with_simd(V3_512b(simd)),
+        _ => pass.with_simd(Scalar512b),
+    }
+}
+
+/// The best instruction set of this machine; in a debug build, the one that [`each_arch`] is at.
 #[inline(always)]
 pub(crate) fn arch() -> pulp::Arch {
-    #[cfg(test)]
-    if let Some(arch) = crate::testing::ARCH.get() {
+    #[cfg(debug_assertions)]
+    if let Some(arch) = tests_only::chosen() {
         return arch;
     }
     pulp::Arch::new()
+}
+
+#[cfg(debug_assertions)]
+pub use tests_only::each_arch;
+
+#[cfg(debug_assertions)]
+mod tests_only {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Mutex, PoisonError};
+
+    /// 1 + the place in `all()` of what all threads use; 0 for the best.
+    static CHOSEN: AtomicUsize = AtomicUsize::new(0);
+
+    pub(super) fn chosen() -> Option<pulp::Arch> {
+        match CHOSEN.load(Ordering::Relaxed) {
+            0 => None,
+            place => all().nth(place - 1),
+        }
+    }
+
+    /// What this machine has, best first.
+    fn all() -> impl Iterator<Item = pulp::Arch> {
+        #[cfg(target_arch = "x86_64")]
+        let all = [pulp::x86::V4::try_new().map(pulp::Arch::V4), pulp::x86::V3::try_new().map(pulp::Arch::V3)];
+        #[cfg(not(target_arch = "x86_64"))]
+        let all = [Some(pulp::Arch::new())];
+        all.into_iter().flatten().chain([pulp::Arch::Scalar])
+    }
+
+    /// For tests, hence in debug builds alone: calls `test` once for each instruction set that this machine has, with its name; all
+    /// threads use it meanwhile. Two calls wait for one another.
+    pub fn each_arch(mut test: impl FnMut(&'static str)) {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        struct Reset;
+        impl Drop for Reset {
+            fn drop(&mut self) {
+                CHOSEN.store(0, Ordering::Relaxed);
+            }
+        }
+        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let _reset = Reset;
+        for place in 1..=all().count() {
+            CHOSEN.store(place, Ordering::Relaxed);
+            test(super::name());
+        }
+    }
 }
 
 /// outs[..][i] = f(outs[..][i], ins[..][i]) for every i; all slices are equally long. The loop of every elementwise kernel.

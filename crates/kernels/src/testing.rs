@@ -1,25 +1,24 @@
 //! What the tests of every kernel share: inputs, the comparison with a naive f64 twin, and the twin of a mask.
 
-use std::cell::Cell;
-
-use crate::{Key, Keyed, Mask, Real, philox};
-
-thread_local! {
-    /// The instruction set that kernels on this thread use instead of the best.
-    pub(crate) static ARCH: Cell<Option<pulp::Arch>> = const { Cell::new(None) };
-}
+use crate::{Key, Keyed, Mask, Real, philox, simd};
 
 /// Runs `test` with every instruction set that this machine has.
 pub(crate) fn each_arch(mut test: impl FnMut()) {
-    #[cfg(target_arch = "x86_64")]
-    let all = [pulp::x86::V4::try_new().map(pulp::Arch::V4), pulp::x86::V3::try_new().map(pulp::Arch::V3)];
-    #[cfg(not(target_arch = "x86_64"))]
-    let all = [Some(pulp::Arch::new())];
-    for arch in all.into_iter().flatten().chain([pulp::Arch::Scalar]) {
-        ARCH.set(Some(arch));
-        test();
-    }
-    ARCH.set(None);
+    simd::each_arch(|_| test());
+}
+
+/// Asserts that `pass` gives the same bits with every instruction set that this machine has.
+#[track_caller]
+pub(crate) fn assert_same_bits<R: Real>(mut pass: impl FnMut() -> Vec<Vec<R>>) {
+    let mut first: Option<Vec<Vec<u64>>> = None;
+    simd::each_arch(|name| {
+        let bits = |x: Vec<R>| x.into_iter().map(|x| Real::to_f64(x).to_bits()).collect();
+        let found: Vec<Vec<u64>> = pass().into_iter().map(bits).collect();
+        let wanted = first.get_or_insert_with(|| found.clone());
+        let differ = found.iter().zip(&*wanted).map(|(found, wanted)| found.iter().zip(wanted).filter(|(a, b)| a != b).count());
+        let differ: Vec<usize> = differ.collect();
+        assert!(found == *wanted, "{name}: {differ:?} numbers differ from the first instruction set's");
+    });
 }
 
 /// Numbers in [-1, 1) without a pattern, each exact in f32 so that both instantiations of a kernel see the same inputs.

@@ -47,6 +47,40 @@ fn cuts_agree(task: &Task<f64>) {
     }
 }
 
+/// Wider than a vector, and no whole number of them.
+const BROAD: MixerConfig = MixerConfig { dim: 83, token_hidden: 17, channel_hidden: 70, ..MIXER };
+
+#[cfg(debug_assertions)]
+#[test]
+fn every_instruction_set_trains_and_infers_to_the_same_bits() {
+    const B: usize = 7;
+    for mixer in [MIXER, WIDE, BROAD, MixerConfig { activation: Activation::Tanh, ..MIXER }] {
+        for task in Task::<f32>::of_models(&mixer, 17, 14).filter(|task| task.gemm != Gemm::OpenBlas) {
+            let mut first = None;
+            nids_kernels::each_arch(|name| {
+                let (params, loss) = task.train(1, Cut { shard: 5, groups: 2 }, 3, |_| ());
+                let mut bits: Vec<u64> = params.iter().map(|x| x.to_bits().into()).chain([loss.to_bits()]).collect();
+                if let Model::Classifier(classifier) | Model::Student(classifier, ..) = &task.model {
+                    let (arena, prepared) = (Arena::default(), Prepared::of(&task.table, task.gemm, &params));
+                    let cx = Cx::new(&params, &arena, Mode::Eval).with(task.gemm, Some(&prepared));
+                    let x = cx.alloc(B * task.width);
+                    x.copy_from_slice(&task.x[..B * task.width]);
+                    bits.extend(classifier.infer(&cx, B, x).data.iter().map(|x| u64::from(x.to_bits())));
+                }
+                let wanted = first.get_or_insert_with(|| bits.clone());
+                let differ = bits.iter().zip(&*wanted).filter(|(found, wanted)| found != wanted).count();
+                assert!(
+                    bits == *wanted,
+                    "{name}, {:?}, width {}: {differ} of {} numbers differ",
+                    task.gemm,
+                    mixer.dim,
+                    bits.len()
+                );
+            });
+        }
+    }
+}
+
 #[test]
 fn bfloat16_gives_a_gradient_within_its_rounding() {
     let cut = Cut { shard: 5, groups: 2 };
