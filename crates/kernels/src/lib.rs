@@ -45,8 +45,8 @@ pub use philox::{Key, Stream};
 pub use real::Real;
 pub use reduce::{add_assign, add_bias, add_column_sums, add_row_sums, hadamard};
 pub use residual::{Rows, add_branch, branch_gradient};
-pub use stdio::stdout_was_closed;
 #[cfg(debug_assertions)]
 #[doc(hidden)]
 pub use simd::each_arch;
+pub use stdio::stdout_was_closed;
 pub use transpose::transpose;
