@@ -2,6 +2,7 @@ use nids_flows::read;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value as Json, json};
+use std::fs;
 
 use super::*;
 use crate::artefacts::digest;
