@@ -1,6 +1,6 @@
 //! Data files that are not what the schema says, or not enough to learn from.
 
-use crate::bench::{Bench, column, edit, on_flows};
+use crate::bench::{Bench, column, edit, on_flows, text};
 
 #[test]
 fn a_bad_file_is_named_with_its_line_and_column() {
@@ -57,7 +57,8 @@ fn a_bad_file_is_named_with_its_line_and_column() {
             [format!("predict --run run --data {file}"), on_flows("pretrain", &with_train), on_flows("finetune", &with_train)]
         {
             // predict does not miss the label
-            assert_eq!(bench.fails(&args).replace(", \"label\" of", " of"), found.replace(", \"label\" of", " of"), "{args}");
+            let alike = |text: &str| text.replace(", \"label\" of", " of").replace(" and 33 more of", " and 32 more of");
+            assert_eq!(alike(&bench.fails(&args)), alike(&found), "{args}");
         }
         all.push_str(&found);
     }
@@ -245,11 +246,12 @@ fn names_from_files_reach_the_terminal_escaped_and_long_lists_are_cut() {
         .file("esc.yaml", schema)
         .file("run/.lock", "process 1 (\u{1b}[2J\nerror: forged)\n");
     let (_, told) = bench.prints_and_tells("predict --run run --data esc.csv");
-    let found = bench.fails(&on_flows("pretrain", "--set data.schema=esc.yaml --set data.train=esc.csv"));
+    let found = text(&bench.run(&on_flows("pretrain", "--set data.schema=esc.yaml --set data.train=esc.csv")).stderr);
     let (_, lock) = bench.prints_and_tells(&on_flows("encode", ""));
-    for text in [&told, &found, &lock] {
-        assert!(text.contains("\\u{1b}") && text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
-        assert!(!text.lines().any(|line| line.starts_with("error: forged")), "{text}");
+    for shown in [&told, &found, &lock] {
+        assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown}");
+        assert!(!shown.lines().any(|line| line.starts_with("error: forged")), "{shown}");
     }
+    assert!(told.contains("\\u{1b}") && found.contains("\\u{1b}"), "{told}{found}");
     assert!(told.contains(" and 15 more\n") && !told.contains("]0;10"), "{told}");
 }
