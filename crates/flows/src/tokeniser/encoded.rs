@@ -43,7 +43,7 @@ impl Encoded {
         let mut encoded = Self::zeros(tokeniser, flows.len());
         let columns = columns(tokeniser, flows);
         encoded.write(0, &columns, &mut (0..flows.len()));
-        encoded.count_unknown(&columns, 0..flows.len());
+        encoded.count_unknown(&columns, &(0..flows.len()));
         encoded
     }
 
@@ -53,7 +53,7 @@ impl Encoded {
         let mut first = 0;
         for (flows, rows) in parts {
             assert!(rows.is_sorted_by(|a, b| a < b), "rows that ascend");
-            encoded.count_unknown(&columns(tokeniser, flows), rows.iter().map(|&row| row as usize));
+            encoded.count_unknown(&columns(tokeniser, flows), &rows.iter().map(|&row| row as usize));
             let chunk = rows.len().div_ceil(CHUNKS).max(1);
             for (place, rows) in rows.chunks(chunk).enumerate().rev() {
                 let mut rows_of_chunk = rows.iter().map(|&row| row as usize);
@@ -103,7 +103,7 @@ impl Encoded {
     }
 
     /// Adds the values of `rows` that are unknown.
-    fn count_unknown(&mut self, columns: &[Column<'_>], rows: impl Iterator<Item = usize> + Clone) {
+    fn count_unknown(&mut self, columns: &[Column<'_>], rows: &(impl Iterator<Item = usize> + Clone)) {
         let classes = columns.iter().filter_map(|column| match column {
             Column::Class { codes, classes, n_known } => Some((codes, classes, *n_known as f32)),
             _ => None,

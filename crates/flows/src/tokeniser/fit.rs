@@ -126,8 +126,12 @@ fn categorical(from: &[Part<'_>], feature: usize, config: &TokeniserConfig) -> F
     let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
     for (texts, rows) in texts(from, feature) {
         let mut of_codes = vec![0_usize; texts.vocabulary().len()];
-        rows.iter().for_each(|&row| of_codes[texts.codes()[row as usize] as usize] += 1);
-        texts.vocabulary().iter().zip(of_codes).for_each(|(text, n)| *counts.entry(text).or_default() += n);
+        for &row in rows {
+            of_codes[texts.codes()[row as usize] as usize] += 1;
+        }
+        for (text, n) in texts.vocabulary().iter().zip(of_codes) {
+            *counts.entry(text).or_default() += n;
+        }
     }
     let mut known: Vec<(usize, &String)> = counts.into_iter().map(|(text, n)| (n, text)).collect();
     known.retain(|(count, _)| *count >= config.min_count.max(1));
