@@ -177,3 +177,10 @@ fn copy_folder(from: &Path, to: &Path) {
         }
     }
 }
+
+/// A shell command line, with `NIDS` for the program.
+pub(crate) fn shell(bench: &Bench, line: &str) -> (Option<i32>, String, String) {
+    let line = line.replace("NIDS", env!("CARGO_BIN_EXE_nids-mixer"));
+    let output = Command::new("bash").args(["-c", &line]).current_dir(bench.path("")).output().unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}

@@ -9,6 +9,7 @@ mod data_sets;
 mod ensembles;
 mod few_labels;
 mod job;
+mod memory;
 mod outputs;
 mod resume;
 mod same_bytes;

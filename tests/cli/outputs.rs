@@ -1,18 +1,11 @@
 //! Where results may go, and what becomes of them when they cannot get there.
 
 use std::fs::{self, OpenOptions};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::bench::{Bench, on_flows, text};
-
-/// A shell command line, with `NIDS` for the program.
-fn shell(bench: &Bench, line: &str) -> (Option<i32>, String, String) {
-    let line = line.replace("NIDS", env!("CARGO_BIN_EXE_nids-mixer"));
-    let output = Command::new("bash").args(["-c", &line]).current_dir(bench.path("")).output().unwrap();
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
-}
+use crate::bench::{Bench, on_flows, shell, text};
 
 /// Files of a folder that begin as scratch files do.
 fn scratch(bench: &Bench) -> Vec<String> {

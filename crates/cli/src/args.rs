@@ -26,7 +26,7 @@ Exit codes:
     3        a data file is missing or wrong, or its schema or its labels
     4        something in the run folder is missing, stale, truncated or foreign
     5        numbers that have stopped being numbers
-    6        disk full, permission denied and the like
+    6        disk full, permission denied, out of address space and the like
   130, 143   stopped by Ctrl-C, by SIGTERM";
 
 const SETTINGS: &str = "\

@@ -7,7 +7,7 @@ mod openblas;
 pub(crate) mod tiles;
 
 pub(crate) use openblas::Blas;
-pub use openblas::is_thread_safe;
+pub use openblas::{is_thread_safe, reserve as reserve_openblas};
 pub use tiles::peak;
 
 /// Who multiplies matrices.

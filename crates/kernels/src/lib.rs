@@ -29,7 +29,7 @@ mod real;
 mod reduce;
 mod residual;
 mod simd;
-mod stdio;
+mod startup;
 #[cfg(test)]
 mod testing;
 mod transpose;
@@ -37,7 +37,7 @@ mod transpose;
 pub use activation::{Activation, Bias, bias_activation_dropout, dropout_rows};
 pub use arena::Arena;
 pub use buffer::Buffer;
-pub use gemm::{Gemm, Mat, Pairs, Product, Store, describe, is_thread_safe, pair_rows, peak, takes_pairs};
+pub use gemm::{Gemm, Mat, Pairs, Product, Store, describe, is_thread_safe, pair_rows, peak, reserve_openblas, takes_pairs};
 pub use mask::{Keyed, Mask};
 pub use norm::{layer_norm, layer_norm_backward, layer_norm_infer, layer_norm_output};
 pub use optim::{AdamStep, SgdStep, adam, adamw, clip_scale, scale, sgd, sum_of_squares};
@@ -48,5 +48,5 @@ pub use residual::{Rows, add_branch, branch_gradient};
 #[cfg(debug_assertions)]
 #[doc(hidden)]
 pub use simd::each_arch;
-pub use stdio::stdout_was_closed;
+pub use startup::stdout_was_closed;
 pub use transpose::transpose;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// | 3 | [`Error::Data`] | a CSV or Parquet file is missing or wrong, or its schema or labels | the message names file, line and column |
 /// | 4 | [`Error::Artefact`] | something in the run folder is missing, stale, truncated or foreign | the message names the command that makes it |
 /// | 5 | [`Error::Numerics`] | a loss or weight that is no longer a number, layers that no longer learn (`monitor.stop`), a matrix that cannot be solved | a lower `lr`, a smaller `model.depth`, a larger `encode.ridge` |
-/// | 6 | [`Error::Io`] | disk full, permission denied | make room, or give another `--run` |
+/// | 6 | [`Error::Io`], [`Error::System`] | disk full, permission denied, no room for buffers or threads | make room, or give another `--run` |
 /// | 130, 143 | [`Error::Interrupted`] | stopped by Ctrl-C or by SIGTERM | run the command again |
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -49,6 +49,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The system has no room for buffers or threads.
+    #[error("{0}")]
+    System(String),
     /// Stopped by a signal.
     #[error("stopped: give the command again to go on")]
     Interrupted {
@@ -68,7 +71,7 @@ impl Error {
             Self::Data(_) => 3,
             Self::Artefact { .. } => 4,
             Self::Numerics(_) => 5,
-            Self::Io { .. } => 6,
+            Self::Io { .. } | Self::System(_) => 6,
             Self::Interrupted { signal } => 128 + signal,
         }
     }

@@ -1,7 +1,8 @@
 //! The one file that knows BLAS.
 
-use std::ffi::{CStr, c_char, c_int};
-use std::sync::Once;
+use std::collections::TryReserveError;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::{Mutex, Once, PoisonError};
 
 use cblas_sys::{CBLAS_LAYOUT, CBLAS_TRANSPOSE};
 use openblas_src as _; // links the library
@@ -39,7 +40,49 @@ pub fn is_thread_safe() -> bool {
     unsafe { openblas_get_parallel() != 0 }
 }
 
+/// Address space that a thread's buffer takes, in bytes: `BUFFER_SIZE` of OpenBLAS's common_x86_64.h, which no other CPU exceeds.
+const BUFFER_BYTES: usize = 128 << 20;
+
+/// Gets the buffers of `threads` threads, which OpenBLAS would get in their first products; it keeps them. Where there is no room for
+/// one, it would ask for ever. To be called before the first product, or a function of LAPACK, on so many threads.
+///
+/// # Errors
+/// If there is no room in the address space (`ulimit -v`).
+pub fn reserve(threads: usize) -> Result<(), TryReserveError> {
+    static RESERVED: Mutex<usize> = Mutex::new(0);
+    single_threaded();
+    let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
+    let held: Vec<Held> = (0..*reserved).map(|_| Held::new()).collect();
+    let new = (held.len()..threads).map(|_| {
+        // as large an allocation is a mapping of its own, as is that of OpenBLAS
+        std::hint::black_box(&mut Vec::<u8>::new()).try_reserve_exact(BUFFER_BYTES)?;
+        Ok(Held::new())
+    });
+    let new = new.collect::<Result<Vec<_>, TryReserveError>>()?;
+    *reserved += new.len();
+    Ok(())
+}
+
+/// One of OpenBLAS's buffers, which is this thread's until it is dropped.
+struct Held(*mut c_void);
+
+impl Held {
+    fn new() -> Self {
+        // SAFETY: hands out a buffer that is free, or a new one, under a lock of its own.
+        Self(unsafe { blas_memory_alloc(0) })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: the buffer came from `blas_memory_alloc` and is given back once.
+        unsafe { blas_memory_free(self.0) }
+    }
+}
+
 unsafe extern "C" {
+    fn blas_memory_alloc(position: c_int) -> *mut c_void;
+    fn blas_memory_free(buffer: *mut c_void);
     fn openblas_get_parallel() -> c_int;
     fn openblas_set_num_threads(threads: c_int);
     fn openblas_get_config() -> *const c_char;

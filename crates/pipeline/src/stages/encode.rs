@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::data::labelled;
 use super::network::{LatentEncoder, Moment, WeightsFile, widths};
+use super::step::reserve_openblas;
 use super::{PRETRAINED, TOKENISER, again, stream};
 use crate::config::{Config, Latents, Mu, Sigma, SigmaRange, Stage};
 use crate::error::{Error, Result};
@@ -64,6 +65,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let train = latents_of(&labelled.split.train, Moment::Mean)?;
     let val = latents_of(&labelled.split.val, Moment::Mean)?;
     let (train_labels, val_labels) = (labels_of(&labelled.split.train), labels_of(&labelled.split.val));
+    reserve_openblas(1, "")?; // whatever multiplies the network's matrices: the probe is Cholesky's
     let probe = RidgeProbe::fit(&train, &train_labels, config.encode.ridge)?.score(&val, &val_labels);
 
     let samples = if let Latents::Mu(Mu { samples }) = config.encode.latents { samples } else { 0 };

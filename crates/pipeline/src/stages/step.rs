@@ -22,7 +22,7 @@ pub(super) fn engine(
 ) -> Result<Engine<f32>> {
     let cut = Cut { shard: shard(config, activations, members), groups: config.engine.groups(micro_batch) };
     let engine = Engine::new(table, config.engine.threads, gemm(config)?, cut);
-    engine.map_err(|error| cannot_start(config, &error))
+    with_buffers(engine.map_err(|error| cannot_start(config, &error))?)
 }
 
 /// The same for passes without backward of a network of which a row's tokens have `tokens` numbers: of so many rows at once that
@@ -36,7 +36,7 @@ pub(super) fn inference_engine(
 ) -> Result<Engine<f32>> {
     let shard = shard(config, activations, members).min(most_tokens(table) / tokens.max(1)).max(1);
     let engine = Engine::for_inference(config.engine.threads, gemm(config)?, shard);
-    engine.map_err(|error| cannot_start(config, &error))
+    with_buffers(engine.map_err(|error| cannot_start(config, &error))?)
 }
 
 /// Numbers of tokens that a worker may hold at once of a network that others may have made: no more than its weights account for,
@@ -64,7 +64,27 @@ fn gemm(config: &Config) -> Result<Gemm> {
 }
 
 fn cannot_start(config: &Config, error: &dyn std::fmt::Display) -> Error {
-    Error::Usage(format!("`engine.threads: {}`: cannot start: {error}", config.engine.threads))
+    Error::System(format!(
+        "`engine.threads: {}`: cannot start: {error}: set fewer, or raise `ulimit -u` or `ulimit -v`",
+        config.engine.threads
+    ))
+}
+
+/// The engine, with the buffers of OpenBLAS where it uses that.
+fn with_buffers(engine: Engine<f32>) -> Result<Engine<f32>> {
+    if engine.gemm() == Gemm::OpenBlas {
+        reserve_openblas(engine.threads(), ", set `engine.threads` lower, or `engine.gemm: tiles`")?;
+    }
+    Ok(engine)
+}
+
+/// Gets the buffers of OpenBLAS for so many threads, before its first use.
+pub(super) fn reserve_openblas(threads: usize, or: &str) -> Result<()> {
+    nids_kernels::reserve_openblas(threads).map_err(|_| {
+        Error::System(format!(
+            "no address space for OpenBLAS, which takes 128 MiB a thread ({threads} of them here): raise `ulimit -v`{or}"
+        ))
+    })
 }
 
 /// What every step works with.
