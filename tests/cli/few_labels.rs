@@ -1,6 +1,6 @@
 //! Few labels: which rows have them, and what is made of the others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bench::{Bench, column, edit, on_flows};
 
@@ -160,6 +160,27 @@ fn rows_to_label_are_different_training_rows() {
     }
     assert_eq!(selected(&bench, "--budget 20"), selected(&bench, "--budget 20 --strategy uncertainty"));
     assert_ne!(selected(&bench, "--budget 20"), selected(&bench, "--budget 20 --strategy medoids"));
+}
+
+#[test]
+fn uncertainty_chooses_among_the_rows_that_the_classifier_is_least_sure_of() {
+    const BUDGET: usize = 3;
+    const CANDIDATES: usize = 10; // for each row of the budget
+    let bench = Bench::trained();
+    bench.prints("synth --rows 400 --seed 77 --output pool.csv");
+    let (flows, verdicts) = (bench.read("pool.csv"), bench.prints("predict --run run --data pool.csv"));
+    let probabilities = verdicts.lines().map(|line| line.split(',').nth(1).unwrap().parse::<f64>().unwrap());
+    // equal rows count as often as there are
+    let mut unsure = BTreeMap::new();
+    for (row, p) in probabilities.enumerate() {
+        *unsure.entry(features(&flows, row as u32)).or_insert(0.0) += p * (1.0 - p);
+    }
+    let rows = selected(&bench, &format!("--budget {BUDGET} --strategy uncertainty --data pool.csv"));
+    for row in rows {
+        let chosen = unsure[&features(&flows, row)];
+        let less_sure = unsure.values().filter(|&&of| of > chosen).count();
+        assert!(less_sure < BUDGET * CANDIDATES, "row {row}: of {less_sure} others the classifier is less sure");
+    }
 }
 
 #[test]

@@ -26,6 +26,13 @@ fn widths_then_depths_end_in_a_config_that_trains() {
     assert!(bench.read("run/sweep.svg").starts_with("<svg"));
     bench.prints("config --config run/chosen.yaml");
 
+    // no trial is judged on the rows that the chosen one will be
+    for trial in trials {
+        let config = bench.read(&format!("run/trials/{}/config.yaml", trial["name"].as_str().unwrap()));
+        assert!(config.contains("inner_validation: true"), "{config}");
+    }
+    assert!(bench.read("run/chosen.yaml").contains("inner_validation: false"));
+
     // what was trained is not trained again
     let (again, told) = bench.prints_and_tells(&on_flows("sweep", WIDTHS));
     assert!(again == table && !told.contains("steps of"), "{told}");

@@ -145,6 +145,11 @@ mod tests {
     #[test]
     fn benign_rows_without_a_category_are_called_normal() {
         assert_eq!(fit(&[(1, "a"), (0, "")]).unwrap().names(), ["Normal", "a"]);
+        // of names that as many benign rows have, the first by its bytes
+        for rows in [[(1, "a"), (0, "b"), (0, "c")], [(1, "a"), (0, "c"), (0, "b")]] {
+            let classes = fit(&rows).unwrap();
+            assert_eq!(classes.names()[classes.normal()], "b");
+        }
         let synthetic = synthetic(500, 3);
         let classes = Classes::fit(&synthetic, &(0..500).collect::<Vec<u32>>()).unwrap();
         assert_eq!(classes.names()[classes.normal()], "Normal");

@@ -156,6 +156,13 @@ mod tests {
     }
 
     #[test]
+    fn small_probabilities_of_an_attack_differ() {
+        let outputs = Outputs::Classes { n: 3, normal: 1 };
+        let [low, high] = [1e-9, 2e-9].map(|p| outputs.attack(&[p, 1.0 - 2.0 * p, p]));
+        assert!(low > 0.0 && high > low, "{low:e} {high:e}");
+    }
+
+    #[test]
     fn a_probability_is_never_above_one() {
         let n = 50;
         let mut out = vec![1.0 / (n - 1) as f32; n];
