@@ -187,6 +187,16 @@ pub fn describe(gemm: Gemm) -> String {
     }
 }
 
+/// Whether two machines, or settings, as [`describe`] has them, give the same bits. Our kernels add in the same order whatever the
+/// instructions, but for NEON's; OpenBLAS chooses its kernels by the CPU, and they round differently.
+pub fn same_bits(one: &str, other: &str) -> bool {
+    fn sums(described: &str) -> (&str, bool) {
+        let (products, kernels) = described.split_once(", ").unwrap_or((described, ""));
+        (products.trim_end_matches(" emulated in f32"), kernels.starts_with("NEON"))
+    }
+    sums(one) == sums(other)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -323,6 +333,27 @@ mod tests {
                     }
                 }
             });
+        }
+    }
+
+    #[test]
+    fn the_same_bits_come_from_the_same_sums() {
+        let openblas = |core| format!("OpenBLAS 0.3.21 ({core}), AVX-512 kernels");
+        let [bf16, emulated] = ["bf16 tiles, AVX-512 kernels with BF16", "bf16 tiles emulated in f32, AVX2+FMA kernels"];
+        for (one, other, wanted) in [
+            ("tiles, AVX-512 kernels", "tiles, AVX2+FMA kernels", true),
+            ("tiles, AVX2+FMA kernels", "tiles, portable kernels", true),
+            ("tiles, AVX2+FMA kernels", "tiles, NEON kernels", false),
+            (bf16, emulated, true),
+            (bf16, "tiles, AVX-512 kernels", false),
+            (&openblas("SkylakeX"), &openblas("SkylakeX").replace("-512", "2+FMA"), true),
+            (&openblas("SkylakeX"), &openblas("Haswell"), false),
+            (&openblas("SkylakeX"), "tiles, AVX-512 kernels", false),
+        ] {
+            assert_eq!(same_bits(one, other), wanted, "{one} / {other}");
+        }
+        for gemm in [Gemm::OpenBlas, Gemm::Tiles, Gemm::Bf16] {
+            assert!(same_bits(&describe(gemm), &describe(gemm)));
         }
     }
 

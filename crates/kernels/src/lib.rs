@@ -37,7 +37,9 @@ mod transpose;
 pub use activation::{Activation, Bias, bias_activation_dropout, dropout_rows};
 pub use arena::Arena;
 pub use buffer::Buffer;
-pub use gemm::{Gemm, Mat, Pairs, Product, Store, describe, is_thread_safe, pair_rows, peak, reserve_openblas, takes_pairs};
+pub use gemm::{
+    Gemm, Mat, Pairs, Product, Store, describe, is_thread_safe, pair_rows, peak, reserve_openblas, same_bits, takes_pairs,
+};
 pub use mask::{Keyed, Mask};
 pub use norm::{layer_norm, layer_norm_backward, layer_norm_infer, layer_norm_output};
 pub use optim::{AdamStep, SgdStep, adam, adamw, clip_scale, scale, sgd, sum_of_squares};

@@ -166,6 +166,11 @@ impl Run {
         self.check(stage, name).map(|(path, ..)| path)
     }
 
+    /// The kernels that `stage` ran on.
+    pub(crate) fn kernels_of(&self, stage: Stage) -> Result<String> {
+        Ok(self.manifest(stage)?.kernels)
+    }
+
     /// Writes a file that belongs to no stage.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.path(name)?;
@@ -402,6 +407,28 @@ impl StageRun<'_> {
         self.upstream.insert(producer, manifest);
         self.check_data()?;
         Ok(path)
+    }
+
+    /// Requires that the stages whose artefacts this one reads ran on kernels that give the same bits as `kernels`, which it runs on:
+    /// else no machine has both, and nobody can make the run again.
+    pub(crate) fn check_kernels(&self, kernels: &str, progress: &mut dyn Progress) -> Result<()> {
+        for (upstream, manifest) in &self.upstream {
+            if nids_kernels::same_bits(&manifest.kernels, kernels) {
+                continue;
+            }
+            let before = &manifest.kernels;
+            if let Resume::Changed | Resume::UnchangedOrFresh = self.run.resume {
+                let text = format!("{}: goes on although `{upstream}` ran on {before} and it runs on {kernels}", self.stage);
+                progress.event(Event::Message(&text));
+                continue;
+            }
+            let what =
+                format!("`{upstream}` ran on {before} and `{}` would run on {kernels}, which rounds differently", self.stage);
+            let remedy =
+                format!("{}, set the `engine.gemm` that it had, or go on with `--allow-changes`", self.run.remedy(*upstream));
+            return Err(Error::artefact(&self.run.folder, what, remedy));
+        }
+        Ok(())
     }
 
     /// Lists a file from outside the folder as an input; `role` is the key that named it, as `data.train`.

@@ -58,6 +58,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         WeightsFile::read(weights, Stage::Pretrain)?.check(&table, network.prefixes(), 0)?;
     }
     let mut engine = engine(config, &table, network.activations(), network.members(), config.finetune.training.micro_batch)?;
+    stage.check_kernels(&nids_kernels::describe(engine.gemm()), progress)?;
     let batch_size = config.finetune.training.batch_size;
     let targets = Targets::new(config, &labelled, classes.as_ref(), &rows);
     let average = config.finetune.decay().map(|decay| RwLock::new(Ema::new(&table.zeros(), decay)));

@@ -49,7 +49,7 @@ fn a_probability_at_the_threshold_is_an_attack() {
     for task in TASKS {
         let folder = folder();
         let data = folder.path("train.csv");
-        let detector = Detector::load(&trained(&folder, task, 0.5)).unwrap();
+        let detector = Detector::load(&trained(&folder, task, 0.5), &mut crate::progress::Silent).unwrap();
         let flows = read(&data, detector.tokeniser().schema(), Labels::Required).unwrap();
         let attacks = detector.attacks(&detector.tokeniser().encode(&flows).unwrap());
         let mut sorted = attacks.clone();

@@ -116,7 +116,7 @@ pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progre
     drop(weights);
     let engine = encoder.engine(&config, &table)?;
     let prepared = Prepared::of(&table, engine.gemm(), &params);
-    let detector = if strategy == Strategy::Uncertainty { Some(Detector::load(run)?) } else { None };
+    let detector = if strategy == Strategy::Uncertainty { Some(Detector::load(run, progress)?) } else { None };
     let (widths, width) = (widths(&tokeniser), encoder.width());
     let mut latents = vec![0.0; n * width];
     let mut weight = pool.counts;
