@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use nids_pipeline::metrics::Metrics;
+use nids_eval::metrics::Metrics;
 use nids_pipeline::output::{self, Source};
 use nids_pipeline::stages::{BenchOptions, SelectOptions, Strategy};
-use nids_pipeline::{Config, Error, Result, Resume, Run, artefacts, import, stages};
+use nids_pipeline::{Config, Error, Result, Resume, Run, artefacts, stages};
 
 use args::{Cli, Command, StageArgs};
 use signals::Stop;
@@ -103,7 +103,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Import { file, output: path } => {
             let out = Output::open(Some(&path), &[Source::File("FILE", &file)])?;
-            let found = out.fill(|out| import::import(&file, out))?;
+            let found = out.fill(|out| stages::import(&file, out))?;
             terminal::tell(&format!("import: {} parameters in {} blocks", found.n_params, found.depth));
             Ok(())
         }

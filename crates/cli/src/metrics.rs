@@ -2,7 +2,7 @@
 
 use crate::terminal::plain;
 use comfy_table::{CellAlignment, Table, TableComponent, presets};
-use nids_pipeline::metrics::{CategoryMetrics, Metrics};
+use nids_eval::metrics::{CategoryMetrics, Metrics};
 
 /// The metrics as one line of JSON.
 pub(crate) fn json(metrics: &Metrics) -> String {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
+use nids_eval::probe::{ProbeScore, RidgeProbe};
 use nids_flows::Tokeniser;
 use nids_kernels::Key;
 use nids_nn::{ParamTable, Prepared};
@@ -12,13 +13,13 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 
 use super::data::labelled;
+use super::judging;
 use super::network::{LatentEncoder, Moment, WeightsFile, widths};
 use super::step::reserve_openblas;
 use super::{PRETRAINED, TOKENISER, again, stream};
 use crate::config::{Config, Latents, Mu, Sigma, SigmaRange, Stage};
 use crate::error::{Error, Result};
 use crate::npy;
-use crate::probe::{ProbeScore, RidgeProbe};
 use crate::progress::{Event, Progress};
 use crate::run::{Run, StageRun};
 
@@ -67,7 +68,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let val = latents_of(&labelled.split.val, Moment::Mean)?;
     let (train_labels, val_labels) = (labels_of(&labelled.split.train), labels_of(&labelled.split.val));
     reserve_openblas(1, "")?; // whatever multiplies the network's matrices: the probe is Cholesky's
-    let probe = RidgeProbe::fit(&train, &train_labels, config.encode.ridge)?.score(&val, &val_labels);
+    let probe = RidgeProbe::fit(&train, &train_labels, config.encode.ridge).map_err(judging)?.score(&val, &val_labels);
 
     let samples = if let Latents::Mu(Mu { samples }) = config.encode.latents { samples } else { 0 };
     let sigma = if samples > 0 { latents_of(&labelled.split.train, Moment::Deviation)? } else { Array2::zeros((0, width)) };

@@ -6,6 +6,7 @@ pub(super) mod targets;
 
 use std::sync::RwLock;
 
+use nids_eval::metrics::Metrics;
 use nids_flows::{Classes, Encoded};
 use nids_kernels::{Buffer, Key};
 use nids_nn::engine::{Engine, Objective};
@@ -27,7 +28,6 @@ use super::{MODEL, PRETRAINED, TOKENISER, stream};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, FinetuneFrom, Stage};
 use crate::error::Result;
-use crate::metrics::Metrics;
 use crate::progress::{Event, Progress};
 use crate::run::{Run, StageRun};
 use objective::{LabelledFlows, LabelledLatents};

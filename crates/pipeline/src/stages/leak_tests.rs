@@ -12,8 +12,8 @@ use super::testing::{Folder, cells, column, csv, flows, metrics};
 use super::{evaluate, finetune};
 use crate::config::{Config, Stage};
 use crate::npy;
-use crate::probe::RidgeProbe;
 use crate::progress::Silent;
+use nids_eval::probe::RidgeProbe;
 
 const SETTINGS: &[&str] = &[
     "name=x",

@@ -22,6 +22,9 @@ mod train;
 mod verdicts;
 
 use std::io::Write;
+use std::path::Path;
+
+use nids_interop::import::Imported;
 
 use crate::config::Stage;
 use crate::error::{Error, Result};
@@ -58,6 +61,21 @@ mod stream {
 /// What to do about an artefact that cannot be used.
 fn again(stage: Stage) -> String {
     format!("run `nids-mixer {stage}` again")
+}
+
+/// For `map_err` on what `nids-eval` says.
+#[expect(clippy::needless_pass_by_value, reason = "what `map_err` hands over")]
+fn judging(error: nids_eval::Error) -> Error {
+    Error::Numerics(error.to_string())
+}
+
+/// Turns a checkpoint of the numpy MLP-Mixer into safetensors; see [`nids_interop::import`].
+pub fn import(file: &Path, out: &mut dyn Write) -> Result<Imported> {
+    nids_interop::import::import(file, out).map_err(|error| match error {
+        nids_interop::Error::Foreign { .. } => Error::Data(error.to_string()),
+        nids_interop::Error::Read { path, source } => Error::reading_data(&path, source),
+        nids_interop::Error::Write(source) => Error::io("the checkpoint", "write")(source),
+    })
 }
 
 /// Writes `rows` generated flows as CSV.

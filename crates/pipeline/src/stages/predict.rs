@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
+use nids_eval::metrics::Metrics;
 use nids_flows::{Classes, Encoded, FlowReader, Flows, Labels, Tokeniser};
 use nids_kernels::Buffer;
 use nids_nn::engine::Engine;
@@ -20,7 +21,6 @@ use super::verdicts::Scores;
 use super::{MODEL, TOKENISER};
 use crate::config::{Config, FinetuneFrom, Stage};
 use crate::error::{Error, Result};
-use crate::metrics::Metrics;
 use crate::progress::{Event, Progress};
 use crate::run::Run;
 

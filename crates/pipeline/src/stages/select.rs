@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use nids_eval::kmeans::medoids;
 use nids_flows::{Flows, Labels, equal_rows};
 use nids_kernels::{Gemm, Key};
 use nids_nn::{ParamTable, Prepared};
@@ -15,7 +16,6 @@ use super::predict::Detector;
 use super::{MODEL, PRETRAINED, TOKENISER, stream};
 use crate::config::{Config, FinetuneFrom, Stage};
 use crate::error::{Error, Result};
-use crate::kmeans::medoids;
 use crate::progress::{Event, Progress};
 use crate::run::{Run, StageRun};
 

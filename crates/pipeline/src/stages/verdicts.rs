@@ -1,11 +1,12 @@
 //! From a classifier's outputs to verdicts, and how good those are.
 
+use nids_eval::metrics::{Confusion, Metrics};
 use nids_flows::{Classes, Flows};
 use nids_nn::loss::{sigmoid, softmax};
 
+use super::judging;
 use crate::config::{Config, Task};
 use crate::error::Result;
-use crate::metrics::{Confusion, Metrics};
 use crate::progress::{Event, Progress};
 
 /// Unknown categories that are named one by one.
@@ -120,7 +121,7 @@ impl<'c> Scores<'c> {
 
     /// What they amount to. Says which categories training has not seen, and where there are no categories at all.
     pub(super) fn metrics(&self, of: &str, progress: &mut dyn Progress) -> Result<Metrics> {
-        let mut metrics = Metrics::new(&self.attack, &self.labels, self.threshold)?;
+        let mut metrics = Metrics::new(&self.attack, &self.labels, self.threshold).map_err(judging)?;
         metrics.categories = self.confusion.as_ref().map(Confusion::metrics);
         if self.classes.is_some() && self.confusion.is_none() {
             progress

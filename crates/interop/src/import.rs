@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// A checkpoint larger than this is some other file: the predecessor's largest model has 8 MB.
 const MAX_BYTES: u64 = 1 << 26;
@@ -34,23 +34,24 @@ pub struct Imported {
 /// # Errors
 /// A file that is no such checkpoint: the message names the place in the file, and what is there.
 pub fn import(path: &Path, out: &mut dyn Write) -> Result<Imported> {
-    let file = File::open(path).map_err(|source| Error::reading_data(path, source))?;
+    let cannot_read = |source| Error::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(cannot_read)?;
     let size = file.metadata().map_or(0, |metadata| metadata.len());
     let mut bytes = Vec::with_capacity(size.min(MAX_BYTES) as usize);
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|source| Error::reading_data(path, source))?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(cannot_read)?;
     if bytes.len() as u64 > MAX_BYTES {
         let what = format!("more than {MAX_BYTES} bytes: not a checkpoint of the numpy MLP-Mixer");
-        return Err(Error::Data(format!("{}: {what}", path.display())));
+        return Err(Error::Foreign { path: path.to_owned(), what });
     }
     from_bytes(&bytes, path, out)
 }
 
 /// As [`import`], from the content of a file; `path` is what errors show.
 pub fn from_bytes(bytes: &[u8], path: &Path, out: &mut dyn Write) -> Result<Imported> {
-    let refuse = |what: String| Error::Data(format!("{}: {what}", path.display()));
+    let refuse = |what: String| Error::Foreign { path: path.to_owned(), what };
     let pickle = pickle::Pickle::read(bytes).map_err(refuse)?;
     let checkpoint = checkpoint::Checkpoint::of(&pickle).map_err(refuse)?;
-    out.write_all(&checkpoint.to_safetensors(&pickle)).map_err(Error::io("the checkpoint", "write"))?;
+    out.write_all(&checkpoint.to_safetensors(&pickle)).map_err(Error::Write)?;
     Ok(checkpoint.imported(&pickle))
 }
 

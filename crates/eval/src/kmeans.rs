@@ -14,7 +14,7 @@ const BLOCK: usize = 256;
 ///
 /// # Panics
 /// If there are fewer rows than `k`, or not a weight a row.
-pub(crate) fn medoids(backend: Gemm, x: &[f32], width: usize, weight: &[f64], k: usize, key: Key) -> Vec<usize> {
+pub fn medoids(backend: Gemm, x: &[f32], width: usize, weight: &[f64], k: usize, key: Key) -> Vec<usize> {
     let n = weight.len();
     assert!(x.len() == n * width && k <= n && k > 0, "{k} of {n} rows");
     let zeros = vec![0.0; width];

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub use categories::{CategoryMetrics, ClassMetrics, Confusion};
 
-use crate::error::{Error, Result};
+use crate::{Error, Result};
 
 /// Metrics of a binary classifier, attack being the positive class.
 ///
@@ -53,7 +53,7 @@ impl Metrics {
         assert_eq!(probabilities.len(), labels.len(), "a label per probability");
         if let Some(row) = probabilities.iter().position(|p| !(0.0..=1.0).contains(p)) {
             let message = format!("row {row}: expected a probability, found `{}`: the model has diverged", probabilities[row]);
-            return Err(Error::Numerics(message));
+            return Err(Error(message));
         }
         let n = labels.len();
         let rows = || probabilities.iter().map(|&p| f64::from(p)).zip(labels.iter().map(|&y| y == 1));

@@ -1,0 +1,16 @@
+//! Arrays in, numbers out: how good probabilities are, what a linear probe finds, which rows stand for the others.
+//!
+//! **Invariant:** nothing here opens a file.
+#![forbid(unsafe_code)]
+
+pub mod kmeans;
+pub mod metrics;
+pub mod probe;
+
+/// Numbers that cannot be judged: scores that are not finite, a matrix that cannot be solved.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(pub String);
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
