@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::artefacts::{self, Digest};
-use crate::config::{Checkpoint as Settings, Stage};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::stages::MonitorState;
+use nids_config::{Checkpoint as Settings, Stage};
 
 const KIND: &str = "nids-mixer checkpoints";
 const VERSION: u32 = 1;

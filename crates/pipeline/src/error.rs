@@ -1,6 +1,5 @@
 //! The one error of this crate and the exit code that each kind ends a command with.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -21,8 +20,8 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// Every problem of a config.
-    #[error("{}", join(.0))]
-    Config(Vec<Problem>),
+    #[error("{0}")]
+    Config(#[from] nids_config::Error),
     /// Flow records or their schema.
     #[error("{0}")]
     Data(String),
@@ -79,7 +78,7 @@ impl Error {
     /// One line per problem.
     pub fn messages(&self) -> Vec<String> {
         match self {
-            Self::Config(problems) => problems.iter().map(ToString::to_string).collect(),
+            Self::Config(problems) => problems.0.iter().map(ToString::to_string).collect(),
             other => vec![other.to_string()],
         }
     }
@@ -113,31 +112,6 @@ impl From<nids_flows::Error> for Error {
             other => Self::Data(other.to_string()),
         }
     }
-}
-
-/// One thing wrong with a config.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// `file:line:column` or `--set key=value`.
-    pub at: String,
-    /// What was found and what was wanted.
-    pub message: String,
-}
-
-impl Problem {
-    pub(crate) fn new(at: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { at: at.into(), message: message.into() }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.at, self.message)
-    }
-}
-
-fn join(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 
 pub mod artefacts;
 pub mod checkpoint;
-pub mod config;
 mod disk;
 mod error;
 mod lock;
@@ -13,6 +12,6 @@ pub mod progress;
 pub mod run;
 pub mod stages;
 
-pub use config::{Config, Stage};
-pub use error::{Error, Problem, Result};
+pub use error::{Error, Result};
+pub use nids_config::{Config, Stage};
 pub use run::{Resume, Run, StageRun};

@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::artefacts;
-use crate::config::Config;
 use crate::disk::{FileId, folder_of};
 use crate::error::{Error, Result};
 use crate::run::Run;
+use nids_config::Config;
 
 /// Where results go.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,6 @@
 //! What a stage tells while it works. The caller decides how to show it.
 
-use crate::config::Stage;
+use nids_config::Stage;
 
 /// Something worth showing.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -15,12 +15,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::artefacts::{self, Digest};
 use crate::checkpoint::{self, AFRESH, Checkpoint, Circumstances, State, Store, difference};
-use crate::config::{Config, Stage};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
 use crate::progress::{Event, Progress};
 use crate::stages::{MODEL, PRETRAINED, TOKENISER};
+use nids_config::{Config, Stage};
 
 const KIND: &str = "nids-mixer stage";
 const VERSION: u32 = 1;
@@ -107,7 +107,7 @@ impl Run {
     pub fn config(&self, overrides: &[String]) -> Result<Config> {
         let path = self.folder.join("config.yaml");
         if path.is_file() {
-            Config::load(&path, overrides)
+            Ok(Config::load(&path, overrides)?)
         } else {
             Err(Error::artefact(path, "missing", "give a config with `--config FILE`"))
         }
@@ -233,7 +233,7 @@ impl Run {
 
     /// Starts a stage, alone in the folder. What it left before stays valid until the first write.
     pub fn begin<'a>(&'a self, stage: Stage, config: &'a Config, progress: &mut dyn Progress) -> Result<StageRun<'a>> {
-        config.engine.check()?;
+        config.engine.check().map_err(Error::Usage)?;
         let lock = self.lock(stage.name(), progress)?;
         Ok(StageRun { lock: Some(lock), ..self.look(stage, config) })
     }

@@ -158,7 +158,7 @@ pub fn config(bytes: &[u8]) {
                 assert_eq!(config.stage_hash(stage), again.stage_hash(stage));
             }
         }
-        Err(error) => assert!(error.messages().iter().all(|message| !message.is_empty())),
+        Err(error) => assert!(error.0.iter().all(|problem| !problem.message.is_empty())),
     });
 }
 

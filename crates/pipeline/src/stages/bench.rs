@@ -19,9 +19,9 @@ use super::predict::{Detector, PredictSummary};
 use super::pretrain::UnlabelledFlows;
 use super::sampler::Sampler;
 use super::step::{Outcome, Trainer, engine, inference_engine};
-use crate::config::{Config, Finetune, Stage, Training};
 use crate::error::{Error, Result};
 use crate::progress::Silent;
+use nids_config::{Config, Finetune, Stage, Training};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +184,7 @@ pub struct BenchReport {
 
 /// Measures `options.cases` with the engine and the network of `config`. Flows are generated.
 pub fn bench(config: &Config, options: &BenchOptions) -> Result<BenchReport> {
-    config.engine.check()?;
+    config.engine.check().map_err(Error::Usage)?;
     let mut peaks = Vec::new();
     let mut results = Vec::new();
     for case in &options.cases {

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::resume_tests::{StopsAfter, config, files, run_stage, stages};
 use crate::checkpoint::index_from_bytes;
-use crate::config::Stage;
 use crate::disk::seam::{self, Made};
 use crate::disk::{Call, folder_of};
 use crate::progress::Silent;
 use crate::run::{Resume, Run};
+use nids_config::Stage;
 
 /// What is known of a run folder's disk while a stage runs.
 struct Disk {

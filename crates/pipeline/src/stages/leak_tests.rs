@@ -10,9 +10,9 @@ use super::data::{Labelled, labelled};
 use super::resume_tests::run_stage;
 use super::testing::{Folder, cells, column, csv, flows, metrics};
 use super::{evaluate, finetune};
-use crate::config::{Config, Stage};
 use crate::npy;
 use crate::progress::Silent;
+use nids_config::{Config, Stage};
 use nids_eval::probe::RidgeProbe;
 
 const SETTINGS: &[&str] = &[

@@ -10,7 +10,7 @@ use nids_nn::{Cx, Ema, Mode, Prepared};
 
 use super::data::fill;
 use super::part::{OfStep, Part};
-use crate::config::{Finetune, MeanTeacher, Ramp};
+use nids_config::{Finetune, MeanTeacher, Ramp};
 
 /// Binary cross-entropy with the labels of the first rows of a step and with what the teacher says of the others
 /// ([`nids_models::Classifier::student_loss`]).
@@ -139,11 +139,11 @@ mod tests {
     use nids_nn::engine::Engine;
 
     use super::*;
-    use crate::config::Config;
     use crate::stages::classifier::Network;
     use crate::stages::data::all_rows;
     use crate::stages::network::widths;
     use crate::stages::step::engine;
+    use nids_config::Config;
 
     #[test]
     fn a_ramp_rises_in_its_share_of_the_steps() {

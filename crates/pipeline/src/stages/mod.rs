@@ -26,8 +26,8 @@ use std::path::Path;
 
 use nids_interop::import::Imported;
 
-use crate::config::Stage;
 use crate::error::{Error, Result};
+use nids_config::Stage;
 
 pub(crate) use monitor::MonitorState;
 

@@ -8,7 +8,7 @@ use nids_nn::{Param, ParamTable};
 use serde::{Deserialize, Serialize};
 
 use super::step::Taken;
-use crate::config::{self, Stage};
+use nids_config::{self as config, Stage};
 
 /// The loss is flat where it has not fallen by this share of itself.
 const FLAT: f64 = 0.01;

@@ -4,7 +4,7 @@ use nids_nn::ParamTable;
 use serde::Serialize;
 
 use super::plan::Plan;
-use crate::config;
+use nids_config as config;
 
 /// Rows that a message names.
 const SHOWN: usize = 8;
@@ -102,7 +102,7 @@ impl<'l> Line<'l> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Nonfinite as Policy, Rollback, Stage, Training};
+    use nids_config::{Nonfinite as Policy, Rollback, Stage, Training};
 
     #[test]
     fn a_message_names_step_layer_and_rows() {

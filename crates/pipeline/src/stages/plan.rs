@@ -3,7 +3,7 @@
 use nids_nn::optim::{AdamConfig, Algorithm, Decay, SgdConfig};
 use nids_nn::schedule::{Schedule, Warmup};
 
-use crate::config::{self, Monitor, Nonfinite, Per, Sam, Stage, Training, UpdateNoise};
+use nids_config::{self as config, Monitor, Nonfinite, Per, Sam, Stage, Training, UpdateNoise};
 
 /// What the loop needs to know of a stage's config.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +122,7 @@ fn schedule(schedule: &config::Schedule, lr: f64, total: u64) -> Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Constant, Cosine, CosineRestarts, OneCycle};
+    use nids_config::{Constant, Cosine, CosineRestarts, OneCycle};
 
     /// The rates of a run of `steps` of 10 rows out of 25.
     fn rates(schedule: config::Schedule, steps: u64) -> Vec<f64> {

@@ -10,12 +10,12 @@ use tempfile::TempDir;
 
 use super::{encode, finetune, pretrain};
 use crate::artefacts::write_atomic;
-use crate::config::{Config, Stage};
 use crate::disk::SCRATCH;
 use crate::disk::seam::{self, Fault};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Progress, Silent};
 use crate::run::{Resume, Run};
+use nids_config::{Config, Stage};
 
 const SETTINGS: &[&str] = &[
     "name=x",

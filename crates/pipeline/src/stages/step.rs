@@ -8,8 +8,8 @@ use nids_nn::{MAX_SHARD, ParamTable};
 use super::nonfinite::{self, Nonfinite, What};
 use super::plan::Plan;
 use super::stream;
-use crate::config::{self, Config, Sam};
 use crate::error::{Error, Result};
+use nids_config::{self as config, Config, Sam};
 
 /// The engine that a config asks for, for a network that keeps `activations` numbers of a row and passes it once for each of
 /// `members`.
@@ -236,7 +236,7 @@ mod tests {
     use rand_distr::{Distribution, StandardNormal};
 
     use super::*;
-    use crate::config::{Constant, Schedule, Sgd, Stage, Training, UpdateNoise};
+    use nids_config::{Constant, Schedule, Sgd, Stage, Training, UpdateNoise};
 
     const KEY: u64 = 5;
 

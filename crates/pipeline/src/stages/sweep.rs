@@ -10,11 +10,11 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::{encode, finetune, pretrain};
-use crate::config::{Config, FinetuneFrom, Halving, Stage, Strategy, WidthDepth};
 use crate::error::{Error, Result};
 use crate::lock::Lock;
 use crate::progress::{Event, Progress};
 use crate::run::{Resume, Run};
+use nids_config::{Config, FinetuneFrom, Halving, Stage, Strategy, WidthDepth};
 
 mod grid;
 mod plot;
@@ -81,7 +81,7 @@ impl Verdict {
 /// Runs the sweep of `sweep.strategy`; `grid` has what successive halving chooses from. Leaves `sweep.json`, `sweep.svg` and
 /// `chosen.yaml` in the run folder.
 pub fn sweep(config: &Config, run: &Run, grid: &[Axis], progress: &mut dyn Progress) -> Result<SweepReport> {
-    config.engine.check()?;
+    config.engine.check().map_err(Error::Usage)?;
     let lock = run.lock("sweep", progress)?;
     let of_trials = match config.sweep.strategy {
         Strategy::WidthDepth(_) => config.with(&["finetune.from=scratch".to_owned()])?,

@@ -10,8 +10,8 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 
 use crate::artefacts::write_atomic;
-use crate::config::Config;
 use crate::run::Run;
+use nids_config::Config;
 
 /// Six features of generated flows: a network over them is quick.
 const SCHEMA: &str = "name: small

@@ -16,10 +16,10 @@ use super::plan::Plan;
 use super::sampler::Sampler;
 use super::step::{Outcome, Taken, Trainer};
 use crate::checkpoint::{Back, Checkpoint, State, Trouble, Window};
-use crate::config::{self, Rollback, Stage};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Progress};
 use crate::run::StageRun;
+use nids_config::{self as config, Rollback, Stage};
 
 /// A line of metrics.jsonl.
 #[derive(Serialize)]

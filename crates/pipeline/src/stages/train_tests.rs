@@ -5,8 +5,8 @@ use nids_nn::engine::Cut;
 use nids_nn::{Cx, Init, Param};
 
 use super::*;
-use crate::config::Config;
 use crate::run::Run;
+use nids_config::Config;
 
 const SETTINGS: &[&str] = &[
     "name=x",

@@ -5,9 +5,9 @@ use nids_flows::{Classes, Flows};
 use nids_nn::loss::{sigmoid, softmax};
 
 use super::judging;
-use crate::config::{Config, Task};
 use crate::error::Result;
 use crate::progress::{Event, Progress};
+use nids_config::{Config, Task};
 
 /// Unknown categories that are named one by one.
 const SHOWN: usize = 10;

@@ -5,7 +5,7 @@
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
-use crate::error::Problem;
+use crate::problem::Problem;
 
 /// Deeper than any config, shallow enough for every recursive walk.
 pub(super) const MAX_DEPTH: usize = 16;

@@ -1,16 +1,21 @@
 //! The typed config: raw YAML in, every problem out, or a [`Config`] that is known to be good.
 //!
+//! **Invariant:** nothing here trains or writes.
+//!
 //! ```
-//! # use nids_pipeline::config::Config;
+//! # use nids_config::Config;
 //! let config = Config::parse("name: quick\nmodel: { dim: 32 }\n", "quick.yaml", &["seed=7".to_owned()])?;
 //! assert_eq!((config.model.dim, config.seed, config.model.depth), (32, 7, 4));
-//! # Ok::<(), nids_pipeline::Error>(())
+//! # Ok::<(), nids_config::Error>(())
 //! ```
+
+#![forbid(unsafe_code)]
 
 mod check;
 mod contradictions;
 mod finetune;
 mod keys;
+mod problem;
 mod settings;
 mod sweep;
 mod training;
@@ -18,12 +23,15 @@ mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
 use std::ops::Deref;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value as Yaml};
+use sha2::{Digest as _, Sha256};
 
 pub use finetune::{
     Auxiliary, BatchEnsemble, Ema, Ensemble, Finetune, FinetuneFrom, Loss, MeanTeacher, Multiclass, Ramp, Scales, Task,
@@ -38,7 +46,8 @@ pub use training::{
     Sgd, Skip, Training, UpdateNoise,
 };
 
-use crate::error::{Error, Problem, Result};
+pub use problem::{Error, Problem, Result};
+
 use keys::Scope;
 use yaml::{Node, Position, Value};
 
@@ -95,11 +104,14 @@ impl Config {
     /// Reads and checks a file, with `dotted.key=value` overrides put in as if they had been written there.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         let origin = path.display().to_string();
-        let refuse = |message: String| Error::Config(vec![Problem::new(origin.clone(), message)]);
+        let refuse = |message: String| Error(vec![Problem::new(origin.clone(), message)]);
         let cannot_read = |error: std::io::Error| refuse(format!("cannot read the config: {error}"));
-        let Some(bytes) = crate::artefacts::read_at_most(path, MAX_BYTES).map_err(cannot_read)? else {
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(cannot_read)?;
+        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(cannot_read)?;
+        if bytes.len() as u64 > MAX_BYTES {
             return Err(refuse("larger than 256 KiB, hence no config".to_owned()));
-        };
+        }
         let text = String::from_utf8(bytes).map_err(|error| refuse(format!("not UTF-8: {}", error.utf8_error())))?;
         Self::parse(&text, &origin, overrides)
     }
@@ -107,10 +119,10 @@ impl Config {
     /// As [`Config::load`], from text; `origin` is the file name that errors show.
     pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
         if text.len() as u64 > MAX_BYTES {
-            return Err(Error::Config(vec![Problem::new(origin, "larger than 256 KiB, hence no config")]));
+            return Err(Error(vec![Problem::new(origin, "larger than 256 KiB, hence no config")]));
         }
         let position = |line, column| Position(format!("{origin}:{line}:{column}"));
-        let mut root = yaml::parse(text.trim_start_matches('\u{feff}'), position).map_err(Error::Config)?;
+        let mut root = yaml::parse(text.trim_start_matches('\u{feff}'), position).map_err(Error)?;
         if matches!(root.value, Value::Null) {
             root = Node::empty_map(root.at);
         }
@@ -142,11 +154,11 @@ impl Config {
                 problems.push(Problem::new(origin, "larger than 256 KiB with all defaults written out, hence no config"));
             }
         }
-        Err(Error::Config(problems))
+        Err(Error(problems))
     }
 
     /// This config with `dotted.key=value` overrides.
-    pub(crate) fn with(&self, overrides: &[String]) -> Result<Self> {
+    pub fn with(&self, overrides: &[String]) -> Result<Self> {
         Self::parse(&self.to_yaml(), "the config", overrides)
     }
 
@@ -157,13 +169,13 @@ impl Config {
 
     /// SHA-256 of the resolved text. The number of threads changes no result and is left out.
     pub fn hash(&self) -> String {
-        crate::artefacts::sha256(self.without_threads().to_yaml().as_bytes())
+        sha256(&self.without_threads().to_yaml())
     }
 
     /// SHA-256 over just those settings that the stage's output depends on, those of the stages before it included.
     pub fn stage_hash(&self, stage: Stage) -> String {
         let text = Json::from_iter(self.stage_keys(stage)).to_string();
-        crate::artefacts::sha256(text.as_bytes())
+        sha256(&text)
     }
 
     /// The settings behind [`Config::stage_hash`], by dotted key.
@@ -182,7 +194,7 @@ impl Config {
     /// The settings on which a stage that reads from `producer` must agree with it: those of [`Config::stage_keys`] but for
     /// pretraining's own (its steps, its unlabelled rows), which no later stage reads and which stand as they were, and for
     /// those that each stage takes for itself (dropout, shards).
-    pub(crate) fn keys_shared_with(&self, producer: Stage) -> BTreeMap<String, Json> {
+    pub fn keys_shared_with(&self, producer: Stage) -> BTreeMap<String, Json> {
         let mut keys = self.stage_keys(producer);
         keys.retain(|path, _| keys::find(path).is_none_or(|key| !matches!(key.scope, Scope::Each | Scope::Of(Stage::Pretrain))));
         keys
@@ -198,7 +210,7 @@ impl Config {
     }
 
     /// The files that it names, by key.
-    pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let Data { schema, train, unlabelled, .. } = &self.data;
         let schema = Some(schema).filter(|schema| Path::new(schema).is_file()); // or a built-in one
         let named = [
@@ -211,12 +223,12 @@ impl Config {
     }
 
     /// The settings for a manifest, without the number of threads.
-    pub(crate) fn to_json(&self) -> Json {
+    pub fn to_json(&self) -> Json {
         self.without_threads().settings.json()
     }
 
     /// The config without the number of threads, which changes no result: what a run folder keeps.
-    pub(crate) fn without_threads(&self) -> Self {
+    pub fn without_threads(&self) -> Self {
         let mut same = self.clone();
         same.settings.engine.threads = 0;
         same
@@ -240,6 +252,10 @@ impl Config {
         walk("", self.to_json(), &mut out);
         out
     }
+}
+
+fn sha256(text: &str) -> String {
+    hex::encode(Sha256::digest(text))
 }
 
 /// Fills in what was not written. A choice other than the default one starts from its own defaults.
@@ -279,11 +295,9 @@ fn nearest_position(root: &Node, path: &str, origin: &str) -> String {
 }
 
 /// Every key of a config.
-#[cfg(test)]
-pub(crate) fn every_key() -> impl Iterator<Item = &'static str> {
+pub fn every_key() -> impl Iterator<Item = &'static str> {
     keys::all().map(|key| key.path)
 }
 
 #[cfg(test)]
-#[path = "config/tests.rs"]
 mod tests;

@@ -6,7 +6,7 @@ use serde_yaml::{Mapping, Value as Yaml};
 
 use super::keys::{self, Key, Rule};
 use super::yaml::{self, Entry, Node, Position, Value};
-use crate::error::Problem;
+use crate::problem::Problem;
 
 /// Puts `--set path=value` into the tree, as if it had been written there.
 pub(super) fn apply_override(root: &mut Node, text: &str) -> Result<(), Vec<Problem>> {

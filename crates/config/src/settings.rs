@@ -11,7 +11,6 @@ use serde_yaml::with::singleton_map;
 use super::finetune::Finetune;
 use super::sweep::Sweep;
 use super::training::Training;
-use crate::error::{Error, Result};
 
 /// All settings of a run. Only a checked [`super::Config`] hands them out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -156,7 +155,10 @@ impl Engine {
     }
 
     /// Refuses workers far beyond what the machine has cores for: each takes memory.
-    pub(crate) fn check(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// Says how many are allowed here.
+    pub fn check(&self) -> Result<(), String> {
         const A_CORE: usize = 16;
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         if self.threads <= A_CORE * cores {
@@ -165,7 +167,7 @@ impl Engine {
         let (threads, most) = (self.threads, A_CORE * cores);
         let message =
             format!("`engine.threads: {threads}`: expected at most {most}, {A_CORE} for each of the {cores} cores here");
-        Err(Error::Usage(message))
+        Err(message)
     }
 
     /// The gradient groups of a batch of that size.
