@@ -4,7 +4,6 @@
 //! the index lists by content. The index is replaced last and at once: until then the checkpoints before count. An index with
 //! nothing beside it means nothing; a file that no index lists is removed by the next commit.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -12,13 +11,13 @@ use std::path::{Path, PathBuf};
 
 use nids_nn::weights;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::artefacts::{self, Digest};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::stages::MonitorState;
 use nids_config::{Checkpoint as Settings, Stage};
 
 const KIND: &str = "nids-mixer checkpoints";
@@ -26,6 +25,16 @@ const VERSION: u32 = 1;
 const FOLDER: &str = "checkpoints";
 /// An index larger than this is some other file.
 const MAX_BYTES: u64 = 1 << 18;
+
+/// How a stage adds up: with which kernels, and in which order.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Arithmetic {
+    pub(crate) kernels: String,
+    /// Rows that go through the network at once.
+    pub(crate) shard: usize,
+    /// Gradient buffers summed in order.
+    pub(crate) groups: usize,
+}
 
 /// What the bytes that a stage leaves depend on: all that must be the same for it to go on as if it had not been stopped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,67 +101,23 @@ pub(crate) fn difference(made: &BTreeMap<String, Json>, now: &BTreeMap<String, J
     (!texts.is_empty()).then(|| texts.join("; "))
 }
 
-/// The numbers of a checkpoint that are no tensors.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct State {
+/// When a checkpoint was taken, and how good the run was then.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Position {
     /// Of independent members, the one in training.
     pub(crate) member: Option<usize>,
     /// Steps taken.
     pub(crate) step: u64,
-    /// Updates of the optimiser: fewer than steps where some were skipped.
-    pub(crate) updates: u64,
-    /// Updates of the average of the weights.
-    pub(crate) averaged: u64,
-    /// What is logged of the steps since the last line.
-    pub(crate) window: Window,
-    pub(crate) monitor: Option<MonitorState>,
-    /// What the run has gone through; see [`Trouble`].
-    pub(crate) trouble: Trouble,
-    /// The last validation loss; in pretraining, which has none, the last loss logged.
+    /// A loss: the checkpoint with the lowest is kept.
     pub(crate) score: Option<f64>,
-    /// Where a rollback goes.
-    pub(crate) back: Option<Back>,
-}
-
-/// A step to go back to.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Back {
-    pub(crate) step: u64,
-    pub(crate) updates: u64,
-    pub(crate) averaged: u64,
-}
-
-/// Sums since the last line of metrics.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Window {
-    pub(crate) loss: f64,
-    pub(crate) steps: f64,
-    pub(crate) parts: BTreeMap<Cow<'static, str>, f64>,
-}
-
-/// What numbers that were none have done to a run.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Trouble {
-    /// Steps skipped since the last that was not.
-    pub(crate) skipped: u64,
-    pub(crate) rollbacks: u64,
-    /// On every learning rate.
-    pub(crate) lr_scale: f64,
-}
-
-impl Default for Trouble {
-    fn default() -> Self {
-        Self { skipped: 0, rollbacks: 0, lr_scale: 1.0 }
-    }
 }
 
 /// What the file of a checkpoint says beside its tensors.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
-    state: State,
+    /// Whatever whoever trains needs to go on.
+    state: Json,
     /// The lines of metrics that the stage had written.
     metrics: Digest,
     lines: u64,
@@ -161,7 +126,7 @@ struct Header {
 /// A checkpoint read back.
 #[derive(Debug)]
 pub struct Checkpoint {
-    pub(crate) state: State,
+    state: Json,
     pub(crate) metrics: Digest,
     pub(crate) lines: u64,
     tensors: BTreeMap<String, Vec<f32>>,
@@ -192,6 +157,11 @@ impl Checkpoint {
     /// For what does not fit the run that is to go on.
     pub(crate) fn refuse(&self, what: String) -> Error {
         Error::artefact(&self.path, what, AFRESH)
+    }
+
+    /// The state that was committed with it.
+    pub(crate) fn state<S: DeserializeOwned>(&self) -> Result<S> {
+        serde_json::from_value(self.state.clone()).map_err(|error| self.refuse(format!("its state cannot be read: {error}")))
     }
 
     /// Copies a tensor of exactly that length.
@@ -304,8 +274,9 @@ impl Store {
     /// Writes a checkpoint, which counts once this returns, and drops those that are kept no longer.
     pub(crate) fn commit(
         &mut self,
-        state: &State,
+        at: Position,
         is_periodic: bool,
+        state: &impl Serialize,
         metrics: Digest,
         lines: u64,
         tensors: &[(&str, &[f32])],
@@ -313,12 +284,12 @@ impl Store {
         if !self.folder.is_dir() {
             disk::make_folder(&self.folder).map_err(Error::io(&self.folder, "make the folder"))?;
         }
-        let of_member = state.member.map_or_else(String::new, |member| format!("-member-{member}"));
-        let file = format!("{}{of_member}-step-{}.safetensors", self.stage, state.step);
-        let header = Header { state: state.clone(), metrics, lines };
+        let Position { member, step, score } = at;
+        let of_member = member.map_or_else(String::new, |member| format!("-member-{member}"));
+        let file = format!("{}{of_member}-step-{step}.safetensors", self.stage);
+        let header = Header { state: serde_json::to_value(state).expect("plain numbers and names"), metrics, lines };
         let bytes = to_bytes(&header, tensors);
         let content = artefacts::write(&self.place(&file)?, |out| out.write_all(&bytes))?;
-        let (step, member, score) = (state.step, state.member, state.score);
         let mut entries = self.entries.clone();
         entries.retain(|entry| entry.member == member && entry.step != step); // members before it have finished
         entries.push(Entry { file, content, step, member, is_periodic, score });
@@ -413,10 +384,13 @@ fn parse(bytes: &[u8]) -> std::result::Result<(Header, BTreeMap<String, Vec<f32>
 mod tests {
     use super::*;
 
-    fn state(step: u64, score: Option<f64>) -> State {
-        let window = Window { loss: 0.1 + 0.2, steps: 2.0, parts: [(Cow::Borrowed("kl"), 1.0 / 3.0)].into() };
-        let (monitor, trouble) = (None, Trouble { skipped: 1, rollbacks: 2, lr_scale: 0.7 * 0.7 });
-        State { member: None, step, updates: step - 1, averaged: 3, window, monitor, trouble, score, back: None }
+    /// Numbers that a careless way through text would change.
+    fn state(step: u64) -> BTreeMap<String, f64> {
+        [("loss".to_owned(), 0.1 + 0.2), ("kl".to_owned(), 1.0 / 3.0), ("step".to_owned(), step as f64)].into()
+    }
+
+    fn at(step: u64, score: Option<f64>) -> Position {
+        Position { member: None, step, score }
     }
 
     fn circumstances() -> Circumstances {
@@ -439,10 +413,10 @@ mod tests {
         artefacts::write_atomic(path, |out| out.write_all(bytes)).unwrap();
     }
 
-    fn commit(store: &mut Store, state: &State, is_periodic: bool) {
+    fn commit(store: &mut Store, at: Position, is_periodic: bool) {
         let metrics = Digest { sha256: artefacts::sha256(b"lines"), bytes: 5 };
-        let step = state.step as f32;
-        store.commit(state, is_periodic, metrics, 7, &[("params", &[step, f32::NAN]), ("m", &[-0.0])]).unwrap();
+        let params = [at.step as f32, f32::NAN];
+        store.commit(at, is_periodic, &state(at.step), metrics, 7, &[("params", &params), ("m", &[-0.0])]).unwrap();
     }
 
     fn opened(run: &Path) -> Store {
@@ -455,9 +429,9 @@ mod tests {
     fn a_checkpoint_comes_back_to_the_bit() {
         let run = tempfile::tempdir().unwrap();
         assert_eq!(store(run.path()).open().unwrap(), None);
-        commit(&mut store(run.path()), &state(9, Some(0.3)), true);
+        commit(&mut store(run.path()), at(9, Some(0.3)), true);
         let found = opened(run.path()).latest(&mut |what| panic!("{what}")).unwrap();
-        assert_eq!((found.state, found.lines), (state(9, Some(0.3)), 7));
+        assert_eq!((found.state::<BTreeMap<String, f64>>().unwrap(), found.lines), (state(9), 7));
         let (mut params, mut m) = ([0.0; 2], [0.0]);
         let found = opened(run.path()).latest(&mut |_| ()).unwrap();
         found.copy("params", &mut params).unwrap();
@@ -472,12 +446,12 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let mut store = store(run.path());
         for (step, score, is_periodic) in [(1, 0.5, true), (2, 0.2, true), (3, 0.4, true), (4, 0.3, true), (5, 0.6, false)] {
-            commit(&mut store, &state(step, Some(score)), is_periodic);
+            commit(&mut store, at(step, Some(score)), is_periodic);
         }
         let steps = |store: &Store| store.entries.iter().map(|entry| entry.step).collect::<Vec<_>>();
         assert_eq!(steps(&store), [2, 3, 4, 5]);
         // the one taken because the run was stopped goes once there is a newer one
-        commit(&mut store, &state(6, Some(0.6)), true);
+        commit(&mut store, at(6, Some(0.6)), true);
         assert_eq!(steps(&store), [2, 4, 6]);
         let mut names: Vec<_> = fs::read_dir(run.path().join(FOLDER)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
@@ -495,8 +469,8 @@ mod tests {
     fn a_damaged_checkpoint_gives_way_to_the_one_before() {
         let run = tempfile::tempdir().unwrap();
         let mut store = store(run.path());
-        commit(&mut store, &state(1, None), true);
-        commit(&mut store, &state(2, None), true);
+        commit(&mut store, at(1, None), true);
+        commit(&mut store, at(2, None), true);
         let newest = run.path().join(FOLDER).join("pretrain-step-2.safetensors");
         let whole = fs::read(&newest).unwrap();
         let mut flipped = whole.clone();
@@ -505,10 +479,10 @@ mod tests {
             overwrite(&newest, bytes);
             let mut told = 0;
             let found = opened(run.path()).latest(&mut |_| told += 1).unwrap();
-            assert_eq!((found.state.step, told), (1, 1));
+            assert_eq!((found.state::<BTreeMap<String, f64>>().unwrap(), told), (state(1), 1));
         }
         fs::remove_file(&newest).unwrap();
-        assert_eq!(opened(run.path()).latest(&mut |_| ()).unwrap().state.step, 1);
+        assert_eq!(opened(run.path()).latest(&mut |_| ()).unwrap().state::<BTreeMap<String, f64>>().unwrap(), state(1));
         fs::remove_file(run.path().join(FOLDER).join("pretrain-step-1.safetensors")).unwrap();
         let error = opened(run.path()).latest(&mut |_| ()).unwrap_err();
         assert!(error.to_string().ends_with("none of its checkpoints is whole: `--fresh` starts the stage anew"), "{error}");
@@ -517,7 +491,7 @@ mod tests {
     #[test]
     fn an_index_that_is_none_is_refused() {
         let run = tempfile::tempdir().unwrap();
-        commit(&mut store(run.path()), &state(1, None), true);
+        commit(&mut store(run.path()), at(1, None), true);
         let path = run.path().join(FOLDER).join(index_name(Stage::Pretrain));
         let whole = fs::read_to_string(&path).unwrap();
         let outside = whole.replace("pretrain-step-1", "../pretrain-step-1");

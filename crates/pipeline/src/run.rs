@@ -8,13 +8,12 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use nids_nn::engine::Engine;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
 use crate::artefacts::{self, Digest};
-use crate::checkpoint::{self, AFRESH, Checkpoint, Circumstances, State, Store, difference};
+use crate::checkpoint::{self, AFRESH, Arithmetic, Checkpoint, Circumstances, Position, Store, difference};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
@@ -478,15 +477,16 @@ impl StageRun<'_> {
 
     /// Looks for a run of this stage that was stopped, and goes back to where its last checkpoint was taken. Every file that the
     /// stage reads must have been named by now.
-    pub(crate) fn resume(&mut self, engine: &Engine<f32>, progress: &mut dyn Progress) -> Result<Option<Checkpoint>> {
+    pub(crate) fn resume(&mut self, arithmetic: Arithmetic, progress: &mut dyn Progress) -> Result<Option<Checkpoint>> {
+        let Arithmetic { kernels, shard, groups } = arithmetic;
         let circumstances = Circumstances {
             tool: TOOL.to_owned(),
             settings: self.config.stage_keys(self.stage),
             data: self.data.clone(),
             inputs: self.inputs.clone(),
-            kernels: nids_kernels::describe(engine.gemm()),
-            shard: engine.cut().shard,
-            groups: engine.cut().groups,
+            kernels,
+            shard,
+            groups,
         };
         let settings = self.config.checkpoint.clone();
         let store = self.checkpoints.insert(Store::new(&self.run.folder, self.stage, settings, circumstances.clone()));
@@ -521,12 +521,18 @@ impl StageRun<'_> {
     }
 
     /// Keeps what is needed to go on from here. `is_periodic` where the step had come, and the run was not stopped.
-    pub(crate) fn checkpoint(&mut self, state: &State, is_periodic: bool, tensors: &[(&str, &[f32])]) -> Result<()> {
+    pub(crate) fn checkpoint(
+        &mut self,
+        at: Position,
+        is_periodic: bool,
+        state: &impl Serialize,
+        tensors: &[(&str, &[f32])],
+    ) -> Result<()> {
         self.start()?;
         self.sync_metrics()?;
         let (lines, metrics) = (self.metrics.n, self.metrics.digest());
         let store = self.checkpoints.as_mut().expect("`resume` comes first");
-        store.commit(state, is_periodic, metrics, lines, tensors)
+        store.commit(at, is_periodic, state, metrics, lines, tensors)
     }
 
     /// Steps between checkpoints.

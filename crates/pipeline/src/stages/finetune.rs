@@ -21,7 +21,8 @@ use super::mean_teacher::TaughtFlows;
 use super::network::{WeightsFile, mask_token, widths};
 use super::plan::Plan;
 use super::sampler::Sampler;
-use super::step::engine;
+use super::state::State;
+use super::step::{arithmetic, engine};
 use super::train::Job;
 use super::verdicts::Scores;
 use super::{MODEL, PRETRAINED, TOKENISER, stream};
@@ -91,8 +92,9 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         (_, None) => format!("row {index} of `data.train`"),
         (_, Some(index)) => format!("row {index} of `data.unlabelled`"),
     };
-    let resumed = stage.resume(&engine, progress)?;
-    let first = resumed.as_ref().and_then(|checkpoint| checkpoint.state.member).unwrap_or(0);
+    let resumed = stage.resume(arithmetic(&engine), progress)?;
+    let state = resumed.as_ref().map(Checkpoint::state::<State>).transpose()?;
+    let first = state.and_then(|state| state.member).unwrap_or(0);
     if let Some(checkpoint) = &resumed {
         if first >= members {
             return Err(checkpoint.refuse(format!("it is at member {first} of an ensemble of {members}")));

@@ -16,6 +16,7 @@ mod predict;
 mod pretrain;
 mod sampler;
 mod select;
+mod state;
 mod step;
 mod sweep;
 mod train;
@@ -28,8 +29,6 @@ use nids_interop::import::Imported;
 
 use crate::error::{Error, Result};
 use nids_config::Stage;
-
-pub(crate) use monitor::MonitorState;
 
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, bench};
 pub use encode::encode;

@@ -44,7 +44,7 @@ struct Layer {
 /// What a monitor has seen so far, for a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct MonitorState {
+pub(super) struct MonitorState {
     window: (f64, u64),
     losses: Vec<f64>,
     /// By layer: looks in a row at which it did not move, whether that is reported.

@@ -13,7 +13,7 @@ use super::network::{Pretext, widths};
 use super::part::{OfStep, Part};
 use super::plan::Plan;
 use super::sampler::Sampler;
-use super::step::engine;
+use super::step::{arithmetic, engine};
 use super::train::Job;
 use super::{PRETRAINED, TOKENISER, stream};
 use crate::error::Result;
@@ -47,7 +47,7 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         Some(row) => format!("row {row} of `data.train`"),
         None => format!("row {} of `data.unlabelled`", index as usize - training_rows.len()),
     };
-    let from = stage.resume(&engine, progress)?;
+    let from = stage.resume(arithmetic(&engine), progress)?;
     let job = Job { table: &table, objective: &objective, plan: &plan, key, average: None, finished: &[], row: &row };
     let nothing = |_: u64, _: &Engine<f32>, _: &[f32], _: &mut StageRun<'_>, _: &mut dyn Progress| Ok(None);
     job.train(&mut engine, |_| 1.0, &mut sampler, &mut params, from.as_ref(), &mut stage, progress, nothing)?;

@@ -8,6 +8,7 @@ use nids_nn::{MAX_SHARD, ParamTable};
 use super::nonfinite::{self, Nonfinite, What};
 use super::plan::Plan;
 use super::stream;
+use crate::checkpoint::Arithmetic;
 use crate::error::{Error, Result};
 use nids_config::{self as config, Config, Sam};
 
@@ -85,6 +86,12 @@ pub(super) fn reserve_openblas(threads: usize, or: &str) -> Result<()> {
             "no address space for OpenBLAS, which takes 128 MiB a thread ({threads} of them here): raise `ulimit -v`{or}"
         ))
     })
+}
+
+/// How an engine adds up, for a checkpoint.
+pub(super) fn arithmetic(engine: &Engine<f32>) -> Arithmetic {
+    let Cut { shard, groups } = engine.cut();
+    Arithmetic { kernels: nids_kernels::describe(engine.gemm()), shard, groups }
 }
 
 /// What every step works with.

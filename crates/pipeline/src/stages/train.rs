@@ -14,8 +14,9 @@ use super::monitor::Monitor;
 use super::nonfinite::{self, Nonfinite, What};
 use super::plan::Plan;
 use super::sampler::Sampler;
+use super::state::{Back, State, Trouble, Window};
 use super::step::{Outcome, Taken, Trainer};
-use crate::checkpoint::{Back, Checkpoint, State, Trouble, Window};
+use crate::checkpoint::{Checkpoint, Position};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Progress};
 use crate::run::StageRun;
@@ -317,11 +318,12 @@ impl<'j> Training<'j> {
             tensors.extend([("back.params", &*back.params), ("back.m", &*back.m), ("back.v", &*back.v)]);
             tensors.extend(back.average.as_ref().map(|average| ("back.average", &**average)));
         }
-        run.checkpoint(&state, is_periodic, &tensors)
+        let at = Position { member: state.member, step: state.step, score: state.score };
+        run.checkpoint(at, is_periodic, &state, &tensors)
     }
 
     fn restore(&mut self, from: &Checkpoint, params: &mut Buffer<f32>) -> Result<()> {
-        let (state, plan) = (&from.state, self.job.plan);
+        let (state, plan) = (from.state::<State>()?, self.job.plan);
         if state.step >= plan.steps || state.member != plan.member {
             let of_member = |member: Option<usize>| member.map_or_else(String::new, |member| format!(" of member {member}"));
             let (at, wanted) = (of_member(state.member), of_member(plan.member));
