@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 
 use ndarray::Ix1;
-use nids_pipeline::artefacts::{digest, write_atomic};
-use nids_pipeline::npy;
+use nids_store::artefacts::{digest, write_atomic};
+use nids_store::npy;
 use serde_json::Value as Json;
 use tempfile::TempDir;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Stdio;
 
 use ndarray::{Array1, Array2};
-use nids_pipeline::npy;
+use nids_store::npy;
 
 use crate::bench::{Bench, on_flows, shipped, text};
 
@@ -186,7 +186,7 @@ fn a_folder_or_disk_that_takes_nothing_is_named() {
     modes(0o555);
     // root may write there all the same, so that the command gives root up, and is where it can still be read
     let probe = bench.path("run/probe");
-    let is_root = nids_pipeline::artefacts::write_atomic(&probe, |_| Ok(())).is_ok();
+    let is_root = nids_store::artefacts::write_atomic(&probe, |_| Ok(())).is_ok();
     let as_a_user = |args: &str| {
         let mut command = bench.command(args);
         if is_root {

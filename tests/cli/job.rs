@@ -1,7 +1,7 @@
 //! The job and its variants: three stages, metrics, verdicts.
 
 use ndarray::{Array2, Array3, ArrayD, s};
-use nids_pipeline::npy;
+use nids_store::npy;
 use safetensors::SafeTensors;
 use serde_json::Value as Json;
 

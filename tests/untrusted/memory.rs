@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use arrow_array::types::Int32Type;
 use arrow_array::{ArrayRef, BooleanArray, DictionaryArray, Float64Array, RecordBatch};
+use nids_config::{Config, Stage};
 use nids_flows::{Labels, Schema, Tokeniser};
-use nids_pipeline::artefacts::write_atomic;
-use nids_pipeline::progress::Silent;
-use nids_pipeline::{Config, Run, Stage, stages};
+use nids_pipeline::stages;
+use nids_store::Run;
+use nids_store::artefacts::write_atomic;
+use nids_store::progress::Silent;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use ndarray::{Array, Array2, Ix2};
+use nids_config::Config;
 use nids_flows::{FeatureColumn, Labels, Normalisation, Schema, Tokeniser, TokeniserConfig, synthetic, write_csv};
 use nids_nn::{Linear, ParamTable, weights};
-use nids_pipeline::artefacts::write_atomic;
-use nids_pipeline::{Config, npy};
+use nids_store::artefacts::write_atomic;
+use nids_store::npy;
 use proptest::prelude::*;
 
 use crate::check::SCHEMA;

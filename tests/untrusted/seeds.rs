@@ -7,11 +7,13 @@ use std::sync::Arc;
 use arrow_array::types::Int32Type;
 use arrow_array::{ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int64Array, StringArray};
 use ndarray::{Array1, Array2};
+use nids_config::{Config, Stage};
 use nids_flows::{Labels, Normalisation, Schema, Tokeniser, TokeniserConfig};
 use nids_nn::{Linear, ParamTable, weights};
-use nids_pipeline::artefacts::write_atomic;
-use nids_pipeline::progress::{Event, Progress, Silent};
-use nids_pipeline::{Config, Run, Stage, npy, stages};
+use nids_pipeline::stages;
+use nids_store::artefacts::write_atomic;
+use nids_store::progress::{Event, Progress, Silent};
+use nids_store::{Run, npy};
 
 use crate::check::{FLOWS, SCHEMA};
 use crate::columnar::{Format, columnar};

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use nids_pipeline::artefacts::write_atomic;
+use nids_store::artefacts::write_atomic;
 
 use crate::check;
 use crate::seeds::seeds;

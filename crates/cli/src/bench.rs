@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 use nids_pipeline::stages::{BenchReport, Case, Measurement};
-use nids_pipeline::{Error, Result};
+use nids_store::{Error, Result};
 use serde::Serialize;
 
 /// The cases of these names; all of them where none is named.

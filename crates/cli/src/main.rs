@@ -14,10 +14,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use nids_config::Config;
 use nids_eval::metrics::Metrics;
-use nids_pipeline::output::{self, Source};
+use nids_pipeline::stages;
 use nids_pipeline::stages::{BenchOptions, SelectOptions, Strategy};
-use nids_pipeline::{Config, Error, Result, Resume, Run, artefacts, stages};
+use nids_store::output::{self, Source};
+use nids_store::{Error, Result, Resume, Run, artefacts};
 
 use args::{Cli, Command, StageArgs};
 use signals::Stop;

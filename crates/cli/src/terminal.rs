@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nids_pipeline::progress::{Event, Progress};
+use nids_store::progress::{Event, Progress};
 
 use crate::signals::Stop;
 

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use ndarray::{Ix1, Ix2, Ix3};
+use nids_config::{Config, Stage};
 use nids_flows::{Classes, FlowReader, Flows, Labels, Lines, Schema, Tokeniser, write_csv};
 use nids_interop::import as checkpoint;
 use nids_nn::{Linear, ParamTable, weights as safetensors};
-use nids_pipeline::artefacts::sha256;
-use nids_pipeline::progress::Silent;
-use nids_pipeline::stages::SelectOptions;
-use nids_pipeline::{Config, Run, Stage, checkpoint as saved, npy as arrays, stages};
+use nids_pipeline::stages::{self, SelectOptions};
+use nids_store::artefacts::sha256;
+use nids_store::progress::Silent;
+use nids_store::{Run, checkpoint as saved, npy as arrays};
 use peak_alloc::PeakAlloc;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;

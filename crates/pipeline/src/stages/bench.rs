@@ -19,9 +19,9 @@ use super::predict::{Detector, PredictSummary};
 use super::pretrain::UnlabelledFlows;
 use super::sampler::Sampler;
 use super::step::{Outcome, Trainer, engine, inference_engine};
-use crate::error::{Error, Result};
-use crate::progress::Silent;
 use nids_config::{Config, Finetune, Stage, Training};
+use nids_store::progress::Silent;
+use nids_store::{Error, Result};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

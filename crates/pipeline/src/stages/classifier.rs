@@ -10,8 +10,8 @@ use nids_nn::{Cx, Init, Param, ParamTable, Prepared, Scope};
 use super::data::fill;
 use super::network::{LatentEncoder, Moment, features, mixer};
 use super::verdicts::Outputs;
-use crate::error::{Error, Result};
 use nids_config::{Config, Finetune, FinetuneFrom, Scales};
+use nids_store::{Error, Result};
 
 /// A classifier over features, or over the latents of features; or several, whose probabilities are averaged.
 #[derive(Debug)]

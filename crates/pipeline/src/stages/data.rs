@@ -4,10 +4,10 @@ use std::path::Path;
 
 use nids_flows::{Encoded, FlowReader, Flows, Labels, Schema, Split, Tokeniser, some_of, split, synthetic};
 
-use crate::error::{Error, Result};
-use crate::progress::{Event, Progress};
-use crate::run::StageRun;
 use nids_config::Config;
+use nids_store::progress::{Event, Progress};
+use nids_store::run::StageRun;
+use nids_store::{Error, Result};
 
 /// Seeds of generated flows: the data stay the same whatever the run's seed is.
 const SYNTHETIC_TRAIN: u64 = 1;

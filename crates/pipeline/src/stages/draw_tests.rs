@@ -9,8 +9,8 @@ use super::data::{Labelled, all_rows, labelled};
 use super::resume_tests::run_stage;
 use super::sampler::Sampler;
 use super::testing::{Folder, cells, column, csv, flows, metrics};
-use crate::progress::Silent;
 use nids_config::Stage;
+use nids_store::progress::Silent;
 
 const STEPS: usize = 6;
 

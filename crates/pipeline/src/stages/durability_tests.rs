@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::resume_tests::{StopsAfter, config, files, run_stage, stages};
-use crate::checkpoint::index_from_bytes;
-use crate::disk::seam::{self, Made};
-use crate::disk::{Call, folder_of};
-use crate::progress::Silent;
-use crate::run::{Resume, Run};
 use nids_config::Stage;
+use nids_store::checkpoint::index_from_bytes;
+use nids_store::disk::seam::{self, Made};
+use nids_store::disk::{Call, folder_of};
+use nids_store::progress::Silent;
+use nids_store::run::{Resume, Run};
 
 /// What is known of a run folder's disk while a stage runs.
 struct Disk {

@@ -12,11 +12,11 @@ use super::data::labelled;
 use super::resume_tests::{files, run_stage};
 use super::testing::{Folder, flows, metrics};
 use super::{Axis, sweep};
-use crate::error::Result;
-use crate::progress::{Event, Progress, Silent};
-use crate::run::Run;
 use Effect::{Bytes, Checkpoints, End, Learning, Log, Nothing, Rounding, Told};
 use nids_config::{Config, Stage, Strategy, every_key};
+use nids_store::Result;
+use nids_store::progress::{Event, Progress, Silent};
+use nids_store::run::Run;
 
 /// What another value of a setting changes of a run: the first of these that differs, and nothing of those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,11 +17,11 @@ use super::judging;
 use super::network::{LatentEncoder, Moment, WeightsFile, widths};
 use super::step::reserve_openblas;
 use super::{PRETRAINED, TOKENISER, again, stream};
-use crate::error::{Error, Result};
-use crate::npy;
-use crate::progress::{Event, Progress};
-use crate::run::{Run, StageRun};
 use nids_config::{Config, Latents, Mu, Sigma, SigmaRange, Stage};
+use nids_store::npy;
+use nids_store::progress::{Event, Progress};
+use nids_store::run::{Run, StageRun};
+use nids_store::{Error, Result};
 
 /// Flows that the latents of are computed at once.
 const BATCH: usize = 4096;

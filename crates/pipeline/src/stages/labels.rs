@@ -7,10 +7,10 @@ use std::path::Path;
 use nids_flows::draw_labelled;
 
 use super::data::Labelled;
-use crate::error::{Error, Result};
-use crate::progress::{Event, Progress};
-use crate::run::StageRun;
 use nids_config::Config;
+use nids_store::progress::{Event, Progress};
+use nids_store::run::StageRun;
+use nids_store::{Error, Result};
 
 /// The training rows whose labels may be looked at, ascending: all of them, `finetune.labels` drawn by seed with the classes in
 /// proportion, or those that `finetune.label_rows` lists. Both classes are among them.

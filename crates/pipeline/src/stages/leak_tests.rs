@@ -10,10 +10,10 @@ use super::data::{Labelled, labelled};
 use super::resume_tests::run_stage;
 use super::testing::{Folder, cells, column, csv, flows, metrics};
 use super::{evaluate, finetune};
-use crate::npy;
-use crate::progress::Silent;
 use nids_config::{Config, Stage};
 use nids_eval::probe::RidgeProbe;
+use nids_store::npy;
+use nids_store::progress::Silent;
 
 const SETTINGS: &[&str] = &[
     "name=x",

@@ -27,8 +27,9 @@ use std::path::Path;
 
 use nids_interop::import::Imported;
 
-use crate::error::{Error, Result};
 use nids_config::Stage;
+use nids_store::run::{MODEL, PRETRAINED, TOKENISER};
+use nids_store::{Error, Result};
 
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, bench};
 pub use encode::encode;
@@ -37,11 +38,6 @@ pub use predict::{PredictSummary, evaluate, parameters, predict};
 pub use pretrain::pretrain;
 pub use select::{SelectOptions, Strategy, select};
 pub use sweep::{Axis, SweepReport, Trial, Verdict, sweep};
-
-/// Artefact names.
-pub(crate) const TOKENISER: &str = "tokeniser.json";
-pub(crate) const PRETRAINED: &str = "pretrained.safetensors";
-pub(crate) const MODEL: &str = "model.safetensors";
 
 /// What random numbers are drawn for: children of the seed's key.
 mod stream {

@@ -13,9 +13,9 @@ use nids_nn::{Cx, Init, ParamTable, Prepared, Scope, Tensor, mean_tokens};
 use super::again;
 use super::data::{all_rows, fill};
 use super::step::{inference_engine, most_tokens};
-use crate::error::{Error, Result};
-use crate::run::Run;
 use nids_config::{self as config, Config, Latents, Objective, Stage};
+use nids_store::run::Run;
+use nids_store::{Error, Result};
 
 /// Names and widths of a tokeniser's features.
 pub(super) fn features(tokeniser: &Tokeniser) -> Vec<(String, usize)> {

@@ -19,10 +19,10 @@ use super::network::{WeightsFile, widths};
 use super::step::inference_engine;
 use super::verdicts::Scores;
 use super::{MODEL, TOKENISER};
-use crate::error::{Error, Result};
-use crate::progress::{Event, Progress};
-use crate::run::Run;
 use nids_config::{Config, FinetuneFrom, Stage};
+use nids_store::progress::{Event, Progress};
+use nids_store::run::Run;
+use nids_store::{Error, Result};
 
 /// Rows read, predicted and written at once, at most: what bounds the memory, whatever the file's size.
 const BATCH: usize = 8192;

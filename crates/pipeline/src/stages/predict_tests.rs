@@ -5,10 +5,10 @@ use serde_json::{Value as Json, json};
 use std::fs;
 
 use super::*;
-use crate::artefacts::digest;
-use crate::progress::Silent;
 use crate::stages::finetune;
 use crate::stages::testing::{Folder, cells, column, csv, flows};
+use nids_store::artefacts::digest;
+use nids_store::progress::Silent;
 
 const SETTINGS: &[&str] = &[
     "name=x",
@@ -49,7 +49,7 @@ fn a_probability_at_the_threshold_is_an_attack() {
     for task in TASKS {
         let folder = folder();
         let data = folder.path("train.csv");
-        let detector = Detector::load(&trained(&folder, task, 0.5), &mut crate::progress::Silent).unwrap();
+        let detector = Detector::load(&trained(&folder, task, 0.5), &mut nids_store::progress::Silent).unwrap();
         let flows = read(&data, detector.tokeniser().schema(), Labels::Required).unwrap();
         let attacks = detector.attacks(&detector.tokeniser().encode(&flows).unwrap());
         let mut sorted = attacks.clone();
@@ -95,11 +95,11 @@ fn overflow_at_large(run: &Run, feature: &str) {
     let views =
         changed.iter().map(|(name, view, data)| (name, TensorView::new(view.dtype(), view.shape().to_vec(), data).unwrap()));
     let forged = safetensors::serialize(views, metadata.metadata().clone()).unwrap();
-    crate::artefacts::write_atomic(&path, |out| out.write_all(&forged)).unwrap();
+    nids_store::artefacts::write_atomic(&path, |out| out.write_all(&forged)).unwrap();
     let manifest_path = run.folder().join("manifest-finetune.json");
     let mut manifest: Json = serde_json::from_slice(&fs::read(&manifest_path).unwrap()).unwrap();
     manifest["outputs"][MODEL] = json!(digest(&path).unwrap());
-    crate::artefacts::write_atomic(&manifest_path, |out| write!(out, "{manifest}")).unwrap();
+    nids_store::artefacts::write_atomic(&manifest_path, |out| write!(out, "{manifest}")).unwrap();
 }
 
 #[test]

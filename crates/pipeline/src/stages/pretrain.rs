@@ -16,10 +16,10 @@ use super::sampler::Sampler;
 use super::step::{arithmetic, engine};
 use super::train::Job;
 use super::{PRETRAINED, TOKENISER, stream};
-use crate::error::Result;
-use crate::progress::{Event, Progress};
-use crate::run::{Run, StageRun};
 use nids_config::{self as config, Config, Stage};
+use nids_store::Result;
+use nids_store::progress::{Event, Progress};
+use nids_store::run::{Run, StageRun};
 
 /// Trains the autoencoder of `pretrain.objective` on the unlabelled rows and on the training part of the labelled ones, whose labels it does
 /// not see. Leaves `tokeniser.json` and `pretrained.safetensors`.

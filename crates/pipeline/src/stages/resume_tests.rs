@@ -9,13 +9,13 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 
 use super::{encode, finetune, pretrain};
-use crate::artefacts::write_atomic;
-use crate::disk::SCRATCH;
-use crate::disk::seam::{self, Fault};
-use crate::error::{Error, Result};
-use crate::progress::{Event, Progress, Silent};
-use crate::run::{Resume, Run};
 use nids_config::{Config, Stage};
+use nids_store::artefacts::write_atomic;
+use nids_store::disk::SCRATCH;
+use nids_store::disk::seam::{self, Fault};
+use nids_store::progress::{Event, Progress, Silent};
+use nids_store::run::{Resume, Run};
+use nids_store::{Error, Result};
 
 const SETTINGS: &[&str] = &[
     "name=x",

@@ -14,10 +14,10 @@ use super::labels::labelled_rows;
 use super::network::{LatentEncoder, Moment, WeightsFile, widths};
 use super::predict::Detector;
 use super::{MODEL, PRETRAINED, TOKENISER, stream};
-use crate::error::{Error, Result};
-use crate::progress::{Event, Progress};
-use crate::run::{Run, StageRun};
 use nids_config::{Config, FinetuneFrom, Stage};
+use nids_store::progress::{Event, Progress};
+use nids_store::run::{Run, StageRun};
+use nids_store::{Error, Result};
 
 /// Flows that are encoded at once.
 const BATCH: usize = 4096;

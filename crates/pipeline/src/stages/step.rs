@@ -8,9 +8,9 @@ use nids_nn::{MAX_SHARD, ParamTable};
 use super::nonfinite::{self, Nonfinite, What};
 use super::plan::Plan;
 use super::stream;
-use crate::checkpoint::Arithmetic;
-use crate::error::{Error, Result};
 use nids_config::{self as config, Config, Sam};
+use nids_store::checkpoint::Arithmetic;
+use nids_store::{Error, Result};
 
 /// The engine that a config asks for, for a network that keeps `activations` numbers of a row and passes it once for each of
 /// `members`.

@@ -10,11 +10,11 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::{encode, finetune, pretrain};
-use crate::error::{Error, Result};
-use crate::lock::Lock;
-use crate::progress::{Event, Progress};
-use crate::run::{Resume, Run};
 use nids_config::{Config, FinetuneFrom, Halving, Stage, Strategy, WidthDepth};
+use nids_store::Lock;
+use nids_store::progress::{Event, Progress};
+use nids_store::run::{Resume, Run};
+use nids_store::{Error, Result};
 
 mod grid;
 mod plot;

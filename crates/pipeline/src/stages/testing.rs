@@ -9,9 +9,9 @@ use nids_nn::engine::{Engine, Objective, Sample};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
-use crate::artefacts::write_atomic;
-use crate::run::Run;
 use nids_config::Config;
+use nids_store::artefacts::write_atomic;
+use nids_store::run::Run;
 
 /// Six features of generated flows: a network over them is quick.
 const SCHEMA: &str = "name: small

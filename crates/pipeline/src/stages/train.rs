@@ -16,11 +16,11 @@ use super::plan::Plan;
 use super::sampler::Sampler;
 use super::state::{Back, State, Trouble, Window};
 use super::step::{Outcome, Taken, Trainer};
-use crate::checkpoint::{Checkpoint, Position};
-use crate::error::{Error, Result};
-use crate::progress::{Event, Progress};
-use crate::run::StageRun;
 use nids_config::{self as config, Rollback, Stage};
+use nids_store::checkpoint::{Checkpoint, Position};
+use nids_store::progress::{Event, Progress};
+use nids_store::run::StageRun;
+use nids_store::{Error, Result};
 
 /// A line of metrics.jsonl.
 #[derive(Serialize)]

@@ -4,9 +4,10 @@ use nids_kernels::{Gemm, Key};
 use nids_nn::engine::Cut;
 use nids_nn::{Cx, Init, Param};
 
+use super::super::step::arithmetic;
 use super::*;
-use crate::run::Run;
 use nids_config::Config;
+use nids_store::run::Run;
 
 const SETTINGS: &[&str] = &[
     "name=x",
@@ -85,7 +86,7 @@ fn train_on(cliff: &Cliff, n_rows: u32, more: &[&str], every: u64) -> ([f32; 2],
         let average = RwLock::new(Ema::new(&cliff.table.zeros(), 0.9));
         let mut params = cliff.table.zeros();
         let mut stage = run.begin(Stage::Pretrain, &config, &mut progress).unwrap();
-        let from = stage.resume(super::super::step::arithmetic(&engine), &mut progress).unwrap();
+        let from = stage.resume(arithmetic(&engine), &mut progress).unwrap();
         let job = Job {
             table: &cliff.table,
             objective: cliff,

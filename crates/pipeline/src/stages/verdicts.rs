@@ -5,9 +5,9 @@ use nids_flows::{Classes, Flows};
 use nids_nn::loss::{sigmoid, softmax};
 
 use super::judging;
-use crate::error::Result;
-use crate::progress::{Event, Progress};
 use nids_config::{Config, Task};
+use nids_store::Result;
+use nids_store::progress::{Event, Progress};
 
 /// Unknown categories that are named one by one.
 const SHOWN: usize = 10;

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use nids_flows::{Encoded, Flows, Tokeniser};
 
-use crate::error::{Error, Result};
-use crate::progress::{Event, Progress};
-use crate::run::StageRun;
 use crate::stages::data::{Labelled, all_rows, fit_tokeniser, labelled, unlabelled};
 use crate::stages::encode::read_tokeniser;
 use crate::stages::labels::labelled_rows;
 use nids_config::{Config, Stage};
+use nids_store::progress::{Event, Progress};
+use nids_store::run::StageRun;
+use nids_store::{Error, Result};
 
 /// The rows that finetuning works on.
 pub(super) struct Rows {

@@ -5,9 +5,9 @@ use nids_models::Classifier;
 use nids_nn::Cx;
 use nids_nn::loss::{BceWeights, bce_with_logits, class_balance, cross_entropy, weighted_cross_entropy};
 
-use crate::error::{Error, Result};
 use crate::stages::data::Labelled;
 use nids_config::{Auxiliary, Config, Multiclass, Task};
+use nids_store::{Error, Result};
 
 /// The class of a row that is not trained on, where it is none of the classes of those that are.
 const NO_CLASS: u32 = u32::MAX;

@@ -6,7 +6,7 @@ use nids_kernels::Key;
 use rand::seq::SliceRandom;
 
 use super::super::stream;
-use crate::error::{Error, Result};
+use nids_store::{Error, Result};
 
 /// One setting and the values to try: `finetune.lr=1e-3,2e-3`.
 #[derive(Clone, Debug, PartialEq, Eq)]

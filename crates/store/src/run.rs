@@ -18,7 +18,6 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
 use crate::progress::{Event, Progress};
-use crate::stages::{MODEL, PRETRAINED, TOKENISER};
 use nids_config::{Config, Stage};
 
 const KIND: &str = "nids-mixer stage";
@@ -26,6 +25,12 @@ const VERSION: u32 = 1;
 const TOOL: &str = concat!("nids-mixer ", env!("CARGO_PKG_VERSION"));
 /// A manifest larger than this is some other file.
 const MAX_BYTES: u64 = 1 << 18;
+/// The tokeniser, an artefact of `pretrain` and of `finetune`.
+pub const TOKENISER: &str = "tokeniser.json";
+/// The weights that `pretrain` leaves.
+pub const PRETRAINED: &str = "pretrained.safetensors";
+/// The classifier that `finetune` leaves.
+pub const MODEL: &str = "model.safetensors";
 /// What stages keep in a run folder beside their manifests, and what those list.
 const OWN_FILES: [&str; 9] =
     [".lock", "config.yaml", "metrics.jsonl", TOKENISER, PRETRAINED, MODEL, "chosen.yaml", "sweep.json", "sweep.svg"];
@@ -87,7 +92,8 @@ impl Run {
         Self { resume, ..self }
     }
 
-    pub(crate) fn resume(&self) -> Resume {
+    /// What it does about a stage that was stopped there.
+    pub fn resume(&self) -> Resume {
         self.resume
     }
 
@@ -166,19 +172,19 @@ impl Run {
     }
 
     /// The kernels that `stage` ran on.
-    pub(crate) fn kernels_of(&self, stage: Stage) -> Result<String> {
+    pub fn kernels_of(&self, stage: Stage) -> Result<String> {
         Ok(self.manifest(stage)?.kernels)
     }
 
     /// Writes a file that belongs to no stage.
-    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.path(name)?;
         artefacts::write(&path, |out| out.write_all(bytes))?;
         Ok(path)
     }
 
     /// Whether `stage` has left what it would make now: of these settings and of data files that are what they were.
-    pub(crate) fn is_up_to_date(&self, stage: Stage, config: &Config) -> bool {
+    pub fn is_up_to_date(&self, stage: Stage, config: &Config) -> bool {
         let Ok(manifest) = self.manifest(stage) else { return false };
         let has_settings = self.recorded_config(&manifest).is_ok_and(|made| made.stage_hash(stage) == config.stage_hash(stage));
         let path_of = |role: &str| Some(PathBuf::from(config.stage_keys(stage).get(role)?.as_str()?));
@@ -190,7 +196,7 @@ impl Run {
 
     /// Takes over what `stage` left in another run folder, if it reads from no other stage and would make the same now; whether it
     /// would.
-    pub(crate) fn adopt(&self, stage: Stage, from: &Self, config: &Config) -> Result<bool> {
+    pub fn adopt(&self, stage: Stage, from: &Self, config: &Config) -> Result<bool> {
         let Ok(manifest) = from.manifest(stage) else { return Ok(false) };
         if !manifest.inputs.is_empty() || !from.is_up_to_date(stage, config) {
             return Ok(false);
@@ -207,7 +213,7 @@ impl Run {
     }
 
     /// Keeps other processes from writing here until it is dropped; `what` is the command that asks.
-    pub(crate) fn lock(&self, what: &str, progress: &mut dyn Progress) -> Result<Lock> {
+    pub fn lock(&self, what: &str, progress: &mut dyn Progress) -> Result<Lock> {
         for name in [".lock", "checkpoints"] {
             self.path(name)?;
         }
@@ -238,7 +244,7 @@ impl Run {
     }
 
     /// A stage that reads what others have left, and writes nothing.
-    pub(crate) fn look<'a>(&'a self, stage: Stage, config: &'a Config) -> StageRun<'a> {
+    pub fn look<'a>(&'a self, stage: Stage, config: &'a Config) -> StageRun<'a> {
         StageRun {
             run: self,
             stage,
@@ -410,7 +416,7 @@ impl StageRun<'_> {
 
     /// Requires that the stages whose artefacts this one reads ran on kernels that give the same bits as `kernels`, which it runs on:
     /// else no machine has both, and nobody can make the run again.
-    pub(crate) fn check_kernels(&self, kernels: &str, progress: &mut dyn Progress) -> Result<()> {
+    pub fn check_kernels(&self, kernels: &str, progress: &mut dyn Progress) -> Result<()> {
         for (upstream, manifest) in &self.upstream {
             if nids_kernels::same_bits(&manifest.kernels, kernels) {
                 continue;
@@ -477,7 +483,7 @@ impl StageRun<'_> {
 
     /// Looks for a run of this stage that was stopped, and goes back to where its last checkpoint was taken. Every file that the
     /// stage reads must have been named by now.
-    pub(crate) fn resume(&mut self, arithmetic: Arithmetic, progress: &mut dyn Progress) -> Result<Option<Checkpoint>> {
+    pub fn resume(&mut self, arithmetic: Arithmetic, progress: &mut dyn Progress) -> Result<Option<Checkpoint>> {
         let Arithmetic { kernels, shard, groups } = arithmetic;
         let circumstances = Circumstances {
             tool: TOOL.to_owned(),
@@ -521,7 +527,10 @@ impl StageRun<'_> {
     }
 
     /// Keeps what is needed to go on from here. `is_periodic` where the step had come, and the run was not stopped.
-    pub(crate) fn checkpoint(
+    ///
+    /// # Panics
+    /// If [`StageRun::resume`] has not been called.
+    pub fn checkpoint(
         &mut self,
         at: Position,
         is_periodic: bool,
@@ -536,7 +545,7 @@ impl StageRun<'_> {
     }
 
     /// Steps between checkpoints.
-    pub(crate) fn checkpoint_every(&self) -> u64 {
+    pub fn checkpoint_every(&self) -> u64 {
         self.config.checkpoint.every
     }
 

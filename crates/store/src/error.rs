@@ -90,7 +90,7 @@ impl Error {
     }
 
     /// A data file that cannot be read: bad data where there is no such file, else the file system's no.
-    pub(crate) fn reading_data(path: &Path, source: io::Error) -> Self {
+    pub fn reading_data(path: &Path, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::IsADirectory => {
                 Self::Data(format!("{}: cannot read: {source}", path.display()))

@@ -28,12 +28,13 @@ const MAX_BYTES: u64 = 1 << 18;
 
 /// How a stage adds up: with which kernels, and in which order.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Arithmetic {
-    pub(crate) kernels: String,
+pub struct Arithmetic {
+    /// Names of the matrix kernels and of the vector instructions.
+    pub kernels: String,
     /// Rows that go through the network at once.
-    pub(crate) shard: usize,
+    pub shard: usize,
     /// Gradient buffers summed in order.
-    pub(crate) groups: usize,
+    pub groups: usize,
 }
 
 /// What the bytes that a stage leaves depend on: all that must be the same for it to go on as if it had not been stopped.
@@ -103,13 +104,13 @@ pub(crate) fn difference(made: &BTreeMap<String, Json>, now: &BTreeMap<String, J
 
 /// When a checkpoint was taken, and how good the run was then.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Position {
+pub struct Position {
     /// Of independent members, the one in training.
-    pub(crate) member: Option<usize>,
+    pub member: Option<usize>,
     /// Steps taken.
-    pub(crate) step: u64,
+    pub step: u64,
     /// A loss: the checkpoint with the lowest is kept.
-    pub(crate) score: Option<f64>,
+    pub score: Option<f64>,
 }
 
 /// What the file of a checkpoint says beside its tensors.
@@ -155,17 +156,17 @@ fn parse_index(bytes: &[u8]) -> std::result::Result<Index, String> {
 
 impl Checkpoint {
     /// For what does not fit the run that is to go on.
-    pub(crate) fn refuse(&self, what: String) -> Error {
+    pub fn refuse(&self, what: String) -> Error {
         Error::artefact(&self.path, what, AFRESH)
     }
 
     /// The state that was committed with it.
-    pub(crate) fn state<S: DeserializeOwned>(&self) -> Result<S> {
+    pub fn state<S: DeserializeOwned>(&self) -> Result<S> {
         serde_json::from_value(self.state.clone()).map_err(|error| self.refuse(format!("its state cannot be read: {error}")))
     }
 
     /// Copies a tensor of exactly that length.
-    pub(crate) fn copy(&self, name: &str, into: &mut [f32]) -> Result<()> {
+    pub fn copy(&self, name: &str, into: &mut [f32]) -> Result<()> {
         match self.tensors.get(name) {
             Some(found) if found.len() == into.len() => {
                 into.copy_from_slice(found);

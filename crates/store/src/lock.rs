@@ -15,7 +15,7 @@ const MAX_BYTES: u64 = 4096;
 /// Held until it is dropped or the process ends, however it ends: the system gives the lock back, so that none is ever stale.
 /// What a killed process leaves is only the text that names it.
 #[derive(Debug)]
-pub(crate) struct Lock {
+pub struct Lock {
     file: File,
     folder: PathBuf,
     /// The command that holds it.
@@ -55,7 +55,7 @@ impl Lock {
 
     /// Refuses where the folder is no longer the one that was taken: it was moved away or removed, or another one is in its place.
     /// To be asked before each write, as the folder is found by its path.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         let held = self.file.metadata().map_err(Error::io(self.folder.join(NAME), "look at"))?;
         let found = fs::metadata(self.folder.join(NAME));
         if found.is_ok_and(|found| FileId::of(&found) == FileId::of(&held)) {

@@ -9,10 +9,10 @@ use tempfile::NamedTempFile;
 use seam::{call, most_of};
 
 /// Scratch files begin so.
-pub(crate) const SCRATCH: &str = ".scratch-nids-mixer-";
+pub const SCRATCH: &str = ".scratch-nids-mixer-";
 
 /// The folder that a file lies in.
-pub(crate) fn folder_of(path: &Path) -> &Path {
+pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -124,22 +124,28 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 
 /// What can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Call {
+pub enum Call {
     /// In this folder.
     Create,
+    /// Of this file.
     SetPermissions,
+    /// To append.
     Open,
+    /// To this file.
     Write,
+    /// Of this file.
     Sync,
     /// From here to there.
     Rename,
+    /// Of this folder.
     SyncFolder,
     /// These folders, the innermost first.
     MakeFolder,
+    /// Of this file.
     Remove,
 }
 
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "faults")))]
 mod seam {
     use super::{Call, Path, io};
 
@@ -157,8 +163,8 @@ mod seam {
 
 /// Faults on demand, and a record of the calls that were made. They are the process's, as training writes from a worker of its
 /// pool: a test that asks for them runs in a process of its own, as nextest sees to, or holds [`seam::alone`].
-#[cfg(test)]
-pub(crate) mod seam {
+#[cfg(any(test, feature = "faults"))]
+pub mod seam {
     use std::path::PathBuf;
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -166,7 +172,7 @@ pub(crate) mod seam {
 
     /// What happens to a call.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) enum Fault {
+    pub enum Fault {
         /// It fails, and so does every one after it: a full disk, a dying one.
         Fails(io::ErrorKind),
         /// It fails once.
@@ -177,11 +183,13 @@ pub(crate) mod seam {
 
     /// A call that was made.
     #[derive(Clone, Debug, PartialEq, Eq)]
-    pub(crate) struct Made {
-        pub(crate) call: Call,
-        pub(crate) paths: Vec<PathBuf>,
+    pub struct Made {
+        /// What was called.
+        pub call: Call,
+        /// On what.
+        pub paths: Vec<PathBuf>,
         /// What a renamed file holds.
-        pub(crate) content: Vec<u8>,
+        pub content: Vec<u8>,
     }
 
     struct State {
@@ -199,22 +207,22 @@ pub(crate) mod seam {
     }
 
     /// Keeps other tests of this process from asking for faults or a record.
-    pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    pub fn alone() -> MutexGuard<'static, ()> {
         ALONE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts calls from 0 again, the one numbered `at` going wrong.
-    pub(crate) fn set(fault: Option<(u64, Fault)>) {
+    pub fn set(fault: Option<(u64, Fault)>) {
         *state() = State { calls: 0, fault, made: None };
     }
 
     /// Calls since then.
-    pub(crate) fn calls() -> u64 {
+    pub fn calls() -> u64 {
         state().calls
     }
 
     /// The calls that `work` makes, in order.
-    pub(crate) fn record(work: impl FnOnce()) -> Vec<Made> {
+    pub fn record(work: impl FnOnce()) -> Vec<Made> {
         *state() = State { calls: 0, fault: None, made: Some(Vec::new()) };
         work();
         state().made.take().expect("set above")
