@@ -12,16 +12,15 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 
 use super::data::all_rows;
+use super::engine::{engine, inference_engine};
 use super::finetune::targets::{Targets, classify, wants_classes};
 use super::network::{Pretext, widths};
-use super::plan::Plan;
 use super::predict::{Detector, PredictSummary};
 use super::pretrain::UnlabelledFlows;
-use super::sampler::Sampler;
-use super::step::{Outcome, Trainer, engine, inference_engine};
 use nids_config::{Config, Finetune, Stage, Training};
 use nids_store::progress::Silent;
 use nids_store::{Error, Result};
+use nids_train::{Outcome, Plan, Sampler, Trainer};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

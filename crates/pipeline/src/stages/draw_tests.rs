@@ -7,10 +7,10 @@ use serde_json::Value as Json;
 
 use super::data::{Labelled, all_rows, labelled};
 use super::resume_tests::run_stage;
-use super::sampler::Sampler;
 use super::testing::{Folder, cells, column, csv, flows, metrics};
 use nids_config::Stage;
 use nids_store::progress::Silent;
+use nids_train::Sampler;
 
 const STEPS: usize = 6;
 

@@ -13,15 +13,16 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 
 use super::data::labelled;
+use super::engine::reserve_openblas;
 use super::judging;
 use super::network::{LatentEncoder, Moment, WeightsFile, widths};
-use super::step::reserve_openblas;
-use super::{PRETRAINED, TOKENISER, again, stream};
+use super::{PRETRAINED, TOKENISER, again};
 use nids_config::{Config, Latents, Mu, Sigma, SigmaRange, Stage};
 use nids_store::npy;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{Run, StageRun};
 use nids_store::{Error, Result};
+use nids_train::stream;
 
 /// Flows that the latents of are computed at once.
 const BATCH: usize = 4096;

@@ -17,20 +17,18 @@ use serde_json::json;
 
 use super::classifier::Network;
 use super::data::Labelled;
+use super::engine::engine;
 use super::mean_teacher::TaughtFlows;
 use super::network::{WeightsFile, mask_token, widths};
-use super::plan::Plan;
-use super::sampler::Sampler;
-use super::state::State;
-use super::step::{arithmetic, engine};
-use super::train::Job;
 use super::verdicts::Scores;
-use super::{MODEL, PRETRAINED, TOKENISER, stream};
+use super::{MODEL, PRETRAINED, TOKENISER};
 use nids_config::{Config, FinetuneFrom, Stage};
 use nids_store::Result;
 use nids_store::checkpoint::Checkpoint;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{Run, StageRun};
+use nids_train::stream;
+use nids_train::{Job, Plan, Sampler, arithmetic, member_in_training};
 use objective::{LabelledFlows, LabelledLatents};
 use rows::Rows;
 use targets::Targets;
@@ -93,8 +91,8 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         (_, Some(index)) => format!("row {index} of `data.unlabelled`"),
     };
     let resumed = stage.resume(arithmetic(&engine), progress)?;
-    let state = resumed.as_ref().map(Checkpoint::state::<State>).transpose()?;
-    let first = state.and_then(|state| state.member).unwrap_or(0);
+    let member = resumed.as_ref().map(member_in_training).transpose()?;
+    let first = member.flatten().unwrap_or(0);
     if let Some(checkpoint) = &resumed {
         if first >= members {
             return Err(checkpoint.refuse(format!("it is at member {first} of an ensemble of {members}")));

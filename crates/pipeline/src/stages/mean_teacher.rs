@@ -9,8 +9,8 @@ use nids_nn::loss::sigmoid;
 use nids_nn::{Cx, Ema, Mode, Prepared};
 
 use super::data::fill;
-use super::part::{OfStep, Part};
 use nids_config::{Finetune, MeanTeacher, Ramp};
+use nids_train::{OfStep, Part};
 
 /// Binary cross-entropy with the labels of the first rows of a step and with what the teacher says of the others
 /// ([`nids_models::Classifier::student_loss`]).
@@ -141,8 +141,8 @@ mod tests {
     use super::*;
     use crate::stages::classifier::Network;
     use crate::stages::data::all_rows;
+    use crate::stages::engine::engine;
     use crate::stages::network::widths;
-    use crate::stages::step::engine;
     use nids_config::Config;
 
     #[test]

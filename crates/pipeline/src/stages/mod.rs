@@ -4,22 +4,15 @@ mod bench;
 mod classifier;
 mod data;
 mod encode;
+mod engine;
 mod finetune;
 mod labels;
 mod mean_teacher;
-mod monitor;
 mod network;
-mod nonfinite;
-mod part;
-mod plan;
 mod predict;
 mod pretrain;
-mod sampler;
 mod select;
-mod state;
-mod step;
 mod sweep;
-mod train;
 mod verdicts;
 
 use std::io::Write;
@@ -38,20 +31,6 @@ pub use predict::{PredictSummary, evaluate, parameters, predict};
 pub use pretrain::pretrain;
 pub use select::{SelectOptions, Strategy, select};
 pub use sweep::{Axis, SweepReport, Trial, Verdict, sweep};
-
-/// What random numbers are drawn for: children of the seed's key.
-mod stream {
-    pub(super) const PRETRAIN: u64 = 1;
-    pub(super) const FINETUNE: u64 = 2;
-    pub(super) const LATENT_NOISE: u64 = 3;
-    pub(super) const SHUFFLE: u64 = 4;
-    pub(super) const POSTERIOR: u64 = 5;
-    pub(super) const MEMBERS: u64 = 6;
-    pub(super) const UPDATE_NOISE: u64 = 7;
-    pub(super) const UNLABELLED_SHUFFLE: u64 = 8;
-    pub(super) const SELECT: u64 = 9;
-    pub(super) const SWEEP: u64 = 10;
-}
 
 /// What to do about an artefact that cannot be used.
 fn again(stage: Stage) -> String {

@@ -12,7 +12,7 @@ use nids_nn::{Cx, Init, ParamTable, Prepared, Scope, Tensor, mean_tokens};
 
 use super::again;
 use super::data::{all_rows, fill};
-use super::step::{inference_engine, most_tokens};
+use super::engine::{inference_engine, most_tokens};
 use nids_config::{self as config, Config, Latents, Objective, Stage};
 use nids_store::run::Run;
 use nids_store::{Error, Result};

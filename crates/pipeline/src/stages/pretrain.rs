@@ -9,17 +9,15 @@ use nids_nn::{Cx, Mode, ParamTable, weights};
 use serde_json::json;
 
 use super::data::{all_rows, fill, fit_tokeniser, labelled, unlabelled};
+use super::engine::engine;
 use super::network::{Pretext, widths};
-use super::part::{OfStep, Part};
-use super::plan::Plan;
-use super::sampler::Sampler;
-use super::step::{arithmetic, engine};
-use super::train::Job;
-use super::{PRETRAINED, TOKENISER, stream};
+use super::{PRETRAINED, TOKENISER};
 use nids_config::{self as config, Config, Stage};
 use nids_store::Result;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{Run, StageRun};
+use nids_train::stream;
+use nids_train::{Job, OfStep, Part, Plan, Sampler, arithmetic};
 
 /// Trains the autoencoder of `pretrain.objective` on the unlabelled rows and on the training part of the labelled ones, whose labels it does
 /// not see. Leaves `tokeniser.json` and `pretrained.safetensors`.

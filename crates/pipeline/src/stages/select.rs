@@ -13,11 +13,12 @@ use super::encode::read_tokeniser;
 use super::labels::labelled_rows;
 use super::network::{LatentEncoder, Moment, WeightsFile, widths};
 use super::predict::Detector;
-use super::{MODEL, PRETRAINED, TOKENISER, stream};
+use super::{MODEL, PRETRAINED, TOKENISER};
 use nids_config::{Config, FinetuneFrom, Stage};
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{Run, StageRun};
 use nids_store::{Error, Result};
+use nids_train::stream;
 
 /// Flows that are encoded at once.
 const BATCH: usize = 4096;

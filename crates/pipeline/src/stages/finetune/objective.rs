@@ -10,13 +10,14 @@ use nids_nn::engine::{Objective, Sample};
 use nids_nn::{Cx, Mode};
 
 use super::targets::{Targets, classify};
+use crate::stages::again;
 use crate::stages::data::{Labelled, all_rows, fill};
 use crate::stages::encode::{add_noise, spread};
-use crate::stages::{again, stream};
 use nids_config::{Config, Sigma, Stage};
 use nids_store::npy;
 use nids_store::run::StageRun;
 use nids_store::{Error, Result};
+use nids_train::stream;
 
 /// The loss of a classifier over feature tokens.
 pub(super) struct LabelledFlows<'d> {

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use nids_kernels::Key;
 use rand::seq::SliceRandom;
 
-use super::super::stream;
 use nids_store::{Error, Result};
+use nids_train::stream;
 
 /// One setting and the values to try: `finetune.lr=1e-3,2e-3`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use nids_kernels::{Gemm, Key};
 use nids_nn::engine::Cut;
 use nids_nn::{Cx, Init, Param};
 
-use super::super::step::arithmetic;
 use super::*;
+use crate::step::arithmetic;
 use nids_config::Config;
 use nids_store::run::Run;
 

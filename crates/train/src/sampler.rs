@@ -4,20 +4,22 @@ use nids_kernels::Key;
 use nids_nn::engine::Sample;
 use rand::seq::SliceRandom;
 
-use super::stream;
+use crate::stream;
 
 /// Epochs over the rows of a stage and, in the same steps, over others.
 #[derive(Debug)]
-pub(super) struct Sampler {
+pub struct Sampler {
     rows: Epochs,
     /// Rows without labels, and how many of them a step takes.
     unlabelled: Option<(Epochs, usize)>,
 }
 
 impl Sampler {
+    /// Epochs over `rows`, shuffled by `seed`.
+    ///
     /// # Panics
     /// If there are no rows.
-    pub(super) fn new(seed: u64, rows: Vec<u32>) -> Self {
+    pub fn new(seed: u64, rows: Vec<u32>) -> Self {
         Self { rows: Epochs::new(Key::new(seed).child(stream::SHUFFLE), rows), unlabelled: None }
     }
 
@@ -25,13 +27,14 @@ impl Sampler {
     ///
     /// # Panics
     /// If there are no rows.
-    pub(super) fn beside(self, seed: u64, unlabelled: Vec<u32>, batch_size: usize) -> Self {
+    #[must_use]
+    pub fn beside(self, seed: u64, unlabelled: Vec<u32>, batch_size: usize) -> Self {
         let unlabelled = Epochs::new(Key::new(seed).child(stream::UNLABELLED_SHUFFLE), unlabelled);
         Self { unlabelled: Some((unlabelled, batch_size)), ..self }
     }
 
     /// The samples of `step`, counted from 0: the next `batch_size` of the endless sequence of epochs, then those without labels.
-    pub(super) fn batch(&mut self, step: u64, batch_size: usize, out: &mut Vec<Sample>) {
+    pub fn batch(&mut self, step: u64, batch_size: usize, out: &mut Vec<Sample>) {
         out.clear();
         self.rows.append(step, batch_size, out);
         if let Some((unlabelled, batch_size)) = &mut self.unlabelled {

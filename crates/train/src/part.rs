@@ -4,39 +4,43 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A part of a step's loss, as the shards find it: kept for each shard in the place of its first sample and summed in that
 /// order, so that no thread has a say in it.
-pub(super) struct Part(Vec<AtomicU64>);
+#[derive(Debug)]
+pub struct Part(Vec<AtomicU64>);
 
 impl Part {
     /// For steps of so many samples, keyed by their places.
-    pub(super) fn new(n_samples: usize) -> Self {
+    pub fn new(n_samples: usize) -> Self {
         Self((0..n_samples).map(|_| AtomicU64::default()).collect())
     }
 
     /// Forgets the last step.
-    pub(super) fn begin(&self) {
+    pub fn begin(&self) {
         self.0.iter().for_each(|share| share.store(0, Relaxed));
     }
 
     /// The share of the shard that starts with the sample `key`.
-    pub(super) fn set(&self, key: u32, share: f64) {
+    pub fn set(&self, key: u32, share: f64) {
         self.0[key as usize].store(share.to_bits(), Relaxed);
     }
 
-    pub(super) fn sum(&self) -> f64 {
+    /// The part itself.
+    pub fn sum(&self) -> f64 {
         self.0.iter().map(|share| f64::from_bits(share.load(Relaxed))).sum()
     }
 }
 
 /// A number that changes from step to step and is the same for all shards of one.
-#[derive(Default)]
-pub(super) struct OfStep(AtomicU64);
+#[derive(Debug, Default)]
+pub struct OfStep(AtomicU64);
 
 impl OfStep {
-    pub(super) fn set(&self, value: f64) {
+    /// For the step that begins.
+    pub fn set(&self, value: f64) {
         self.0.store(value.to_bits(), Relaxed);
     }
 
-    pub(super) fn get(&self) -> f64 {
+    /// What was set last.
+    pub fn get(&self) -> f64 {
         f64::from_bits(self.0.load(Relaxed))
     }
 }

@@ -3,7 +3,7 @@
 use nids_nn::ParamTable;
 use serde::Serialize;
 
-use super::plan::Plan;
+use crate::plan::Plan;
 use nids_config as config;
 
 /// Rows that a message names.
@@ -11,8 +11,10 @@ const SHOWN: usize = 8;
 
 /// What stopped being a number first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub enum What {
+    /// The loss.
     Loss,
+    /// The gradient.
     Gradient,
     /// Loss or gradient where sharpness-aware minimisation looks.
     Ahead,
@@ -33,25 +35,25 @@ impl What {
 
 /// A step that went wrong.
 #[derive(Debug)]
-pub(super) struct Nonfinite {
-    pub(super) what: What,
+pub(crate) struct Nonfinite {
+    pub(crate) what: What,
     /// Counted from 1.
-    pub(super) step: u64,
+    pub(crate) step: u64,
     /// The first parameter in whose gradient (or which, after the update) it shows.
-    pub(super) layer: Option<String>,
+    pub(crate) layer: Option<String>,
     /// Those of the batch that show it each on their own; none where it takes several.
-    pub(super) rows: Vec<u32>,
+    pub(crate) rows: Vec<u32>,
 }
 
 /// The first parameter of which a number is none.
-pub(super) fn layer(table: &ParamTable, numbers: &[f32]) -> Option<String> {
+pub(crate) fn layer(table: &ParamTable, numbers: &[f32]) -> Option<String> {
     let is_bad = |numbers: &[f32]| numbers.iter().any(|number| !number.is_finite());
     table.specs().iter().find(|spec| is_bad(spec.param.of(numbers))).map(|spec| spec.name.clone())
 }
 
 impl Nonfinite {
     /// For an error or a warning; `why` it is one although the config wants to go on.
-    pub(super) fn text(&self, plan: &Plan, row: &dyn Fn(u32) -> String, why: &str) -> String {
+    pub(crate) fn text(&self, plan: &Plan, row: &dyn Fn(u32) -> String, why: &str) -> String {
         let stage = plan.stage;
         let of_member = plan.member.map_or_else(String::new, |member| format!(" member {member},"));
         let layer = self.layer.as_ref().map_or_else(String::new, |layer| format!(", first in `{layer}`"));
@@ -81,7 +83,7 @@ fn names(rows: &[u32], row: &dyn Fn(u32) -> String) -> String {
 
 /// A line of metrics.jsonl.
 #[derive(Serialize)]
-pub(super) struct Line<'l> {
+pub(crate) struct Line<'l> {
     step: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     member: Option<usize>,
@@ -93,7 +95,7 @@ pub(super) struct Line<'l> {
 }
 
 impl<'l> Line<'l> {
-    pub(super) fn new(found: &'l Nonfinite, member: Option<usize>, row: &dyn Fn(u32) -> String, action: &'l str) -> Self {
+    pub(crate) fn new(found: &'l Nonfinite, member: Option<usize>, row: &dyn Fn(u32) -> String, action: &'l str) -> Self {
         let rows = found.rows.iter().map(|&index| row(index)).collect();
         Self { step: found.step, member, nonfinite: found.what.text(), layer: found.layer.as_deref(), rows, action }
     }

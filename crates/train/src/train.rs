@@ -10,12 +10,12 @@ use nids_nn::engine::{Engine, Objective, Sample};
 use nids_nn::{Ema, ParamTable};
 use serde::Serialize;
 
-use super::monitor::Monitor;
-use super::nonfinite::{self, Nonfinite, What};
-use super::plan::Plan;
-use super::sampler::Sampler;
-use super::state::{Back, State, Trouble, Window};
-use super::step::{Outcome, Taken, Trainer};
+use crate::monitor::Monitor;
+use crate::nonfinite::{self, Nonfinite, What};
+use crate::plan::Plan;
+use crate::sampler::Sampler;
+use crate::state::{Back, State, Trouble, Window};
+use crate::step::{Outcome, Taken, Trainer};
 use nids_config::{self as config, Rollback, Stage};
 use nids_store::checkpoint::{Checkpoint, Position};
 use nids_store::progress::{Event, Progress};
@@ -40,28 +40,32 @@ struct StepLine<'p> {
 
 /// What is trained, and on what.
 #[derive(Clone, Copy)]
-pub(super) struct Job<'j> {
-    pub(super) table: &'j ParamTable,
-    pub(super) objective: &'j dyn Objective<f32>,
-    pub(super) plan: &'j Plan,
-    pub(super) key: Key,
+pub struct Job<'j> {
+    /// The parameters.
+    pub table: &'j ParamTable,
+    /// What is minimised.
+    pub objective: &'j dyn Objective<f32>,
+    /// The plan.
+    pub plan: &'j Plan,
+    /// What its random numbers are drawn with.
+    pub key: Key,
     /// An average of the weights, updated after every step.
-    pub(super) average: Option<&'j RwLock<Ema<f32>>>,
+    pub average: Option<&'j RwLock<Ema<f32>>>,
     /// Weights of members that have been trained; a checkpoint keeps them.
-    pub(super) finished: &'j [f32],
+    pub finished: &'j [f32],
     /// Where a row comes from, in words.
-    pub(super) row: &'j (dyn Fn(u32) -> String + Sync),
+    pub row: &'j (dyn Fn(u32) -> String + Sync),
 }
 
 impl<'j> Job<'j> {
     /// The average, once there is no other use of it.
-    pub(super) fn average(&self) -> Option<RwLockWriteGuard<'j, Ema<f32>>> {
+    pub fn average(&self) -> Option<RwLockWriteGuard<'j, Ema<f32>>> {
         self.average.map(|average| average.write().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Trains `params` to the plan's last step, from step 0 or from a checkpoint. `each_step` is called after every step with the
     /// number of steps taken and the weights or their average; where it validates, it returns the loss.
-    pub(super) fn train(
+    pub fn train(
         &self,
         engine: &mut Engine<f32>,
         lr_scale: impl Fn(&str) -> f64,

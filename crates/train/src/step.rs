@@ -1,129 +1,55 @@
 //! One step of training.
 
-use nids_kernels::{Buffer, Gemm, Key};
+use nids_kernels::{Buffer, Key};
+use nids_nn::ParamTable;
 use nids_nn::engine::{Cut, Engine, Objective, Sample};
 use nids_nn::optim::{Optimiser, clip};
-use nids_nn::{MAX_SHARD, ParamTable};
 
-use super::nonfinite::{self, Nonfinite, What};
-use super::plan::Plan;
-use super::stream;
-use nids_config::{self as config, Config, Sam};
+use crate::nonfinite::{self, Nonfinite, What};
+use crate::plan::Plan;
+use crate::stream;
+use nids_config::Sam;
 use nids_store::checkpoint::Arithmetic;
-use nids_store::{Error, Result};
-
-/// The engine that a config asks for, for a network that keeps `activations` numbers of a row and passes it once for each of
-/// `members`.
-pub(super) fn engine(
-    config: &Config,
-    table: &ParamTable,
-    activations: usize,
-    members: usize,
-    micro_batch: usize,
-) -> Result<Engine<f32>> {
-    let cut = Cut { shard: shard(config, activations, members), groups: config.engine.groups(micro_batch) };
-    let engine = Engine::new(table, config.engine.threads, gemm(config)?, cut);
-    with_buffers(engine.map_err(|error| cannot_start(config, &error))?)
-}
-
-/// The same for passes without backward of a network of which a row's tokens have `tokens` numbers: of so many rows at once that
-/// these stay within [`most_tokens`].
-pub(super) fn inference_engine(
-    config: &Config,
-    table: &ParamTable,
-    activations: usize,
-    members: usize,
-    tokens: usize,
-) -> Result<Engine<f32>> {
-    let shard = shard(config, activations, members).min(most_tokens(table) / tokens.max(1)).max(1);
-    let engine = Engine::for_inference(config.engine.threads, gemm(config)?, shard);
-    with_buffers(engine.map_err(|error| cannot_start(config, &error))?)
-}
-
-/// Numbers of tokens that a worker may hold at once of a network that others may have made: no more than its weights account for,
-/// or 4 MiB.
-pub(super) fn most_tokens(table: &ParamTable) -> usize {
-    table.buffer_len().max(1 << 20)
-}
-
-fn shard(config: &Config, activations: usize, members: usize) -> usize {
-    config.engine.shard(activations).min(MAX_SHARD / members)
-}
-
-fn gemm(config: &Config) -> Result<Gemm> {
-    let gemm = match config.engine.gemm {
-        config::Gemm::Openblas => Gemm::OpenBlas,
-        config::Gemm::Tiles => Gemm::Tiles,
-        config::Gemm::Bf16 => Gemm::Bf16,
-    };
-    if gemm == Gemm::OpenBlas && config.engine.threads != 1 && !nids_kernels::is_thread_safe() {
-        let message = "the OpenBLAS found here is the serial build, which is wrong on several threads: install `libopenblas0-pthread` and \
-                       choose it with `update-alternatives`, or set `engine.gemm: tiles` or `engine.threads: 1`";
-        return Err(Error::Usage(message.to_owned()));
-    }
-    Ok(gemm)
-}
-
-fn cannot_start(config: &Config, error: &dyn std::fmt::Display) -> Error {
-    Error::System(format!(
-        "`engine.threads: {}`: cannot start: {error}: set fewer, or raise `ulimit -u` or `ulimit -v`",
-        config.engine.threads
-    ))
-}
-
-/// The engine, with the buffers of OpenBLAS where it uses that.
-fn with_buffers(engine: Engine<f32>) -> Result<Engine<f32>> {
-    if engine.gemm() == Gemm::OpenBlas {
-        reserve_openblas(engine.threads(), ", set `engine.threads` lower, or `engine.gemm: tiles`")?;
-    }
-    Ok(engine)
-}
-
-/// Gets the buffers of OpenBLAS for so many threads, before its first use.
-pub(super) fn reserve_openblas(threads: usize, or: &str) -> Result<()> {
-    nids_kernels::reserve_openblas(threads).map_err(|_| {
-        Error::System(format!(
-            "no address space for OpenBLAS, which takes 128 MiB a thread ({threads} of them here): raise `ulimit -v`{or}"
-        ))
-    })
-}
 
 /// How an engine adds up, for a checkpoint.
-pub(super) fn arithmetic(engine: &Engine<f32>) -> Arithmetic {
+pub fn arithmetic(engine: &Engine<f32>) -> Arithmetic {
     let Cut { shard, groups } = engine.cut();
     Arithmetic { kernels: nids_kernels::describe(engine.gemm()), shard, groups }
 }
 
 /// What every step works with.
-pub(super) struct Trainer<'o> {
+pub struct Trainer<'o> {
     table: &'o ParamTable,
     objective: &'o dyn Objective<f32>,
     plan: &'o Plan,
     key: Key,
-    pub(super) optimiser: Optimiser<f32>,
+    pub(crate) optimiser: Optimiser<f32>,
     grads: Buffer<f32>,
     /// The weights that sharpness-aware minimisation looks at.
     ahead: Option<(Sam, Buffer<f32>)>,
 }
 
 /// What became of a step.
-pub(super) enum Outcome {
+pub enum Outcome {
+    /// The weights have moved.
     Taken(Taken),
     /// Nothing was changed, but for [`What::Weight`].
     Nonfinite(What),
 }
 
 /// What a step was.
-pub(super) struct Taken {
+pub struct Taken {
     /// At the weights before it.
-    pub(super) loss: f64,
-    pub(super) lr: f64,
+    pub loss: f64,
+    /// The learning rate.
+    pub lr: f64,
     /// Of the gradient that the step followed, before clipping.
-    pub(super) grad_norm: f64,
+    pub grad_norm: f64,
 }
 
 impl<'o> Trainer<'o> {
-    pub(super) fn new(
+    /// Steps of `plan` towards `objective`; `lr_scale` is on the learning rate of the parameter of that name, 0 freezes it.
+    pub fn new(
         table: &'o ParamTable,
         objective: &'o dyn Objective<f32>,
         plan: &'o Plan,
@@ -136,7 +62,7 @@ impl<'o> Trainer<'o> {
     }
 
     /// Takes `step`, counted from 0, on its `samples`, with `lr_scale` on the learning rate; `parts` hears what the loss is made of.
-    pub(super) fn step(
+    pub fn step(
         &mut self,
         engine: &mut Engine<f32>,
         step: u64,
@@ -181,7 +107,7 @@ impl<'o> Trainer<'o> {
     }
 
     /// Which rows and which layer of a step it was.
-    pub(super) fn nonfinite(
+    pub(crate) fn nonfinite(
         &mut self,
         engine: &mut Engine<f32>,
         what: What,
@@ -239,6 +165,7 @@ fn gradient(
 
 #[cfg(test)]
 mod tests {
+    use nids_kernels::Gemm;
     use nids_nn::{Cx, Init, Param};
     use rand_distr::{Distribution, StandardNormal};
 
@@ -273,7 +200,7 @@ mod tests {
             let training = Training {
                 batch_size: ROWS,
                 micro_batch: 2,
-                optimiser: config::Optimiser::Sgd(Sgd { momentum: 0.0, ..Sgd::default() }),
+                optimiser: nids_config::Optimiser::Sgd(Sgd { momentum: 0.0, ..Sgd::default() }),
                 lr: 0.1,
                 schedule: Schedule::Constant(Constant { warmup: 0.0, ..Constant::default() }),
                 ..training.clone()

@@ -7,27 +7,29 @@ use nids_config::{self as config, Monitor, Nonfinite, Per, Sam, Stage, Training,
 
 /// What the loop needs to know of a stage's config.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
-    pub(super) stage: Stage,
+pub struct Plan {
+    pub(crate) stage: Stage,
     /// Which of several independent members is trained.
-    pub(super) member: Option<usize>,
-    pub(super) steps: u64,
-    pub(super) batch_size: usize,
-    pub(super) micro_batch: usize,
-    pub(super) algorithm: Algorithm,
+    pub member: Option<usize>,
+    /// Steps in all.
+    pub steps: u64,
+    /// Rows a step.
+    pub batch_size: usize,
+    pub(crate) micro_batch: usize,
+    pub(crate) algorithm: Algorithm,
     clock: Clock,
     schedule: Schedule,
-    pub(super) clip_norm: Option<f64>,
-    pub(super) sam: Option<Sam>,
-    pub(super) update_noise: Option<UpdateNoise>,
-    pub(super) nonfinite: Nonfinite,
-    pub(super) log_every: u64,
-    pub(super) monitor: Option<Monitor>,
+    pub(crate) clip_norm: Option<f64>,
+    pub(crate) sam: Option<Sam>,
+    pub(crate) update_noise: Option<UpdateNoise>,
+    pub(crate) nonfinite: Nonfinite,
+    pub(crate) log_every: u64,
+    pub(crate) monitor: Option<Monitor>,
 }
 
 impl Plan {
     /// The plan of a stage that trains on `n_rows`.
-    pub(super) fn new(stage: Stage, config: &Training, n_rows: usize) -> Self {
+    pub fn new(stage: Stage, config: &Training, n_rows: usize) -> Self {
         let clock = Clock { per: config.schedule.per(), batch_size: config.batch_size as u64, n_rows: n_rows as u64 };
         Self {
             stage,
@@ -48,12 +50,13 @@ impl Plan {
     }
 
     /// The same for one of several independent members.
-    pub(super) fn of_member(self, member: Option<usize>) -> Self {
+    #[must_use]
+    pub fn of_member(self, member: Option<usize>) -> Self {
         Self { member, ..self }
     }
 
     /// The learning rate of `step`, counted from 0.
-    pub(super) fn lr(&self, step: u64) -> f64 {
+    pub(crate) fn lr(&self, step: u64) -> f64 {
         self.schedule.lr(usize::try_from(self.clock.t(step)).unwrap_or(usize::MAX))
     }
 }

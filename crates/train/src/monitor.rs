@@ -7,7 +7,7 @@ use nids_nn::optim::Optimiser;
 use nids_nn::{Param, ParamTable};
 use serde::{Deserialize, Serialize};
 
-use super::step::Taken;
+use crate::step::Taken;
 use nids_config::{self as config, Stage};
 
 /// The loss is flat where it has not fallen by this share of itself.
@@ -17,7 +17,7 @@ const SHOWN: usize = 4;
 
 /// Watches the weights of linear layers, every so many steps; the steps between cost an addition.
 #[derive(Debug)]
-pub(super) struct Monitor {
+pub(crate) struct Monitor {
     stage: Stage,
     /// Which of several independent networks is watched.
     member: Option<usize>,
@@ -44,7 +44,7 @@ struct Layer {
 /// What a monitor has seen so far, for a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct MonitorState {
+pub(crate) struct MonitorState {
     window: (f64, u64),
     losses: Vec<f64>,
     /// By layer: looks in a row at which it did not move, whether that is reported.
@@ -53,7 +53,7 @@ pub(super) struct MonitorState {
 
 /// What a look found; a line of metrics.jsonl.
 #[derive(Serialize)]
-pub(super) struct Look<'m> {
+pub(crate) struct Look<'m> {
     step: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     member: Option<usize>,
@@ -61,12 +61,12 @@ pub(super) struct Look<'m> {
     max_update: BTreeMap<&'m str, f32>,
     /// The layers that have just been found not to learn, in words.
     #[serde(skip)]
-    pub(super) warning: Option<String>,
+    pub(crate) warning: Option<String>,
 }
 
 impl Monitor {
     /// Watches the linear layers of `table` that are trained at all.
-    pub(super) fn new(
+    pub(crate) fn new(
         table: &ParamTable,
         stage: Stage,
         member: Option<usize>,
@@ -82,13 +82,13 @@ impl Monitor {
         Self { stage, member, settings, layers: layers.collect(), before: table.zeros(), window: (0.0, 0), losses }
     }
 
-    pub(super) fn state(&self) -> MonitorState {
+    pub(crate) fn state(&self) -> MonitorState {
         let of = |layer: &Layer| (layer.name.clone(), (layer.still, layer.is_reported));
         let still = self.layers.iter().map(of).collect();
         MonitorState { window: self.window, losses: self.losses.iter().copied().collect(), still }
     }
 
-    pub(super) fn restore(&mut self, state: &MonitorState) {
+    pub(crate) fn restore(&mut self, state: &MonitorState) {
         self.window = state.window;
         self.losses = state.losses.iter().copied().collect();
         for layer in &mut self.layers {
@@ -97,14 +97,14 @@ impl Monitor {
     }
 
     /// Before the step that is the `step`-th, counted from 1.
-    pub(super) fn before(&mut self, step: u64, params: &[f32]) {
+    pub(crate) fn before(&mut self, step: u64, params: &[f32]) {
         if step.is_multiple_of(self.settings.every) {
             self.before.copy_from_slice(params);
         }
     }
 
     /// After it.
-    pub(super) fn after(&mut self, step: u64, taken: &Taken, params: &[f32], optimiser: &Optimiser<f32>) -> Option<Look<'_>> {
+    pub(crate) fn after(&mut self, step: u64, taken: &Taken, params: &[f32], optimiser: &Optimiser<f32>) -> Option<Look<'_>> {
         self.window.0 += taken.loss;
         self.window.1 += 1;
         if !step.is_multiple_of(self.settings.every) {

@@ -1,0 +1,22 @@
+//! What random numbers are drawn for: children of the seed's key. No two uses share one.
+
+/// Masks and initial weights of pretraining.
+pub const PRETRAIN: u64 = 1;
+/// The same of fine-tuning.
+pub const FINETUNE: u64 = 2;
+/// Noise on latents.
+pub const LATENT_NOISE: u64 = 3;
+/// The order of rows in an epoch.
+pub const SHUFFLE: u64 = 4;
+/// Draws from a variational autoencoder's posterior.
+pub const POSTERIOR: u64 = 5;
+/// Members of an ensemble.
+pub const MEMBERS: u64 = 6;
+/// Noise on gradients.
+pub const UPDATE_NOISE: u64 = 7;
+/// The order of rows without labels.
+pub const UNLABELLED_SHUFFLE: u64 = 8;
+/// Seeds of k-means.
+pub const SELECT: u64 = 9;
+/// Candidates of a sweep.
+pub const SWEEP: u64 = 10;
