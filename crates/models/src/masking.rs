@@ -1,10 +1,8 @@
 //! Hiding some of a flow's features from a network.
 
-use nids_kernels::{Key, add_assign};
-use nids_nn::{Cx, FeatureEmbedding, Real, Tensor};
+use nids_kernels::Key;
+use nids_nn::{FeatureEmbedding, Real};
 use rand::RngExt as _;
-
-use crate::mixer::{Embedding, EmbeddingCache, Encoder};
 
 /// Which feature tokens of a shard are hidden, and what stands in their place.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +41,7 @@ impl<R: Real> Masked<'_, R> {
     }
 
     /// Zeroes the input of hidden tokens, so that their embedding is their bias alone.
-    fn hide(&self, embedding: &FeatureEmbedding, b: usize, x: &mut [R]) {
+    pub(crate) fn hide(&self, embedding: &FeatureEmbedding, b: usize, x: &mut [R]) {
         let mut rest = x;
         for (width, mask) in embedding.widths().zip(self.mask.chunks_exact(b)) {
             let (token, after) = rest.split_at_mut(b * width);
@@ -53,34 +51,6 @@ impl<R: Real> Masked<'_, R> {
                 }
             }
             rest = after;
-        }
-    }
-}
-
-impl Encoder {
-    /// The tokens before the first block, some features hidden; backward is that of [`Encoder::embed`], and the gradient of
-    /// the token that stands in their place is the sum of theirs.   x: what is hidden is overwritten
-    pub(crate) fn embed_masked<'a, R: Real>(
-        &self,
-        cx: &Cx<'a, R>,
-        b: usize,
-        x: &'a mut [R],
-        masked: Masked<'_, R>,
-    ) -> (Tensor<'a, R>, EmbeddingCache<'a, R>) {
-        masked.hide(self.features(), b, x);
-        let (mut tokens, cache) = self.embed(cx, b, x);
-        if let Some(token) = masked.token {
-            masked.each(b, |t, j| add_assign(tokens.row(t, j), token));
-        }
-        (tokens, cache)
-    }
-
-    /// # Panics
-    /// If it reads patches.
-    pub(crate) fn features(&self) -> &FeatureEmbedding {
-        match &self.embedding {
-            Embedding::Features(embedding) => embedding,
-            Embedding::Patches { .. } => unreachable!("built over features"),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The MLP-Mixer (Tolstikhin et al. 2021) over tokens made from flow features.
 
 use arrayvec::ArrayVec;
+use nids_kernels::add_assign;
 use nids_nn::{
     Activation, Axis, Cx, FeatureEmbedding, LayerNorm, Linear, MemberScales, Mixing, MixingConfig, PreNormResidual, Real,
     RegisterTokens, Scope, Tensor, Visible, patchify,
@@ -317,6 +318,17 @@ impl Encoder {
         self.embed_backward(cx, grads, embedding, dtokens)
     }
 
+    /// The linear maps of its features.
+    ///
+    /// # Panics
+    /// If it reads patches.
+    pub(crate) fn features(&self) -> &FeatureEmbedding {
+        match &self.embedding {
+            Embedding::Features(embedding) => embedding,
+            Embedding::Patches { .. } => unreachable!("built over features"),
+        }
+    }
+
     /// The tokens before the first block.
     pub(crate) fn embed<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, x: &'a mut [R]) -> (Tensor<'a, R>, EmbeddingCache<'a, R>) {
         let d = self.config.dim;
@@ -335,6 +347,23 @@ impl Encoder {
         };
         if let Some(registers) = &self.registers {
             registers.forward(cx, &mut tokens);
+        }
+        (tokens, cache)
+    }
+
+    /// The tokens before the first block, some features hidden; backward is that of [`Encoder::embed`], and the gradient of
+    /// the token that stands in their place is the sum of theirs.   x: what is hidden is overwritten
+    pub(crate) fn embed_masked<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        b: usize,
+        x: &'a mut [R],
+        masked: Masked<'_, R>,
+    ) -> (Tensor<'a, R>, EmbeddingCache<'a, R>) {
+        masked.hide(self.features(), b, x);
+        let (mut tokens, cache) = self.embed(cx, b, x);
+        if let Some(token) = masked.token {
+            masked.each(b, |t, j| add_assign(tokens.row(t, j), token));
         }
         (tokens, cache)
     }
