@@ -22,7 +22,7 @@ data_set := data.train=$(DATA) data.unlabelled=null
 endif
 options = --config $(CONFIG) --run $(RUN) $(foreach setting,$(data_set) $(SET),--set '$(setting)')
 
-.PHONY: all setup setup-test build pretrain encode finetune bench test fuzz sanitize deny fmt docs clean
+.PHONY: all setup setup-test build pretrain encode finetune bench check test fuzz sanitize deny fmt docs clean
 
 all: finetune
 
@@ -55,6 +55,10 @@ finetune: build
 ## how fast this machine is, as JSON: four fixed shapes, pretraining and verdicts of CONFIG
 bench: build
 	@env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN) bench --config $(CONFIG) --json $(foreach setting,$(SET),--set '$(setting)')
+
+## format, lints and unit tests of the crates that have changed: under a minute on a warm tree
+check:
+	@scripts/check
 
 ## everything that a change must pass; ends with what could not be tested here
 test: setup-test
