@@ -228,6 +228,7 @@ impl Config {
     }
 
     /// The config without the number of threads, which changes no result: what a run folder keeps.
+    #[must_use]
     pub fn without_threads(&self) -> Self {
         let mut same = self.clone();
         same.settings.engine.threads = 0;
