@@ -23,7 +23,11 @@ fn without_address_space_for_openblas_a_command_ends_and_says_so() {
         assert_eq!(run(kib, "--version").0, Some(0));
         let (code, stderr) = run(kib, "predict --run with-tiles --data flows.csv --output verdicts.csv");
         assert_eq!(code, Some(0), "{kib} KiB, tiles: {stderr}");
+        // verdicts never come from OpenBLAS
         let (code, stderr) = run(kib, "predict --run with-openblas --data flows.csv --output verdicts.csv");
+        assert_eq!(code, Some(0), "{kib} KiB, OpenBLAS: {stderr}");
+        let training = on_flows("pretrain", "--fresh --set engine.gemm=openblas").replace("--run run", "--run again");
+        let (code, stderr) = run(kib, &training);
         let says = stderr.contains("no address space for OpenBLAS, which takes 128 MiB a thread");
         assert!(code == Some(0) || code == Some(6) && says, "{kib} KiB, OpenBLAS: {code:?} {stderr}");
         ends.push(code);

@@ -23,6 +23,18 @@ pub enum Gemm {
     Bf16,
 }
 
+impl Gemm {
+    /// The backend of passes that do not train. A verdict is a function of the row alone: OpenBLAS adds in another order where
+    /// other rows are passed with it.
+    #[must_use]
+    pub fn for_inference(self) -> Self {
+        match self {
+            Self::OpenBlas => Self::Tiles,
+            Self::Tiles | Self::Bf16 => self,
+        }
+    }
+}
+
 /// What becomes of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {

@@ -252,7 +252,8 @@ impl<R: Real> Engine<R> {
     }
 
     /// Runs `forward` over `rows` in shards, without training: it gets a shard's rows and writes their part of
-    /// `out: [rows, width]`. `prepared` is of the same parameters.
+    /// `out: [rows, width]`. `prepared` is of the same parameters. What a row gets does not depend on the others: the backend is
+    /// [`Gemm::for_inference`], and a shard of bfloat16, whose products look at their sizes, is filled up with its last row.
     ///
     /// # Panics
     /// If `out` is not rows·width long.
@@ -269,13 +270,22 @@ impl<R: Real> Engine<R> {
         if out.is_empty() {
             return;
         }
-        let Self { pool, arenas, gemm, cut, .. } = self;
+        let Self { pool, arenas, cut, .. } = self;
+        let gemm = self.gemm.for_inference();
         pool.install(|| {
             out.par_chunks_mut(cut.shard * width).zip(rows.par_chunks(cut.shard)).for_each(|(out, rows)| {
                 let worker = rayon::current_thread_index().expect("a shard runs on a worker of the pool");
                 let mut arena = lock(&arenas[worker]);
-                let cx = Cx::new(params, &arena, Mode::Eval).with(*gemm, Some(prepared));
-                forward(&cx, rows, out);
+                let cx = Cx::new(params, &arena, Mode::Eval).with(gemm, Some(prepared));
+                if gemm == Gemm::Bf16 && rows.len() < cut.shard {
+                    let mut full = rows.to_vec();
+                    full.resize(cut.shard, rows[rows.len() - 1]);
+                    let mut of_full = vec![R::zero(); cut.shard * width];
+                    forward(&cx, &full, &mut of_full);
+                    out.copy_from_slice(&of_full[..out.len()]);
+                } else {
+                    forward(&cx, rows, out);
+                }
                 drop(cx);
                 arena.reset();
             });

@@ -171,11 +171,6 @@ impl Run {
         self.check(stage, name).map(|(path, ..)| path)
     }
 
-    /// The kernels that `stage` ran on.
-    pub fn kernels_of(&self, stage: Stage) -> Result<String> {
-        Ok(self.manifest(stage)?.kernels)
-    }
-
     /// Writes a file that belongs to no stage.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.path(name)?;
@@ -414,26 +409,23 @@ impl StageRun<'_> {
         Ok(path)
     }
 
-    /// Requires that the stages whose artefacts this one reads ran on kernels that give the same bits as `kernels`, which it runs on:
-    /// else no machine has both, and nobody can make the run again.
+    /// Requires that pretraining, where this stage reads from it, ran on kernels that give the same bits as `kernels`, which this one
+    /// runs on: else no machine has both, and nobody can make the run again.
     pub fn check_kernels(&self, kernels: &str, progress: &mut dyn Progress) -> Result<()> {
-        for (upstream, manifest) in &self.upstream {
-            if nids_kernels::same_bits(&manifest.kernels, kernels) {
-                continue;
-            }
-            let before = &manifest.kernels;
-            if let Resume::Changed | Resume::UnchangedOrFresh = self.run.resume {
-                let text = format!("{}: goes on although `{upstream}` ran on {before} and it runs on {kernels}", self.stage);
-                progress.event(Event::Message(&text));
-                continue;
-            }
-            let what =
-                format!("`{upstream}` ran on {before} and `{}` would run on {kernels}, which rounds differently", self.stage);
-            let remedy =
-                format!("{}, set the `engine.gemm` that it had, or go on with `--allow-changes`", self.run.remedy(*upstream));
-            return Err(Error::artefact(&self.run.folder, what, remedy));
+        let Some(Manifest { kernels: before, .. }) = self.upstream.get(&Stage::Pretrain) else { return Ok(()) };
+        let stage = self.stage;
+        if nids_kernels::same_bits(before, kernels) {
+            return Ok(());
         }
-        Ok(())
+        if let Resume::Changed | Resume::UnchangedOrFresh = self.run.resume {
+            let text = format!("{stage}: goes on although `pretrain` ran on {before} and it runs on {kernels}");
+            progress.event(Event::Message(&text));
+            return Ok(());
+        }
+        let what = format!("`pretrain` ran on {before} and `{stage}` would run on {kernels}, which rounds differently");
+        let again = self.run.remedy(Stage::Pretrain);
+        let remedy = format!("{again}, set the `engine.gemm` that it had, or go on with `--allow-changes`");
+        Err(Error::artefact(&self.run.folder, what, remedy))
     }
 
     /// Lists a file from outside the folder as an input; `role` is the key that named it, as `data.train`.

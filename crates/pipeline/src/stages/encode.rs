@@ -49,7 +49,6 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let params = weights.params(&table, encoder.prefixes(), encoder.tokens())?;
     drop(weights);
     let engine = encoder.engine(config, &table)?;
-    stage.check_kernels(&nids_kernels::describe(engine.gemm()), progress)?;
     let prepared = Prepared::of(&table, engine.gemm(), &params);
     let (widths, width) = (widths(&tokeniser), encoder.width());
     let mut latents_of = |rows: &[u32], moment: Moment| -> Result<Array2<f32>> {

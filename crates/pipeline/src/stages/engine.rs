@@ -30,8 +30,8 @@ pub(super) fn inference_engine(
     tokens: usize,
 ) -> Result<Engine<f32>> {
     let shard = shard(config, activations, members).min(most_tokens(table) / tokens.max(1)).max(1);
-    let engine = Engine::for_inference(config.engine.threads, gemm(config)?, shard);
-    with_buffers(engine.map_err(|error| cannot_start(config, &error))?)
+    let engine = Engine::for_inference(config.engine.threads, gemm(config)?.for_inference(), shard);
+    engine.map_err(|error| cannot_start(config, &error))
 }
 
 /// Numbers of tokens that a worker may hold at once of a network that others may have made: no more than its weights account for,

@@ -42,7 +42,7 @@ pub struct PredictSummary {
 
 /// Compares verdicts with the labels of `data`, and with its categories where the classifier tells them apart.
 pub fn evaluate(run: &Run, data: &Path, progress: &mut dyn Progress) -> Result<Metrics> {
-    let detector = Detector::load(run, progress)?;
+    let detector = Detector::load(run)?;
     let mut scores = Scores::new(detector.network.outputs(), detector.classes.as_ref(), detector.threshold);
     let mut summary = PredictSummary::default();
     detector.each_batch(data, Labels::Required, &mut summary, progress, |flows, probabilities| {
@@ -55,7 +55,7 @@ pub fn evaluate(run: &Run, data: &Path, progress: &mut dyn Progress) -> Result<M
 /// Writes one line per row of `data`, in order: `id,probability,verdict`, the verdict being `attack` or `normal`, and, where the
 /// classifier tells categories apart, `,category`.
 pub fn predict(run: &Run, data: &Path, out: &mut dyn Write, progress: &mut dyn Progress) -> Result<PredictSummary> {
-    let detector = Detector::load(run, progress)?;
+    let detector = Detector::load(run)?;
     let (outputs, threshold) = (detector.network.outputs(), detector.threshold);
     let names = detector.classes.as_ref().map_or(&[][..], Classes::names);
     let mut summary = PredictSummary::default();
@@ -106,21 +106,14 @@ pub(super) struct Detector {
 }
 
 impl Detector {
-    pub(super) fn load(run: &Run, progress: &mut dyn Progress) -> Result<Self> {
+    pub(super) fn load(run: &Run) -> Result<Self> {
         let weights = WeightsFile::read(&run.require(Stage::Finetune, MODEL)?, Stage::Finetune)?;
         let tokeniser = read_tokeniser(&run.require(Stage::Finetune, TOKENISER)?, Stage::Finetune)?;
         let config = run.config_of(Stage::Finetune)?;
         let classes = if wants_classes(&config) { Some(read_classes(&weights)?) } else { None };
         let embeddings = if config.finetune.from == FinetuneFrom::Latents { 1 } else { config.finetune.independent() };
         weights.check_features(embeddings * tokeniser.tokens().len())?;
-        let detector =
-            Self::new(&config, tokeniser, classes, move |table, network| weights.params(table, &[""], network.tokens()))?;
-        let (then, now) = (run.kernels_of(Stage::Finetune)?, nids_kernels::describe(detector.engine.gemm()));
-        if !nids_kernels::same_bits(&then, &now) {
-            let text = format!("trained on {then}; {now} rounds differently here: probabilities can differ in the sixth decimal");
-            progress.event(Event::Message(&text));
-        }
-        Ok(detector)
+        Self::new(&config, tokeniser, classes, move |table, network| weights.params(table, &[""], network.tokens()))
     }
 
     pub(super) fn new(

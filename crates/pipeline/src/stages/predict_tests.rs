@@ -49,7 +49,7 @@ fn a_probability_at_the_threshold_is_an_attack() {
     for task in TASKS {
         let folder = folder();
         let data = folder.path("train.csv");
-        let detector = Detector::load(&trained(&folder, task, 0.5), &mut nids_store::progress::Silent).unwrap();
+        let detector = Detector::load(&trained(&folder, task, 0.5)).unwrap();
         let flows = read(&data, detector.tokeniser().schema(), Labels::Required).unwrap();
         let attacks = detector.attacks(&detector.tokeniser().encode(&flows).unwrap());
         let mut sorted = attacks.clone();
@@ -122,6 +122,38 @@ fn a_row_without_a_probability_gets_no_verdict() {
         assert!(out.is_empty(), "{task}: {}", String::from_utf8_lossy(&out));
         for error in errors {
             assert!(error.exit_code() == 5 && error.to_string().ends_with("no number for row `23`"), "{task}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_verdict_is_a_function_of_the_row_alone() {
+    // narrow, and with as many classes as bfloat16 multiplies: products of one row are on one side of its limit, of many on the other
+    for (gemm, dim, task) in [
+        ("openblas", 64, TASKS[0]),
+        ("openblas", 8, TASKS[1]),
+        ("tiles", 16, TASKS[1]),
+        ("bf16", 16, TASKS[1]),
+        ("bf16", 8, TASKS[0]),
+    ] {
+        let folder = folder();
+        let run = folder.run("run");
+        let bits = |threads: usize, cut: usize| {
+            let more = [task, &format!("engine.gemm={gemm}"), &format!("model.dim={dim}")].map(str::to_owned);
+            let config =
+                folder.config(&[SETTINGS, &more.each_ref().map(String::as_str), &[&format!("engine.threads={threads}")]]);
+            if !run.has_finished(Stage::Finetune) {
+                finetune(&config, &run, &mut Silent).unwrap();
+            }
+            let detector = Detector::load(&run).unwrap();
+            let flows = read(&folder.path("train.csv"), detector.tokeniser().schema(), Labels::Required).unwrap();
+            let rows: Vec<u32> = (0..flows.len() as u32).collect();
+            let probabilities = |rows: &[u32]| detector.probabilities(&detector.tokeniser().encode(&flows.select(rows)).unwrap());
+            rows.chunks(cut).flat_map(probabilities).map(f32::to_bits).collect::<Vec<u32>>()
+        };
+        let whole = bits(1, 1000);
+        for (threads, cut) in [(1, 1), (1, 2), (2, 3), (1, 7), (3, 50)] {
+            assert!(bits(threads, cut) == whole, "{gemm}, {dim}, {task}: in pieces of {cut}, {threads} threads");
         }
     }
 }

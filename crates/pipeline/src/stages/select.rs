@@ -117,7 +117,7 @@ pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progre
     drop(weights);
     let engine = encoder.engine(&config, &table)?;
     let prepared = Prepared::of(&table, engine.gemm(), &params);
-    let detector = if strategy == Strategy::Uncertainty { Some(Detector::load(run, progress)?) } else { None };
+    let detector = if strategy == Strategy::Uncertainty { Some(Detector::load(run)?) } else { None };
     let (widths, width) = (widths(&tokeniser), encoder.width());
     let mut latents = vec![0.0; n * width];
     let mut weight = pool.counts;
@@ -144,11 +144,7 @@ pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progre
     let x: Vec<f32> = candidates.iter().flat_map(|&i| &latents[i * width..][..width]).copied().collect();
     let of_candidates: Vec<f64> = candidates.iter().map(|&i| weight[i]).collect();
     let key = Key::new(config.seed).child(stream::SELECT);
-    let backend = match engine.gemm() {
-        Gemm::Bf16 => Gemm::Tiles, // distances are differences of what rounds to the same
-        gemm => gemm,
-    };
-    for i in medoids(backend, &x, width, &of_candidates, options.budget, key) {
+    for i in medoids(Gemm::Tiles, &x, width, &of_candidates, options.budget, key) {
         writeln!(out, "{}", pool.rows[candidates[i]]).map_err(Error::io("the rows", "write"))?;
     }
     Ok(())
