@@ -217,7 +217,7 @@ class Draw:
             shutil.copy(self.encoders / kind / name, folder / name)
 
     def select(self, path, folder, n):
-        call([BINARY, "select", "--run", str(self.folder / folder), "--budget", str(n), "--output", str(path)])
+        call([BINARY, "query", "--run", str(self.folder / folder), "--budget", str(n), "--output", str(path)])
 
     def listed(self, path, n):
         settings = ["finetune.labels=null", f"finetune.label_rows={path}"] if path else []

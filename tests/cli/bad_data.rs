@@ -93,7 +93,7 @@ fn a_mark_in_a_text_hides_no_rows() {
         let with_train = format!("--set data.train={file}.csv --set finetune.from=scratch");
         for args in [
             format!("evaluate --run run --data {file}.csv"),
-            format!("select --run run --budget 3 --data {file}.csv"),
+            format!("query --run run --budget 3 --data {file}.csv"),
             on_flows("pretrain", &with_train),
             on_flows("pretrain", &format!("--set data.unlabelled={file}.csv")),
             on_flows("finetune", &with_train),
@@ -121,7 +121,7 @@ fn where_the_lines_of_a_file_went_is_said() {
         for (args, times) in [
             (format!("predict --run run --data {file}"), 1),
             (format!("evaluate --run run --data {file}"), 1),
-            (format!("select --run run --budget 3 --data {file} --strategy medoids"), 1),
+            (format!("query --run run --budget 3 --data {file} --strategy medoids"), 1),
             (on_flows("pretrain", &with_train), 2),
             (on_flows("encode", &format!("--set data.train={file}")), 1),
             (on_flows("finetune", &with_train), 2),

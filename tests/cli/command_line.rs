@@ -24,7 +24,7 @@ fn help_is_the_manual() {
       sweep     Find how large the network should be, or which settings are best, by short trainings
       evaluate  Compare verdicts with the labels of a file
       predict   Write a verdict for every row of a file, with or without labels
-      select    Write which rows to label next
+      query     Write which rows to label next
       synth     Write generated flows as CSV, shaped like UNSW-NB15
       bench     Measure how fast this machine trains and gives verdicts
       import    Turn a checkpoint of the numpy MLP-Mixer into safetensors
@@ -101,7 +101,7 @@ fn help_is_the_manual() {
 
 #[test]
 fn every_command_has_help() {
-    for command in ["pretrain", "encode", "finetune", "evaluate", "predict", "select", "synth", "import", "config"] {
+    for command in ["pretrain", "encode", "finetune", "evaluate", "predict", "query", "synth", "import", "config"] {
         assert!(Bench::new().prints(&format!("{command} --help")).contains("Usage: nids-mixer"));
     }
 }

@@ -117,9 +117,9 @@ fn a_mean_teacher_needs_rows_without_labels() {
     ");
 }
 
-/// The rows that `select` prints.
+/// The rows that `query` prints.
 fn selected(bench: &Bench, more: &str) -> Vec<u32> {
-    bench.prints(&format!("select --run run {more}")).lines().map(|line| line.parse().unwrap()).collect()
+    bench.prints(&format!("query --run run {more}")).lines().map(|line| line.parse().unwrap()).collect()
 }
 
 /// The features of a row of `flows.csv`, as text.
@@ -146,7 +146,7 @@ fn rows_to_label_are_different_training_rows() {
         assert_eq!(different.len(), budget);
     }
     let rows = selected(&bench, "--budget 20");
-    bench.prints("select --run run --budget 20 --output rows.txt");
+    bench.prints("query --run run --budget 20 --output rows.txt");
     let (_, told) = bench.prints_and_tells(&on_flows("finetune", "--set finetune.label_rows=rows.txt"));
     assert!(told.contains("20 labels listed of 240"), "{told}");
     // what is labelled is not to be labelled again
@@ -182,6 +182,16 @@ fn uncertainty_chooses_among_the_rows_that_the_classifier_is_least_sure_of() {
         let less_sure = unsure.iter().filter(|&&of| of > unsure[row as usize]).count();
         assert!(less_sure < BUDGET * CANDIDATES, "row {row}: of {less_sure} others the classifier is less sure");
     }
+}
+
+#[test]
+fn the_old_name_of_query_still_works_and_says_so() {
+    let bench = Bench::trained();
+    bench.prints("synth --rows 100 --seed 5 --output pool.csv");
+    let [(rows, told), (of_old, told_old)] =
+        ["query", "select"].map(|name| bench.prints_and_tells(&format!("{name} --run run --budget 3 --data pool.csv")));
+    assert!(rows == of_old && !told.contains("note:"), "{told}");
+    assert!(told_old.starts_with("note: `select` is called `query` now"), "{told_old}");
 }
 
 #[test]
@@ -224,17 +234,17 @@ fn rows_to_label_do_not_depend_on_threads_or_labels() {
 fn what_cannot_be_selected_is_said() {
     let bench = Bench::new();
     std::fs::create_dir(bench.path("run")).unwrap();
-    let nothing = bench.fails("select --run run --budget 3");
+    let nothing = bench.fails("query --run run --budget 3");
     bench.flows();
     let trained = Bench::trained();
     let all = [
         nothing,
-        bench.fails("select --run none --budget 3"),
-        trained.fails("select --run run --budget 3"),
-        trained.fails("select --run run --budget 1000 --data flows.csv"),
-        trained.fails("select --run run --budget 3 --data none.csv"),
-        trained.fails("select --run run --budget 0"),
-        trained.fails("select --run run --budget 3 --strategy guess"),
+        bench.fails("query --run none --budget 3"),
+        trained.fails("query --run run --budget 3"),
+        trained.fails("query --run run --budget 1000 --data flows.csv"),
+        trained.fails("query --run run --budget 3 --data none.csv"),
+        trained.fails("query --run run --budget 0"),
+        trained.fails("query --run run --budget 3 --strategy guess"),
     ];
     insta::assert_snapshot!(all.join("\n"));
 }

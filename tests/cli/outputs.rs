@@ -37,10 +37,10 @@ fn nothing_that_is_read_and_no_artefact_is_written_over() {
         (PREDICT, "run/metrics.jsonl"),
         (PREDICT, "run/.lock"),
         (PREDICT, "run/latents/val.npy"),
-        ("select --run run --budget 3 --data other.csv", "other.csv"),
-        ("select --run run --budget 3", "flows.csv"),
-        ("select --run run --budget 3", "rows.txt"),
-        ("select --run run --budget 3", "run/pretrained.safetensors"),
+        ("query --run run --budget 3 --data other.csv", "other.csv"),
+        ("query --run run --budget 3", "flows.csv"),
+        ("query --run run --budget 3", "rows.txt"),
+        ("query --run run --budget 3", "run/pretrained.safetensors"),
         ("import ckpt.npy", "ckpt.npy"),
         ("import ckpt.npy", "run/model.safetensors"),
         ("synth --rows 5", "run/model.safetensors"),
@@ -97,7 +97,7 @@ fn stdout_is_not_what_is_read() {
     for line in [
         "NIDS predict --run run --data flows.csv >> flows.csv",
         "NIDS evaluate --run run --data flows.csv >> run/metrics.jsonl",
-        "NIDS select --run run --budget 3 >> flows.csv",
+        "NIDS query --run run --budget 3 >> flows.csv",
         "NIDS config --config config.yaml >> config.yaml",
         &format!("NIDS {} >> flows.csv", on_flows("finetune", "")),
     ] {
@@ -114,7 +114,7 @@ fn stdout_is_not_what_is_read() {
     error: stdout is the file of `data.train: flows.csv`, which is only read: write to another file
     ");
     // labelling in rounds
-    let (code, _, stderr) = shell(&bench, "NIDS select --run run --budget 3 >> rows.txt");
+    let (code, _, stderr) = shell(&bench, "NIDS query --run run --budget 3 >> rows.txt");
     assert_eq!((code, bench.read("rows.txt").lines().count()), (Some(0), 63), "{stderr}");
 }
 

@@ -116,8 +116,9 @@ pub(crate) enum Command {
     /// One row number a line, counted from 0, those that stand for most rows first: what `finetune.label_rows` takes.
     /// Rows with equal features count as one. Without a classifier the rows are those that stand for all others in
     /// the latent space of the pretrained encoder; with one, those of which it is not sure and that differ from one
-    /// another.
-    Select {
+    /// another. (Before, this command was called `select`; that name still works.)
+    #[command(alias = "select")]
+    Query {
         /// The run folder that `pretrain` has filled, and perhaps `finetune`
         #[arg(long, value_name = "DIR")]
         run: PathBuf,

@@ -17,7 +17,7 @@ use clap::Parser;
 use nids_config::Config;
 use nids_eval::metrics::Metrics;
 use nids_pipeline::stages;
-use nids_pipeline::stages::{BenchOptions, SelectOptions, Strategy};
+use nids_pipeline::stages::{BenchOptions, QueryOptions, QueryStrategy};
 use nids_store::output::{self, Source};
 use nids_store::{Error, Result, Resume, Run, artefacts};
 
@@ -79,13 +79,17 @@ fn run(command: Command) -> Result<()> {
             terminal::tell(&format!("predict: {} rows, {} attacks", summary.rows, summary.attacks));
             Ok(())
         }
-        Command::Select { run, budget, data, strategy, output: path } => {
-            let strategy = strategy.map(|name| if name == "medoids" { Strategy::Medoids } else { Strategy::Uncertainty });
-            let options = SelectOptions { budget: budget as usize, data: data.as_deref(), strategy };
+        Command::Query { run, budget, data, strategy, output: path } => {
+            if std::env::args_os().nth(1).is_some_and(|name| name == "select") {
+                terminal::tell("note: `select` is called `query` now; the old name still works");
+            }
+            let strategy =
+                strategy.map(|name| if name == "medoids" { QueryStrategy::Medoids } else { QueryStrategy::Uncertainty });
+            let options = QueryOptions { budget: budget as usize, data: data.as_deref(), strategy };
             let run = Run::open(&run)?;
             let data = data.as_deref().map(|data| Source::File("--data", data));
             let sources: Vec<Source<'_>> = data.into_iter().chain([Source::Run(&run)]).collect();
-            Output::open(path.as_deref(), &sources)?.fill(|out| stages::select(&run, options, out, &mut progress))
+            Output::open(path.as_deref(), &sources)?.fill(|out| stages::query(&run, options, out, &mut progress))
         }
         Command::Synth { rows, seed, output: path } => {
             Output::open(path.as_deref(), &[])?.fill(|out| stages::synth(rows as usize, seed, out))

@@ -14,7 +14,7 @@ pub struct Finetune {
     /// default): all.
     pub labels: Option<usize>,
     /// A text file of the training rows whose labels are used: the number of a row of `data.train` a line, counted from 0, as
-    /// `select` writes them; null (the default): all.
+    /// `query` writes them; null (the default): all.
     pub label_rows: Option<String>,
     /// What is learned of a row. Default: whether it is an attack.
     #[serde(with = "singleton_map")]

@@ -117,7 +117,7 @@ impl Target {
         self.place.is_some() && fs::canonicalize(path).ok() == self.place
     }
 
-    /// `select >> rows.txt` adds to the list of labelled rows, which has been read by then.
+    /// `query >> rows.txt` adds to the list of labelled rows, which has been read by then.
     fn may_get_rows(&self, key: &str) -> bool {
         self.is_stdout && key == "finetune.label_rows"
     }

@@ -17,6 +17,6 @@ pub const UPDATE_NOISE: u64 = 7;
 /// The order of rows without labels.
 pub const UNLABELLED_SHUFFLE: u64 = 8;
 /// Seeds of k-means.
-pub const SELECT: u64 = 9;
+pub const QUERY: u64 = 9;
 /// Candidates of a sweep.
 pub const SWEEP: u64 = 10;

@@ -12,7 +12,7 @@ use nids_config::{Config, Stage};
 use nids_flows::{Classes, FlowReader, Flows, Labels, Lines, Schema, Tokeniser, write_csv};
 use nids_interop::import as checkpoint;
 use nids_nn::{Linear, ParamTable, weights as safetensors};
-use nids_pipeline::stages::{self, SelectOptions};
+use nids_pipeline::stages::{self, QueryOptions};
 use nids_store::artefacts::sha256;
 use nids_store::progress::Silent;
 use nids_store::{Run, checkpoint as saved, npy as arrays};
@@ -363,8 +363,8 @@ impl Folder<'_> {
             let _ = stages::evaluate(&trained.run, data, &mut Silent);
             if self.data.is_none() {
                 // it holds its rows in memory
-                let options = SelectOptions { budget: 2, data: Some(data), strategy: None };
-                let _ = stages::select(&trained.run, options, &mut Vec::new(), &mut Silent);
+                let options = QueryOptions { budget: 2, data: Some(data), strategy: None };
+                let _ = stages::query(&trained.run, options, &mut Vec::new(), &mut Silent);
             }
         });
         let Some((summary, verdicts)) = found else { return false };

@@ -57,10 +57,7 @@ fn read(path: &Path, config: &Config, labelled: &Labelled) -> Result<Vec<u32>> {
             return refuse(line, format!("row {row}: `data.train` has {n} rows, the first of which is row 0"));
         }
         if labelled.split.train.binary_search(&row).is_err() && !is_cut(&row) {
-            return refuse(
-                line,
-                format!("row {row} is held out to validate on: list training rows, as `nids-mixer select` does"),
-            );
+            return refuse(line, format!("row {row} is held out to validate on: list training rows, as `nids-mixer query` does"));
         }
         if let Some(before) = line_of.insert(row, line) {
             return refuse(line, format!("row {row} is in line {before}, too: list each row once"));

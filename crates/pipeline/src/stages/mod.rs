@@ -11,7 +11,7 @@ mod mean_teacher;
 mod network;
 mod predict;
 mod pretrain;
-mod select;
+mod query;
 mod sweep;
 mod verdicts;
 
@@ -29,7 +29,7 @@ pub use encode::encode;
 pub use finetune::finetune;
 pub use predict::{PredictSummary, evaluate, parameters, predict};
 pub use pretrain::pretrain;
-pub use select::{SelectOptions, Strategy, select};
+pub use query::{QueryOptions, QueryStrategy, query};
 pub use sweep::{Axis, SweepReport, Trial, Verdict, sweep};
 
 /// What to do about an artefact that cannot be used.

@@ -30,7 +30,7 @@ const MAX_GENERATED: usize = 50_000;
 
 /// How rows are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strategy {
+pub enum QueryStrategy {
     /// Those that stand for all others, whatever they are: medoids of k-means over the latents of the pretrained encoder.
     Medoids,
     /// Those of which the finetuned classifier is least sure, and that differ from one another: medoids of k-means over its
@@ -41,25 +41,25 @@ pub enum Strategy {
 
 /// What to choose from.
 #[derive(Clone, Copy, Debug)]
-pub struct SelectOptions<'a> {
+pub struct QueryOptions<'a> {
     /// How many rows.
     pub budget: usize,
     /// A file whose rows are to choose from; None: the training rows of the run's `data.train`.
     pub data: Option<&'a Path>,
     /// None: uncertainty where there is a finetuned classifier, else medoids.
-    pub strategy: Option<Strategy>,
+    pub strategy: Option<QueryStrategy>,
 }
 
 /// Writes the numbers of the rows to label next, one a line and counted from 0, those that stand for most rows first. Rows
 /// with equal features count as one, which stands for all of them.
 ///
 /// Rows equal to one that the run's classifier was trained on are left out.
-pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progress: &mut dyn Progress) -> Result<()> {
+pub fn query(run: &Run, options: QueryOptions<'_>, out: &mut dyn Write, progress: &mut dyn Progress) -> Result<()> {
     let is_finetuned = run.has_finished(Stage::Finetune);
-    let strategy = options.strategy.unwrap_or(if is_finetuned { Strategy::Uncertainty } else { Strategy::Medoids });
+    let strategy = options.strategy.unwrap_or(if is_finetuned { QueryStrategy::Uncertainty } else { QueryStrategy::Medoids });
     let (producer, weights) = match strategy {
-        Strategy::Medoids => (Stage::Pretrain, PRETRAINED),
-        Strategy::Uncertainty => (Stage::Finetune, MODEL),
+        QueryStrategy::Medoids => (Stage::Pretrain, PRETRAINED),
+        QueryStrategy::Uncertainty => (Stage::Finetune, MODEL),
     };
     let config = run.config_of(producer)?;
     // a stage that never finishes leaves nothing: it only looks whether its inputs are what they were
@@ -101,14 +101,14 @@ pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progre
         return Err(Error::Usage(message));
     }
     let how = match strategy {
-        Strategy::Medoids => "that stand for the others",
-        Strategy::Uncertainty => "of which the classifier is not sure",
+        QueryStrategy::Medoids => "that stand for the others",
+        QueryStrategy::Uncertainty => "of which the classifier is not sure",
     };
     progress.event(Event::Message(&format!("{} of {n} different rows, {how}", options.budget)));
 
     let mut table = ParamTable::default();
     // of several classifiers, the first one's
-    let is_split = strategy == Strategy::Uncertainty && config.finetune.independent() > 1;
+    let is_split = strategy == QueryStrategy::Uncertainty && config.finetune.independent() > 1;
     let prefix = if is_split && config.finetune.from != FinetuneFrom::Latents { "members.0" } else { "" };
     let mut root = table.root();
     let encoder = LatentEncoder::mean(&config, &tokeniser, &mut if prefix.is_empty() { root } else { root.at(prefix) });
@@ -117,7 +117,7 @@ pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progre
     drop(weights);
     let engine = encoder.engine(&config, &table)?;
     let prepared = Prepared::of(&table, engine.gemm(), &params);
-    let detector = if strategy == Strategy::Uncertainty { Some(Detector::load(run)?) } else { None };
+    let detector = if strategy == QueryStrategy::Uncertainty { Some(Detector::load(run)?) } else { None };
     let (widths, width) = (widths(&tokeniser), encoder.width());
     let mut latents = vec![0.0; n * width];
     let mut weight = pool.counts;
@@ -136,14 +136,14 @@ pub fn select(run: &Run, options: SelectOptions<'_>, out: &mut dyn Write, progre
     standardise(&mut latents, width);
 
     let mut candidates: Vec<usize> = (0..n).collect();
-    if strategy == Strategy::Uncertainty {
+    if strategy == QueryStrategy::Uncertainty {
         candidates.sort_by(|&a, &b| weight[b].total_cmp(&weight[a]));
         candidates.truncate(CANDIDATES * options.budget);
         candidates.sort_unstable();
     }
     let x: Vec<f32> = candidates.iter().flat_map(|&i| &latents[i * width..][..width]).copied().collect();
     let of_candidates: Vec<f64> = candidates.iter().map(|&i| weight[i]).collect();
-    let key = Key::new(config.seed).child(stream::SELECT);
+    let key = Key::new(config.seed).child(stream::QUERY);
     for i in medoids(Gemm::Tiles, &x, width, &of_candidates, options.budget, key) {
         writeln!(out, "{}", pool.rows[candidates[i]]).map_err(Error::io("the rows", "write"))?;
     }
@@ -179,7 +179,7 @@ fn training_rows(
     let generated = config.data.synthetic.rows;
     // no file of the run folder accounts for them
     if config.data.train.is_none() && generated > MAX_GENERATED {
-        let message = format!("the run was trained on {generated} generated flows: `select` takes at most {MAX_GENERATED}");
+        let message = format!("the run was trained on {generated} generated flows: `query` takes at most {MAX_GENERATED}");
         return Err(Error::Usage(message));
     }
     let labelled = labelled(config, stage, progress)?;
