@@ -10,6 +10,7 @@ mod ensembles;
 mod few_labels;
 mod job;
 mod memory;
+mod moved;
 mod outputs;
 mod resume;
 mod same_bytes;

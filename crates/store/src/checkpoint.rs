@@ -56,7 +56,12 @@ pub(crate) struct Circumstances {
 impl Circumstances {
     /// What has changed since `before`, in words.
     pub(crate) fn difference(&self, before: &Self) -> Option<String> {
-        if let Some(difference) = difference(&before.settings, &self.settings) {
+        // a file is known by its content, which is compared below, not by its name
+        let is_data = |key: &String| self.data.contains_key(key) && before.data.contains_key(key);
+        let [made, now] = [&before.settings, &self.settings].map(|settings| {
+            settings.iter().filter(|(key, _)| !is_data(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+        });
+        if let Some(difference) = difference(&made, &now) {
             return Some(difference);
         }
         let was = |what: &str, before: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {

@@ -234,8 +234,23 @@ impl Run {
     /// Starts a stage, alone in the folder. What it left before stays valid until the first write.
     pub fn begin<'a>(&'a self, stage: Stage, config: &'a Config, progress: &mut dyn Progress) -> Result<StageRun<'a>> {
         config.engine.check().map_err(Error::Usage)?;
+        self.check_config_file()?;
         let lock = self.lock(stage.name(), progress)?;
         Ok(StageRun { lock: Some(lock), ..self.look(stage, config) })
+    }
+
+    /// Refuses a folder whose `config.yaml` is somebody else's: a stage writes its own under that name.
+    fn check_config_file(&self) -> Result<()> {
+        let path = self.folder.join("config.yaml");
+        let is_of_a_run = [".lock", "metrics.jsonl"].iter().any(|name| self.folder.join(name).exists());
+        if is_of_a_run || self.has_finished_any() || !path.exists() {
+            return Ok(());
+        }
+        let path = path.display();
+        Err(Error::Usage(format!(
+            "{path} is there, in a folder that is no run's: a stage would write over it: name another folder in `--run`, or give \
+             the file another name and name it in `--config`"
+        )))
     }
 
     /// A stage that reads what others have left, and writes nothing.
@@ -399,7 +414,17 @@ impl StageRun<'_> {
     pub fn require(&mut self, producer: Stage, name: &str) -> Result<PathBuf> {
         let (path, digest, manifest) = self.run.check(producer, name)?;
         let made_with = self.run.recorded_config(&manifest)?;
-        if let Some(difference) = difference(&made_with.keys_shared_with(producer), &self.config.keys_shared_with(producer)) {
+        let (mut made, mut now) = (made_with.keys_shared_with(producer), self.config.keys_shared_with(producer));
+        // a file is known by its content, which `check_data` compares, not by its name
+        made.retain(|key, before| {
+            let is_file = |value: &Json| value.as_str().is_some_and(|path| Path::new(path).is_file());
+            let is_data = before.is_string() && manifest.data.contains_key(key) && now.get(key).is_some_and(is_file);
+            if is_data {
+                now.remove(key);
+            }
+            !is_data
+        });
+        if let Some(difference) = difference(&made, &now) {
             let remedy = format!("{}, or keep its settings", self.run.remedy(producer));
             return Err(Error::artefact(path, format!("made by another config: {difference}"), remedy));
         }
