@@ -51,3 +51,40 @@ fn crates_use_those_below_them_only() {
         CRATES.iter().map(|(name, uses)| ((*name).to_owned(), uses.iter().map(ToString::to_string).collect())).collect();
     assert_eq!(arrows(), allowed, "an arrow was added or taken away: change the table here, and ARCHITECTURE.md");
 }
+
+/// Sources of a folder of `pipeline` but for those of tests, and with `deep` those of its folders, too.
+fn sources(folder: &Path, deep: bool, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let is_source = path.extension().is_some_and(|extension| extension == "rs");
+        if path.is_dir() && deep {
+            sources(&path, deep, found);
+        } else if is_source && !name.ends_with("_tests.rs") && !["lib.rs", "testing.rs"].contains(&name.as_str()) {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn stages_use_no_command_and_what_they_share_uses_neither() {
+    let pipeline = root().join("crates/pipeline/src");
+    for (folder, deep, above) in [("", false, &["stages", "commands"][..]), ("stages", true, &["commands"])] {
+        let mut found = Vec::new();
+        sources(&pipeline.join(folder), deep, &mut found);
+        assert!(found.len() >= 4, "{folder}: {found:?}");
+        for path in found {
+            let text = std::fs::read_to_string(&path).unwrap();
+            for room in above {
+                let arrow = text.lines().position(|line| line.contains(&format!("crate::{room}")));
+                assert_eq!(
+                    arrow.map(|line| line + 1),
+                    None,
+                    "{}: a line uses `crate::{room}`, which lies above it",
+                    path.display()
+                );
+            }
+            assert!(folder.is_empty() || !text.contains("super::super"), "{}: say `crate::` for what lies above", path.display());
+        }
+    }
+}

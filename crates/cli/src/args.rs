@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use nids_pipeline::stages::Axis;
+use nids_pipeline::commands::Axis;
 
 const MANUAL: &str = "\
 Examples:

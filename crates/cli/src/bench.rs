@@ -1,7 +1,7 @@
 //! What `bench` prints.
 
 use comfy_table::{CellAlignment, Table, presets};
-use nids_pipeline::stages::{BenchReport, Case, Measurement};
+use nids_pipeline::commands::{BenchReport, Case, Measurement};
 use nids_store::{Error, Result};
 use serde::Serialize;
 

@@ -16,8 +16,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use nids_config::Config;
 use nids_eval::metrics::Metrics;
-use nids_pipeline::stages;
-use nids_pipeline::stages::{BenchOptions, QueryOptions, QueryStrategy};
+use nids_pipeline::commands::{BenchOptions, QueryOptions, QueryStrategy};
+use nids_pipeline::{commands, stages};
 use nids_store::output::{self, Source};
 use nids_store::{Error, Result, Resume, Run, artefacts};
 
@@ -60,7 +60,7 @@ fn run(command: Command) -> Result<()> {
         Command::Sweep { stage, grid } => {
             let (config, run) = open(&stage)?;
             let out = Output::open(None, &of_stage(&stage, &config, &run))?;
-            let report = stages::sweep(&config, &run, &grid, &mut progress)?;
+            let report = commands::sweep(&config, &run, &grid, &mut progress)?;
             out.print(&sweep::table(&report))?;
             let chosen = run.folder().join("chosen.yaml");
             terminal::tell(&format!("sweep: {} and its config in {}", report.trials[report.chosen].name, chosen.display()));
@@ -69,13 +69,13 @@ fn run(command: Command) -> Result<()> {
         Command::Evaluate { model, json } => {
             let run = Run::open(&model.run)?;
             let out = Output::open(None, &[Source::File("--data", &model.data), Source::Run(&run)])?;
-            let metrics = stages::evaluate(&run, &model.data, &mut progress)?;
+            let metrics = commands::evaluate(&run, &model.data, &mut progress)?;
             out.print(&metrics_text(&metrics, json))
         }
         Command::Predict { model, output: path } => {
             let run = Run::open(&model.run)?;
             let out = Output::open(path.as_deref(), &[Source::File("--data", &model.data), Source::Run(&run)])?;
-            let summary = out.fill(|out| stages::predict(&run, &model.data, out, &mut progress))?;
+            let summary = out.fill(|out| commands::predict(&run, &model.data, out, &mut progress))?;
             terminal::tell(&format!("predict: {} rows, {} attacks", summary.rows, summary.attacks));
             Ok(())
         }
@@ -89,10 +89,10 @@ fn run(command: Command) -> Result<()> {
             let run = Run::open(&run)?;
             let data = data.as_deref().map(|data| Source::File("--data", data));
             let sources: Vec<Source<'_>> = data.into_iter().chain([Source::Run(&run)]).collect();
-            Output::open(path.as_deref(), &sources)?.fill(|out| stages::query(&run, options, out, &mut progress))
+            Output::open(path.as_deref(), &sources)?.fill(|out| commands::query(&run, options, out, &mut progress))
         }
         Command::Synth { rows, seed, output: path } => {
-            Output::open(path.as_deref(), &[])?.fill(|out| stages::synth(rows as usize, seed, out))
+            Output::open(path.as_deref(), &[])?.fill(|out| commands::synth(rows as usize, seed, out))
         }
         Command::Bench { config: path, mut set, only, dropout, steps, threads, gemm, json } => {
             set.extend(threads.map(|threads| format!("engine.threads={threads}")));
@@ -104,12 +104,12 @@ fn run(command: Command) -> Result<()> {
             let sources: Vec<Source<'_>> = path.iter().map(|path| Source::File("--config", path)).collect();
             let out = Output::open(None, &sources)?;
             let options = BenchOptions { cases: bench::cases(&only)?, dropout, repeats: steps as usize };
-            let report = stages::bench(&config, &options)?;
+            let report = commands::bench(&config, &options)?;
             out.print(&if json { bench::json(&report) } else { bench::table(&report) })
         }
         Command::Import { file, output: path } => {
             let out = Output::open(Some(&path), &[Source::File("FILE", &file)])?;
-            let found = out.fill(|out| stages::import(&file, out))?;
+            let found = out.fill(|out| commands::import(&file, out))?;
             terminal::tell(&format!("import: {} parameters in {} blocks", found.n_params, found.depth));
             Ok(())
         }

@@ -1,7 +1,7 @@
 //! How a sweep is shown.
 
 use comfy_table::{CellAlignment, Table, presets};
-use nids_pipeline::stages::SweepReport;
+use nids_pipeline::commands::SweepReport;
 
 /// A row a trial, in the order in which they were run.
 pub(crate) fn table(report: &SweepReport) -> String {

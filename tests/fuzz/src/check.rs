@@ -12,7 +12,8 @@ use nids_config::{Config, Stage};
 use nids_flows::{Classes, FlowReader, Flows, Labels, Lines, Schema, Tokeniser, write_csv};
 use nids_interop::import as checkpoint;
 use nids_nn::{Linear, ParamTable, weights as safetensors};
-use nids_pipeline::stages::{self, QueryOptions};
+use nids_pipeline::commands::{self, QueryOptions};
+use nids_pipeline::stages;
 use nids_store::artefacts::sha256;
 use nids_store::progress::Silent;
 use nids_store::{Run, checkpoint as saved, npy as arrays};
@@ -310,7 +311,7 @@ finetune: { from: scratch, steps: 1, batch_size: 8 }
     let tokeniser = Tokeniser::from_json(&tokeniser).expect("a tokeniser");
     let model = read("model.safetensors");
     let mut rows = Vec::new();
-    stages::synth(8, 2, &mut rows).expect("memory takes all");
+    commands::synth(8, 2, &mut rows).expect("memory takes all");
     scratch("rows.csv", &rows);
     Trained { run, config, manifest, tokeniser, model }
 });
@@ -335,7 +336,7 @@ impl Folder<'_> {
         let classes: Option<Classes> = serde_json::from_value(json!({ "names": names, "normal": 0 })).ok();
         let mut model = trained.model.clone();
         if let (true, Some(classes)) = (self.fits, classes) {
-            let table = stages::parameters(&config, tokeniser, Some(&classes));
+            let table = commands::parameters(&config, tokeniser, Some(&classes));
             if let Ok(table) = table
                 && table.n_params() < 1 << 20
                 && table.specs().len() < 8192
@@ -359,12 +360,12 @@ impl Folder<'_> {
         let files = model.len() + tokeniser.len();
         within(Self::allowed(files), || {
             let mut verdicts = Vec::new();
-            found = stages::predict(&trained.run, data, &mut verdicts, &mut Silent).ok().map(|summary| (summary, verdicts));
-            let _ = stages::evaluate(&trained.run, data, &mut Silent);
+            found = commands::predict(&trained.run, data, &mut verdicts, &mut Silent).ok().map(|summary| (summary, verdicts));
+            let _ = commands::evaluate(&trained.run, data, &mut Silent);
             if self.data.is_none() {
                 // it holds its rows in memory
                 let options = QueryOptions { budget: 2, data: Some(data), strategy: None };
-                let _ = stages::query(&trained.run, options, &mut Vec::new(), &mut Silent);
+                let _ = commands::query(&trained.run, options, &mut Vec::new(), &mut Silent);
             }
         });
         let Some((summary, verdicts)) = found else { return false };

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use nids_flows::draw_labelled;
 use serde_json::Value as Json;
 
-use super::data::{Labelled, all_rows, labelled};
 use super::resume_tests::run_stage;
-use super::testing::{Folder, cells, column, csv, flows, metrics};
+use crate::data::{Labelled, all_rows, labelled};
+use crate::testing::{Folder, cells, column, csv, flows, metrics};
 use nids_config::Stage;
 use nids_store::progress::Silent;
 use nids_train::Sampler;

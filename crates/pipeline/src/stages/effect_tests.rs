@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde_json::Value as Json;
 
-use super::data::labelled;
 use super::resume_tests::{files, run_stage};
-use super::testing::{Folder, flows, metrics};
-use super::{Axis, sweep};
+use crate::commands::{Axis, sweep};
+use crate::data::labelled;
+use crate::testing::{Folder, flows, metrics};
 use Effect::{Bytes, Checkpoints, End, Learning, Log, Nothing, Rounding, Told};
 use nids_config::{Config, Stage, Strategy, every_key};
 use nids_store::Result;

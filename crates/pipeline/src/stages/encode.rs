@@ -1,25 +1,21 @@
 //! Stage 2: the latents of every labelled row, noisy copies of them, and how far a straight cut gets.
 
-use std::fs;
-use std::path::Path;
-
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use nids_eval::probe::{ProbeScore, RidgeProbe};
-use nids_flows::Tokeniser;
 use nids_kernels::Key;
 use nids_nn::{ParamTable, Prepared};
 use rand::RngExt as _;
 use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 
-use super::data::labelled;
-use super::engine::reserve_openblas;
-use super::judging;
-use super::network::{LatentEncoder, Moment, WeightsFile, widths};
-use super::{PRETRAINED, TOKENISER, again};
+use crate::data::{labelled, read_tokeniser};
+use crate::engine::reserve_openblas;
+use crate::judging;
+use crate::network::{LatentEncoder, Moment, WeightsFile, widths};
 use nids_config::{Config, Latents, Mu, Sigma, SigmaRange, Stage};
 use nids_store::npy;
 use nids_store::progress::{Event, Progress};
+use nids_store::run::{PRETRAINED, TOKENISER};
 use nids_store::run::{Run, StageRun};
 use nids_store::{Error, Result};
 use nids_train::stream;
@@ -97,16 +93,8 @@ struct ProbeLine {
     ridge_probe: ProbeScore,
 }
 
-/// Reads the tokeniser that `stage` left.
-pub(super) fn read_tokeniser(path: &Path, stage: Stage) -> Result<Tokeniser> {
-    let refuse = |what: String| Error::artefact(path, what, again(stage));
-    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
-    let text = String::from_utf8(bytes).map_err(|error| refuse(format!("not a tokeniser file: {}", error.utf8_error())))?;
-    Tokeniser::from_json(&text).map_err(|error| refuse(error.to_string()))
-}
-
 /// The standard deviation of every latent dimension: what noise is scaled by.   x: [rows, width] -> [width]
-pub(super) fn spread(x: &Array2<f32>) -> Array1<f32> {
+pub(crate) fn spread(x: &Array2<f32>) -> Array1<f32> {
     x.map_axis(Axis(0), |column| {
         let n = column.len() as f64;
         let mean = column.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
@@ -116,7 +104,7 @@ pub(super) fn spread(x: &Array2<f32>) -> Array1<f32> {
 
 /// z += σ · spread · N(0, 1), drawn by the key and what identifies the sample; σ is drawn first, where it has a range.
 /// z: [width]
-pub(super) fn add_noise(key: Key, sample: u32, sigma: Sigma, spread: &[f32], z: &mut [f32]) {
+pub(crate) fn add_noise(key: Key, sample: u32, sigma: Sigma, spread: &[f32], z: &mut [f32]) {
     let mut stream = key.stream(0, sample);
     let sigma = match sigma {
         Sigma::Fixed(sigma) => sigma as f32,

@@ -2,7 +2,7 @@
 
 mod objective;
 mod rows;
-pub(super) mod targets;
+pub(crate) mod targets;
 
 use std::sync::RwLock;
 
@@ -15,17 +15,17 @@ use rand::RngExt as _;
 use serde::Serialize;
 use serde_json::json;
 
-use super::classifier::Network;
-use super::data::Labelled;
-use super::engine::engine;
 use super::mean_teacher::TaughtFlows;
-use super::network::{WeightsFile, mask_token, widths};
-use super::verdicts::Scores;
-use super::{MODEL, PRETRAINED, TOKENISER};
+use crate::classifier::Network;
+use crate::data::Labelled;
+use crate::engine::engine;
+use crate::network::{WeightsFile, mask_token, widths};
+use crate::verdicts::Scores;
 use nids_config::{Config, FinetuneFrom, Stage};
 use nids_store::Result;
 use nids_store::checkpoint::Checkpoint;
 use nids_store::progress::{Event, Progress};
+use nids_store::run::{MODEL, PRETRAINED, TOKENISER};
 use nids_store::run::{Run, StageRun};
 use nids_train::stream;
 use nids_train::{Job, Plan, Sampler, arithmetic, member_in_training};
@@ -276,8 +276,8 @@ mod tests {
     use nids_nn::engine::Sample;
 
     use super::*;
-    use crate::stages::data::all_rows;
-    use crate::stages::testing::slope_error;
+    use crate::data::all_rows;
+    use crate::testing::slope_error;
 
     #[test]
     fn a_layer_learns_slower_the_lower_it_lies() {

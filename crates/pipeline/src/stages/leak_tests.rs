@@ -6,10 +6,11 @@ use std::fs;
 use nids_flows::equal_rows;
 use serde_json::Value as Json;
 
-use super::data::{Labelled, labelled};
+use super::finetune;
 use super::resume_tests::run_stage;
-use super::testing::{Folder, cells, column, csv, flows, metrics};
-use super::{evaluate, finetune};
+use crate::commands::evaluate;
+use crate::data::{Labelled, labelled};
+use crate::testing::{Folder, cells, column, csv, flows, metrics};
 use nids_config::{Config, Stage};
 use nids_eval::probe::RidgeProbe;
 use nids_store::npy;

@@ -8,7 +8,7 @@ use nids_nn::engine::{Objective, Sample};
 use nids_nn::loss::sigmoid;
 use nids_nn::{Cx, Ema, Mode, Prepared};
 
-use super::data::fill;
+use crate::data::fill;
 use nids_config::{Finetune, MeanTeacher, Ramp};
 use nids_train::{OfStep, Part};
 
@@ -139,10 +139,10 @@ mod tests {
     use nids_nn::engine::Engine;
 
     use super::*;
-    use crate::stages::classifier::Network;
-    use crate::stages::data::all_rows;
-    use crate::stages::engine::engine;
-    use crate::stages::network::widths;
+    use crate::classifier::Network;
+    use crate::data::all_rows;
+    use crate::engine::engine;
+    use crate::network::widths;
     use nids_config::Config;
 
     #[test]

@@ -8,13 +8,13 @@ use nids_nn::schedule::{Schedule, Warmup};
 use nids_nn::{Cx, Mode, ParamTable, weights};
 use serde_json::json;
 
-use super::data::{all_rows, fill, fit_tokeniser, labelled, unlabelled};
-use super::engine::engine;
-use super::network::{Pretext, widths};
-use super::{PRETRAINED, TOKENISER};
+use crate::data::{all_rows, fill, fit_tokeniser, labelled, unlabelled};
+use crate::engine::engine;
+use crate::network::{Pretext, widths};
 use nids_config::{self as config, Config, Stage};
 use nids_store::Result;
 use nids_store::progress::{Event, Progress};
+use nids_store::run::{PRETRAINED, TOKENISER};
 use nids_store::run::{Run, StageRun};
 use nids_train::stream;
 use nids_train::{Job, OfStep, Part, Plan, Sampler, arithmetic};
@@ -60,7 +60,7 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
 }
 
 /// Rows to be rebuilt, from what is not hidden or from a draw of the posterior.
-pub(super) struct UnlabelledFlows<'d> {
+pub(crate) struct UnlabelledFlows<'d> {
     pretext: &'d Pretext,
     encoded: &'d Encoded,
     widths: Vec<usize>,
@@ -72,7 +72,7 @@ pub(super) struct UnlabelledFlows<'d> {
 }
 
 impl<'d> UnlabelledFlows<'d> {
-    pub(super) fn new(config: &config::Pretrain, pretext: &'d Pretext, encoded: &'d Encoded, widths: Vec<usize>) -> Self {
+    pub(crate) fn new(config: &config::Pretrain, pretext: &'d Pretext, encoded: &'d Encoded, widths: Vec<usize>) -> Self {
         let (n_predicted, beta, n_kl) = match (pretext, &config.objective) {
             (Pretext::Vae(vae), config::Objective::Vae(settings)) => {
                 (vae.n_features(), beta(settings, config.training.steps), config.training.batch_size)
@@ -146,8 +146,8 @@ mod tests {
     use nids_flows::Tokeniser;
 
     use super::*;
-    use crate::stages::data::all_rows;
-    use crate::stages::testing::slope_error;
+    use crate::data::all_rows;
+    use crate::testing::slope_error;
 
     #[test]
     fn beta_rises_over_its_share_of_the_steps_and_stays() {

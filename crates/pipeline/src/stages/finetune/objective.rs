@@ -10,8 +10,8 @@ use nids_nn::engine::{Objective, Sample};
 use nids_nn::{Cx, Mode};
 
 use super::targets::{Targets, classify};
-use crate::stages::again;
-use crate::stages::data::{Labelled, all_rows, fill};
+use crate::again;
+use crate::data::{Labelled, all_rows, fill};
 use crate::stages::encode::{add_noise, spread};
 use nids_config::{Config, Sigma, Stage};
 use nids_store::npy;
@@ -20,13 +20,13 @@ use nids_store::{Error, Result};
 use nids_train::stream;
 
 /// The loss of a classifier over feature tokens.
-pub(super) struct LabelledFlows<'d> {
-    pub(super) classifier: &'d Classifier,
-    pub(super) encoded: &'d Encoded,
-    pub(super) widths: &'d [usize],
-    pub(super) targets: Targets,
+pub(crate) struct LabelledFlows<'d> {
+    pub(crate) classifier: &'d Classifier,
+    pub(crate) encoded: &'d Encoded,
+    pub(crate) widths: &'d [usize],
+    pub(crate) targets: Targets,
     /// Rows of a whole step.
-    pub(super) divisor: f32,
+    pub(crate) divisor: f32,
 }
 
 impl Objective<f32> for LabelledFlows<'_> {
@@ -43,7 +43,7 @@ impl Objective<f32> for LabelledFlows<'_> {
 }
 
 /// The loss of a classifier over frozen latents, with fresh noise on them where the config asks for it.
-pub(super) struct LabelledLatents<'d> {
+pub(crate) struct LabelledLatents<'d> {
     head: &'d Classifier,
     z: Array2<f32>,
     targets: Targets,
@@ -54,7 +54,7 @@ pub(super) struct LabelledLatents<'d> {
 
 impl<'d> LabelledLatents<'d> {
     /// Reads the latents that encode left; also which of their rows belong to the labelled `rows`.
-    pub(super) fn read(
+    pub(crate) fn read(
         config: &Config,
         stage: &mut StageRun<'_>,
         labelled: &Labelled,

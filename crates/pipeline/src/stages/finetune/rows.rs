@@ -4,29 +4,29 @@ use std::path::Path;
 
 use nids_flows::{Encoded, Flows, Tokeniser};
 
-use crate::stages::data::{Labelled, all_rows, fit_tokeniser, labelled, unlabelled};
-use crate::stages::encode::read_tokeniser;
-use crate::stages::labels::labelled_rows;
+use crate::data::read_tokeniser;
+use crate::data::{Labelled, all_rows, fit_tokeniser, labelled, unlabelled};
+use crate::labels::labelled_rows;
 use nids_config::{Config, Stage};
 use nids_store::progress::{Event, Progress};
 use nids_store::run::StageRun;
 use nids_store::{Error, Result};
 
 /// The rows that finetuning works on.
-pub(super) struct Rows {
-    pub(super) labelled: Labelled,
-    pub(super) tokeniser: Tokeniser,
+pub(crate) struct Rows {
+    pub(crate) labelled: Labelled,
+    pub(crate) tokeniser: Tokeniser,
     /// Those of `labelled`, then those of `data.unlabelled` where a mean teacher wants them.
-    pub(super) encoded: Encoded,
+    pub(crate) encoded: Encoded,
     /// Training rows whose labels are used.
-    pub(super) with_labels: Vec<u32>,
+    pub(crate) with_labels: Vec<u32>,
     /// What a mean teacher learns from beside them.
-    pub(super) without_labels: Vec<u32>,
+    pub(crate) without_labels: Vec<u32>,
 }
 
 impl Rows {
     /// `of_pretrained` is the tokeniser of a pretrained encoder; without one a tokeniser is fitted.
-    pub(super) fn read(
+    pub(crate) fn read(
         config: &Config,
         of_pretrained: Option<&Path>,
         stage: &mut StageRun<'_>,

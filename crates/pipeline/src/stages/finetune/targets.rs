@@ -5,7 +5,8 @@ use nids_models::Classifier;
 use nids_nn::Cx;
 use nids_nn::loss::{BceWeights, bce_with_logits, class_balance, cross_entropy, weighted_cross_entropy};
 
-use crate::stages::data::Labelled;
+use crate::classifier::wants_classes;
+use crate::data::Labelled;
 use nids_config::{Auxiliary, Config, Multiclass, Task};
 use nids_store::{Error, Result};
 
@@ -13,7 +14,7 @@ use nids_store::{Error, Result};
 const NO_CLASS: u32 = u32::MAX;
 
 /// What is to be said of every row.
-pub(in crate::stages) enum Targets {
+pub(crate) enum Targets {
     /// Whether it is an attack (1 or 0): binary cross-entropy.
     Attack { labels: Vec<f32>, pos_weight: f32 },
     /// Its class: softmax cross-entropy, each class with a weight of its own.
@@ -24,7 +25,7 @@ pub(in crate::stages) enum Targets {
 
 impl Targets {
     /// Those of the config's task. The rows that are trained on say how classes are weighted.
-    pub(super) fn new(config: &Config, labelled: &Labelled, classes: Option<&Classes>, rows: &[u32]) -> Self {
+    pub(crate) fn new(config: &Config, labelled: &Labelled, classes: Option<&Classes>, rows: &[u32]) -> Self {
         let labels = || labelled.labels().iter().map(|&label| f32::from(label)).collect();
         let pos_weight = config.finetune.loss.pos_weight as f32;
         let Some(classes) = classes else { return Self::Attack { labels: labels(), pos_weight } };
@@ -48,7 +49,7 @@ impl Targets {
     }
 
     /// Those of `rows`, in that order.
-    pub(super) fn select(self, rows: &[u32]) -> Self {
+    pub(crate) fn select(self, rows: &[u32]) -> Self {
         fn pick<T: Copy>(of_all: &[T], rows: &[u32]) -> Vec<T> {
             rows.iter().map(|&row| of_all[row as usize]).collect()
         }
@@ -100,7 +101,7 @@ impl Targets {
 }
 
 /// Takes a shard through a classifier and back; the mean of its members' losses.   x: b samples   rows: [b], of the targets
-pub(in crate::stages) fn classify<'a>(
+pub(crate) fn classify<'a>(
     cx: &Cx<'a, f32>,
     grads: &mut [f32],
     classifier: &Classifier,
@@ -122,13 +123,8 @@ pub(in crate::stages) fn classify<'a>(
     loss
 }
 
-/// Whether there is something to learn of categories.
-pub(in crate::stages) fn wants_classes(config: &Config) -> bool {
-    matches!(config.finetune.task, Task::Multiclass(_)) || config.finetune.auxiliary.is_some()
-}
-
 /// The classes of the rows that are trained on, where there is something to learn of them.
-pub(super) fn classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Result<Option<Classes>> {
+pub(crate) fn classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Result<Option<Classes>> {
     if !wants_classes(config) {
         return Ok(None);
     }

@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use std::fs;
+
 use nids_flows::{Encoded, FlowReader, Flows, Labels, Schema, Split, Tokeniser, some_of, split, synthetic};
 
-use nids_config::Config;
+use crate::again;
+use nids_config::{Config, Stage};
 use nids_store::progress::{Event, Progress};
 use nids_store::run::StageRun;
 use nids_store::{Error, Result};
@@ -14,20 +17,20 @@ const SYNTHETIC_TRAIN: u64 = 1;
 const SYNTHETIC_UNLABELLED: u64 = 2;
 
 /// The labelled rows and how they are split.
-pub(super) struct Labelled {
-    pub(super) flows: Flows,
-    pub(super) split: Split,
+pub(crate) struct Labelled {
+    pub(crate) flows: Flows,
+    pub(crate) split: Split,
 }
 
 impl Labelled {
     /// 0 or 1 a row.
-    pub(super) fn labels(&self) -> &[u8] {
+    pub(crate) fn labels(&self) -> &[u8] {
         self.flows.labels().expect("labels were required of the reader")
     }
 }
 
 /// Reads `data.train`, or generates flows where there is none.
-pub(super) fn labelled(config: &Config, run: &mut StageRun<'_>, progress: &mut dyn Progress) -> Result<Labelled> {
+pub(crate) fn labelled(config: &Config, run: &mut StageRun<'_>, progress: &mut dyn Progress) -> Result<Labelled> {
     let flows = if let Some(path) = &config.data.train {
         run.input("data.train", Path::new(path))?;
         read(Path::new(path), &Schema::resolve(&config.data.schema)?, Labels::Required, progress)?
@@ -60,7 +63,7 @@ fn cut(flows: &Flows, config: &Config) -> nids_flows::Result<Split> {
 }
 
 /// Reads `data.unlabelled`; generates flows where the labelled ones are generated, too.
-pub(super) fn unlabelled(config: &Config, run: &mut StageRun<'_>, progress: &mut dyn Progress) -> Result<Option<Flows>> {
+pub(crate) fn unlabelled(config: &Config, run: &mut StageRun<'_>, progress: &mut dyn Progress) -> Result<Option<Flows>> {
     let generated = config.data.synthetic.unlabelled_rows;
     let flows = match &config.data.unlabelled {
         Some(path) => {
@@ -75,7 +78,7 @@ pub(super) fn unlabelled(config: &Config, run: &mut StageRun<'_>, progress: &mut
 }
 
 /// A whole file, with a word on the columns that are not used.
-pub(super) fn read(path: &Path, schema: &Schema, labels: Labels, progress: &mut dyn Progress) -> Result<Flows> {
+pub(crate) fn read(path: &Path, schema: &Schema, labels: Labels, progress: &mut dyn Progress) -> Result<Flows> {
     let mut reader = FlowReader::open(path, schema, labels)?;
     tell_ignored(&reader, path, progress);
     let flows = reader.next_batch(usize::MAX)?;
@@ -84,7 +87,7 @@ pub(super) fn read(path: &Path, schema: &Schema, labels: Labels, progress: &mut 
 }
 
 /// Says which columns of a file the schema does not list.
-pub(super) fn tell_ignored(reader: &FlowReader, path: &Path, progress: &mut dyn Progress) {
+pub(crate) fn tell_ignored(reader: &FlowReader, path: &Path, progress: &mut dyn Progress) {
     let ignored = reader.ignored_columns();
     if !ignored.is_empty() {
         let message = format!("{}: columns that the schema does not list are not used: {}", path.display(), some_of(ignored));
@@ -93,14 +96,14 @@ pub(super) fn tell_ignored(reader: &FlowReader, path: &Path, progress: &mut dyn 
 }
 
 /// Says where the lines of a file went, once it has been read.
-pub(super) fn tell_lines(reader: &FlowReader, path: &Path, progress: &mut dyn Progress) {
+pub(crate) fn tell_lines(reader: &FlowReader, path: &Path, progress: &mut dyn Progress) {
     if let Some(lines) = reader.lines() {
         progress.event(Event::Message(&format!("{}: {lines}", path.display())));
     }
 }
 
 /// Fits the tokeniser: on the training part of the labelled rows and on the unlabelled ones, never on validation rows.
-pub(super) fn fit_tokeniser(config: &Config, labelled: &Labelled, unlabelled: Option<&Flows>) -> Result<Tokeniser> {
+pub(crate) fn fit_tokeniser(config: &Config, labelled: &Labelled, unlabelled: Option<&Flows>) -> Result<Tokeniser> {
     let all = all_rows(unlabelled.map_or(0, Flows::len));
     let mut parts = vec![(&labelled.flows, labelled.split.train.as_slice())];
     parts.extend(unlabelled.map(|unlabelled| (unlabelled, all.as_slice())));
@@ -108,13 +111,13 @@ pub(super) fn fit_tokeniser(config: &Config, labelled: &Labelled, unlabelled: Op
 }
 
 /// 0..n as row numbers.
-pub(super) fn all_rows(n: usize) -> Vec<u32> {
+pub(crate) fn all_rows(n: usize) -> Vec<u32> {
     (0..u32::try_from(n).expect("a reader's rows are counted in 32 bits")).collect()
 }
 
 /// Writes the tokens of `rows` one feature after the other, each `[b, F_t]`: the input of a network over features.
 #[expect(clippy::needless_pass_by_value, reason = "an iterator, cloned for every token")]
-pub(super) fn fill(encoded: &Encoded, widths: &[usize], rows: impl ExactSizeIterator<Item = u32> + Clone, x: &mut [f32]) {
+pub(crate) fn fill(encoded: &Encoded, widths: &[usize], rows: impl ExactSizeIterator<Item = u32> + Clone, x: &mut [f32]) {
     let b = rows.len();
     let mut rest = x;
     for (token, &width) in widths.iter().enumerate() {
@@ -124,4 +127,12 @@ pub(super) fn fill(encoded: &Encoded, widths: &[usize], rows: impl ExactSizeIter
         }
         rest = after;
     }
+}
+
+/// Reads the tokeniser that `stage` left.
+pub(crate) fn read_tokeniser(path: &Path, stage: Stage) -> Result<Tokeniser> {
+    let refuse = |what: String| Error::artefact(path, what, again(stage));
+    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+    let text = String::from_utf8(bytes).map_err(|error| refuse(format!("not a tokeniser file: {}", error.utf8_error())))?;
+    Tokeniser::from_json(&text).map_err(|error| refuse(error.to_string()))
 }

@@ -11,17 +11,17 @@ use nids_nn::engine::Engine;
 use nids_nn::{ParamTable, Prepared};
 use serde::Deserialize;
 
-use super::classifier::Network;
-use super::data::{all_rows, tell_ignored, tell_lines};
-use super::encode::read_tokeniser;
-use super::engine::inference_engine;
-use super::finetune::targets::wants_classes;
-use super::network::{WeightsFile, widths};
-use super::verdicts::Scores;
-use super::{MODEL, TOKENISER};
+use crate::classifier::Network;
+use crate::classifier::wants_classes;
+use crate::data::read_tokeniser;
+use crate::data::{all_rows, tell_ignored, tell_lines};
+use crate::engine::inference_engine;
+use crate::network::{WeightsFile, widths};
+use crate::verdicts::Scores;
 use nids_config::{Config, FinetuneFrom, Stage};
 use nids_store::progress::{Event, Progress};
 use nids_store::run::Run;
+use nids_store::run::{MODEL, TOKENISER};
 use nids_store::{Error, Result};
 
 /// Rows read, predicted and written at once, at most: what bounds the memory, whatever the file's size.
@@ -143,7 +143,7 @@ impl Detector {
         &self.engine
     }
 
-    /// The probabilities of [`super::verdicts::Outputs`] for every row: [rows, W].
+    /// The probabilities of [`crate::verdicts::Outputs`] for every row: [rows, W].
     pub(super) fn probabilities(&self, encoded: &Encoded) -> Vec<f32> {
         let rows = all_rows(encoded.n_rows());
         self.network.probabilities(&self.engine, &self.params, &self.prepared, encoded, &self.widths, &rows)

@@ -10,25 +10,25 @@ use nids_nn::engine::Engine;
 use nids_nn::weights::{self, WeightsError};
 use nids_nn::{Cx, Init, ParamTable, Prepared, Scope, Tensor, mean_tokens};
 
-use super::again;
-use super::data::{all_rows, fill};
-use super::engine::{inference_engine, most_tokens};
+use crate::again;
+use crate::data::{all_rows, fill};
+use crate::engine::{inference_engine, most_tokens};
 use nids_config::{self as config, Config, Latents, Objective, Stage};
 use nids_store::run::Run;
 use nids_store::{Error, Result};
 
 /// Names and widths of a tokeniser's features.
-pub(super) fn features(tokeniser: &Tokeniser) -> Vec<(String, usize)> {
+pub(crate) fn features(tokeniser: &Tokeniser) -> Vec<(String, usize)> {
     tokeniser.tokens().iter().map(|token| (token.feature.clone(), token.width)).collect()
 }
 
 /// F_t of every feature.
-pub(super) fn widths(tokeniser: &Tokeniser) -> Vec<usize> {
+pub(crate) fn widths(tokeniser: &Tokeniser) -> Vec<usize> {
     tokeniser.tokens().iter().map(|token| token.width).collect()
 }
 
 /// An encoder's sizes over `of_input` tokens; `model.token_expansion` counts registers, too.
-pub(super) fn mixer(config: &Config, of_input: usize) -> MixerConfig {
+pub(crate) fn mixer(config: &Config, of_input: usize) -> MixerConfig {
     let model = &config.model;
     let hidden = |size: usize, expansion: f64| ((size as f64 * expansion) as usize).max(1);
     MixerConfig {
@@ -48,14 +48,14 @@ pub(super) fn mixer(config: &Config, of_input: usize) -> MixerConfig {
 
 /// What pretraining trains.
 #[derive(Debug)]
-pub(super) enum Pretext {
+pub(crate) enum Pretext {
     Mae(Mae),
     Vae(Vae),
 }
 
 impl Pretext {
     /// The network of `pretrain.objective`.
-    pub(super) fn new(config: &Config, tokeniser: &Tokeniser, table: &mut ParamTable) -> Result<Self> {
+    pub(crate) fn new(config: &Config, tokeniser: &Tokeniser, table: &mut ParamTable) -> Result<Self> {
         let features = features(tokeniser);
         let target = |kind: &TokenKind| match *kind {
             TokenKind::Numeric => Target::Numeric,
@@ -84,7 +84,7 @@ impl Pretext {
     }
 
     /// What it is called in the artefact's metadata.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Mae(_) => "masked autoencoder",
             Self::Vae(_) => "variational autoencoder",
@@ -92,7 +92,7 @@ impl Pretext {
     }
 
     /// The part that is kept.
-    pub(super) fn encoder(&self) -> &Encoder {
+    pub(crate) fn encoder(&self) -> &Encoder {
         match self {
             Self::Mae(mae) => mae.encoder(),
             Self::Vae(vae) => vae.encoder(),
@@ -100,7 +100,7 @@ impl Pretext {
     }
 
     /// Numbers that training keeps of one flow for backward.
-    pub(super) fn activations(&self) -> usize {
+    pub(crate) fn activations(&self) -> usize {
         match self {
             Self::Mae(mae) => mae.activations(),
             Self::Vae(vae) => vae.activations(),
@@ -108,7 +108,7 @@ impl Pretext {
     }
 
     /// Floating-point operations of the matrix products of one flow.
-    pub(super) fn forward_flops(&self) -> f64 {
+    pub(crate) fn forward_flops(&self) -> f64 {
         match self {
             Self::Mae(mae) => mae.forward_flops(),
             Self::Vae(vae) => vae.forward_flops(),
@@ -129,7 +129,7 @@ fn vae_config(settings: &config::Vae) -> VaeConfig {
 
 /// Features to latents: the pretrained encoder, and what `encode.latents` keeps of its output.
 #[derive(Debug)]
-pub(super) struct LatentEncoder {
+pub(crate) struct LatentEncoder {
     encoder: Encoder,
     latents: Kept,
 }
@@ -143,7 +143,7 @@ enum Kept {
 
 /// What is to be known of a flow's latents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moment {
+pub(crate) enum Moment {
     /// The latents themselves.
     Mean,
     /// The standard deviation that the posterior gives each of them; 0 where there is no posterior.
@@ -152,7 +152,7 @@ pub(super) enum Moment {
 
 impl LatentEncoder {
     /// The encoder under the names it has in every network, and the posterior under those of [`Vae`], where it is read.
-    pub(super) fn new(config: &Config, tokeniser: &Tokeniser, table: &mut ParamTable) -> Self {
+    pub(crate) fn new(config: &Config, tokeniser: &Tokeniser, table: &mut ParamTable) -> Self {
         let Self { encoder, .. } = Self::mean(config, tokeniser, &mut table.root());
         let latents = match (config.encode.latents, &config.pretrain.objective) {
             (Latents::Mean, _) => Kept::Mean,
@@ -166,33 +166,33 @@ impl LatentEncoder {
     }
 
     /// The encoder alone, whose mean token is kept whatever the config says.
-    pub(super) fn mean(config: &Config, tokeniser: &Tokeniser, scope: &mut Scope<'_>) -> Self {
+    pub(crate) fn mean(config: &Config, tokeniser: &Tokeniser, scope: &mut Scope<'_>) -> Self {
         let features = features(tokeniser);
         let encoder = Encoder::new(&mut scope.at("encoder"), Input::Features(&features), &mixer(config, features.len()));
         Self { encoder, latents: Kept::Mean }
     }
 
-    pub(super) fn encoder(&self) -> &Encoder {
+    pub(crate) fn encoder(&self) -> &Encoder {
         &self.encoder
     }
 
     /// Numbers of a row's tokens.
-    pub(super) fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.encoder.token_numbers()
     }
 
     /// The engine of a config for it.
-    pub(super) fn engine(&self, config: &Config, table: &ParamTable) -> Result<Engine<f32>> {
+    pub(crate) fn engine(&self, config: &Config, table: &ParamTable) -> Result<Engine<f32>> {
         inference_engine(config, table, self.encoder.activations(), 1, self.tokens())
     }
 
     /// What to read of the pretrained weights.
-    pub(super) fn prefixes(&self) -> &'static [&'static str] {
+    pub(crate) fn prefixes(&self) -> &'static [&'static str] {
         if let Kept::Mu(_) = self.latents { &["encoder.", "latent."] } else { &["encoder."] }
     }
 
     /// Shape of one flow's latents: `[D]`, `[N, D]`, `[Z]` or `[N, Z]`.
-    pub(super) fn shape(&self) -> Vec<usize> {
+    pub(crate) fn shape(&self) -> Vec<usize> {
         let (n, d) = (self.encoder.n_tokens(), self.encoder.dim());
         match &self.latents {
             Kept::Mean => vec![d],
@@ -205,12 +205,12 @@ impl LatentEncoder {
     }
 
     /// Numbers of one flow's latents.
-    pub(super) fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.shape().iter().product()
     }
 
     /// The latents of all rows.   out: [rows, width]
-    pub(super) fn latents(
+    pub(crate) fn latents(
         &self,
         engine: &Engine<f32>,
         params: &[f32],
@@ -229,7 +229,7 @@ impl LatentEncoder {
     }
 
     /// The latents of a shard.   x: b samples   z: [b, width]
-    pub(super) fn infer<'a>(&self, cx: &Cx<'a, f32>, b: usize, x: &'a mut [f32], moment: Moment, z: &mut [f32]) {
+    pub(crate) fn infer<'a>(&self, cx: &Cx<'a, f32>, b: usize, x: &'a mut [f32], moment: Moment, z: &mut [f32]) {
         let tokens = self.encoder.infer(cx, b, x);
         let mut kept = match (&self.latents, moment) {
             (Kept::Mu(posterior), _) => {
@@ -256,7 +256,7 @@ fn by_sample(tokens: &mut Tensor<'_, f32>, z: &mut [f32]) {
 }
 
 /// The token that stood for what was hidden from the encoder while `run` pretrained it, if one did.   [D]
-pub(super) fn mask_token(run: &Run, pretrained: &Path) -> Result<Option<Vec<f32>>> {
+pub(crate) fn mask_token(run: &Run, pretrained: &Path) -> Result<Option<Vec<f32>>> {
     let config = run.config_of(Stage::Pretrain)?;
     let Objective::Mae(config::Mae { encoder: config::MaskedEncoder::MaskToken, .. }) = config.pretrain.objective else {
         return Ok(None);
@@ -269,29 +269,29 @@ pub(super) fn mask_token(run: &Run, pretrained: &Path) -> Result<Option<Vec<f32>
 
 /// An artefact of `stage` with weights, in memory. Whoever made it chose the settings of its network, too: that network is compared
 /// with what the file holds before anything of its size is allocated.
-pub(super) struct WeightsFile {
+pub(crate) struct WeightsFile {
     path: PathBuf,
     stage: Stage,
     bytes: Vec<u8>,
 }
 
 impl WeightsFile {
-    pub(super) fn read(path: &Path, stage: Stage) -> Result<Self> {
+    pub(crate) fn read(path: &Path, stage: Stage) -> Result<Self> {
         let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
         Ok(Self { path: path.to_owned(), stage, bytes })
     }
 
-    pub(super) fn refuse(&self, what: impl Into<String>) -> Error {
+    pub(crate) fn refuse(&self, what: impl Into<String>) -> Error {
         Error::artefact(&self.path, what, again(self.stage))
     }
 
-    pub(super) fn metadata(&self) -> Result<Option<String>> {
+    pub(crate) fn metadata(&self) -> Result<Option<String>> {
         weights::metadata(&self.bytes).map_err(|error| self.refuse(error.to_string()))
     }
 
     /// Refuses a network over so many features that the file cannot have their embeddings. To be asked before it is built, as the
     /// other numbers that networks are built by have limits.
-    pub(super) fn check_features(&self, n: usize) -> Result<()> {
+    pub(crate) fn check_features(&self, n: usize) -> Result<()> {
         let n_tensors = weights::n_tensors(&self.bytes).map_err(|error| self.refuse(error.to_string()))?;
         if n > n_tensors {
             return Err(self.refuse(format!("{n_tensors} tensors do not fit a network over {n} features")));
@@ -300,7 +300,7 @@ impl WeightsFile {
     }
 
     /// Requires the parameters of `table` under `prefixes`, by name and shape; `tokens` are the numbers of a row's tokens.
-    pub(super) fn check(&self, table: &ParamTable, prefixes: &[&str], tokens: usize) -> Result<()> {
+    pub(crate) fn check(&self, table: &ParamTable, prefixes: &[&str], tokens: usize) -> Result<()> {
         weights::check(table, prefixes, &self.bytes).map_err(|error| self.misfit(&error))?;
         let n = table.n_params();
         if tokens > most_tokens(table) {
@@ -310,7 +310,7 @@ impl WeightsFile {
     }
 
     /// The parameters of `table`, those under `prefixes` read and the others 0, after [`WeightsFile::check`].
-    pub(super) fn params(&self, table: &ParamTable, prefixes: &[&str], tokens: usize) -> Result<Buffer<f32>> {
+    pub(crate) fn params(&self, table: &ParamTable, prefixes: &[&str], tokens: usize) -> Result<Buffer<f32>> {
         self.check(table, prefixes, tokens)?;
         let mut params = table.zeros();
         self.load(table, prefixes, &mut params)?;
@@ -318,7 +318,7 @@ impl WeightsFile {
     }
 
     /// Reads the parameters under `prefixes`.
-    pub(super) fn load(&self, table: &ParamTable, prefixes: &[&str], params: &mut Buffer<f32>) -> Result<()> {
+    pub(crate) fn load(&self, table: &ParamTable, prefixes: &[&str], params: &mut Buffer<f32>) -> Result<()> {
         weights::load(table, prefixes, &self.bytes, params).map_err(|error| self.misfit(&error))
     }
 

@@ -29,29 +29,29 @@ columns:
 ";
 
 /// A folder with `schema.yaml`, for data and run folders.
-pub(super) struct Folder(TempDir);
+pub(crate) struct Folder(TempDir);
 
 impl Folder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
         folder.write("schema.yaml", SCHEMA);
         folder
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    pub(super) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         write_atomic(&self.path(name), |out| out.write_all(content.as_ref())).unwrap();
     }
 
-    pub(super) fn run(&self, name: &str) -> Run {
+    pub(crate) fn run(&self, name: &str) -> Run {
         Run::create(&self.path(name)).unwrap()
     }
 
     /// A config of these settings alone, in which `DIR` is this folder; the last of a name wins.
-    pub(super) fn config(&self, settings: &[&[&str]]) -> Config {
+    pub(crate) fn config(&self, settings: &[&[&str]]) -> Config {
         let dir = self.0.path().display().to_string();
         let overrides: Vec<String> = settings.concat().iter().map(|setting| setting.replace("DIR", &dir)).collect();
         Config::parse("{}", "c.yaml", &overrides).unwrap_or_else(|error| panic!("{error}"))
@@ -59,36 +59,36 @@ impl Folder {
 }
 
 /// Generated flows as CSV, with all columns that they have.
-pub(super) fn flows(rows: usize, seed: u64) -> String {
+pub(crate) fn flows(rows: usize, seed: u64) -> String {
     let mut csv = Vec::new();
     nids_flows::write_csv(&nids_flows::synthetic(rows, seed), &mut csv).unwrap();
     String::from_utf8(csv).unwrap()
 }
 
 /// The cells of a CSV file, the header among them; none holds a comma.
-pub(super) fn cells(csv: &str) -> Vec<Vec<String>> {
+pub(crate) fn cells(csv: &str) -> Vec<Vec<String>> {
     csv.lines().map(|line| line.split(',').map(str::to_owned).collect()).collect()
 }
 
 /// [`cells`] as CSV.
-pub(super) fn csv(cells: &[Vec<String>]) -> String {
+pub(crate) fn csv(cells: &[Vec<String>]) -> String {
     cells.iter().map(|cells| cells.join(",") + "\n").collect()
 }
 
 /// Where a column stands in [`cells`].
-pub(super) fn column(cells: &[Vec<String>], name: &str) -> usize {
+pub(crate) fn column(cells: &[Vec<String>], name: &str) -> usize {
     cells[0].iter().position(|found| found == name).unwrap()
 }
 
 /// The lines of a run folder's `metrics.jsonl`.
-pub(super) fn metrics(folder: &Path) -> Vec<Json> {
+pub(crate) fn metrics(folder: &Path) -> Vec<Json> {
     let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// By how much the slope of a loss along its gradient differs from the gradient's length, over the latter: 0 but for rounding, unless
 /// one of the two lacks what the other has.
-pub(super) fn slope_error(
+pub(crate) fn slope_error(
     objective: &dyn Objective<f32>,
     table: &ParamTable,
     engine: &mut Engine<f32>,

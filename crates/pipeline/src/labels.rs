@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nids_flows::draw_labelled;
 
-use super::data::Labelled;
+use crate::data::Labelled;
 use nids_config::Config;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::StageRun;
@@ -14,7 +14,7 @@ use nids_store::{Error, Result};
 
 /// The training rows whose labels may be looked at, ascending: all of them, `finetune.labels` drawn by seed with the classes in
 /// proportion, or those that `finetune.label_rows` lists. Both classes are among them.
-pub(super) fn labelled_rows(
+pub(crate) fn labelled_rows(
     config: &Config,
     labelled: &Labelled,
     run: &mut StageRun<'_>,

@@ -6,7 +6,7 @@ use std::fs;
 
 use super::*;
 use crate::stages::finetune;
-use crate::stages::testing::{Folder, cells, column, csv, flows};
+use crate::testing::{Folder, cells, column, csv, flows};
 use nids_store::artefacts::digest;
 use nids_store::progress::Silent;
 

@@ -7,15 +7,15 @@ use nids_models::{Classifier, Input, MembersConfig, MixerConfig};
 use nids_nn::engine::Engine;
 use nids_nn::{Cx, Init, Param, ParamTable, Prepared, Scope};
 
-use super::data::fill;
-use super::network::{LatentEncoder, Moment, features, mixer};
-use super::verdicts::Outputs;
-use nids_config::{Config, Finetune, FinetuneFrom, Scales};
+use crate::data::fill;
+use crate::network::{LatentEncoder, Moment, features, mixer};
+use crate::verdicts::Outputs;
+use nids_config::{Config, Finetune, FinetuneFrom, Scales, Task};
 use nids_store::{Error, Result};
 
 /// A classifier over features, or over the latents of features; or several, whose probabilities are averaged.
 #[derive(Debug)]
-pub(super) struct Network {
+pub(crate) struct Network {
     outputs: Outputs,
     /// Frozen, with `finetune.from: latents`, and shared by all.
     encoder: Option<LatentEncoder>,
@@ -27,12 +27,12 @@ impl Network {
     /// The network of `finetune.from`, with all its members; `classes` where it learns categories.
     ///
     /// Independent members have their parameters under `members.{k}`.
-    pub(super) fn new(config: &Config, tokeniser: &Tokeniser, classes: Option<&Classes>, table: &mut ParamTable) -> Result<Self> {
+    pub(crate) fn new(config: &Config, tokeniser: &Tokeniser, classes: Option<&Classes>, table: &mut ParamTable) -> Result<Self> {
         Self::with(config, tokeniser, classes, config.finetune.independent(), table)
     }
 
     /// One independent member of it, alone and under the names of a single network: what is trained at once.
-    pub(super) fn one(config: &Config, tokeniser: &Tokeniser, classes: Option<&Classes>, table: &mut ParamTable) -> Result<Self> {
+    pub(crate) fn one(config: &Config, tokeniser: &Tokeniser, classes: Option<&Classes>, table: &mut ParamTable) -> Result<Self> {
         Self::with(config, tokeniser, classes, 1, table)
     }
 
@@ -63,49 +63,49 @@ impl Network {
     }
 
     /// What its outputs are.
-    pub(super) fn outputs(&self) -> Outputs {
+    pub(crate) fn outputs(&self) -> Outputs {
         self.outputs
     }
 
     /// The part that is trained; the first member's, where there are several.
-    pub(super) fn classifier(&self) -> &Classifier {
+    pub(crate) fn classifier(&self) -> &Classifier {
         &self.classifiers[0]
     }
 
     /// Members that share a classifier.
-    pub(super) fn members(&self) -> usize {
+    pub(crate) fn members(&self) -> usize {
         self.classifier().encoder().members()
     }
 
     /// What to read of the pretrained weights.
-    pub(super) fn prefixes(&self) -> &'static [&'static str] {
+    pub(crate) fn prefixes(&self) -> &'static [&'static str] {
         self.encoder.as_ref().map_or(&["encoder."], LatentEncoder::prefixes)
     }
 
     /// Whether a parameter is among what is read of the pretrained weights.
-    pub(super) fn is_pretrained(&self, name: &str) -> bool {
+    pub(crate) fn is_pretrained(&self, name: &str) -> bool {
         self.prefixes().iter().any(|prefix| name.starts_with(prefix))
     }
 
     /// Numbers that training keeps of one flow for backward.
-    pub(super) fn activations(&self) -> usize {
+    pub(crate) fn activations(&self) -> usize {
         self.classifier().encoder().activations()
     }
 
     /// Numbers of a row's tokens.
-    pub(super) fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.encoder.as_ref().map_or(0, LatentEncoder::tokens) + self.classifier().encoder().token_numbers()
     }
 
     /// Floating-point operations of the matrix products of one flow.
-    pub(super) fn forward_flops(&self) -> f64 {
+    pub(crate) fn forward_flops(&self) -> f64 {
         let of_encoder = self.encoder.as_ref().map_or(0.0, |encoder| encoder.encoder().forward_flops());
         of_encoder + self.classifiers.len() as f64 * self.classifier().encoder().forward_flops()
     }
 
     /// Copies the parameters of member `k`, which was trained alone, to where this network has them. `table` is of this network,
     /// `of_one` of [`Network::one`].
-    pub(super) fn adopt(&self, k: usize, table: &ParamTable, of_one: &ParamTable, member: &[f32], params: &mut [f32]) {
+    pub(crate) fn adopt(&self, k: usize, table: &ParamTable, of_one: &ParamTable, member: &[f32], params: &mut [f32]) {
         let places: BTreeMap<&str, Param> = table.specs().iter().map(|spec| (spec.name.as_str(), spec.param)).collect();
         for spec in of_one.specs() {
             let is_shared = self.classifiers.len() == 1 || (self.encoder.is_some() && self.is_pretrained(&spec.name));
@@ -148,7 +148,7 @@ impl Network {
     }
 
     /// The probabilities of [`Outputs`] for `rows`: [rows, W].
-    pub(super) fn probabilities(
+    pub(crate) fn probabilities(
         &self,
         engine: &Engine<f32>,
         params: &[f32],
@@ -184,4 +184,9 @@ fn patches(encoder: &LatentEncoder, width: usize) -> Result<(Input<'static>, usi
     }
     let n_tokens = total / width;
     Ok((Input::Patches { n_tokens, width }, n_tokens))
+}
+
+/// Whether there is something to learn of categories.
+pub(crate) fn wants_classes(config: &Config) -> bool {
+    matches!(config.finetune.task, Task::Multiclass(_)) || config.finetune.auxiliary.is_some()
 }

@@ -11,12 +11,13 @@ use nids_nn::{Cx, ParamTable};
 use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 
-use super::data::all_rows;
-use super::engine::{engine, inference_engine};
-use super::finetune::targets::{Targets, classify, wants_classes};
-use super::network::{Pretext, widths};
 use super::predict::{Detector, PredictSummary};
-use super::pretrain::UnlabelledFlows;
+use crate::classifier::wants_classes;
+use crate::data::all_rows;
+use crate::engine::{engine, inference_engine};
+use crate::network::{Pretext, widths};
+use crate::stages::finetune::targets::{Targets, classify};
+use crate::stages::pretrain::UnlabelledFlows;
 use nids_config::{Config, Finetune, Stage, Training};
 use nids_store::progress::Silent;
 use nids_store::{Error, Result};

@@ -9,7 +9,7 @@ use std::fs;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::{encode, finetune, pretrain};
+use crate::stages::{encode, finetune, pretrain};
 use nids_config::{Config, FinetuneFrom, Halving, Stage, Strategy, WidthDepth};
 use nids_store::Lock;
 use nids_store::progress::{Event, Progress};

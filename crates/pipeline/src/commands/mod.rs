@@ -1,0 +1,31 @@
+//! The commands, which leave no artefacts: one file each.
+
+mod bench;
+mod predict;
+mod query;
+mod sweep;
+
+use std::io::Write;
+use std::path::Path;
+
+use nids_interop::import::Imported;
+use nids_store::{Error, Result};
+
+pub use bench::{BenchOptions, BenchReport, Case, Measurement, bench};
+pub use predict::{PredictSummary, evaluate, parameters, predict};
+pub use query::{QueryOptions, QueryStrategy, query};
+pub use sweep::{Axis, SweepReport, Trial, Verdict, sweep};
+
+/// Turns a checkpoint of the numpy MLP-Mixer into safetensors; see [`nids_interop::import`].
+pub fn import(file: &Path, out: &mut dyn Write) -> Result<Imported> {
+    nids_interop::import::import(file, out).map_err(|error| match error {
+        nids_interop::Error::Foreign { .. } => Error::Data(error.to_string()),
+        nids_interop::Error::Read { path, source } => Error::reading_data(&path, source),
+        nids_interop::Error::Write(source) => Error::io("the checkpoint", "write")(source),
+    })
+}
+
+/// Writes `rows` generated flows as CSV.
+pub fn synth(rows: usize, seed: u64, out: &mut dyn Write) -> Result<()> {
+    nids_flows::write_synthetic(rows, seed, out).map_err(Error::io("flows", "write"))
+}
