@@ -1,7 +1,7 @@
 //! Settings that are good by themselves and not together.
 
 use super::{
-    BatchEnsemble, Ensemble, FinetuneFrom, Latents, Loss, Objective, Optimiser, Ramp, Settings, Sigma, SigmaRange, Strategy,
+    BatchEnsemble, Ensemble, FinetuneFrom, Latents, Loss, Objective, Optimiser, Ramp, Settings, Sigma, SigmaRange, SweepStrategy,
     Task, Training,
 };
 
@@ -85,7 +85,7 @@ impl Settings {
         if self.finetune.labels.is_some() && self.finetune.label_rows.is_some() {
             found.push(("finetune.label_rows", "`finetune.labels` draws rows: leave one of the two out".to_owned()));
         }
-        if let Strategy::WidthDepth(sweep) = &self.sweep.strategy {
+        if let SweepStrategy::WidthDepth(sweep) = &self.sweep.strategy {
             for (key, name, [from, to]) in [
                 ("sweep.strategy.width_depth.max_dim", "min_dim", [sweep.min_dim, sweep.max_dim]),
                 ("sweep.strategy.width_depth.max_depth", "depth", [sweep.depth, sweep.max_depth]),

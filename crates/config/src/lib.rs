@@ -40,7 +40,7 @@ pub use settings::{
     Activation, Checkpoint, Data, Encode, Engine, Evaluate, Gemm, Latents, Mae, MaskedEncoder, Model, Mu, Noise, Objective,
     Pretrain, Settings, Sigma, SigmaRange, Synthetic, Vae, VaeLatent,
 };
-pub use sweep::{Halving, Strategy, Sweep, WidthDepth};
+pub use sweep::{Halving, Sweep, SweepStrategy, WidthDepth};
 pub use training::{
     Adam, AdamW, Constant, Cosine, CosineRestarts, Decay, Monitor, Nonfinite, OneCycle, Optimiser, Per, Rollback, Sam, Schedule,
     Sgd, Skip, Training, UpdateNoise,

@@ -8,20 +8,20 @@ use serde_yaml::with::singleton_map;
 pub struct Sweep {
     /// Default: width, then depth.
     #[serde(with = "singleton_map")]
-    pub strategy: Strategy,
+    pub strategy: SweepStrategy,
 }
 
 /// In which order trials are made, and who goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Strategy {
+pub enum SweepStrategy {
     /// The smallest width, then depth, that a larger one does not beat in the first iterations from scratch.
     WidthDepth(WidthDepth),
     /// Any settings, the best of which go on for longer.
     Halving(Halving),
 }
 
-impl Default for Strategy {
+impl Default for SweepStrategy {
     fn default() -> Self {
         Self::WidthDepth(WidthDepth::default())
     }

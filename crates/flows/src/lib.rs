@@ -6,7 +6,7 @@
 //! let flows = synthetic(500, 7);
 //! let split = split(&flows, 0.2, 1)?;
 //! let tokeniser = Tokeniser::fit(&flows, &split.train, &TokeniserConfig::default())?;
-//! let encoded = tokeniser.encode(&flows)?;
+//! let encoded = tokeniser.tokenise(&flows)?;
 //! let mut token = vec![0.0; tokeniser.tokens()[0].width];
 //! encoded.expand(split.val[0] as usize, 0, &mut token);
 //! # Ok::<(), nids_flows::Error>(())
@@ -29,4 +29,4 @@ pub use reader::{FlowReader, Labels, Lines, MAX_MAGNITUDE, read, some_of};
 pub use schema::{Column, ColumnKind, Schema};
 pub use split::{Split, draw_labelled, equal_rows, split};
 pub use synthetic::{synthetic, write_synthetic};
-pub use tokeniser::{Encoded, Normalisation, TokenKind, TokenSpec, Tokeniser, TokeniserConfig, global_max};
+pub use tokeniser::{Normalisation, TokenKind, TokenSpec, TokenTable, Tokeniser, TokeniserConfig, global_max};

@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, Flows, Result, Schema};
 
 mod config;
-mod encoded;
 mod fit;
 mod saved;
+mod token_table;
 
 pub use config::{Normalisation, TokeniserConfig};
-pub use encoded::Encoded;
+pub use token_table::TokenTable;
 
 /// Quantile-normal values are clipped here, on both sides.
 const NORMAL_CLIP: f64 = 4.0;
@@ -148,19 +148,19 @@ impl Tokeniser {
     }
 
     /// Encodes flows of the schema that it was fitted on.
-    pub fn encode(&self, flows: &Flows) -> Result<Encoded> {
+    pub fn tokenise(&self, flows: &Flows) -> Result<TokenTable> {
         self.check_schema(flows)?;
-        Ok(Encoded::new(self, flows))
+        Ok(TokenTable::new(self, flows))
     }
 
-    /// As [`Tokeniser::encode`], of some rows of several files, one part after the other. The features of the flows are gone
+    /// As [`Tokeniser::tokenise`], of some rows of several files, one part after the other. The features of the flows are gone
     /// afterwards: they are freed as the rows are encoded, so that memory never holds both as a whole.
     ///
     /// # Panics
     /// If rows are out of range or do not ascend.
-    pub fn encode_and_free(&self, parts: Vec<(&mut Flows, &[u32])>) -> Result<Encoded> {
+    pub fn tokenise_and_free(&self, parts: Vec<(&mut Flows, &[u32])>) -> Result<TokenTable> {
         parts.iter().try_for_each(|(flows, _)| self.check_schema(flows))?;
-        Ok(Encoded::consuming(self, parts))
+        Ok(TokenTable::consuming(self, parts))
     }
 
     fn check_schema(&self, flows: &Flows) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nids_flows::{Classes, Encoded, Tokeniser};
+use nids_flows::{Classes, TokenTable, Tokeniser};
 use nids_models::{Classifier, Input, MembersConfig, MixerConfig};
 use nids_nn::engine::Engine;
 use nids_nn::{Cx, Init, Param, ParamTable, Prepared, Scope};
@@ -115,7 +115,7 @@ impl Network {
     }
 
     /// The mean over members of what each makes of a shard.   out: [b, W]
-    fn infer(&self, cx: &Cx<'_, f32>, encoded: &Encoded, widths: &[usize], rows: &[u32], out: &mut [f32]) {
+    fn infer(&self, cx: &Cx<'_, f32>, encoded: &TokenTable, widths: &[usize], rows: &[u32], out: &mut [f32]) {
         let b = rows.len();
         let mut x = cx.alloc(b * widths.iter().sum::<usize>());
         fill(encoded, widths, rows.iter().copied(), x);
@@ -153,7 +153,7 @@ impl Network {
         engine: &Engine<f32>,
         params: &[f32],
         prepared: &Prepared<f32>,
-        encoded: &Encoded,
+        encoded: &TokenTable,
         widths: &[usize],
         rows: &[u32],
     ) -> Vec<f32> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use std::fs;
 
-use nids_flows::{Encoded, FlowReader, Flows, Labels, Schema, Split, Tokeniser, some_of, split, synthetic};
+use nids_flows::{FlowReader, Flows, Labels, Schema, Split, TokenTable, Tokeniser, some_of, split, synthetic};
 
 use crate::again;
 use nids_config::{Config, Stage};
@@ -117,7 +117,7 @@ pub(crate) fn all_rows(n: usize) -> Vec<u32> {
 
 /// Writes the tokens of `rows` one feature after the other, each `[b, F_t]`: the input of a network over features.
 #[expect(clippy::needless_pass_by_value, reason = "an iterator, cloned for every token")]
-pub(crate) fn fill(encoded: &Encoded, widths: &[usize], rows: impl ExactSizeIterator<Item = u32> + Clone, x: &mut [f32]) {
+pub(crate) fn fill(encoded: &TokenTable, widths: &[usize], rows: impl ExactSizeIterator<Item = u32> + Clone, x: &mut [f32]) {
     let b = rows.len();
     let mut rest = x;
     for (token, &width) in widths.iter().enumerate() {

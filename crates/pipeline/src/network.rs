@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nids_flows::{Encoded, TokenKind, Tokeniser};
+use nids_flows::{TokenKind, TokenTable, Tokeniser};
 use nids_kernels::{Activation, Buffer};
 use nids_models::{Encoder, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Posterior, Target, Vae, VaeConfig, VaeLatent};
 use nids_nn::engine::Engine;
@@ -215,7 +215,7 @@ impl LatentEncoder {
         engine: &Engine<f32>,
         params: &[f32],
         prepared: &Prepared<f32>,
-        encoded: &Encoded,
+        encoded: &TokenTable,
         widths: &[usize],
         moment: Moment,
         out: &mut [f32],

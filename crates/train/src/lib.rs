@@ -3,9 +3,9 @@
 //! **Invariant:** nothing here knows flows or YAML. A step is a function of seed and step number.
 #![forbid(unsafe_code)]
 
+mod loss_term;
 mod monitor;
 mod nonfinite;
-mod part;
 mod plan;
 mod sampler;
 mod state;
@@ -13,10 +13,10 @@ mod step;
 pub mod stream;
 mod train;
 
+pub use loss_term::{LossTerm, Subset};
 pub use nonfinite::What;
-pub use part::{OfStep, Part};
-pub use plan::Plan;
+pub use plan::TrainPlan;
 pub use sampler::Sampler;
 pub use state::member_in_training;
-pub use step::{Outcome, Taken, Trainer, arithmetic};
+pub use step::{Outcome, StepReport, StepRunner, arithmetic};
 pub use train::Job;

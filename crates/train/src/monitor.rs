@@ -7,7 +7,7 @@ use nids_nn::optim::Optimiser;
 use nids_nn::{Param, ParamTable};
 use serde::{Deserialize, Serialize};
 
-use crate::step::Taken;
+use crate::step::StepReport;
 use nids_config::{self as config, Stage};
 
 /// The loss is flat where it has not fallen by this share of itself.
@@ -53,7 +53,7 @@ pub(crate) struct MonitorState {
 
 /// What a look found; a line of metrics.jsonl.
 #[derive(Serialize)]
-pub(crate) struct Look<'m> {
+pub(crate) struct Observation<'m> {
     step: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     member: Option<usize>,
@@ -104,7 +104,13 @@ impl Monitor {
     }
 
     /// After it.
-    pub(crate) fn after(&mut self, step: u64, taken: &Taken, params: &[f32], optimiser: &Optimiser<f32>) -> Option<Look<'_>> {
+    pub(crate) fn after(
+        &mut self,
+        step: u64,
+        taken: &StepReport,
+        params: &[f32],
+        optimiser: &Optimiser<f32>,
+    ) -> Option<Observation<'_>> {
         self.window.0 += taken.loss;
         self.window.1 += 1;
         if !step.is_multiple_of(self.settings.every) {
@@ -142,7 +148,7 @@ impl Monitor {
             let of_member = self.member.map_or_else(String::new, |member| format!(" member {member},"));
             warning(self.stage, &of_member, &self.settings, step, &vanished)
         });
-        Some(Look { step, member: self.member, max_update, warning })
+        Some(Observation { step, member: self.member, max_update, warning })
     }
 }
 
@@ -203,10 +209,10 @@ mod tests {
             frozen.of_mut(&mut grads).fill(1.0);
             monitor.before(step, &params);
             optimiser.step(lr, 1.0, &mut params, &grads);
-            let taken = Taken { loss: loss(step), lr, grad_norm: 1.0 };
+            let taken = StepReport { loss: loss(step), lr, grad_norm: 1.0 };
             let look = monitor.after(step, &taken, &params, &optimiser);
             assert_eq!(look.is_some(), step % 2 == 0, "step {step}");
-            if let Some(Look { max_update, warning, .. }) = look {
+            if let Some(Observation { max_update, warning, .. }) = look {
                 assert_eq!(
                     max_update.keys().copied().collect::<Vec<_>>(),
                     ["a", "b"],

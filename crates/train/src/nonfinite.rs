@@ -3,7 +3,7 @@
 use nids_nn::ParamTable;
 use serde::Serialize;
 
-use crate::plan::Plan;
+use crate::plan::TrainPlan;
 use nids_config as config;
 
 /// Rows that a message names.
@@ -53,7 +53,7 @@ pub(crate) fn layer(table: &ParamTable, numbers: &[f32]) -> Option<String> {
 
 impl Nonfinite {
     /// For an error or a warning; `why` it is one although the config wants to go on.
-    pub(crate) fn text(&self, plan: &Plan, row: &dyn Fn(u32) -> String, why: &str) -> String {
+    pub(crate) fn text(&self, plan: &TrainPlan, row: &dyn Fn(u32) -> String, why: &str) -> String {
         let stage = plan.stage;
         let of_member = plan.member.map_or_else(String::new, |member| format!(" member {member},"));
         let layer = self.layer.as_ref().map_or_else(String::new, |layer| format!(", first in `{layer}`"));
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_message_names_step_layer_and_rows() {
-        let plan = |nonfinite| Plan::new(Stage::Pretrain, &Training { nonfinite, ..Training::default() }, 100);
+        let plan = |nonfinite| TrainPlan::new(Stage::Pretrain, &Training { nonfinite, ..Training::default() }, 100);
         let text = |what, rows: &[u32], policy, why: &str| {
             let found = Nonfinite { what, step: 7, layer: Some("encoder.norm.weight".to_owned()), rows: rows.to_vec() };
             found.text(&plan(policy), &|row| format!("row {row}"), why)

@@ -7,7 +7,7 @@ use nids_config::{self as config, Monitor, Nonfinite, Per, Sam, Stage, Training,
 
 /// What the loop needs to know of a stage's config.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct TrainPlan {
     pub(crate) stage: Stage,
     /// Which of several independent members is trained.
     pub member: Option<usize>,
@@ -27,7 +27,7 @@ pub struct Plan {
     pub(crate) monitor: Option<Monitor>,
 }
 
-impl Plan {
+impl TrainPlan {
     /// The plan of a stage that trains on `n_rows`.
     pub fn new(stage: Stage, config: &Training, n_rows: usize) -> Self {
         let clock = Clock { per: config.schedule.per(), batch_size: config.batch_size as u64, n_rows: n_rows as u64 };
@@ -130,7 +130,7 @@ mod tests {
     /// The rates of a run of `steps` of 10 rows out of 25.
     fn rates(schedule: config::Schedule, steps: u64) -> Vec<f64> {
         let config = Training { steps, batch_size: 10, lr: 1.0, schedule, ..Training::default() };
-        let plan = Plan::new(Stage::Pretrain, &config, 25);
+        let plan = TrainPlan::new(Stage::Pretrain, &config, 25);
         (0..steps).map(|step| plan.lr(step)).collect()
     }
 

@@ -22,20 +22,20 @@ pub(crate) struct State {
     /// Updates of the average of the weights.
     pub(crate) averaged: u64,
     /// What is logged of the steps since the last line.
-    pub(crate) window: Window,
+    pub(crate) window: LogWindow,
     pub(crate) monitor: Option<MonitorState>,
-    /// What the run has gone through; see [`Trouble`].
-    pub(crate) trouble: Trouble,
+    /// What the run has gone through; see [`RecoveryState`].
+    pub(crate) trouble: RecoveryState,
     /// The last validation loss; in pretraining, which has none, the last loss logged.
     pub(crate) score: Option<f64>,
     /// Where a rollback goes.
-    pub(crate) back: Option<Back>,
+    pub(crate) back: Option<RollbackPoint>,
 }
 
 /// A step to go back to.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Back {
+pub(crate) struct RollbackPoint {
     pub(crate) step: u64,
     pub(crate) updates: u64,
     pub(crate) averaged: u64,
@@ -43,7 +43,7 @@ pub(crate) struct Back {
 
 /// Sums since the last line of metrics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Window {
+pub(crate) struct LogWindow {
     pub(crate) loss: f64,
     pub(crate) steps: f64,
     pub(crate) parts: BTreeMap<Cow<'static, str>, f64>,
@@ -51,7 +51,7 @@ pub(crate) struct Window {
 
 /// What numbers that were none have done to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Trouble {
+pub(crate) struct RecoveryState {
     /// Steps skipped since the last that was not.
     pub(crate) skipped: u64,
     pub(crate) rollbacks: u64,
@@ -59,7 +59,7 @@ pub(crate) struct Trouble {
     pub(crate) lr_scale: f64,
 }
 
-impl Default for Trouble {
+impl Default for RecoveryState {
     fn default() -> Self {
         Self { skipped: 0, rollbacks: 0, lr_scale: 1.0 }
     }

@@ -6,7 +6,7 @@ use nids_nn::engine::{Cut, Engine, Objective, Sample};
 use nids_nn::optim::{Optimiser, clip};
 
 use crate::nonfinite::{self, Nonfinite, What};
-use crate::plan::Plan;
+use crate::plan::TrainPlan;
 use crate::stream;
 use nids_config::Sam;
 use nids_store::checkpoint::Arithmetic;
@@ -18,10 +18,10 @@ pub fn arithmetic(engine: &Engine<f32>) -> Arithmetic {
 }
 
 /// What every step works with.
-pub struct Trainer<'o> {
+pub struct StepRunner<'o> {
     table: &'o ParamTable,
     objective: &'o dyn Objective<f32>,
-    plan: &'o Plan,
+    plan: &'o TrainPlan,
     key: Key,
     pub(crate) optimiser: Optimiser<f32>,
     grads: Buffer<f32>,
@@ -32,13 +32,13 @@ pub struct Trainer<'o> {
 /// What became of a step.
 pub enum Outcome {
     /// The weights have moved.
-    Taken(Taken),
+    Taken(StepReport),
     /// Nothing was changed, but for [`What::Weight`].
     Nonfinite(What),
 }
 
 /// What a step was.
-pub struct Taken {
+pub struct StepReport {
     /// At the weights before it.
     pub loss: f64,
     /// The learning rate.
@@ -47,12 +47,12 @@ pub struct Taken {
     pub grad_norm: f64,
 }
 
-impl<'o> Trainer<'o> {
+impl<'o> StepRunner<'o> {
     /// Steps of `plan` towards `objective`; `lr_scale` is on the learning rate of the parameter of that name, 0 freezes it.
     pub fn new(
         table: &'o ParamTable,
         objective: &'o dyn Objective<f32>,
-        plan: &'o Plan,
+        plan: &'o TrainPlan,
         key: Key,
         lr_scale: impl Fn(&str) -> f64,
     ) -> Self {
@@ -103,7 +103,7 @@ impl<'o> Trainer<'o> {
         if !engine.grad_norm(params).is_finite() && nonfinite::layer(table, params).is_some() {
             return Outcome::Nonfinite(What::Weight);
         }
-        Outcome::Taken(Taken { loss, lr, grad_norm })
+        Outcome::Taken(StepReport { loss, lr, grad_norm })
     }
 
     /// Which rows and which layer of a step it was.
@@ -147,7 +147,7 @@ impl<'o> Trainer<'o> {
 fn gradient(
     engine: &mut Engine<f32>,
     objective: &dyn Objective<f32>,
-    plan: &Plan,
+    plan: &TrainPlan,
     key: Key,
     step: u64,
     samples: &[Sample],
@@ -196,7 +196,7 @@ mod tests {
         }
 
         /// The weights after `step` of stochastic gradient descent with learning rate 0.1 from (1, 2), and what it was.
-        fn step(&self, step: u64, training: &Training) -> (Vec<f32>, Taken) {
+        fn step(&self, step: u64, training: &Training) -> (Vec<f32>, StepReport) {
             let training = Training {
                 batch_size: ROWS,
                 micro_batch: 2,
@@ -205,10 +205,10 @@ mod tests {
                 schedule: Schedule::Constant(Constant { warmup: 0.0, ..Constant::default() }),
                 ..training.clone()
             };
-            let plan = Plan::new(Stage::Pretrain, &training, ROWS);
+            let plan = TrainPlan::new(Stage::Pretrain, &training, ROWS);
             let mut engine = Engine::new(&self.table, 2, Gemm::Tiles, Cut { shard: 1, groups: 2 }).unwrap();
             let lr_scale = |name: &str| if name == "frozen" { 0.0 } else { 1.0 };
-            let mut trainer = Trainer::new(&self.table, self, &plan, Key::new(KEY), lr_scale);
+            let mut trainer = StepRunner::new(&self.table, self, &plan, Key::new(KEY), lr_scale);
             let mut params = self.table.zeros::<f32>();
             self.weight.of_mut(&mut params).copy_from_slice(&W);
             let samples: Vec<Sample> = (0..ROWS as u32).map(|row| Sample { row, key: row }).collect();
@@ -238,9 +238,9 @@ mod tests {
     #[test]
     fn a_step_that_is_no_number_changes_nothing_and_names_its_rows() {
         let bowl = Bowl { bad_rows: &[0, 2], ..Bowl::new() };
-        let plan = Plan::new(Stage::Pretrain, &Training { batch_size: ROWS, micro_batch: 2, ..Training::default() }, ROWS);
+        let plan = TrainPlan::new(Stage::Pretrain, &Training { batch_size: ROWS, micro_batch: 2, ..Training::default() }, ROWS);
         let mut engine = Engine::new(&bowl.table, 1, Gemm::Tiles, Cut { shard: 2, groups: 1 }).unwrap();
-        let mut trainer = Trainer::new(&bowl.table, &bowl, &plan, Key::new(KEY), |_| 1.0);
+        let mut trainer = StepRunner::new(&bowl.table, &bowl, &plan, Key::new(KEY), |_| 1.0);
         let mut params = bowl.table.zeros::<f32>();
         bowl.weight.of_mut(&mut params).copy_from_slice(&W);
         let samples: Vec<Sample> = (0..ROWS as u32).map(|row| Sample { row, key: row }).collect();

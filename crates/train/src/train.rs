@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use crate::monitor::Monitor;
 use crate::nonfinite::{self, Nonfinite, What};
-use crate::plan::Plan;
+use crate::plan::TrainPlan;
 use crate::sampler::Sampler;
-use crate::state::{Back, State, Trouble, Window};
-use crate::step::{Outcome, Taken, Trainer};
+use crate::state::{LogWindow, RecoveryState, RollbackPoint, State};
+use crate::step::{Outcome, StepReport, StepRunner};
 use nids_config::{self as config, Rollback, Stage};
 use nids_store::checkpoint::{Checkpoint, Position};
 use nids_store::progress::{Event, Progress};
@@ -46,7 +46,7 @@ pub struct Job<'j> {
     /// What is minimised.
     pub objective: &'j dyn Objective<f32>,
     /// The plan.
-    pub plan: &'j Plan,
+    pub plan: &'j TrainPlan,
     /// What its random numbers are drawn with.
     pub key: Key,
     /// An average of the weights, updated after every step.
@@ -128,12 +128,12 @@ impl<'j> Job<'j> {
 /// A training between two steps.
 struct Training<'j> {
     job: &'j Job<'j>,
-    trainer: Trainer<'j>,
+    trainer: StepRunner<'j>,
     monitor: Option<Monitor>,
     /// Steps taken.
     step: u64,
-    window: Window,
-    trouble: Trouble,
+    window: LogWindow,
+    trouble: RecoveryState,
     score: Option<f64>,
     /// Where a rollback goes.
     back: Option<Snapshot>,
@@ -141,7 +141,7 @@ struct Training<'j> {
 
 /// The weights and what moves them.
 struct Snapshot {
-    at: Back,
+    at: RollbackPoint,
     params: Buffer<f32>,
     m: Buffer<f32>,
     v: Buffer<f32>,
@@ -157,14 +157,14 @@ impl<'j> Training<'j> {
     ) -> Result<Self> {
         let Job { table, objective, plan, key, .. } = *job;
         let monitor = plan.monitor.map(|settings| Monitor::new(table, plan.stage, plan.member, settings, &lr_scale));
-        let trainer = Trainer::new(table, objective, plan, key, lr_scale);
+        let trainer = StepRunner::new(table, objective, plan, key, lr_scale);
         let mut training = Self {
             job,
             trainer,
             monitor,
             step: 0,
-            window: Window::default(),
-            trouble: Trouble::default(),
+            window: LogWindow::default(),
+            trouble: RecoveryState::default(),
             score: None,
             back: None,
         };
@@ -205,7 +205,7 @@ impl<'j> Training<'j> {
         if let Some(mut average) = self.job.average() {
             average.update(params);
         }
-        let Taken { loss, lr, grad_norm } = taken;
+        let StepReport { loss, lr, grad_norm } = taken;
         self.window.loss += loss;
         for (name, part) in parts {
             *self.window.parts.entry(Cow::Borrowed(name)).or_insert(0.0) += part;
@@ -213,7 +213,7 @@ impl<'j> Training<'j> {
         self.window.steps += 1.0;
         progress.event(Event::Step { step: done, loss, lr });
         if done % plan.log_every == 0 || done == plan.steps {
-            let Window { loss, steps, mut parts } = std::mem::take(&mut self.window);
+            let LogWindow { loss, steps, mut parts } = std::mem::take(&mut self.window);
             for part in parts.values_mut() {
                 *part /= steps;
             }
@@ -278,7 +278,7 @@ impl<'j> Training<'j> {
         let (m, v, updates) = self.trainer.optimiser.moments();
         let average = self.job.average();
         Snapshot {
-            at: Back { step: self.step, updates, averaged: average.as_ref().map_or(0, |average| average.updates()) },
+            at: RollbackPoint { step: self.step, updates, averaged: average.as_ref().map_or(0, |average| average.updates()) },
             params: params.clone(),
             m: m.clone(),
             v: v.clone(),
@@ -295,7 +295,7 @@ impl<'j> Training<'j> {
             average.set_state(then, at.averaged);
         }
         self.step = at.step;
-        self.window = Window::default();
+        self.window = LogWindow::default();
         at.step
     }
 

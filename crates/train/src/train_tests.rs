@@ -79,7 +79,7 @@ fn train_on(cliff: &Cliff, n_rows: u32, more: &[&str], every: u64) -> ([f32; 2],
     let config = Config::parse("{}", "c.yaml", &overrides).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let run = Run::create(folder.path()).unwrap();
-    let plan = Plan::new(Stage::Pretrain, &config.pretrain.training, n_rows as usize);
+    let plan = TrainPlan::new(Stage::Pretrain, &config.pretrain.training, n_rows as usize);
     let mut engine = Engine::new(&cliff.table, 1, Gemm::Tiles, Cut { shard: 4, groups: 1 }).unwrap();
     let mut progress = Stopping { left: every, warnings: Vec::new() };
     loop {

@@ -135,7 +135,7 @@ pub fn tokeniser(bytes: &[u8]) {
     bounded(bytes.len(), || {
         let Ok(tokeniser) = Tokeniser::from_json(text) else { return };
         assert_eq!(Tokeniser::from_json(&tokeniser.to_json()).expect("just written"), tokeniser);
-        let Ok(encoded) = tokeniser.encode(rows) else { return };
+        let Ok(encoded) = tokeniser.tokenise(rows) else { return };
         for (token, spec) in tokeniser.tokens().iter().enumerate() {
             let mut out = vec![f32::NAN; spec.width];
             for row in 0..encoded.n_rows() {

@@ -37,7 +37,7 @@ fn fit(flows: &Flows, config: &TokeniserConfig) -> Tokeniser {
     Tokeniser::fit(flows, &all_rows(flows), config).unwrap()
 }
 
-fn expanded(tokeniser: &Tokeniser, encoded: &Encoded, row: usize, token: usize) -> Vec<f32> {
+fn expanded(tokeniser: &Tokeniser, encoded: &TokenTable, row: usize, token: usize) -> Vec<f32> {
     let mut out = vec![f32::NAN; tokeniser.tokens()[token].width];
     encoded.expand(row, token, &mut out);
     out
@@ -51,7 +51,7 @@ fn only_bins(bins: usize) -> TokeniserConfig {
 fn few_values_get_a_bin_each() {
     let tokeniser = fit(&numeric(&[0.0, 2.0, 10.0, 2.0]), &only_bins(8));
     // edges -2, 0, 2, 10: the first bin is as wide as the second
-    let encoded = tokeniser.encode(&numeric(&[0.0, 2.0, 10.0, 4.0, -1.0, -9.0, 99.0])).unwrap();
+    let encoded = tokeniser.tokenise(&numeric(&[0.0, 2.0, 10.0, 4.0, -1.0, -9.0, 99.0])).unwrap();
     let wanted =
         [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [1.0, 1.0, 0.25], [0.5, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]];
     for (row, wanted) in wanted.iter().enumerate() {
@@ -64,7 +64,7 @@ fn many_values_share_quantile_bins() {
     let x: Vec<f64> = (0..=100).map(|i| f64::from(i * i)).collect();
     let tokeniser = fit(&numeric(&x), &only_bins(4));
     // edges: the squares of 0, 25, 50, 75, 100
-    let encoded = tokeniser.encode(&numeric(&[0.0, 625.0, 1562.5, 1e4, 7812.5])).unwrap();
+    let encoded = tokeniser.tokenise(&numeric(&[0.0, 625.0, 1562.5, 1e4, 7812.5])).unwrap();
     let wanted = [[0.0; 4], [1.0, 0.0, 0.0, 0.0], [1.0, 0.5, 0.0, 0.0], [1.0; 4], [1.0, 1.0, 1.0, 0.5]];
     for (row, wanted) in wanted.iter().enumerate() {
         assert_eq!(expanded(&tokeniser, &encoded, row, 0), wanted, "row {row}");
@@ -84,7 +84,7 @@ fn inverse_normal_cdf_inverts_the_cdf() {
 #[test]
 fn quantile_value_is_normal_and_ties_share_their_mid_rank() {
     let tokeniser = fit(&numeric(&[5.0, 5.0, 5.0, 7.0]), &TokeniserConfig::default());
-    let encoded = tokeniser.encode(&numeric(&[5.0, 7.0, 6.0, -1e30, 1e30])).unwrap();
+    let encoded = tokeniser.tokenise(&numeric(&[5.0, 7.0, 6.0, -1e30, 1e30])).unwrap();
     let z = |p: f64| inverse_normal_cdf(p) as f32;
     // mid-ranks: 1.5 of 4 and 3.5 of 4; half way between them in z; constant beyond
     let wanted = [z(0.375), z(0.875), 0.5 * (z(0.375) + z(0.875)), z(0.375), z(0.875)];
@@ -93,7 +93,7 @@ fn quantile_value_is_normal_and_ties_share_their_mid_rank() {
     }
     let x: Vec<f64> = (0..20_001).map(|i| libm::exp(f64::from(i) / 1000.0)).collect();
     let tokeniser = fit(&numeric(&x), &TokeniserConfig::default());
-    let encoded = tokeniser.encode(&numeric(&x)).unwrap();
+    let encoded = tokeniser.tokenise(&numeric(&x)).unwrap();
     for (row, p) in [(0, 0.000_025), (2000, 0.1), (10_000, 0.5), (19_000, 0.95), (20_000, 0.999_975)] {
         assert!((encoded.target(row, 0) - z(p).clamp(-4.0, 4.0)).abs() < 0.01, "{p}");
     }
@@ -113,7 +113,7 @@ fn categories_are_ordered_by_count_and_the_rest_is_unknown_and_counted() {
     let train = flows(&[0.0; 9], &["b", "a", "b", "c", "d", "a", "b", "d", "e"]);
     let config = TokeniserConfig { min_count: 2, max_categories: 2, ..TokeniserConfig::default() };
     let tokeniser = fit(&train, &config);
-    let encoded = tokeniser.encode(&flows(&[0.0; 4], &["d", "b", "a", "new"])).unwrap();
+    let encoded = tokeniser.tokenise(&flows(&[0.0; 4], &["d", "b", "a", "new"])).unwrap();
     let classes: Vec<f32> = (0..4).map(|row| encoded.target(row, 1)).collect();
     assert_eq!(classes, [2.0, 0.0, 1.0, 2.0]);
     assert_eq!(expanded(&tokeniser, &encoded, 0, 1), [0.0, 0.0, 1.0]);
@@ -126,7 +126,7 @@ fn standard_is_the_z_score() {
     let config = TokeniserConfig { normalisation: Normalisation::Standard, one_hot: false, min_count: 1, ..Default::default() };
     let all = flows(&[1.0, 2.0, 3.0, 6.0], &["a", "a", "b", "b"]);
     let tokeniser = fit(&all, &config);
-    let encoded = tokeniser.encode(&all).unwrap();
+    let encoded = tokeniser.tokenise(&all).unwrap();
     // mean 3, population variance 3.5; classes 0, 0, 1, 1 have mean and std 1/2
     assert!((expanded(&tokeniser, &encoded, 3, 0)[0] - 3.0 / 3.5_f32.sqrt()).abs() < 1e-6);
     assert_eq!(expanded(&tokeniser, &encoded, 0, 1), [-1.0]);
@@ -139,7 +139,7 @@ fn nothing_is_ever_nan_or_infinite() {
     for train in [vec![3.0; 4], extreme.to_vec(), vec![1e30; 3], vec![5e-324, 0.0], vec![1e16, 1e16]] {
         for normalisation in [Normalisation::Features, Normalisation::Standard, Normalisation::GlobalMax] {
             let tokeniser = fit(&numeric(&train), &TokeniserConfig { normalisation, ..Default::default() });
-            let encoded = tokeniser.encode(&numeric(&extreme)).unwrap();
+            let encoded = tokeniser.tokenise(&numeric(&extreme)).unwrap();
             for row in 0..extreme.len() {
                 for token in 0..2 {
                     let values = expanded(&tokeniser, &encoded, row, token);
@@ -163,7 +163,7 @@ proptest! {
     ) {
         let config = TokeniserConfig { quantile, log1p, bins, ..Default::default() };
         let tokeniser = fit(&numeric(&train), &config);
-        let encoded = tokeniser.encode(&numeric(&test)).unwrap();
+        let encoded = tokeniser.tokenise(&numeric(&test)).unwrap();
         let Feature::Parts { edges, log1p: scale, .. } = &tokeniser.features[0] else { unreachable!() };
         for (row, &x) in test.iter().enumerate() {
             let mut wanted = Vec::new();
@@ -240,7 +240,7 @@ fn what_cannot_be_fitted_or_encoded_is_an_error() {
     check(Tokeniser::fit(&all, &[0], &off).map(drop), "all off");
     check(Tokeniser::fit(&all, &[], &TokeniserConfig::default()).map(drop), "no rows");
     let tokeniser = fit(&all, &TokeniserConfig::default());
-    check(tokeniser.encode(&synthetic(1, 1)).map(drop), "fitted on the features of schema `toy`");
+    check(tokeniser.tokenise(&synthetic(1, 1)).map(drop), "fitted on the features of schema `toy`");
 }
 
 /// A file of tensors.
@@ -287,7 +287,7 @@ fn tokens_are_those_of_numpy() {
     let check = |config: TokeniserConfig, token: usize, name: &str, wanted: &[f64]| {
         let config = TokeniserConfig { min_count: size("min_count"), max_categories: size("max_categories"), ..config };
         let tokeniser = Tokeniser::fit(&all, &fitted, &config).unwrap();
-        let encoded = tokeniser.encode(&all).unwrap();
+        let encoded = tokeniser.tokenise(&all).unwrap();
         let found: Vec<f32> = (0..all.len()).flat_map(|row| expanded(&tokeniser, &encoded, row, token)).collect();
         assert_eq!(found.len(), wanted.len(), "{name}");
         for (i, (&found, wanted)) in found.iter().zip(wanted).enumerate() {
@@ -342,7 +342,7 @@ fn global_max_has_one_scale_for_all_features() {
     let config = TokeniserConfig { normalisation: Normalisation::GlobalMax, min_count: 1, ..Default::default() };
     let all = flows(&[10.0, 30.0], &["a", "b"]);
     let tokeniser = fit(&all, &config);
-    let encoded = tokeniser.encode(&all).unwrap();
+    let encoded = tokeniser.tokenise(&all).unwrap();
     // over 10, 30 and the codes 0, 1: scale 30, mean and std of raw / 30
     let raw = [10.0, 0.0, 30.0, 1.0];
     let mean = raw.iter().sum::<f64>() / 4.0 / 30.0;
@@ -366,8 +366,8 @@ fn parts_are_fitted_and_encoded_like_one_file_and_then_hold_no_features() {
         let fitted = Tokeniser::fit_parts(&[(&one, &rows_of_one), (&two, &rows_of_two)], &config).unwrap();
         assert_eq!(fitted.to_json(), whole.to_json());
 
-        let wanted = whole.encode(&joined).unwrap();
-        let found = fitted.encode_and_free(vec![(&mut one, &rows_of_one), (&mut two, &rows_of_two)]).unwrap();
+        let wanted = whole.tokenise(&joined).unwrap();
+        let found = fitted.tokenise_and_free(vec![(&mut one, &rows_of_one), (&mut two, &rows_of_two)]).unwrap();
         assert_eq!(found.n_rows(), wanted.n_rows());
         assert_eq!(found.unknown_counts(), wanted.unknown_counts());
         for (row, token) in (0..wanted.n_rows()).flat_map(|row| (0..42).map(move |token| (row, token))) {

@@ -17,11 +17,11 @@ use crate::data::all_rows;
 use crate::engine::{engine, inference_engine};
 use crate::network::{Pretext, widths};
 use crate::stages::finetune::targets::{Targets, classify};
-use crate::stages::pretrain::UnlabelledFlows;
+use crate::stages::pretrain::ReconstructionObjective;
 use nids_config::{Config, Finetune, Stage, Training};
 use nids_store::progress::Silent;
 use nids_store::{Error, Result};
-use nids_train::{Outcome, Plan, Sampler, Trainer};
+use nids_train::{Outcome, Sampler, StepRunner, TrainPlan};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +142,7 @@ pub struct PredictFigures {
     pub name: &'static str,
     /// Flows a pass.
     pub rows: usize,
-    /// Encoded flows to probabilities: the network alone.
+    /// Tokenised flows to probabilities: the network alone.
     pub rows_per_s: f64,
     /// A CSV file to probabilities.
     pub csv_rows_per_s: f64,
@@ -231,7 +231,7 @@ impl Shape {
         let targets = Targets::Attack { labels, pos_weight: 1.0 };
         let objective = LabelledNoise { classifier, width, x: noise(1, batch * width), targets, divisor: batch as f32 };
         let training = Training { batch_size: batch, micro_batch: batch, ..Finetune::default().training };
-        let plan = Plan::new(Stage::Finetune, &training, batch);
+        let plan = TrainPlan::new(Stage::Finetune, &training, batch);
         let encoder = objective.classifier.encoder();
         // backward makes two products of each of forward's
         let flops = 3.0 * batch as f64 * encoder.forward_flops();
@@ -272,7 +272,7 @@ fn measure_steps(
     encoder: &Encoder,
     activations: usize,
     objective: &dyn Objective<f32>,
-    plan: &Plan,
+    plan: &TrainPlan,
     n_rows: usize,
     flops: f64,
     peaks: &mut Vec<f64>,
@@ -280,7 +280,7 @@ fn measure_steps(
     let mixer = encoder.config();
     let mut engine = engine(config, table, activations, 1, plan.batch_size)?;
     let mut params: Buffer<f32> = table.init(0);
-    let mut trainer = Trainer::new(table, objective, plan, Key::new(0), |_| 1.0);
+    let mut trainer = StepRunner::new(table, objective, plan, Key::new(0), |_| 1.0);
     let mut sampler = Sampler::new(0, all_rows(n_rows));
     let mut samples = Vec::with_capacity(plan.batch_size);
     let (mut steps, mut shares) = (Vec::new(), Vec::new());
@@ -336,11 +336,11 @@ fn flows(config: &Config) -> Result<(nids_flows::Flows, Tokeniser)> {
 
 fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) -> Result<TrainFigures> {
     let (flows, tokeniser) = flows(config)?;
-    let encoded = tokeniser.encode(&flows)?;
+    let encoded = tokeniser.tokenise(&flows)?;
     let mut table = ParamTable::default();
     let pretext = Pretext::new(config, &tokeniser, &mut table)?;
-    let plan = Plan::new(Stage::Pretrain, &config.pretrain.training, FLOWS);
-    let objective = UnlabelledFlows::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
+    let plan = TrainPlan::new(Stage::Pretrain, &config.pretrain.training, FLOWS);
+    let objective = ReconstructionObjective::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
     let flops = 3.0 * plan.batch_size as f64 * pretext.forward_flops();
     measure_steps(
         Case::Mae.name(),
@@ -367,7 +367,7 @@ fn untrained(config: &Config) -> Result<(nids_flows::Flows, Detector)> {
 fn measure_predict(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) -> Result<PredictFigures> {
     let (flows, detector) = untrained(config)?;
     let flops_per_row = detector.network().forward_flops();
-    let encoded = detector.tokeniser().encode(&flows)?;
+    let encoded = detector.tokeniser().tokenise(&flows)?;
     let file = tempfile::NamedTempFile::new().map_err(Error::io("a temporary file", "make"))?;
     write_csv(&flows, BufWriter::new(&file)).map_err(Error::io(file.path(), "write"))?;
     let (mut network, mut csv, mut shares) = (Vec::new(), Vec::new(), Vec::new());
@@ -410,7 +410,8 @@ fn measure_latency(config: &Config) -> Result<LatencyFigures> {
     let single: Vec<_> = (0..TIMED as u32).map(|i| flows.select(&[i % FLOWS as u32])).collect();
     let mut times = Vec::with_capacity(TIMED);
     for flow in &single {
-        let (seconds, probability) = timed(|| detector.tokeniser().encode(flow).map(|encoded| detector.probabilities(&encoded)));
+        let (seconds, probability) =
+            timed(|| detector.tokeniser().tokenise(flow).map(|encoded| detector.probabilities(&encoded)));
         probability?;
         times.push(seconds * 1e6);
     }

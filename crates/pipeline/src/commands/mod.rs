@@ -14,7 +14,7 @@ use nids_store::{Error, Result};
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, bench};
 pub use predict::{PredictSummary, evaluate, parameters, predict};
 pub use query::{QueryOptions, QueryStrategy, query};
-pub use sweep::{Axis, SweepReport, Trial, Verdict, sweep};
+pub use sweep::{Axis, SweepReport, Trial, TrialOutcome, sweep};
 
 /// Turns a checkpoint of the numpy MLP-Mixer into safetensors; see [`nids_interop::import`].
 pub fn import(file: &Path, out: &mut dyn Write) -> Result<Imported> {

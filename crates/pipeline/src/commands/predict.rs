@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use nids_eval::metrics::Metrics;
-use nids_flows::{Classes, Encoded, FlowReader, Flows, Labels, Tokeniser};
+use nids_flows::{Classes, FlowReader, Flows, Labels, TokenTable, Tokeniser};
 use nids_kernels::Buffer;
 use nids_nn::engine::Engine;
 use nids_nn::{ParamTable, Prepared};
@@ -144,13 +144,13 @@ impl Detector {
     }
 
     /// The probabilities of [`crate::verdicts::Outputs`] for every row: [rows, W].
-    pub(super) fn probabilities(&self, encoded: &Encoded) -> Vec<f32> {
+    pub(super) fn probabilities(&self, encoded: &TokenTable) -> Vec<f32> {
         let rows = all_rows(encoded.n_rows());
         self.network.probabilities(&self.engine, &self.params, &self.prepared, encoded, &self.widths, &rows)
     }
 
     /// The probability of an attack for every row.
-    pub(super) fn attacks(&self, encoded: &Encoded) -> Vec<f32> {
+    pub(super) fn attacks(&self, encoded: &TokenTable) -> Vec<f32> {
         let outputs = self.network.outputs();
         self.probabilities(encoded).chunks_exact(outputs.width()).map(|row| outputs.attack(row)).collect()
     }
@@ -168,9 +168,9 @@ impl Detector {
         let mut reader = FlowReader::open(data, self.tokeniser.schema(), labels)?;
         tell_ignored(&reader, data, progress);
         let batch = (BATCH_FEATURES / self.widths.len().max(1)).clamp(1, BATCH);
-        let mut read = || -> Result<Option<(Flows, Encoded)>> {
+        let mut read = || -> Result<Option<(Flows, TokenTable)>> {
             let Some(flows) = reader.next_batch(batch)? else { return Ok(None) };
-            let encoded = self.tokeniser.encode(&flows)?;
+            let encoded = self.tokeniser.tokenise(&flows)?;
             Ok(Some((flows, encoded)))
         };
         let mut next = read();

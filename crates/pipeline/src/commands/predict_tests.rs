@@ -51,7 +51,7 @@ fn a_probability_at_the_threshold_is_an_attack() {
         let data = folder.path("train.csv");
         let detector = Detector::load(&trained(&folder, task, 0.5)).unwrap();
         let flows = read(&data, detector.tokeniser().schema(), Labels::Required).unwrap();
-        let attacks = detector.attacks(&detector.tokeniser().encode(&flows).unwrap());
+        let attacks = detector.attacks(&detector.tokeniser().tokenise(&flows).unwrap());
         let mut sorted = attacks.clone();
         sorted.sort_by(f32::total_cmp);
         for at in [sorted[20], sorted[60], sorted[119]].map(f64::from) {
@@ -148,7 +148,8 @@ fn a_verdict_is_a_function_of_the_row_alone() {
             let detector = Detector::load(&run).unwrap();
             let flows = read(&folder.path("train.csv"), detector.tokeniser().schema(), Labels::Required).unwrap();
             let rows: Vec<u32> = (0..flows.len() as u32).collect();
-            let probabilities = |rows: &[u32]| detector.probabilities(&detector.tokeniser().encode(&flows.select(rows)).unwrap());
+            let probabilities =
+                |rows: &[u32]| detector.probabilities(&detector.tokeniser().tokenise(&flows.select(rows)).unwrap());
             rows.chunks(cut).flat_map(probabilities).map(f32::to_bits).collect::<Vec<u32>>()
         };
         let whole = bits(1, 1000);

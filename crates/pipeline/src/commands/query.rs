@@ -123,7 +123,7 @@ pub fn query(run: &Run, options: QueryOptions<'_>, out: &mut dyn Write, progress
     let mut weight = pool.counts;
     for ((rows, latents), weight) in pool.rows.chunks(BATCH).zip(latents.chunks_mut(BATCH * width)).zip(weight.chunks_mut(BATCH))
     {
-        let encoded = tokeniser.encode(&flows.select(rows))?;
+        let encoded = tokeniser.tokenise(&flows.select(rows))?;
         encoder.latents(&engine, &params, &prepared, &encoded, &widths, Moment::Mean, latents);
         if let Some(detector) = &detector {
             let unsure = detector.attacks(&encoded).into_iter().map(|p| f64::from(p) * (1.0 - f64::from(p)));

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use crate::stages::{encode, finetune, pretrain};
-use nids_config::{Config, FinetuneFrom, Halving, Stage, Strategy, WidthDepth};
+use nids_config::{Config, FinetuneFrom, Halving, Stage, SweepStrategy, WidthDepth};
 use nids_store::Lock;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{Resume, Run};
@@ -46,13 +46,13 @@ pub struct Trial {
     /// On the inner validation rows.
     pub accuracy: f64,
     /// What the criterion says of it.
-    pub verdict: Verdict,
+    pub verdict: TrialOutcome,
 }
 
 /// What the criterion says of a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum TrialOutcome {
     /// Training or validation loss did not fall by `min_drop` of ln 2.
     NotPromising,
     /// A larger one has a validation loss that is lower by more than `tolerance`.
@@ -65,7 +65,7 @@ pub enum Verdict {
     Chosen,
 }
 
-impl Verdict {
+impl TrialOutcome {
     /// In words.
     pub fn text(self) -> &'static str {
         match self {
@@ -84,17 +84,17 @@ pub fn sweep(config: &Config, run: &Run, grid: &[Axis], progress: &mut dyn Progr
     config.engine.check().map_err(Error::Usage)?;
     let lock = run.lock("sweep", progress)?;
     let of_trials = match config.sweep.strategy {
-        Strategy::WidthDepth(_) => config.with(&["finetune.from=scratch".to_owned()])?,
-        Strategy::Halving(_) => config.clone(),
+        SweepStrategy::WidthDepth(_) => config.with(&["finetune.from=scratch".to_owned()])?,
+        SweepStrategy::Halving(_) => config.clone(),
     };
     let mut sweep = Sweep { config: &of_trials, run, lock: &lock, trials: Vec::new(), progress };
     let chosen = match &config.sweep.strategy {
-        Strategy::WidthDepth(_) if !grid.is_empty() => {
+        SweepStrategy::WidthDepth(_) if !grid.is_empty() => {
             let message = "`--grid` is what `sweep.strategy: halving` chooses from: name that strategy, or leave the grid out";
             return Err(Error::Usage(message.to_owned()));
         }
-        Strategy::WidthDepth(settings) => sweep.width_depth(settings)?,
-        Strategy::Halving(settings) => sweep.halving(settings, grid)?,
+        SweepStrategy::WidthDepth(settings) => sweep.width_depth(settings)?,
+        SweepStrategy::Halving(settings) => sweep.halving(settings, grid)?,
     };
     let report = SweepReport { trials: sweep.trials, chosen };
     let trial = &report.trials[chosen];
@@ -135,12 +135,12 @@ impl Sweep<'_> {
             best = index;
         }
         for index in first_deeper..self.trials.len() {
-            self.trials[index].verdict = if index < best { Verdict::TooSmall } else { Verdict::TooBig };
+            self.trials[index].verdict = if index < best { TrialOutcome::TooSmall } else { TrialOutcome::TooBig };
         }
         if best != widest {
-            self.trials[widest].verdict = Verdict::TooSmall;
+            self.trials[widest].verdict = TrialOutcome::TooSmall;
         }
-        self.trials[best].verdict = Verdict::Chosen;
+        self.trials[best].verdict = TrialOutcome::Chosen;
         Ok(best)
     }
 
@@ -152,7 +152,7 @@ impl Sweep<'_> {
         for candidate in candidates {
             let index = self.trial(candidate, settings.iterations)?;
             if !is_promising(&self.trials[index], settings.min_drop) {
-                self.trials[index].verdict = Verdict::NotPromising;
+                self.trials[index].verdict = TrialOutcome::NotPromising;
                 continue;
             }
             match best {
@@ -175,11 +175,11 @@ impl Sweep<'_> {
             return Err(Error::Numerics(message));
         };
         for (index, trial) in self.trials.iter_mut().enumerate().skip(first) {
-            if trial.verdict != Verdict::NotPromising {
-                trial.verdict = if index < best { Verdict::TooSmall } else { Verdict::TooBig };
+            if trial.verdict != TrialOutcome::NotPromising {
+                trial.verdict = if index < best { TrialOutcome::TooSmall } else { TrialOutcome::TooBig };
             }
         }
-        self.trials[best].verdict = Verdict::Chosen;
+        self.trials[best].verdict = TrialOutcome::Chosen;
         Ok(best)
     }
 
@@ -204,7 +204,7 @@ impl Sweep<'_> {
             // a stable sort: of equals the one named first
             rung.sort_by(|&a, &b| self.trials[a].validation_loss[1].total_cmp(&self.trials[b].validation_loss[1]));
             if rung.len() == 1 {
-                self.trials[rung[0]].verdict = Verdict::Chosen;
+                self.trials[rung[0]].verdict = TrialOutcome::Chosen;
                 return Ok(rung[0]);
             }
             let kept = (rung.len() / settings.eta).max(1);
@@ -238,7 +238,7 @@ impl Sweep<'_> {
             finetune(&config, &run, self.progress)?;
         }
         let (train_loss, validation_loss, accuracy) = losses(&run)?;
-        let trial = Trial { name, settings, steps, train_loss, validation_loss, accuracy, verdict: Verdict::Dropped };
+        let trial = Trial { name, settings, steps, train_loss, validation_loss, accuracy, verdict: TrialOutcome::Dropped };
         let [before, after] = validation_loss;
         let line = format!("sweep: {}: validation loss {before:.4} -> {after:.4}, accuracy {accuracy:.4}", trial.name);
         self.progress.event(Event::Message(&line));

@@ -13,7 +13,7 @@ use crate::commands::{Axis, sweep};
 use crate::data::labelled;
 use crate::testing::{Folder, flows, metrics};
 use Effect::{Bytes, Checkpoints, End, Learning, Log, Nothing, Rounding, Told};
-use nids_config::{Config, Stage, Strategy, every_key};
+use nids_config::{Config, Stage, SweepStrategy, every_key};
 use nids_store::Result;
 use nids_store::progress::{Event, Progress, Silent};
 use nids_store::run::Run;
@@ -432,8 +432,8 @@ impl Bench {
 
 fn sweep_grid(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
     let grid: Vec<Axis> = match config.sweep.strategy {
-        Strategy::WidthDepth(_) => Vec::new(),
-        Strategy::Halving(_) => vec!["finetune.lr=1e-3,2e-3,4e-3,8e-3".parse().unwrap()],
+        SweepStrategy::WidthDepth(_) => Vec::new(),
+        SweepStrategy::Halving(_) => vec!["finetune.lr=1e-3,2e-3,4e-3,8e-3".parse().unwrap()],
     };
     sweep(config, run, &grid, progress).map(drop)
 }

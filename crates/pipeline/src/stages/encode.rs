@@ -53,7 +53,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
             if let Some(signal) = progress.stop() {
                 return Err(Error::Interrupted { signal });
             }
-            let encoded = tokeniser.encode(&labelled.flows.select(rows))?;
+            let encoded = tokeniser.tokenise(&labelled.flows.select(rows))?;
             encoder.latents(&engine, &params, &prepared, &encoded, &widths, moment, out);
         }
         Ok(Array2::from_shape_vec((rows.len(), width), out).expect("one latent a row"))

@@ -7,7 +7,7 @@ pub(crate) mod targets;
 use std::sync::RwLock;
 
 use nids_eval::metrics::Metrics;
-use nids_flows::{Classes, Encoded};
+use nids_flows::{Classes, TokenTable};
 use nids_kernels::{Buffer, Key};
 use nids_nn::engine::{Engine, Objective};
 use nids_nn::{Ema, ParamTable, Prepared, weights};
@@ -15,7 +15,7 @@ use rand::RngExt as _;
 use serde::Serialize;
 use serde_json::json;
 
-use super::mean_teacher::TaughtFlows;
+use super::mean_teacher::MeanTeacherObjective;
 use crate::classifier::Network;
 use crate::data::Labelled;
 use crate::engine::engine;
@@ -28,8 +28,8 @@ use nids_store::progress::{Event, Progress};
 use nids_store::run::{MODEL, PRETRAINED, TOKENISER};
 use nids_store::run::{Run, StageRun};
 use nids_train::stream;
-use nids_train::{Job, Plan, Sampler, arithmetic, member_in_training};
-use objective::{LabelledFlows, LabelledLatents};
+use nids_train::{Job, Sampler, TrainPlan, arithmetic, member_in_training};
+use objective::{LatentObjective, SupervisedObjective};
 use rows::Rows;
 use targets::Targets;
 
@@ -64,22 +64,22 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let (of_flows, of_latents, taught);
     let (objective, rows): (&dyn Objective<f32>, Vec<u32>) = if from == FinetuneFrom::Latents {
         let (found, rows) =
-            LabelledLatents::read(config, &mut stage, &labelled, network.classifier(), targets, batch_size, &rows)?;
+            LatentObjective::read(config, &mut stage, &labelled, network.classifier(), targets, batch_size, &rows)?;
         of_latents = found;
         (&of_latents, rows)
     } else if let Some((settings, teacher)) = config.finetune.mean_teacher.as_ref().zip(average.as_ref()) {
         let token = if let Some((weights, _)) = &pretrained { mask_token(run, weights)? } else { None };
         let flows = (&encoded, &widths[..], labelled.labels());
         let prepared = Prepared::new(&table, engine.gemm());
-        taught = TaughtFlows::new(&config.finetune, settings, prepared, network.classifier(), flows, token, teacher);
+        taught = MeanTeacherObjective::new(&config.finetune, settings, prepared, network.classifier(), flows, token, teacher);
         (&taught, rows)
     } else {
         let (classifier, divisor) = (network.classifier(), batch_size as f32);
-        of_flows = LabelledFlows { classifier, encoded: &encoded, widths: &widths, targets, divisor };
+        of_flows = SupervisedObjective { classifier, encoded: &encoded, widths: &widths, targets, divisor };
         (&of_flows, rows)
     };
 
-    let plan = Plan::new(Stage::Finetune, &config.finetune.training, rows.len());
+    let plan = TrainPlan::new(Stage::Finetune, &config.finetune.training, rows.len());
     let held_out = HeldOut { config, labelled: &labelled, classes: classes.as_ref(), encoded: &encoded, widths: &widths };
     let mut of_all = ParamTable::default();
     let ensemble = Network::new(config, &tokeniser, classes.as_ref(), &mut of_all)?;
@@ -206,7 +206,7 @@ struct HeldOut<'d> {
     config: &'d Config,
     labelled: &'d Labelled,
     classes: Option<&'d Classes>,
-    encoded: &'d Encoded,
+    encoded: &'d TokenTable,
     widths: &'d [usize],
 }
 
@@ -308,14 +308,14 @@ mod tests {
             let config = Config::parse("{}", "c.yaml", &overrides).unwrap();
             let (flows, rows) = (nids_flows::synthetic(32, 1), all_rows(32));
             let tokeniser = Tokeniser::fit(&flows, &rows, &config.tokeniser).unwrap();
-            let (encoded, widths) = (tokeniser.encode(&flows).unwrap(), widths(&tokeniser));
+            let (encoded, widths) = (tokeniser.tokenise(&flows).unwrap(), widths(&tokeniser));
             let labelled = Labelled { flows, split: Split { train: rows.clone(), val: Vec::new() } };
             let classes = targets::classes(&config, &labelled, &rows).unwrap();
             let mut table = ParamTable::default();
             let network = Network::one(&config, &tokeniser, classes.as_ref(), &mut table).unwrap();
             let targets = Targets::new(&config, &labelled, classes.as_ref(), &rows);
             let classifier = network.classifier();
-            let objective = LabelledFlows { classifier, encoded: &encoded, widths: &widths, targets, divisor: 32.0 };
+            let objective = SupervisedObjective { classifier, encoded: &encoded, widths: &widths, targets, divisor: 32.0 };
             let mut engine = engine(&config, &table, network.activations(), network.members(), 32).unwrap();
             let samples: Vec<Sample> = rows.iter().map(|&row| Sample { row, key: row }).collect();
             let error = slope_error(&objective, &table, &mut engine, &samples);

@@ -2,7 +2,7 @@
 
 use std::sync::{PoisonError, RwLock};
 
-use nids_flows::Encoded;
+use nids_flows::TokenTable;
 use nids_models::{Classifier, Masked, Student, StudentLoss, random_masking};
 use nids_nn::engine::{Objective, Sample};
 use nids_nn::loss::sigmoid;
@@ -10,13 +10,13 @@ use nids_nn::{Cx, Ema, Mode, Prepared};
 
 use crate::data::fill;
 use nids_config::{Finetune, MeanTeacher, Ramp};
-use nids_train::{OfStep, Part};
+use nids_train::{LossTerm, Subset};
 
 /// Binary cross-entropy with the labels of the first rows of a step and with what the teacher says of the others
 /// ([`nids_models::Classifier::student_loss`]).
-pub(super) struct TaughtFlows<'d> {
+pub(super) struct MeanTeacherObjective<'d> {
     classifier: &'d Classifier,
-    encoded: &'d Encoded,
+    encoded: &'d TokenTable,
     widths: &'d [usize],
     labels: &'d [u8],
     /// Stands for a hidden feature, where pretraining has made the encoder used to it.
@@ -28,17 +28,17 @@ pub(super) struct TaughtFlows<'d> {
     steps: u64,
     n_labelled: usize,
     pos_weight: f32,
-    weight: OfStep,
-    consistency: Part,
+    weight: Subset,
+    consistency: LossTerm,
 }
 
-impl<'d> TaughtFlows<'d> {
+impl<'d> MeanTeacherObjective<'d> {
     pub(super) fn new(
         config: &'d Finetune,
         settings: &'d MeanTeacher,
         prepared: Prepared<f32>,
         classifier: &'d Classifier,
-        (encoded, widths, labels): (&'d Encoded, &'d [usize], &'d [u8]),
+        (encoded, widths, labels): (&'d TokenTable, &'d [usize], &'d [u8]),
         mask_token: Option<Vec<f32>>,
         teacher: &'d RwLock<Ema<f32>>,
     ) -> Self {
@@ -54,8 +54,8 @@ impl<'d> TaughtFlows<'d> {
             steps: config.training.steps,
             n_labelled: config.training.batch_size,
             pos_weight: config.loss.pos_weight as f32,
-            weight: OfStep::default(),
-            consistency: Part::new(config.training.batch_size + settings.batch_size),
+            weight: Subset::default(),
+            consistency: LossTerm::new(config.training.batch_size + settings.batch_size),
         }
     }
 
@@ -71,7 +71,7 @@ impl<'d> TaughtFlows<'d> {
     }
 }
 
-impl Objective<f32> for TaughtFlows<'_> {
+impl Objective<f32> for MeanTeacherObjective<'_> {
     fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
         let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
         let (b, n) = (samples.len(), self.widths.len());
@@ -180,7 +180,7 @@ mod tests {
             let config = Config::parse("{}", "c.yaml", &overrides).unwrap();
             let flows = synthetic(16, 1);
             let tokeniser = Tokeniser::fit(&flows, &all_rows(16), &config.tokeniser).unwrap();
-            let (encoded, widths) = (tokeniser.encode(&flows).unwrap(), widths(&tokeniser));
+            let (encoded, widths) = (tokeniser.tokenise(&flows).unwrap(), widths(&tokeniser));
             let mut table = ParamTable::default();
             let network = Network::one(&config, &tokeniser, None, &mut table).unwrap();
             let mut engine = engine(&config, &table, network.activations(), 1, 16).unwrap();
@@ -195,7 +195,8 @@ mod tests {
             let of_teacher = config.finetune.mean_teacher.as_ref().unwrap();
             let prepared = Prepared::new(&table, engine.gemm());
             let flows = (&encoded, &widths[..], flows.labels().unwrap());
-            let taught = TaughtFlows::new(&config.finetune, of_teacher, prepared, network.classifier(), flows, None, &average);
+            let taught =
+                MeanTeacherObjective::new(&config.finetune, of_teacher, prepared, network.classifier(), flows, None, &average);
             let samples: Vec<Sample> = (0..16).map(|row| Sample { row, key: row }).collect();
             let attacks = |params: &Buffer<f32>, engine: &Engine<f32>| {
                 let prepared = Prepared::of(&table, engine.gemm(), params);

@@ -1,6 +1,6 @@
 //! Stage 1: an autoencoder on rows without labels.
 
-use nids_flows::{Encoded, Flows};
+use nids_flows::{Flows, TokenTable};
 use nids_kernels::Key;
 use nids_models::{Elbo, random_masking};
 use nids_nn::engine::{Engine, Objective, Sample};
@@ -17,7 +17,7 @@ use nids_store::progress::{Event, Progress};
 use nids_store::run::{PRETRAINED, TOKENISER};
 use nids_store::run::{Run, StageRun};
 use nids_train::stream;
-use nids_train::{Job, OfStep, Part, Plan, Sampler, arithmetic};
+use nids_train::{Job, LossTerm, Sampler, Subset, TrainPlan, arithmetic};
 
 /// Trains the autoencoder of `pretrain.objective` on the unlabelled rows and on the training part of the labelled ones, whose labels it does
 /// not see. Leaves `tokeniser.json` and `pretrained.safetensors`.
@@ -29,14 +29,14 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let all_unlabelled = all_rows(unlabelled.as_ref().map_or(0, Flows::len));
     let mut parts = vec![(&mut labelled.flows, labelled.split.train.as_slice())];
     parts.extend(unlabelled.as_mut().map(|unlabelled| (unlabelled, all_unlabelled.as_slice())));
-    let encoded = tokeniser.encode_and_free(parts)?;
+    let encoded = tokeniser.tokenise_and_free(parts)?;
     let training_rows = labelled.split.train;
     drop((labelled.flows, unlabelled));
 
     let mut table = ParamTable::default();
     let pretext = Pretext::new(config, &tokeniser, &mut table)?;
-    let plan = Plan::new(Stage::Pretrain, &config.pretrain.training, encoded.n_rows());
-    let objective = UnlabelledFlows::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
+    let plan = TrainPlan::new(Stage::Pretrain, &config.pretrain.training, encoded.n_rows());
+    let objective = ReconstructionObjective::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
     let mut engine = engine(config, &table, pretext.activations(), 1, config.pretrain.training.micro_batch)?;
     let mut params = table.init(config.seed);
     let mut sampler = Sampler::new(config.seed, all_rows(encoded.n_rows()));
@@ -60,19 +60,19 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
 }
 
 /// Rows to be rebuilt, from what is not hidden or from a draw of the posterior.
-pub(crate) struct UnlabelledFlows<'d> {
+pub(crate) struct ReconstructionObjective<'d> {
     pretext: &'d Pretext,
-    encoded: &'d Encoded,
+    encoded: &'d TokenTable,
     widths: Vec<usize>,
     /// Tokens of a whole step that are predicted.
     divisor: f32,
     beta: Schedule,
-    beta_now: OfStep,
-    kl: Part,
+    beta_now: Subset,
+    kl: LossTerm,
 }
 
-impl<'d> UnlabelledFlows<'d> {
-    pub(crate) fn new(config: &config::Pretrain, pretext: &'d Pretext, encoded: &'d Encoded, widths: Vec<usize>) -> Self {
+impl<'d> ReconstructionObjective<'d> {
+    pub(crate) fn new(config: &config::Pretrain, pretext: &'d Pretext, encoded: &'d TokenTable, widths: Vec<usize>) -> Self {
         let (n_predicted, beta, n_kl) = match (pretext, &config.objective) {
             (Pretext::Vae(vae), config::Objective::Vae(settings)) => {
                 (vae.n_features(), beta(settings, config.training.steps), config.training.batch_size)
@@ -88,8 +88,8 @@ impl<'d> UnlabelledFlows<'d> {
             widths,
             divisor: (config.training.batch_size * n_predicted) as f32,
             beta,
-            beta_now: OfStep::default(),
-            kl: Part::new(n_kl),
+            beta_now: Subset::default(),
+            kl: LossTerm::new(n_kl),
         }
     }
 }
@@ -100,7 +100,7 @@ fn beta(settings: &config::Vae, steps: u64) -> Schedule {
     Schedule::Constant { lr: settings.beta, warmup }
 }
 
-impl Objective<f32> for UnlabelledFlows<'_> {
+impl Objective<f32> for ReconstructionObjective<'_> {
     fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
         let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
         let (b, n) = (samples.len(), self.widths.len());
@@ -175,10 +175,10 @@ mod tests {
             let config = Config::parse("{}", "c.yaml", &settings).unwrap();
             let flows = nids_flows::synthetic(16, 1);
             let tokeniser = Tokeniser::fit(&flows, &all_rows(16), &config.tokeniser).unwrap();
-            let encoded = tokeniser.encode(&flows).unwrap();
+            let encoded = tokeniser.tokenise(&flows).unwrap();
             let mut table = ParamTable::default();
             let pretext = Pretext::new(&config, &tokeniser, &mut table).unwrap();
-            let found = UnlabelledFlows::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
+            let found = ReconstructionObjective::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
             let mut engine = engine(&config, &table, pretext.activations(), 1, 16).unwrap();
             let samples: Vec<Sample> = (0..16).map(|row| Sample { row, key: row }).collect();
             let error = slope_error(&found, &table, &mut engine, &samples);

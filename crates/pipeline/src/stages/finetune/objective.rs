@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ndarray::{Array1, Array2, ArrayD};
-use nids_flows::Encoded;
+use nids_flows::TokenTable;
 use nids_models::Classifier;
 use nids_nn::engine::{Objective, Sample};
 use nids_nn::{Cx, Mode};
@@ -20,16 +20,16 @@ use nids_store::{Error, Result};
 use nids_train::stream;
 
 /// The loss of a classifier over feature tokens.
-pub(crate) struct LabelledFlows<'d> {
+pub(crate) struct SupervisedObjective<'d> {
     pub(crate) classifier: &'d Classifier,
-    pub(crate) encoded: &'d Encoded,
+    pub(crate) encoded: &'d TokenTable,
     pub(crate) widths: &'d [usize],
     pub(crate) targets: Targets,
     /// Rows of a whole step.
     pub(crate) divisor: f32,
 }
 
-impl Objective<f32> for LabelledFlows<'_> {
+impl Objective<f32> for SupervisedObjective<'_> {
     fn members(&self) -> usize {
         self.classifier.encoder().members()
     }
@@ -43,7 +43,7 @@ impl Objective<f32> for LabelledFlows<'_> {
 }
 
 /// The loss of a classifier over frozen latents, with fresh noise on them where the config asks for it.
-pub(crate) struct LabelledLatents<'d> {
+pub(crate) struct LatentObjective<'d> {
     head: &'d Classifier,
     z: Array2<f32>,
     targets: Targets,
@@ -52,7 +52,7 @@ pub(crate) struct LabelledLatents<'d> {
     divisor: f32,
 }
 
-impl<'d> LabelledLatents<'d> {
+impl<'d> LatentObjective<'d> {
     /// Reads the latents that encode left; also which of their rows belong to the labelled `rows`.
     pub(crate) fn read(
         config: &Config,
@@ -105,7 +105,7 @@ fn read_latents(path: &Path, n_rows: usize, width: usize) -> Result<Array2<f32>>
     })
 }
 
-impl Objective<f32> for LabelledLatents<'_> {
+impl Objective<f32> for LatentObjective<'_> {
     fn members(&self) -> usize {
         self.head.encoder().members()
     }

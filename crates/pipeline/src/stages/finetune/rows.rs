@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nids_flows::{Encoded, Flows, Tokeniser};
+use nids_flows::{Flows, TokenTable, Tokeniser};
 
 use crate::data::read_tokeniser;
 use crate::data::{Labelled, all_rows, fit_tokeniser, labelled, unlabelled};
@@ -17,7 +17,7 @@ pub(crate) struct Rows {
     pub(crate) labelled: Labelled,
     pub(crate) tokeniser: Tokeniser,
     /// Those of `labelled`, then those of `data.unlabelled` where a mean teacher wants them.
-    pub(crate) encoded: Encoded,
+    pub(crate) encoded: TokenTable,
     /// Training rows whose labels are used.
     pub(crate) with_labels: Vec<u32>,
     /// What a mean teacher learns from beside them.
@@ -45,7 +45,7 @@ impl Rows {
         let (all, all_unlabelled) = (all_rows(labelled.flows.len()), all_rows(unlabelled.as_ref().map_or(0, Flows::len)));
         let mut parts = vec![(&mut labelled.flows, all.as_slice())];
         parts.extend(unlabelled.as_mut().map(|unlabelled| (unlabelled, all_unlabelled.as_slice())));
-        let encoded = tokeniser.encode_and_free(parts)?;
+        let encoded = tokeniser.tokenise_and_free(parts)?;
         let mut without_labels = Vec::new();
         if has_teacher {
             without_labels.extend(labelled.split.train.iter().filter(|row| with_labels.binary_search(row).is_err()));

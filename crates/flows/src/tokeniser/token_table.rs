@@ -9,10 +9,10 @@ const BLOCK: usize = 256;
 /// In how many pieces the features of flows are freed while they are encoded.
 const CHUNKS: usize = 16;
 
-/// Encoded flows, row by row, before bins and one-hots are written out: three numbers per numeric feature (quantile-normal,
+/// Tokenised flows, row by row, before bins and one-hots are written out: three numbers per numeric feature (quantile-normal,
 /// log1p, place among the bins), or one where it is only scaled, and the class index per categorical one.
 #[derive(Debug, Clone)]
-pub struct Encoded {
+pub struct TokenTable {
     cells: Vec<f32>,
     stride: usize,
     plan: Arc<[Plan]>,
@@ -37,7 +37,7 @@ enum PlanKind {
     Code(Affine),
 }
 
-impl Encoded {
+impl TokenTable {
     /// `flows` have the features that `tokeniser` was fitted on.
     pub(super) fn new(tokeniser: &Tokeniser, flows: &Flows) -> Self {
         let mut encoded = Self::zeros(tokeniser, flows.len());
@@ -83,7 +83,7 @@ impl Encoded {
         let is_categorical = |feature: &Feature| matches!(feature, Feature::Categorical { .. });
         let categorical = tokeniser.features.iter().zip(&tokeniser.tokens).filter(|(feature, _)| is_categorical(feature));
         let unknown = categorical.map(|(_, token)| (token.feature.clone(), 0)).collect();
-        Encoded { unknown, cells: vec![0.0; n_rows * stride], stride, plan: plan.into(), n_rows }
+        TokenTable { unknown, cells: vec![0.0; n_rows * stride], stride, plan: plan.into(), n_rows }
     }
 
     /// Encodes `rows` of the columns from row `first` on.

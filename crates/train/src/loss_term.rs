@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// A part of a step's loss, as the shards find it: kept for each shard in the place of its first sample and summed in that
 /// order, so that no thread has a say in it.
 #[derive(Debug)]
-pub struct Part(Vec<AtomicU64>);
+pub struct LossTerm(Vec<AtomicU64>);
 
-impl Part {
+impl LossTerm {
     /// For steps of so many samples, keyed by their places.
     pub fn new(n_samples: usize) -> Self {
         Self((0..n_samples).map(|_| AtomicU64::default()).collect())
@@ -31,9 +31,9 @@ impl Part {
 
 /// A number that changes from step to step and is the same for all shards of one.
 #[derive(Debug, Default)]
-pub struct OfStep(AtomicU64);
+pub struct Subset(AtomicU64);
 
-impl OfStep {
+impl Subset {
     /// For the step that begins.
     pub fn set(&self, value: f64) {
         self.0.store(value.to_bits(), Relaxed);
