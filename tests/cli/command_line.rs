@@ -19,7 +19,7 @@ fn help_is_the_manual() {
 
     Commands:
       pretrain  Train an autoencoder, masked or variational, on flows without labels
-      encode    Write the latents of every row and print how far a straight cut through them gets
+      encode    Write the latents of every row and print the accuracy of a linear probe
       finetune  Train the classifier
       sweep     Find how large the network should be, or which settings are best, by short trainings
       evaluate  Compare verdicts with the labels of a file
@@ -71,7 +71,7 @@ fn help_is_the_manual() {
           --set <KEY=VALUE>  Override one setting, as if it had been written in the file; may be repeated
           --run <DIR>        The run folder [default: runs/NAME, as the config is named]
           --resume           Go on with what was stopped in the run folder before its end, or start where nothing
-                             was; so it is without this, too
+                             was. This is the default
           --allow-changes    Go on although settings, data or kernels have changed since
           --fresh            Start anew
       -h, --help             Print help

@@ -68,7 +68,7 @@ pub(crate) enum Command {
     /// Train an autoencoder, masked or variational, on flows without labels
     #[command(after_help = SETTINGS)]
     Pretrain(StageArgs),
-    /// Write the latents of every row and print how far a straight cut through them gets
+    /// Write the latents of every row and print the accuracy of a linear probe
     #[command(after_help = SETTINGS)]
     Encode(StageArgs),
     /// Train the classifier
@@ -173,7 +173,7 @@ pub(crate) enum Command {
         /// Workers; 0 is one a core [default: the config's]
         #[arg(long, value_name = "N")]
         threads: Option<u32>,
-        /// Who multiplies matrices: openblas, tiles or bf16 [default: the config's]
+        /// GEMM backend: openblas, tiles or bf16 [default: the config's]
         #[arg(long, value_name = "BACKEND")]
         gemm: Option<String>,
         /// Print one JSON object instead of a table
@@ -220,7 +220,7 @@ pub(crate) struct StageArgs {
     /// The run folder [default: runs/NAME, as the config is named]
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
-    /// Go on with what was stopped in the run folder before its end, or start where nothing was; so it is without this, too
+    /// Go on with what was stopped in the run folder before its end, or start where nothing was. This is the default
     #[arg(long, conflicts_with = "fresh")]
     pub(crate) resume: bool,
     /// Go on although settings, data or kernels have changed since

@@ -113,7 +113,7 @@ impl Default for Multiclass {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Auxiliary {
-    /// Of their cross-entropy in the loss. Default 0.3.
+    /// Weight of their cross-entropy in the loss. Default 0.3.
     pub weight: f64,
 }
 
@@ -160,7 +160,7 @@ pub enum Scales {
 }
 
 impl Finetune {
-    /// Of the average of the weights that is kept, where one is.
+    /// Decay of the average of the weights that is kept, where one is.
     pub fn decay(&self) -> Option<f64> {
         let of_teacher = self.mean_teacher.as_ref().map(|teacher| teacher.decay);
         of_teacher.or(self.ema.as_ref().map(|ema| ema.decay))

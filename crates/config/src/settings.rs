@@ -138,7 +138,7 @@ pub enum Activation {
 pub struct Engine {
     /// Workers; 0 (the default) is one per core. Any number gives the same bytes.
     pub threads: usize,
-    /// Who multiplies matrices. Default OpenBLAS.
+    /// GEMM backend. Default OpenBLAS.
     pub gemm: Gemm,
     /// Rows that go through the whole network at once; 0 (the default) is as many, up to 8, as keep what training holds of them
     /// for backward within 3 MiB.
@@ -197,7 +197,7 @@ impl Default for Checkpoint {
     }
 }
 
-/// Who multiplies matrices.
+/// GEMM backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Gemm {

@@ -26,7 +26,7 @@ pub struct Training {
     pub sam: Option<Sam>,
     /// Null (the default): off.
     pub update_noise: Option<UpdateNoise>,
-    /// What is done about numbers that are none. Default: the stage stops.
+    /// What is done about non-finite values (NaN, Inf). Default: the stage stops.
     #[serde(with = "singleton_map")]
     pub nonfinite: Nonfinite,
     /// Steps between lines of `metrics.jsonl`. Default 50.

@@ -36,7 +36,7 @@ pub struct Metrics {
     pub log_loss: Option<f64>,
     /// mean((p - y)²).
     pub brier: Option<f64>,
-    /// Of the categories, where the classifier tells them apart.
+    /// Metrics of the categories, where the classifier tells them apart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub categories: Option<CategoryMetrics>,
 }

@@ -1,4 +1,4 @@
-//! How much of the label a straight cut through the latents finds: the closed-form ridge probe.
+//! The accuracy of a linear probe on latents: ridge regression in closed form.
 
 use ndarray::{Array1, Array2, ArrayRef2, Axis};
 use ndarray_linalg::{FactorizeC, SolveC, UPLO};

@@ -10,7 +10,7 @@ pub(crate) use openblas::Blas;
 pub use openblas::{is_thread_safe, reserve as reserve_openblas};
 pub use tiles::peak;
 
-/// Who multiplies matrices.
+/// GEMM backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Gemm {
     /// OpenBLAS, on this thread alone.

@@ -140,7 +140,7 @@ impl<R: Real> Engine<R> {
         self.cut
     }
 
-    /// Who multiplies matrices.
+    /// GEMM backend.
     pub fn gemm(&self) -> Gemm {
         self.gemm
     }

@@ -16,9 +16,9 @@ pub trait Differentiable {
 /// How far gradients are from what they should be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Errors {
-    /// Of the parameters, in f64, against central differences: [`max_relative_error`].
+    /// Error of the parameters' gradients, in f64, against central differences: [`max_relative_error`].
     pub params: f64,
-    /// Of the input, likewise; 0 where it has none.
+    /// Error of the input's gradient, likewise; 0 where it has none.
     pub x: f64,
     /// In f32 against f64: [`max_scaled_difference`], of parameters and input.
     pub f32: f64,

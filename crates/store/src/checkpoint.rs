@@ -80,7 +80,7 @@ impl Circumstances {
             return Some("an earlier stage has run again".to_owned());
         }
         if self.kernels != before.kernels {
-            return was("what does the sums", &before.kernels, &self.kernels);
+            return Some(format!("the GEMM backend changed from `{}` to `{}`", before.kernels, self.kernels));
         }
         if self.shard != before.shard {
             return was("the shard", &before.shard, &self.shard);
@@ -374,7 +374,7 @@ fn parse(bytes: &[u8]) -> std::result::Result<(Header, BTreeMap<String, Vec<f32>
     let file = SafeTensors::deserialize(bytes).map_err(|error| format!("not a readable safetensors file: {error}"))?;
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
     let header = metadata.metadata().as_ref().and_then(|map| map.get("nids_mixer")).ok_or("it has no header")?;
-    let header: Header = serde_json::from_str(header).map_err(|error| format!("its header is none: {error}"))?;
+    let header: Header = serde_json::from_str(header).map_err(|error| format!("invalid header: {error}"))?;
     let mut tensors = BTreeMap::new();
     for (name, view) in file.tensors() {
         if view.dtype() != Dtype::F32 {
@@ -524,7 +524,7 @@ mod tests {
             change(&|now| now.data = [("data.train".to_owned(), digest.clone())].into()),
             "another file is behind `data.train`"
         );
-        assert_eq!(change(&|now| now.kernels = "OpenBLAS".to_owned()), "what does the sums was tiles and is OpenBLAS");
+        assert_eq!(change(&|now| now.kernels = "OpenBLAS".to_owned()), "the GEMM backend changed from `tiles` to `OpenBLAS`");
         assert_eq!(change(&|now| now.shard = 4), "the shard was 8 and is 4");
         assert_eq!(change(&|now| now.groups = 4), "2 gradient groups are now 4");
     }

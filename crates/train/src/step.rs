@@ -43,7 +43,7 @@ pub struct StepReport {
     pub loss: f64,
     /// The learning rate.
     pub lr: f64,
-    /// Of the gradient that the step followed, before clipping.
+    /// Norm of the gradient that the step followed, before clipping.
     pub grad_norm: f64,
 }
 
@@ -118,7 +118,7 @@ impl<'o> StepRunner<'o> {
         let Self { table, objective, plan, key, grads, ahead, .. } = self;
         let layer = if what == What::Weight { nonfinite::layer(table, params) } else { nonfinite::layer(table, grads) };
         let params = match (what, ahead) {
-            // of weights that are none, every row is
+            // with NaN weights every row fails, so no rows are named
             (What::Weight, _) => return Nonfinite { what, step: step + 1, layer, rows: Vec::new() },
             (What::Ahead, Some((_, ahead))) => ahead,
             _ => params,

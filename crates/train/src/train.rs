@@ -31,7 +31,7 @@ struct StepLine<'p> {
     /// Mean over the steps since the last line.
     loss: f64,
     lr: f64,
-    /// Of the last step, before clipping.
+    /// Gradient norm of the last step, before clipping.
     grad_norm: f64,
     /// Means of the loss's parts, where it has any.
     #[serde(flatten)]
@@ -239,7 +239,7 @@ impl<'j> Training<'j> {
         Ok(())
     }
 
-    /// Does what the config says about a step that gave numbers that are none.
+    /// Does what the config says about a step with non-finite values.
     fn handle(
         &mut self,
         found: &Nonfinite,

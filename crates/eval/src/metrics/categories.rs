@@ -30,9 +30,9 @@ pub struct ClassMetrics {
     pub name: String,
     /// Whether training has seen it.
     pub known: bool,
-    /// Of the rows called so, the share that are.
+    /// Precision: the share of the rows called so that are.
     pub precision: Option<f64>,
-    /// Of the rows that are so, the share called so.
+    /// Recall: the share of the rows that are so that are called so.
     pub recall: Option<f64>,
     /// 2 TP / (2 TP + FP + FN).
     pub f1: Option<f64>,

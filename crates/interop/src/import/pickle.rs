@@ -408,7 +408,7 @@ impl<'f> Machine<'f> {
         };
         let size = |value: &Value<'f>| if let Value::Int(size) = value { usize::try_from(*size).ok() } else { None };
         let Some(shape) = self.items(shape).and_then(|sizes| sizes.iter().map(size).collect::<Option<Vec<usize>>>()) else {
-            return Err(self.refuse("a shape that is none"));
+            return Err(self.refuse("an invalid shape"));
         };
         if shape.len() > 2 {
             return Err(self.refuse(format!("an array of {} dimensions, expected at most 2", shape.len())));

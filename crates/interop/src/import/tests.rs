@@ -284,7 +284,7 @@ fn what_is_no_checkpoint_is_named_so() {
     `proj.bias` has shape [4], and dim is 3
     `proj.bias` has shape [3, 1], expected dim
     refused at byte 609, opcode 0x62 (`b`): 12 bytes for an array of shape [1073741824]
-    refused at byte 609, opcode 0x62 (`b`): a shape that is none
+    refused at byte 609, opcode 0x62 (`b`): an invalid shape
     `proj.bias`: expected an array of numbers
     `classifier.bias` holds a number that is not finite
     `optimizer_state` has an entry of 17, which is no parameter's

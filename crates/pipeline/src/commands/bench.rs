@@ -172,7 +172,7 @@ pub struct LatencyFigures {
 pub struct BenchReport {
     /// Name and version.
     pub tool: String,
-    /// Who multiplies matrices, with which instructions.
+    /// GEMM backend and instruction set.
     pub kernels: String,
     /// Workers.
     pub threads: usize,

@@ -22,7 +22,7 @@ use nids_train::stream;
 
 /// Flows that are encoded at once.
 const BATCH: usize = 4096;
-/// Of how many rows, for each to be picked, the model is least sure: the β of Zhdanov 2019.
+/// Candidates for each row to be picked, those of which the model is least sure: the β of Zhdanov 2019.
 const CANDIDATES: usize = 10;
 
 /// Generated flows of a run that it makes again: the run folder may be of someone who means harm.

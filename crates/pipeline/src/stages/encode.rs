@@ -1,4 +1,4 @@
-//! Stage 2: the latents of every labelled row, noisy copies of them, and how far a straight cut gets.
+//! Stage 2: the latents of every labelled row, noisy copies of them, and the accuracy of a linear probe.
 
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use nids_eval::probe::{ProbeScore, RidgeProbe};

@@ -46,7 +46,7 @@ impl Source {
         let Some(start) = start.checked_sub(footer) else { return refuse(format!("a footer of {footer} bytes of {len}")) };
         let footer = file.get_bytes(start, footer as usize)?;
         let Some(Footer { children, row_groups, entries }) = Footer::read(&footer) else {
-            return refuse("a footer that is none".to_owned());
+            return refuse("invalid footer".to_owned());
         };
         if children.len() > MAX_COLUMNS {
             return refuse(format!("{} columns, expected at most {MAX_COLUMNS}", children.len()));
