@@ -87,7 +87,7 @@ impl<R: Real> Engine<R> {
         Self::with(table, threads, gemm, cut)
     }
 
-    /// An engine that only infers: it holds no gradients.
+    /// An engine that only infers, on [`Gemm::for_inference`]: it holds no gradients.
     ///
     /// # Errors
     /// If the system refuses to start threads.
@@ -95,7 +95,7 @@ impl<R: Real> Engine<R> {
     /// # Panics
     /// If a shard has no samples or more than [`MAX_SHARD`].
     pub fn for_inference(threads: usize, gemm: Gemm, shard: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
-        Self::with(&ParamTable::default(), threads, gemm, Cut { shard, groups: 0 })
+        Self::with(&ParamTable::default(), threads, gemm.for_inference(), Cut { shard, groups: 0 })
     }
 
     fn with(table: &ParamTable, threads: usize, gemm: Gemm, cut: Cut) -> Result<Self, rayon::ThreadPoolBuildError> {

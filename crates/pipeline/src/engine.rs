@@ -30,7 +30,7 @@ pub(crate) fn inference_engine(
     tokens: usize,
 ) -> Result<Engine<f32>> {
     let shard = shard(config, activations, members).min(most_tokens(table) / tokens.max(1)).max(1);
-    let engine = Engine::for_inference(config.engine.threads, gemm(config)?.for_inference(), shard);
+    let engine = Engine::for_inference(config.engine.threads, gemm(config)?, shard);
     engine.map_err(|error| cannot_start(config, &error))
 }
 
