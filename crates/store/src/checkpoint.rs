@@ -57,11 +57,8 @@ impl Circumstances {
     /// What has changed since `before`, in words.
     pub(crate) fn difference(&self, before: &Self) -> Option<String> {
         // a file is known by its content, which is compared below, not by its name
-        let is_data = |key: &String| self.data.contains_key(key) && before.data.contains_key(key);
-        let [made, now] = [&before.settings, &self.settings].map(|settings| {
-            settings.iter().filter(|(key, _)| !is_data(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
-        });
-        if let Some(difference) = difference(&made, &now) {
+        let is_data = |key: &str| self.data.contains_key(key) && before.data.contains_key(key);
+        if let Some(difference) = difference(&before.settings, &self.settings, is_data) {
             return Some(difference);
         }
         let was = |what: &str, before: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
@@ -89,10 +86,16 @@ impl Circumstances {
     }
 }
 
-/// "`seed` was 0 and is 1; `model.dim` was 64 and is 32", or nothing where the settings agree.
-pub(crate) fn difference(made: &BTreeMap<String, Json>, now: &BTreeMap<String, Json>) -> Option<String> {
+/// "`seed` was 0 and is 1; `model.dim` was 64 and is 32", or nothing where the settings agree. Those that name a file whose content
+/// is compared instead, `is_data`, are left out.
+pub(crate) fn difference(
+    made: &BTreeMap<String, Json>,
+    now: &BTreeMap<String, Json>,
+    is_data: impl Fn(&str) -> bool,
+) -> Option<String> {
     const SHOWN: usize = 4;
-    let mut keys: Vec<&String> = made.keys().chain(now.keys()).filter(|key| made.get(*key) != now.get(*key)).collect();
+    let differs = |key: &&String| made.get(*key) != now.get(*key) && !is_data(key);
+    let mut keys: Vec<&String> = made.keys().chain(now.keys()).filter(differs).collect();
     keys.sort();
     keys.dedup();
     let show = |value: Option<&Json>| value.map_or_else(|| "unset".to_owned(), Json::to_string);

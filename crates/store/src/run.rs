@@ -414,17 +414,13 @@ impl StageRun<'_> {
     pub fn require(&mut self, producer: Stage, name: &str) -> Result<PathBuf> {
         let (path, digest, manifest) = self.run.check(producer, name)?;
         let made_with = self.run.recorded_config(&manifest)?;
-        let (mut made, mut now) = (made_with.keys_shared_with(producer), self.config.keys_shared_with(producer));
+        let (made, now) = (made_with.keys_shared_with(producer), self.config.keys_shared_with(producer));
         // a file is known by its content, which `check_data` compares, not by its name
-        made.retain(|key, before| {
-            let is_file = |value: &Json| value.as_str().is_some_and(|path| Path::new(path).is_file());
-            let is_data = before.is_string() && manifest.data.contains_key(key) && now.get(key).is_some_and(is_file);
-            if is_data {
-                now.remove(key);
-            }
-            !is_data
-        });
-        if let Some(difference) = difference(&made, &now) {
+        let is_file = |value: &Json| value.as_str().is_some_and(|path| Path::new(path).is_file());
+        let is_data = |key: &str| {
+            manifest.data.contains_key(key) && made.get(key).is_some_and(Json::is_string) && now.get(key).is_some_and(is_file)
+        };
+        if let Some(difference) = difference(&made, &now, is_data) {
             let remedy = format!("{}, or keep its settings", self.run.remedy(producer));
             return Err(Error::artefact(path, format!("made by another config: {difference}"), remedy));
         }
