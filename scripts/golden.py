@@ -557,9 +557,6 @@ def optimisers(recorder):
         "adamw": {"kind": "adamw", **adam, "weight_decay": 0.1},
         "adamw_matrices": {"kind": "adamw", **adam, "weight_decay": 0.1, "decay": "matrices"},
         "adamw_clipped": {"kind": "adamw", **adam, "weight_decay": 0.1, "max_norm": 0.8},
-        "sgd": {"kind": "sgd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0},
-        "sgd_momentum": {"kind": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 0.02},
-        "sgd_nesterov": {"kind": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.02, "decay": "matrices"},
     }
     #: parameters whose name starts with this learn at another rate
     recorder.settings.update(rates=rates, lr_scales={"a.": 1.0, "b.": 0.3})
@@ -574,13 +571,8 @@ def optimisers(recorder):
             }
             for name, value in params.items()
         ]
-        if settings["kind"] == "sgd":
-            optimiser = torch.optim.SGD(
-                groups, lr=1.0, momentum=settings["momentum"], nesterov=settings["nesterov"], foreach=False
-            )
-        else:
-            make = UncorrectedAdam if settings["kind"] == "adam" else lambda *a, **k: torch.optim.AdamW(*a, foreach=False, **k)
-            optimiser = make(groups, lr=1.0, betas=(settings["beta1"], settings["beta2"]), eps=settings["eps"])
+        make = UncorrectedAdam if settings["kind"] == "adam" else lambda *a, **k: torch.optim.AdamW(*a, foreach=False, **k)
+        optimiser = make(groups, lr=1.0, betas=(settings["beta1"], settings["beta2"]), eps=settings["eps"])
         for t in range(STEPS):
             for name, value in params.items():
                 value.grad = grads[t][name].clone()

@@ -14,7 +14,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("nn", &["kernels"]),
     ("models", &["kernels", "nn"]),
     ("eval", &["kernels"]),
-    ("config", &["flows"]),
+    ("config", &["flows", "nn", "models"]),
     ("store", &["kernels", "flows", "nn", "config"]),
     ("train", &["kernels", "nn", "config", "store"]),
     ("pipeline", &["kernels", "flows", "interop", "nn", "models", "eval", "config", "store", "train"]),

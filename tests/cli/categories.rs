@@ -1,6 +1,5 @@
 //! Categories of attack: as what is learned, beside what is learned, and where they are missing.
 
-use safetensors::SafeTensors;
 use serde_json::Value as Json;
 
 use crate::bench::{Bench, column, edit, on_flows, shipped};
@@ -118,29 +117,12 @@ fn nothing_to_learn_of_categories_is_an_error() {
     bench.file("schema.yaml", schema.replace("kind: category", "kind: ignored"));
     let all = [
         format!("{MULTICLASS} --set data.schema=schema.yaml"),
-        "--set finetune.auxiliary={} --set data.schema=schema.yaml".to_owned(),
         format!("{MULTICLASS} --set data.train=no-column.csv"),
         format!("{MULTICLASS} --set data.train=no-kind.csv"),
         format!("{MULTICLASS} --set data.train=normal.csv"),
-        format!("{MULTICLASS} --set data.train=flows.csv --set finetune.auxiliary={{}}"),
     ]
     .map(|settings| bench.fails(&on_flows("finetune", &format!("--set finetune.from=scratch {settings}"))));
     insta::assert_snapshot!(all.join("\n"));
-}
-
-#[test]
-fn a_second_head_learns_categories_and_gives_no_verdict() {
-    let bench = Bench::new();
-    bench.flows();
-    let auxiliary = "--set finetune.from=scratch --set finetune.auxiliary.weight=0.5";
-    bench.prints(&on_flows("finetune", auxiliary));
-    let (metrics, _) = evaluate(&bench, "flows.csv");
-    assert!(metrics.get("categories").is_none() && metrics["roc_auc"].is_number(), "{metrics}");
-    assert!(bench.prints("predict --run run --data flows.csv").lines().all(|line| line.split(',').count() == 3));
-    let model = bench.bytes("run/model.safetensors");
-    let model = SafeTensors::deserialize(&model).unwrap();
-    let [outputs, _] = model.tensor("classifier.weight").unwrap().shape()[..] else { panic!("a matrix") };
-    assert!((8..=11).contains(&outputs), "one output and one for each category in 240 rows: {outputs}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn every_ensemble_goes_with_everything() {
     let bench = Bench::trained();
     for kind in KINDS {
         for from in ["pretrained", "latents", "scratch"] {
-            for task in ["task=binary", "task=multiclass", "auxiliary.weight=0.3"] {
+            for task in ["task=binary", "task=multiclass"] {
                 let more =
                     format!("--set finetune.members=3 --set finetune.{kind} --set finetune.from={from} --set finetune.{task}");
                 bench.prints(&on_flows("finetune", &more));

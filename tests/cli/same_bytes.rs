@@ -6,7 +6,8 @@ use crate::bench::{Bench, on_flows};
 fn artefacts(gemm: &str, objective: &str, threads: usize) -> Vec<(&'static str, Vec<u8>)> {
     let bench = Bench::new();
     bench.flows();
-    let of_objective = if objective == "vae" { "--set encode.latents.mu.samples=1 --set finetune.from=latents" } else { "" };
+    let of_objective =
+        if objective == "vae" { "--set encode.latents=mu --set encode.noise.copies=1 --set finetune.from=latents" } else { "" };
     let settings = "--set pretrain.steps=50 --set finetune.steps=50 --set pretrain.batch_size=64 --set finetune.batch_size=64";
     for stage in ["pretrain", "encode", "finetune"] {
         let more = format!(
@@ -45,7 +46,7 @@ fn threads_and_time_change_no_byte() {
 fn threads_change_no_byte_of_any_classifier() {
     let of_ensemble = ["members=3", "members=3 --set finetune.ensemble=batch"];
     let taught = "labels=60 --set finetune.mean_teacher.batch_size=32";
-    for settings in ["task=multiclass", "auxiliary.weight=0.3", taught].into_iter().chain(of_ensemble) {
+    for settings in ["task=multiclass", taught].into_iter().chain(of_ensemble) {
         let model = |threads: usize| {
             let bench = Bench::new();
             bench.flows();

@@ -56,14 +56,7 @@ fn tensors(bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn every_optimiser_and_option_trains_otherwise_and_the_same_for_any_number_of_threads() {
     let mut all = Vec::new();
-    for settings in [
-        "optimiser=adamw",
-        "optimiser.adamw.decay=all",
-        "optimiser=sgd",
-        "optimiser.sgd.nesterov=true",
-        "sam.rho=0.05",
-        "update_noise.eta=0.01",
-    ] {
+    for settings in ["optimiser=adamw", "optimiser=adam", "schedule=one_cycle", "clip_norm=0.01"] {
         let [one, two] = [1, 2].map(|threads| weights(settings, threads));
         assert!(one == two, "{settings}");
         all.push(one);
@@ -73,24 +66,6 @@ fn every_optimiser_and_option_trains_otherwise_and_the_same_for_any_number_of_th
             assert!(one[0] != other[0] && one[1] != other[1]);
         }
     }
-}
-
-#[test]
-fn lower_layers_of_the_encoder_can_be_left_almost_as_they_were() {
-    let bench = Bench::trained();
-    bench.prints(&on_flows("finetune", "--set finetune.layer_lr_decay=0.001"));
-    let (before, after) = (bench.bytes("run/pretrained.safetensors"), bench.bytes("run/model.safetensors"));
-    let (before, after) = (SafeTensors::deserialize(&before).unwrap(), SafeTensors::deserialize(&after).unwrap());
-    let numbers = |tensors: &SafeTensors<'_>, name: &str| -> Vec<f32> {
-        tensors.tensor(name).unwrap().data().chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect()
-    };
-    let moved = |name: &str| -> f32 {
-        numbers(&before, name).iter().zip(numbers(&after, name)).map(|(before, after)| (before - after).abs()).fold(0.0, f32::max)
-    };
-    // one block: it learns a thousandth as fast as its norm at the end, what is below it a millionth
-    let [norm, block, registers] =
-        ["encoder.norm.weight", "encoder.blocks.0.channel_mixing.linear1.weight", "encoder.registers.weight"].map(moved);
-    assert!(norm > 1e-3 && block < 1e-2 * norm && registers < 1e-2 * block, "{norm} {block} {registers}");
 }
 
 #[test]

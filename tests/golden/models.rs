@@ -3,7 +3,7 @@
 use nids_kernels::Arena;
 use nids_models::{Block, Classifier, Input, MixerConfig};
 use nids_nn::loss::{BceWeights, bce_with_logits};
-use nids_nn::optim::{AdamConfig, Algorithm, Decay, Optimiser, clip, grad_norm};
+use nids_nn::optim::{AdamConfig, Decay, Optimiser, OptimiserConfig, clip, grad_norm};
 use nids_nn::{Activation, Cx, LayerNorm, Linear, Mode, ParamTable, Real, mean_tokens, patchify};
 use serde_json::Value;
 
@@ -176,14 +176,8 @@ impl Run<'_> {
     ) {
         let Self { model, file, settings, history, weight_decay, clip: max_norm } = *self;
         let adam = self.adam();
-        let algorithm = Algorithm::Adam(AdamConfig {
-            beta1: adam("beta1"),
-            beta2: adam("beta2"),
-            eps: adam("eps"),
-            weight_decay,
-            decay: Decay::All,
-        });
-        let mut optimiser = Optimiser::new(&model.table, algorithm, |_| 1.0);
+        let config = AdamConfig { beta1: adam("beta1"), beta2: adam("beta2"), eps: adam("eps"), weight_decay };
+        let mut optimiser = Optimiser::new(&model.table, OptimiserConfig::Adam(config), Decay::All, |_| 1.0);
         let mut params = start.to_vec();
         let steps = settings["runs"][history].as_array().unwrap_or_else(|| panic!("no `runs.{history}` in settings.json"));
         for (step, told) in steps.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Steps of every optimiser with given gradients.
 
-use nids_nn::optim::{AdamConfig, Algorithm, Decay, Optimiser, SgdConfig, clip, grad_norm};
+use nids_nn::optim::{AdamConfig, AdamWConfig, Decay, Optimiser, OptimiserConfig, clip, grad_norm};
 use nids_nn::{Init, ParamTable, Real};
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ pub(crate) fn check<R: Real>(golden: &Golden) {
         table.root().param(name, shape, init);
     }
     for (case, settings) in file.settings["optimisers"].as_object().expect("`optimisers`") {
-        let mut optimiser = Optimiser::new(&table, algorithm(settings), lr_scale);
+        let mut optimiser = Optimiser::new(&table, config(settings), decay(settings), lr_scale);
         let mut params = file.parameters::<R>(&table, "start.");
         for (step, &lr) in rates.iter().enumerate() {
             let grads = file.parameters::<R>(&table, &format!("grad.{step}."));
@@ -33,18 +33,16 @@ pub(crate) fn check<R: Real>(golden: &Golden) {
     file.finish::<R>();
 }
 
-fn algorithm(settings: &Value) -> Algorithm {
+fn config(settings: &Value) -> OptimiserConfig {
     let number = |key: &str| settings[key].as_f64().unwrap_or_else(|| panic!("`{key}` of an optimiser is no number"));
-    let weight_decay = number("weight_decay");
-    let decay = if settings["decay"] == "matrices" { Decay::Matrices } else { Decay::All };
-    let adam = || AdamConfig { beta1: number("beta1"), beta2: number("beta2"), eps: number("eps"), weight_decay, decay };
+    let [beta1, beta2, eps, weight_decay] = ["beta1", "beta2", "eps", "weight_decay"].map(number);
     match settings["kind"].as_str() {
-        Some("adam") => Algorithm::Adam(adam()),
-        Some("adamw") => Algorithm::AdamW(adam()),
-        Some("sgd") => {
-            let nesterov = settings["nesterov"].as_bool().expect("`nesterov`");
-            Algorithm::Sgd(SgdConfig { momentum: number("momentum"), nesterov, weight_decay, decay })
-        }
+        Some("adam") => OptimiserConfig::Adam(AdamConfig { beta1, beta2, eps, weight_decay }),
+        Some("adamw") => OptimiserConfig::AdamW(AdamWConfig { beta1, beta2, eps, weight_decay }),
         other => panic!("an optimiser of kind {other:?}"),
     }
+}
+
+fn decay(settings: &Value) -> Decay {
+    if settings["decay"] == "matrices" { Decay::Matrices } else { Decay::All }
 }

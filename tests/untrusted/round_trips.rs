@@ -34,7 +34,7 @@ fn settings() -> impl Strategy<Value = Vec<String>> {
         number("finetune.lr", 1e-9..1e-1),
         whole("model.depth", 1..=8),
         choice("pretrain.objective", &["mae", "vae"]),
-        choice("finetune.optimiser", &["adam", "adamw", "sgd"]),
+        choice("finetune.optimiser", &["adam", "adamw"]),
         choice("finetune.schedule", &["constant", "cosine", "one_cycle"]),
         choice("monitor", &["null"]),
         prop::option::of("[a-z \"'#:{}é/-]{1,12}").prop_map(|text| text.map(|text| format!("data.train={text}"))),

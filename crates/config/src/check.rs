@@ -88,7 +88,6 @@ fn setting(key: &Key, node: &Node, problems: &mut Vec<Problem>) -> Option<Yaml> 
     let value = match (&key.rule, &node.value) {
         (_, Value::Null) if key.nullable => Some(Yaml::Null),
         (Rule::Choice(names), _) => return choice(key, names, node, problems),
-        (Rule::NumberOrRange(..), Value::Map(_)) => return range(key, node, problems),
         (Rule::Section, Value::Map(_)) => return Some(Yaml::Mapping(section(node, key.path, problems))),
         (rule, Value::Scalar { text, plain }) => scalar(rule, text, *plain),
         _ => None,
@@ -109,9 +108,7 @@ fn scalar(rule: &Rule, text: &str, plain: bool) -> Option<Yaml> {
         _ if !plain => None,
         Rule::Switch => text.parse::<bool>().ok().map(Yaml::from),
         Rule::Whole(low, high) => text.parse::<u64>().ok().filter(|value| (low..=high).contains(&value)).map(Yaml::from),
-        Rule::Number(low, high) | Rule::NumberOrRange(low, high) => {
-            number(text).filter(|value| (*low, *high).contains(value)).map(Yaml::from)
-        }
+        Rule::Number(low, high) => number(text).filter(|value| (*low, *high).contains(value)).map(Yaml::from),
         Rule::Choice(_) | Rule::Section => None,
     }
 }
@@ -120,17 +117,6 @@ fn scalar(rule: &Rule, text: &str, plain: bool) -> Option<Yaml> {
 fn number(text: &str) -> Option<f64> {
     let is_decimal = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
     text.parse().ok().filter(|value: &f64| is_decimal && value.is_finite())
-}
-
-/// `min` and `max`, neither of which has a default.
-fn range(key: &Key, node: &Node, problems: &mut Vec<Problem>) -> Option<Yaml> {
-    let known = problems.len();
-    let range = section(node, key.path, problems);
-    let whole = range.len() == keys::children(key.path).len();
-    if !whole && problems.len() == known {
-        problems.push(wrong(key, node));
-    }
-    whole.then_some(Yaml::Mapping(range))
 }
 
 /// `mae: { … }`, or the bare name for its defaults, or where it has no settings.

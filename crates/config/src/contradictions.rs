@@ -1,9 +1,6 @@
 //! Settings that are good by themselves and not together.
 
-use super::{
-    BatchEnsemble, Ensemble, FinetuneFrom, Latents, Loss, Objective, Optimiser, Ramp, Settings, Sigma, SigmaRange, SweepStrategy,
-    Task, Training,
-};
+use super::{BatchEnsemble, Ensemble, FinetuneFrom, Latents, Loss, Objective, Ramp, Settings, SweepStrategy, Task, Training};
 
 impl Settings {
     /// The keys to blame, and why.
@@ -12,24 +9,17 @@ impl Settings {
         if self.name.starts_with('.') || self.name.contains(['/', '\\']) {
             found.push(("name", format!("expected a name that can be a folder's, found `{}`", self.name)));
         }
-        for (training, [batch_size, optimiser, schedule]) in [
-            (&self.pretrain.training, ["pretrain.batch_size", "pretrain.optimiser", "pretrain.schedule"]),
-            (&self.finetune.training, ["finetune.batch_size", "finetune.optimiser", "finetune.schedule"]),
+        for (training, [batch_size, schedule]) in [
+            (&self.pretrain.training, ["pretrain.batch_size", "pretrain.schedule"]),
+            (&self.finetune.training, ["finetune.batch_size", "finetune.schedule"]),
         ] {
             let &Training { batch_size: batch, micro_batch: micro, lr, .. } = training;
             if batch > micro && !batch.is_multiple_of(micro) {
                 found.push((batch_size, format!("expected a multiple of `micro_batch` ({micro}), found `{batch}`")));
             }
-            if matches!(&training.optimiser, Optimiser::Sgd(sgd) if sgd.nesterov && sgd.momentum <= 0.0) {
-                found.push((optimiser, "`nesterov` needs `momentum` above 0".to_owned()));
-            }
             if let Some((key, rate)) = training.schedule.above(lr) {
                 found.push((schedule, format!("expected `{key}` up to `lr` ({lr}), found {rate}")));
             }
-        }
-        if self.finetune.from == FinetuneFrom::Latents && self.finetune.layer_lr_decay < 1.0 {
-            let message = "slows an encoder that is trained, which `from: latents` freezes: leave it at 1";
-            found.push(("finetune.layer_lr_decay", message.to_owned()));
         }
         if let Some(teacher) = &self.finetune.mean_teacher {
             let mut refuse = |path, message: String| found.push((path, message));
@@ -40,8 +30,8 @@ impl Settings {
             if self.finetune.ema.is_some() {
                 refuse("finetune.ema", "the mean teacher is an average already: leave one of the two out".to_owned());
             }
-            if self.finetune.auxiliary.is_some() || matches!(self.finetune.task, Task::Multiclass(_)) {
-                let message = "tells attacks from other rows: leave `finetune.auxiliary` out, and keep `finetune.task: binary`";
+            if matches!(self.finetune.task, Task::Multiclass(_)) {
+                let message = "tells attacks from other rows: keep `finetune.task: binary`";
                 refuse("finetune.mean_teacher", message.to_owned());
             }
             if self.finetune.batch_ensemble().is_some() {
@@ -56,12 +46,7 @@ impl Settings {
         if let Err(nids_flows::Error::Tokeniser { message }) = self.tokeniser.check() {
             found.push(("tokeniser", message));
         }
-        if let Sigma::Range(SigmaRange { min, max }) = self.encode.noise.sigma
-            && min > max
-        {
-            found.push(("encode.noise.sigma", format!("expected `min` up to `max`, found {min} and {max}")));
-        }
-        if matches!(self.encode.latents, Latents::Mu(_)) && !matches!(self.pretrain.objective, Objective::Vae(_)) {
+        if matches!(self.encode.latents, Latents::Mu) && !matches!(self.pretrain.objective, Objective::Vae(_)) {
             let message =
                 "`mu` is what a variational autoencoder has: name `vae` in `pretrain.objective`, or take `mean` or `tokens`";
             found.push(("encode.latents", message.to_owned()));
@@ -72,15 +57,9 @@ impl Settings {
             let message = format!("expected at most `model.depth` ({}), found `{shared_blocks}`", self.model.depth);
             found.push(("finetune.ensemble.batch.shared_blocks", message));
         }
-        if matches!(self.finetune.task, Task::Multiclass(_)) {
-            if self.finetune.auxiliary.is_some() {
-                let message = "categories are what `task: multiclass` learns: leave it out, or set `task: binary`";
-                found.push(("finetune.auxiliary", message.to_owned()));
-            }
-            if self.finetune.loss != Loss::default() {
-                let message = "weighs attacks with `task: binary` alone: leave it out, and set `class_balance`";
-                found.push(("finetune.loss.pos_weight", message.to_owned()));
-            }
+        if matches!(self.finetune.task, Task::Multiclass(_)) && self.finetune.loss != Loss::default() {
+            let message = "weighs attacks with `task: binary` alone: leave it out, and set `class_balance`";
+            found.push(("finetune.loss.pos_weight", message.to_owned()));
         }
         if self.finetune.labels.is_some() && self.finetune.label_rows.is_some() {
             found.push(("finetune.label_rows", "`finetune.labels` draws rows: leave one of the two out".to_owned()));

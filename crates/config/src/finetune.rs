@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_yaml::with::singleton_map;
 
-use super::training::{AdamW, Cosine, Optimiser, Schedule, Training};
+use nids_nn::optim::{AdamWConfig, OptimiserConfig};
+
+use super::training::{Cosine, Schedule, Training};
 
 /// The third stage: the classifier.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,8 +21,6 @@ pub struct Finetune {
     /// What is learned of a row. Default: whether it is an attack.
     #[serde(with = "singleton_map")]
     pub task: Task,
-    /// Categories as a second thing to learn beside `task: binary`; null (the default): only whether a row is an attack.
-    pub auxiliary: Option<Auxiliary>,
     /// Networks whose probabilities are averaged; 1 (the default) is one alone.
     pub members: usize,
     /// What they share. Default: nothing but where they start.
@@ -33,8 +33,6 @@ pub struct Finetune {
     pub training: Training,
     /// The pretrained encoder's learning rate over `lr`. Default 1.
     pub encoder_lr_scale: f64,
-    /// The learning rate of a block of the encoder over that of the block above it (Clark et al. 2020). Default 1.
-    pub layer_lr_decay: f64,
     /// Binary cross-entropy with logits.
     pub loss: Loss,
     /// Average of the weights over the steps, which then is what is validated and kept; null (the default): the last step's.
@@ -52,19 +50,17 @@ impl Default for Finetune {
             labels: None,
             label_rows: None,
             task: Task::Binary,
-            auxiliary: None,
             members: 1,
             ensemble: Ensemble::Independent,
             patch_size: 4,
             training: Training {
                 steps: 600,
-                optimiser: Optimiser::AdamW(AdamW { weight_decay: 0.05, ..AdamW::default() }),
+                optimiser: OptimiserConfig::AdamW(AdamWConfig { weight_decay: 0.05, ..AdamWConfig::default() }),
                 lr: 4e-3,
                 schedule: Schedule::Cosine(Cosine { warmup: 0.1, ..Cosine::default() }),
                 ..Training::default()
             },
             encoder_lr_scale: 1.0,
-            layer_lr_decay: 1.0,
             loss: Loss::default(),
             ema: None,
             mean_teacher: None,
@@ -106,20 +102,6 @@ pub struct Multiclass {
 impl Default for Multiclass {
     fn default() -> Self {
         Self { class_balance: 0.999 }
-    }
-}
-
-/// Categories as a second thing to learn.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Auxiliary {
-    /// Weight of their cross-entropy in the loss. Default 0.3.
-    pub weight: f64,
-}
-
-impl Default for Auxiliary {
-    fn default() -> Self {
-        Self { weight: 0.3 }
     }
 }
 

@@ -18,8 +18,6 @@ pub(super) struct Key {
 pub(super) enum Rule {
     Whole(u64, u64),
     Number(Bound<f64>, Bound<f64>),
-    /// A number, or `min` and `max` of a range of them.
-    NumberOrRange(Bound<f64>, Bound<f64>),
     Switch,
     Text,
     OneOf(&'static [&'static str]),
@@ -49,7 +47,6 @@ const FACTOR: Rule = Rule::Number(Included(1.0), Unbounded);
 const POSITIVE: Rule = Rule::Number(Excluded(0.0), Unbounded);
 const NOT_NEGATIVE: Rule = Rule::Number(Included(0.0), Unbounded);
 const EXPANSION: Rule = Rule::Number(Excluded(0.0), Included(64.0));
-const DECAY: Rule = Rule::OneOf(&["matrices", "all"]);
 const PER: Rule = Rule::OneOf(&["step", "epoch"]);
 
 const NOTHING: Scope = Scope::Nothing;
@@ -115,10 +112,7 @@ static KEYS: &[Key] = &[
     key("pretrain.objective.vae.beta_warmup", UP_TO_ONE, PRETRAIN),
     key("pretrain.objective.vae.decoder_depth", Rule::Whole(0, 32), PRETRAIN),
     key("encode.latents", Rule::Choice(&["mean", "tokens", "mu"]), ENCODE),
-    key("encode.latents.mu.samples", Rule::Whole(0, 1024), ENCODE),
-    key("encode.noise.sigma", Rule::NumberOrRange(Included(0.0), Unbounded), ENCODE),
-    key("encode.noise.sigma.min", POSITIVE, ENCODE),
-    key("encode.noise.sigma.max", POSITIVE, ENCODE),
+    key("encode.noise.sigma", NOT_NEGATIVE, ENCODE),
     key("encode.noise.copies", Rule::Whole(0, 1024), ENCODE),
     key("encode.noise.fresh", Rule::Switch, ENCODE),
     key("encode.ridge", POSITIVE, ENCODE),
@@ -127,15 +121,12 @@ static KEYS: &[Key] = &[
     nullable("finetune.label_rows", Rule::Text, FINETUNE),
     key("finetune.task", Rule::Choice(&["binary", "multiclass"]), FINETUNE),
     key("finetune.task.multiclass.class_balance", FRACTION, FINETUNE),
-    optional("finetune.auxiliary", FINETUNE),
-    key("finetune.auxiliary.weight", POSITIVE, FINETUNE),
     key("finetune.members", Rule::Whole(1, 64), FINETUNE),
     key("finetune.ensemble", Rule::Choice(&["independent", "batch"]), FINETUNE),
     key("finetune.ensemble.batch.scales", Rule::OneOf(&["normal", "signs"]), FINETUNE),
     key("finetune.ensemble.batch.shared_blocks", Rule::Whole(0, 32), FINETUNE),
     key("finetune.patch_size", Rule::Whole(1, 65_536), FINETUNE),
     key("finetune.encoder_lr_scale", NOT_NEGATIVE, FINETUNE),
-    key("finetune.layer_lr_decay", SHARE, FINETUNE),
     key("finetune.loss.pos_weight", POSITIVE, FINETUNE),
     optional("finetune.ema", FINETUNE),
     key("finetune.ema.decay", FRACTION, FINETUNE),
@@ -168,21 +159,15 @@ macro_rules! training {
             key(concat!($stage, ".steps"), Rule::Whole(1, ANY), $scope),
             key(concat!($stage, ".batch_size"), Rule::Whole(1, 1 << 20), $scope),
             key(concat!($stage, ".micro_batch"), Rule::Whole(1, 1 << 20), $scope),
-            key(concat!($stage, ".optimiser"), Rule::Choice(&["adamw", "adam", "sgd"]), $scope),
+            key(concat!($stage, ".optimiser"), Rule::Choice(&["adamw", "adam"]), $scope),
             key(concat!($stage, ".optimiser.adamw.beta1"), FRACTION, $scope),
             key(concat!($stage, ".optimiser.adamw.beta2"), FRACTION, $scope),
             key(concat!($stage, ".optimiser.adamw.eps"), POSITIVE, $scope),
             key(concat!($stage, ".optimiser.adamw.weight_decay"), NOT_NEGATIVE, $scope),
-            key(concat!($stage, ".optimiser.adamw.decay"), DECAY, $scope),
             key(concat!($stage, ".optimiser.adam.beta1"), FRACTION, $scope),
             key(concat!($stage, ".optimiser.adam.beta2"), FRACTION, $scope),
             key(concat!($stage, ".optimiser.adam.eps"), POSITIVE, $scope),
             key(concat!($stage, ".optimiser.adam.weight_decay"), NOT_NEGATIVE, $scope),
-            key(concat!($stage, ".optimiser.adam.decay"), DECAY, $scope),
-            key(concat!($stage, ".optimiser.sgd.momentum"), FRACTION, $scope),
-            key(concat!($stage, ".optimiser.sgd.nesterov"), Rule::Switch, $scope),
-            key(concat!($stage, ".optimiser.sgd.weight_decay"), NOT_NEGATIVE, $scope),
-            key(concat!($stage, ".optimiser.sgd.decay"), DECAY, $scope),
             key(concat!($stage, ".lr"), POSITIVE, $scope),
             key(concat!($stage, ".schedule"), Rule::Choice(&["cosine", "constant", "cosine_restarts", "one_cycle"]), $scope),
             key(concat!($stage, ".schedule.cosine.warmup"), UP_TO_ONE, $scope),
@@ -204,11 +189,6 @@ macro_rules! training {
             key(concat!($stage, ".schedule.one_cycle.final_div_factor"), FACTOR, $scope),
             key(concat!($stage, ".schedule.one_cycle.per"), PER, $scope),
             nullable(concat!($stage, ".clip_norm"), POSITIVE, $scope),
-            optional(concat!($stage, ".sam"), $scope),
-            key(concat!($stage, ".sam.rho"), POSITIVE, $scope),
-            optional(concat!($stage, ".update_noise"), $scope),
-            key(concat!($stage, ".update_noise.eta"), POSITIVE, $scope),
-            key(concat!($stage, ".update_noise.gamma"), NOT_NEGATIVE, $scope),
             key(concat!($stage, ".nonfinite"), Rule::Choice(&["stop", "skip", "rollback"]), $scope),
             key(concat!($stage, ".nonfinite.skip.max"), Rule::Whole(1, ANY), $scope),
             key(concat!($stage, ".nonfinite.rollback.every"), Rule::Whole(1, ANY), $scope),
@@ -282,10 +262,6 @@ impl Key {
                 (Excluded(low), Unbounded) => format!("a number above {low}"),
                 (Unbounded, _) => "a number".to_owned(),
             },
-            Rule::NumberOrRange(low, high) => {
-                let number = key("", Rule::Number(*low, *high), NOTHING).expected();
-                format!("{number} or a range `{{ min: …, max: … }}`")
-            }
             Rule::Switch => "`true` or `false`".to_owned(),
             Rule::Text => "text (in quotes where it looks like a number)".to_owned(),
             Rule::OneOf(names) | Rule::Choice(names) => {

@@ -33,18 +33,13 @@ use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value as Yaml};
 use sha2::{Digest as _, Sha256};
 
-pub use finetune::{
-    Auxiliary, BatchEnsemble, Ema, Ensemble, Finetune, FinetuneFrom, Loss, MeanTeacher, Multiclass, Ramp, Scales, Task,
-};
+pub use finetune::{BatchEnsemble, Ema, Ensemble, Finetune, FinetuneFrom, Loss, MeanTeacher, Multiclass, Ramp, Scales, Task};
 pub use settings::{
-    Activation, Checkpoint, Data, Encode, Engine, Evaluate, Gemm, Latents, Mae, MaskedEncoder, Model, Mu, Noise, Objective,
-    Pretrain, Settings, Sigma, SigmaRange, Synthetic, Vae, VaeLatent,
+    Activation, Checkpoint, Data, Encode, Engine, Evaluate, Gemm, Latents, Mae, MaskedEncoder, Model, Noise, Objective, Pretrain,
+    Settings, Synthetic, Vae, VaeLatent,
 };
 pub use sweep::{Halving, Sweep, SweepStrategy, WidthDepth};
-pub use training::{
-    Adam, AdamW, Constant, Cosine, CosineRestarts, Decay, Monitor, Nonfinite, OneCycle, Optimiser, Per, Rollback, Sam, Schedule,
-    Sgd, Skip, Training, UpdateNoise,
-};
+pub use training::{Constant, Cosine, CosineRestarts, Monitor, Nonfinite, OneCycle, Per, Rollback, Schedule, Skip, Training};
 
 pub use problem::{Error, Problem, Result};
 

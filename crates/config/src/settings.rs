@@ -323,22 +323,14 @@ pub enum Latents {
     /// Every token, `[rows, N, D]`.
     Tokens,
     /// What the variational autoencoder takes a flow for, `[rows, N, Z]` or `[rows, Z]`.
-    Mu(Mu),
-}
-
-/// The means of the variational autoencoder's latents.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Mu {
-    /// Draws from the posterior, written beside the means of the training rows. Default 0.
-    pub samples: usize,
+    Mu,
 }
 
 /// Gaussian noise on latents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Noise {
     /// In units of each latent dimension's standard deviation; 0 is off. Default 0.1.
-    pub sigma: Sigma,
+    pub sigma: f64,
     /// Noisy copies written beside the clean latents. Default 0.
     pub copies: usize,
     /// Whether `finetune` from latents draws new noise each epoch. Default true.
@@ -347,33 +339,7 @@ pub struct Noise {
 
 impl Default for Noise {
     fn default() -> Self {
-        Self { sigma: Sigma::Fixed(0.1), copies: 0, fresh: true }
-    }
-}
-
-/// How much noise: always the same, or as diffusion models are trained, where no level is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)] // the checker has seen it, so that no position is lost
-pub enum Sigma {
-    /// For every row.
-    Fixed(f64),
-    /// Drawn for every row.
-    Range(SigmaRange),
-}
-
-/// Log-uniform between two bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SigmaRange {
-    /// Above 0.
-    pub min: f64,
-    /// At least `min`.
-    pub max: f64,
-}
-
-impl Sigma {
-    /// Whether there is no noise.
-    pub fn is_off(self) -> bool {
-        matches!(self, Self::Fixed(sigma) if sigma <= 0.0)
+        Self { sigma: 0.1, copies: 0, fresh: true }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The settings of a stage that trains: written once, for both.
 
+use nids_nn::optim::{AdamWConfig, OptimiserConfig};
 use serde::{Deserialize, Serialize};
 use serde_yaml::with::singleton_map;
 
@@ -14,7 +15,7 @@ pub struct Training {
     pub micro_batch: usize,
     /// Default AdamW with weight decay 0.01; 0.05 in `finetune`.
     #[serde(with = "singleton_map")]
-    pub optimiser: Optimiser,
+    pub optimiser: OptimiserConfig,
     /// The highest learning rate. Default 1.5e-3; 4e-3 in `finetune`.
     pub lr: f64,
     /// Default cosine after 5 % warm-up; 10 % in `finetune`.
@@ -22,10 +23,6 @@ pub struct Training {
     pub schedule: Schedule,
     /// The gradient's norm over all parameters is cut to this; null: never. Default 1.
     pub clip_norm: Option<f64>,
-    /// Null (the default): off.
-    pub sam: Option<Sam>,
-    /// Null (the default): off.
-    pub update_noise: Option<UpdateNoise>,
     /// What is done about non-finite values (NaN, Inf). Default: the stage stops.
     #[serde(with = "singleton_map")]
     pub nonfinite: Nonfinite,
@@ -42,139 +39,14 @@ impl Default for Training {
             steps: 2000,
             batch_size: 512,
             micro_batch: 512,
-            optimiser: Optimiser::AdamW(AdamW::default()),
+            optimiser: OptimiserConfig::AdamW(AdamWConfig::default()),
             lr: 1.5e-3,
             schedule: Schedule::Cosine(Cosine::default()),
             clip_norm: Some(1.0),
-            sam: None,
-            update_noise: None,
             nonfinite: Nonfinite::Stop,
             log_every: 50,
             monitor: Some(Monitor::default()),
         }
-    }
-}
-
-/// The optimiser.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Optimiser {
-    /// Decay apart from the gradient.
-    AdamW(AdamW),
-    /// Decay as part of the gradient.
-    Adam(Adam),
-    /// Stochastic gradient descent.
-    Sgd(Sgd),
-}
-
-/// What weight decay applies to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Decay {
-    /// Matrices: not biases, norms, registers and mask tokens.
-    Matrices,
-    /// Every parameter.
-    All,
-}
-
-/// AdamW (Loshchilov and Hutter 2019).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct AdamW {
-    /// Default 0.9.
-    pub beta1: f64,
-    /// Default 0.999.
-    pub beta2: f64,
-    /// Default 1e-8.
-    pub eps: f64,
-    /// Decoupled decay. Default 0.01; 0.05 in `finetune`.
-    pub weight_decay: f64,
-    /// Default: matrices.
-    pub decay: Decay,
-}
-
-impl Default for AdamW {
-    fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decay: Decay::Matrices }
-    }
-}
-
-/// Adam (Kingma and Ba 2015).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Adam {
-    /// Default 0.9.
-    pub beta1: f64,
-    /// Default 0.99.
-    pub beta2: f64,
-    /// Default 1e-8.
-    pub eps: f64,
-    /// L2 penalty, added to the gradient. Default 0.
-    pub weight_decay: f64,
-    /// Default: all.
-    pub decay: Decay,
-}
-
-impl Default for Adam {
-    fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0, decay: Decay::All }
-    }
-}
-
-/// Stochastic gradient descent, as torch.optim.SGD has it with dampening 0.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Sgd {
-    /// What is kept of the direction before. Default 0.9.
-    pub momentum: f64,
-    /// Whether a step looks ahead along its new direction. Default false.
-    pub nesterov: bool,
-    /// L2 penalty, added to the gradient. Default 0.
-    pub weight_decay: f64,
-    /// Default: matrices.
-    pub decay: Decay,
-}
-
-impl Default for Sgd {
-    fn default() -> Self {
-        Self { momentum: 0.9, nesterov: false, weight_decay: 0.0, decay: Decay::Matrices }
-    }
-}
-
-/// Sharpness-aware minimisation (Foret et al. 2021): the gradient is taken at w + rho · g / |g|.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Sam {
-    /// Default 0.05.
-    pub rho: f64,
-}
-
-impl Default for Sam {
-    fn default() -> Self {
-        Self { rho: 0.05 }
-    }
-}
-
-/// Gaussian noise of variance eta / (1 + t)^gamma on the gradient of step t, counted from 0 (Neelakantan et al. 2015).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct UpdateNoise {
-    /// Default 0.01.
-    pub eta: f64,
-    /// Default 0.55.
-    pub gamma: f64,
-}
-
-impl Default for UpdateNoise {
-    fn default() -> Self {
-        Self { eta: 0.01, gamma: 0.55 }
-    }
-}
-
-impl UpdateNoise {
-    /// The standard deviation of step `t`.
-    pub fn sigma(&self, t: u64) -> f64 {
-        (self.eta / (1.0 + t as f64).powf(self.gamma)).sqrt()
     }
 }
 

@@ -3,8 +3,13 @@
 use crate::simd::{simd, update};
 use crate::{Mask, Real};
 
-/// The nonlinearity of an MLP.
+/// The non-linearity of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "settings",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema),
+    serde(rename_all = "snake_case")
+)]
 pub enum Activation {
     /// x Φ(x), exact (Hendrycks & Gimpel 2016).
     Gelu,

@@ -42,7 +42,7 @@ pub use gemm::{
 };
 pub use mask::{Keyed, Mask};
 pub use norm::{layer_norm, layer_norm_backward, layer_norm_infer, layer_norm_output};
-pub use optim::{AdamStep, SgdStep, adam, adamw, clip_scale, scale, sgd, sum_of_squares};
+pub use optim::{AdamStep, adam, adamw, clip_scale, scale, sum_of_squares};
 pub use philox::{Key, Stream};
 pub use real::Real;
 pub use reduce::{add_assign, add_bias, add_column_sums, add_row_sums, hadamard};

@@ -62,43 +62,6 @@ fn step_all<R: Real>(step: AdamStep<R>, p: &mut [R], grad: &[R], m: &mut [R], v:
     );
 }
 
-/// The numbers of one update by stochastic gradient descent.
-#[derive(Clone, Copy, Debug)]
-pub struct SgdStep<R> {
-    /// Factor on the gradient: what clips it.
-    pub grad_scale: R,
-    /// Learning rate.
-    pub lr: R,
-    /// What is kept of the direction before.
-    pub momentum: R,
-    /// Whether the step looks ahead along the new direction (Nesterov).
-    pub nesterov: bool,
-    /// L2 penalty.
-    pub weight_decay: R,
-}
-
-/// Stochastic gradient descent as torch.optim.SGD computes it, dampening 0:
-/// g = grad_scale·grad + weight_decay·p;   m = momentum·m + g;   p -= lr·m, or p -= lr·(g + momentum·m) with Nesterov's momentum
-///
-/// # Panics
-/// If lengths differ.
-pub fn sgd<R: Real>(step: SgdStep<R>, p: &mut [R], grad: &[R], m: &mut [R]) {
-    let n = p.len();
-    assert!(grad.len() == n && m.len() == n);
-    let SgdStep { grad_scale, lr, momentum, nesterov, weight_decay } = step;
-    let (of_g, of_m) = if nesterov { (R::one(), momentum) } else { (R::zero(), R::one()) };
-    simd(
-        #[inline(always)]
-        || {
-            update([p, m], [grad], |[p, m], [g]| {
-                let g = grad_scale * g + weight_decay * p;
-                let m = momentum * m + g;
-                [p - lr * (of_g * g + of_m * m), m]
-            });
-        },
-    );
-}
-
 /// Σ x², summed in f64 over blocks of 1024 so that neither size nor order costs accuracy.
 pub fn sum_of_squares<R: Real>(x: &[R]) -> f64 {
     simd(
@@ -161,21 +124,6 @@ mod tests {
         assert_close(&got_v, &v);
     }
 
-    fn check_sgd<R: Real>(len: usize, nesterov: bool) {
-        let [grad_scale, lr, momentum, weight_decay] = [0.75, 0.1, 0.9, 0.05];
-        let (mut p, grad, mut m) = (numbers(1, len), numbers(2, len), numbers(3, len));
-        let [mut got_p, mut got_m] = [&p, &m].map(|x| cast::<R>(x));
-        for i in 0..len {
-            let g = grad_scale * grad[i] + weight_decay * p[i];
-            m[i] = momentum * m[i] + g;
-            p[i] -= lr * if nesterov { g + momentum * m[i] } else { m[i] };
-        }
-        let [grad_scale, lr, momentum, weight_decay] = [grad_scale, lr, momentum, weight_decay].map(R::from_f64);
-        sgd(SgdStep { grad_scale, lr, momentum, nesterov, weight_decay }, &mut got_p, &cast(&grad), &mut got_m);
-        assert_close(&got_p, &p);
-        assert_close(&got_m, &m);
-    }
-
     fn check_norm<R: Real>(len: usize) {
         let x = numbers(1, len);
         // 1024 terms in R, then f64: relative to the sum as the terms have one sign
@@ -190,14 +138,12 @@ mod tests {
         let [grad_scale, lr, beta1, beta2, eps, weight_decay, bias1, bias2] =
             [0.75, 0.1, 0.9, 0.99, 1e-3, 0.05, 0.27, 0.03].map(R::from_f64);
         let adam_step = AdamStep { grad_scale, lr, beta1, beta2, eps, weight_decay, bias1, bias2 };
-        let sgd_step = SgdStep { grad_scale, lr, momentum: beta1, nesterov: true, weight_decay };
         let [p, grad, m] = [1, 2, 3].map(|seed| cast::<R>(&numbers(seed, len)));
         let v: Vec<R> = m.iter().map(|m| m.abs()).collect();
         assert_same_bits::<R>(|| {
             let (mut p, mut m, mut v) = (p.clone(), m.clone(), v.clone());
             adam(adam_step, &mut p, &grad, &mut m, &mut v);
             adamw(adam_step, &mut p, &grad, &mut m, &mut v);
-            sgd(sgd_step, &mut p, &grad, &mut m);
             scale(lr, &mut m);
             let squares = R::from_f64(sum_of_squares(&p));
             vec![p, m, v, vec![squares]]
@@ -216,14 +162,6 @@ mod tests {
             each_arch(|| {
                 check::<f32>(len, decoupled);
                 check::<f64>(len, decoupled);
-            });
-        }
-
-        #[test]
-        fn descent_is_the_scalar_recurrence(len in 0..200_usize, nesterov: bool) {
-            each_arch(|| {
-                check_sgd::<f32>(len, nesterov);
-                check_sgd::<f64>(len, nesterov);
             });
         }
 

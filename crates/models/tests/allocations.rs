@@ -6,7 +6,7 @@ use std::time::Duration;
 use nids_kernels::Key;
 use nids_models::MixerConfig;
 use nids_nn::engine::{Cut, Engine};
-use nids_nn::optim::{AdamConfig, Algorithm, Decay, Optimiser, SgdConfig, clip};
+use nids_nn::optim::{AdamConfig, AdamWConfig, Decay, Optimiser, OptimiserConfig};
 use nids_nn::{Activation, Ema};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -30,13 +30,9 @@ fn twenty_steps_allocate_nothing() {
     };
     for task in Task::<f32>::of_models(&mixer, 7, 64) {
         let mut engine = Engine::new(&task.table, 2, task.gemm, Cut { shard: 4, groups: 4 }).unwrap();
-        let decay = Decay::Matrices;
-        let algorithms = [
-            Algorithm::AdamW(AdamConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decay }),
-            Algorithm::Sgd(SgdConfig { momentum: 0.9, nesterov: true, weight_decay: 0.01, decay }),
-        ];
-        let mut optimisers = algorithms.map(|algorithm| Optimiser::new(&task.table, algorithm, |_| 1.0));
-        let (mut params, mut grads, mut ahead) = (task.table.init::<f32>(3), task.table.zeros(), task.table.zeros());
+        let configs = [OptimiserConfig::AdamW(AdamWConfig::default()), OptimiserConfig::Adam(AdamConfig::default())];
+        let mut optimisers = configs.map(|config| Optimiser::new(&task.table, config, Decay::Matrices, |_| 1.0));
+        let (mut params, mut grads) = (task.table.init::<f32>(3), task.table.zeros());
         let mut average = Ema::new(&params, 0.998);
         let samples = task.samples();
         let allocated = engine.run(|engine| {
@@ -46,12 +42,7 @@ fn twenty_steps_allocate_nothing() {
                 for samples in samples.chunks(32) {
                     engine.accumulate(&task, &params, Key::new(4).child(number), samples, &mut grads);
                 }
-                // sharpness-aware, with noise on the gradient
-                let norm = engine.grad_norm(&grads);
-                engine.ascend(0.05 / norm, &params, &grads, &mut ahead);
-                engine.accumulate(&task, &ahead, Key::new(4).child(number), &samples[..32], &mut grads);
-                let norm = engine.grad_norm(&grads);
-                engine.add_noise(&task.table, Key::new(5).child(number), 0.01, clip(norm, Some(1.0)), &mut grads);
+                engine.grad_norm(&grads);
                 for optimiser in &mut optimisers {
                     engine.update(optimiser, 3e-3, 1.0, &mut params, &grads);
                 }

@@ -105,28 +105,6 @@ fn any_number_of_threads_gives_the_same_bytes() {
 }
 
 #[test]
-fn noise_has_its_spread_and_is_a_matter_of_place_alone() {
-    let task = Task::<f32>::new(&MIXER, 5, 24);
-    let noisy = |threads, key| {
-        let engine = Engine::<f32>::new(&task.table, threads, Gemm::Tiles, Cut { shard: 3, groups: 4 }).unwrap();
-        let mut grads = task.table.zeros::<f32>();
-        grads.fill(2.0);
-        engine.add_noise(&task.table, Key::new(9).child(key), 0.5, 0.25, &mut grads);
-        grads.to_vec()
-    };
-    let grads = noisy(1, 0);
-    assert!(grads == noisy(3, 0) && grads != noisy(1, 1));
-    let numbers: Vec<f64> =
-        task.table.specs().iter().flat_map(|spec| spec.param.of(&grads)).map(|g| f64::from(g - 0.5) / 0.5).collect();
-    // what lies between parameters stays as it is
-    assert_eq!(grads.iter().filter(|g| g.to_bits() == 2.0_f32.to_bits()).count(), grads.len() - numbers.len());
-    let n = numbers.len() as f64;
-    let [mean, square] = [1, 2].map(|power| numbers.iter().map(|x| x.powi(power)).sum::<f64>() / n);
-    // at four standard errors
-    assert!(mean.abs() < 4.0 / n.sqrt() && (square - 1.0).abs() < 4.0 * (2.0 / n).sqrt(), "{n}: {mean} {square}");
-}
-
-#[test]
 fn memory_is_settled_after_the_first_step() {
     // sizes at which chunks have little room to spare, so that a pass that needs more than the first one shows
     let mixer = MixerConfig { dim: 64, token_hidden: 32, channel_hidden: 64, ..MIXER };

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use nids_kernels::{Arena, Buffer, Gemm, Key, Real, add_assign, peak, sum_of_squares};
-use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
 use crate::optim::Optimiser;
@@ -218,36 +217,6 @@ impl<R: Real> Engine<R> {
             buffers.zip(moments).enumerate().for_each(|(i, ((params, grads), (m, v)))| {
                 update.apply(i * PIECE, params, grads, m, v);
             });
-        });
-    }
-
-    /// out = params + factor · grads: where sharpness-aware minimisation takes its gradient.
-    pub fn ascend(&self, factor: f64, params: &[R], grads: &[R], out: &mut [R]) {
-        let factor = R::from_f64(factor);
-        self.pool.install(|| {
-            let pieces = out.par_chunks_mut(PIECE).zip(params.par_chunks(PIECE).zip(grads.par_chunks(PIECE)));
-            pieces.for_each(|(out, (params, grads))| {
-                for ((out, &p), &g) in out.iter_mut().zip(params).zip(grads) {
-                    *out = p + factor * g;
-                }
-            });
-        });
-    }
-
-    /// grads = grad_scale · grads + sigma · N(0, 1), drawn by `key` and the number's place in the buffer.
-    pub fn add_noise(&self, table: &ParamTable, key: Key, sigma: f64, grad_scale: f64, grads: &mut [R]) {
-        const DRAWS: usize = 512;
-        let (scale, sigma) = (R::from_f64(grad_scale), R::from_f64(sigma));
-        self.pool.install(|| {
-            for spec in table.specs() {
-                spec.param.of_mut(grads).par_chunks_mut(DRAWS).enumerate().for_each(|(i, grads)| {
-                    let first = spec.param.offset() + i * DRAWS;
-                    for (j, g) in grads.iter_mut().enumerate() {
-                        let draw: f64 = StandardNormal.sample(&mut key.stream(0, (first + j) as u32));
-                        *g = scale * *g + sigma * R::from_f64(draw);
-                    }
-                });
-            }
         });
     }
 

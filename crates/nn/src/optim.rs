@@ -2,36 +2,69 @@
 
 use std::ops::Range;
 
-use nids_kernels::{AdamStep, Buffer, Real, SgdStep, adam, adamw, clip_scale, sgd, sum_of_squares};
+use nids_kernels::{AdamStep, Buffer, Real, adam, adamw, clip_scale, sum_of_squares};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{Param, ParamTable};
 
-/// Settings shared by Adam and AdamW.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamConfig {
+/// Settings of AdamW.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamWConfig {
     /// Decay of the first moment.
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     pub beta1: f64,
     /// Decay of the second moment.
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     pub beta2: f64,
     /// Added to the root of the second moment.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub eps: f64,
-    /// L2 for Adam, decoupled decay for AdamW.
+    /// Decoupled weight decay.
+    #[schemars(extend("minimum" = 0))]
     pub weight_decay: f64,
-    /// What decays.
-    pub decay: Decay,
 }
 
-/// Settings of stochastic gradient descent.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SgdConfig {
-    /// What is kept of the direction before.
-    pub momentum: f64,
-    /// Nesterov's momentum.
-    pub nesterov: bool,
-    /// L2.
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 }
+    }
+}
+
+/// Settings of Adam.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamConfig {
+    /// Decay of the first moment.
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
+    pub beta1: f64,
+    /// Decay of the second moment.
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub eps: f64,
+    /// L2 penalty, added to the gradient.
+    #[schemars(extend("minimum" = 0))]
     pub weight_decay: f64,
-    /// What decays.
-    pub decay: Decay,
+}
+
+impl Default for AdamConfig {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 }
+    }
+}
+
+/// How gradients become updates.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimiserConfig {
+    /// AdamW as PyTorch has it ([`nids_kernels::adamw`]).
+    AdamW(AdamWConfig),
+    /// Adam with L2 decay; eps is not bias-corrected ([`nids_kernels::adam`]).
+    Adam(AdamConfig),
 }
 
 /// What weight decay applies to.
@@ -43,27 +76,6 @@ pub enum Decay {
     All,
 }
 
-/// How gradients become updates.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Algorithm {
-    /// Adam with L2 decay; eps is not bias-corrected ([`nids_kernels::adam`]).
-    Adam(AdamConfig),
-    /// AdamW as PyTorch has it ([`nids_kernels::adamw`]).
-    AdamW(AdamConfig),
-    /// Stochastic gradient descent as PyTorch has it ([`nids_kernels::sgd`]).
-    Sgd(SgdConfig),
-}
-
-impl Algorithm {
-    fn decay(&self) -> Decay {
-        match self {
-            Self::Adam(AdamConfig { decay, .. }) | Self::AdamW(AdamConfig { decay, .. }) | Self::Sgd(SgdConfig { decay, .. }) => {
-                *decay
-            }
-        }
-    }
-}
-
 /// Neighbouring parameters that are updated alike.
 #[derive(Clone, Debug)]
 struct Group {
@@ -72,10 +84,10 @@ struct Group {
     decays: bool,
 }
 
-/// An optimiser and its moments; descent has one, and leaves the second at zero.
+/// An optimiser and its moments.
 #[derive(Clone, Debug)]
 pub struct Optimiser<R: Real> {
-    algorithm: Algorithm,
+    config: OptimiserConfig,
     groups: Vec<Group>,
     m: Buffer<R>,
     v: Buffer<R>,
@@ -84,18 +96,18 @@ pub struct Optimiser<R: Real> {
 
 impl<R: Real> Optimiser<R> {
     /// `lr_scale` gives the factor on the learning rate of a parameter by name; 0 freezes it.
-    pub fn new(table: &ParamTable, algorithm: Algorithm, lr_scale: impl Fn(&str) -> f64) -> Self {
+    pub fn new(table: &ParamTable, config: OptimiserConfig, decay: Decay, lr_scale: impl Fn(&str) -> f64) -> Self {
         let mut groups: Vec<Group> = Vec::new();
         for (i, spec) in table.specs().iter().enumerate() {
             let end = table.specs().get(i + 1).map_or(table.buffer_len(), |next| next.param.offset());
-            let decays = algorithm.decay() == Decay::All || spec.decays();
+            let decays = decay == Decay::All || spec.decays();
             let lr_scale = lr_scale(&spec.name);
             match groups.last_mut() {
                 Some(last) if last.decays == decays && last.lr_scale.to_bits() == lr_scale.to_bits() => last.range.end = end,
                 _ => groups.push(Group { range: spec.param.offset()..end, lr_scale, decays }),
             }
         }
-        Self { algorithm, groups, m: table.zeros(), v: table.zeros(), t: 0 }
+        Self { config, groups, m: table.zeros(), v: table.zeros(), t: 0 }
     }
 
     /// One update of `params` with learning rate `lr` and gradient `grad_scale · grads`.
@@ -112,24 +124,17 @@ impl<R: Real> Optimiser<R> {
     pub(crate) fn begin(&mut self, lr: f64, grad_scale: f64) -> (Update<'_>, &mut [R], &mut [R]) {
         self.t += 1;
         let t = i32::try_from(self.t).unwrap_or(i32::MAX);
-        let update = Update { algorithm: self.algorithm, groups: &self.groups, lr, grad_scale, t };
+        let update = Update { config: self.config, groups: &self.groups, lr, grad_scale, t };
         (update, &mut self.m, &mut self.v)
     }
 
     /// What AdamW's decay alone makes of a weight of `param` in a step with learning rate `lr`: the factor on it, to the bit.
     /// 1 for other algorithms, whose decay is part of the gradient.
     pub fn shrink(&self, lr: f64, param: Param) -> R {
-        let Algorithm::AdamW(config) = self.algorithm else { return R::one() };
+        let OptimiserConfig::AdamW(config) = self.config else { return R::one() };
         let group = &self.groups[self.groups.partition_point(|group| group.range.end <= param.offset())];
         let weight_decay = if group.decays { config.weight_decay } else { 0.0 };
         R::one() - R::from_f64(lr * group.lr_scale) * R::from_f64(weight_decay)
-    }
-
-    /// Sets the gradient of frozen parameters to 0.
-    pub fn zero_frozen(&self, grads: &mut [R]) {
-        for Group { range, .. } in self.groups.iter().filter(|group| group.lr_scale <= 0.0) {
-            grads[range.clone()].fill(R::zero());
-        }
     }
 
     /// First and second moments and the number of steps taken: what a checkpoint keeps.
@@ -151,7 +156,7 @@ impl<R: Real> Optimiser<R> {
 /// One step of an optimiser.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Update<'o> {
-    algorithm: Algorithm,
+    config: OptimiserConfig,
     groups: &'o [Group],
     lr: f64,
     grad_scale: f64,
@@ -161,41 +166,34 @@ pub(crate) struct Update<'o> {
 impl Update<'_> {
     /// Updates the pieces of the buffers that start at `offset`; every number on its own, so that pieces may be of any size.
     pub(crate) fn apply<R: Real>(&self, offset: usize, params: &mut [R], grads: &[R], m: &mut [R], v: &mut [R]) {
-        let real = R::from_f64;
         let end = offset + params.len();
         let first = self.groups.partition_point(|group| group.range.end <= offset);
         for group in self.groups[first..].iter().take_while(|group| group.range.start < end) {
             let piece = group.range.start.max(offset) - offset..group.range.end.min(end) - offset;
             let (params, grads) = (&mut params[piece.clone()], &grads[piece.clone()]);
             let (m, v) = (&mut m[piece.clone()], &mut v[piece]);
-            match self.algorithm {
-                Algorithm::Adam(config) => adam(self.adam_step(config, group), params, grads, m, v),
-                Algorithm::AdamW(config) => adamw(self.adam_step(config, group), params, grads, m, v),
-                Algorithm::Sgd(config) => {
-                    let step = SgdStep {
-                        grad_scale: real(self.grad_scale),
-                        lr: real(self.lr * group.lr_scale),
-                        momentum: real(config.momentum),
-                        nesterov: config.nesterov,
-                        weight_decay: real(if group.decays { config.weight_decay } else { 0.0 }),
-                    };
-                    sgd(step, params, grads, m);
+            match self.config {
+                OptimiserConfig::AdamW(AdamWConfig { beta1, beta2, eps, weight_decay }) => {
+                    adamw(self.adam_step([beta1, beta2, eps, weight_decay], group), params, grads, m, v);
+                }
+                OptimiserConfig::Adam(AdamConfig { beta1, beta2, eps, weight_decay }) => {
+                    adam(self.adam_step([beta1, beta2, eps, weight_decay], group), params, grads, m, v);
                 }
             }
         }
     }
 
-    fn adam_step<R: Real>(&self, config: AdamConfig, group: &Group) -> AdamStep<R> {
+    fn adam_step<R: Real>(&self, [beta1, beta2, eps, weight_decay]: [f64; 4], group: &Group) -> AdamStep<R> {
         let real = R::from_f64;
         AdamStep {
             grad_scale: real(self.grad_scale),
             lr: real(self.lr * group.lr_scale),
-            beta1: real(config.beta1),
-            beta2: real(config.beta2),
-            eps: real(config.eps),
-            weight_decay: real(if group.decays { config.weight_decay } else { 0.0 }),
-            bias1: real(1.0 - config.beta1.powi(self.t)),
-            bias2: real(1.0 - config.beta2.powi(self.t)),
+            beta1: real(beta1),
+            beta2: real(beta2),
+            eps: real(eps),
+            weight_decay: real(if group.decays { weight_decay } else { 0.0 }),
+            bias1: real(1.0 - beta1.powi(self.t)),
+            bias2: real(1.0 - beta2.powi(self.t)),
         }
     }
 }
@@ -226,13 +224,13 @@ mod tests {
     }
 
     /// The numbers of weight and bias after each of three steps at rate 0.1 with gradients 1, 0.5 and -1 for all.
-    fn steps(algorithm: Algorithm) -> Vec<[f64; 2]> {
+    fn steps(config: OptimiserConfig, decay: Decay) -> Vec<[f64; 2]> {
         let (table, [weight, bias, frozen]) = table();
         let mut params = table.zeros::<f64>();
         weight.of_mut(&mut params).fill(1.0);
         bias.of_mut(&mut params).fill(2.0);
         frozen.of_mut(&mut params).fill(3.0);
-        let mut optimiser = Optimiser::new(&table, algorithm, |name| if name.starts_with("b.") { 0.0 } else { 1.0 });
+        let mut optimiser = Optimiser::new(&table, config, decay, |name| if name.starts_with("b.") { 0.0 } else { 1.0 });
         let mut after = Vec::new();
         for gradient in [1.0, 0.5, -1.0] {
             let mut grads = table.zeros::<f64>();
@@ -244,31 +242,15 @@ mod tests {
         after
     }
 
-    /// By the algorithm in PyTorch's documentation of torch.optim.SGD, worked out by hand: with Nesterov's momentum 0.5 and decay
-    /// 0.1, g = 1.1, m = 1.1, p = 1 - 0.1 · (1.1 + 0.55) and so on.
-    #[test]
-    fn descent_is_that_of_pytorch() {
-        let sgd = |nesterov, decay| Algorithm::Sgd(SgdConfig { momentum: 0.5, nesterov, weight_decay: 0.1, decay });
-        for (algorithm, want) in [
-            (sgd(false, Decay::Matrices), [[0.89, 1.9], [0.7761, 1.8], [0.811_389, 1.85]]),
-            (sgd(true, Decay::Matrices), [[0.835, 1.85], [0.719_975, 1.75], [0.830_837_875, 1.875]]),
-            (sgd(false, Decay::All), [[0.89, 1.88], [0.7761, 1.7512], [0.811_389, 1.769_288]]),
-        ] {
-            for (found, want) in steps(algorithm).iter().zip(want) {
-                let is_close = (found[0] - want[0]).abs() < 1e-12 && (found[1] - want[1]).abs() < 1e-12;
-                assert!(is_close, "{algorithm:?}: {found:?}, not {want:?}");
-            }
-        }
-    }
-
     /// The recurrences of Kingma & Ba (2015) and Loshchilov & Hutter (2019) for one number, written out. The correction of a
     /// moment for its start at 0 divides by 1 - β^t, t counted from 1; eps is large enough to show what it is added to.
     #[test]
     fn moments_are_corrected_for_their_start_at_zero() {
         let (lr, beta1, beta2, eps, weight_decay) = (0.1, 0.9, 0.99, 1e-2, 0.5);
-        let config = AdamConfig { beta1, beta2, eps, weight_decay, decay: Decay::All };
-        for (algorithm, is_decoupled) in [(Algorithm::AdamW(config), true), (Algorithm::Adam(config), false)] {
-            let found = steps(algorithm);
+        let adamw = OptimiserConfig::AdamW(AdamWConfig { beta1, beta2, eps, weight_decay });
+        let adam = OptimiserConfig::Adam(AdamConfig { beta1, beta2, eps, weight_decay });
+        for (config, is_decoupled) in [(adamw, true), (adam, false)] {
+            let found = steps(config, Decay::All);
             for (param, start) in [(0, 1.0), (1, 2.0)] {
                 let (mut p, mut m, mut v) = (start, 0.0, 0.0);
                 for ((t, gradient), found) in (1..).zip([1.0, 0.5, -1.0]).zip(&found) {
@@ -281,7 +263,7 @@ mod tests {
                     } else {
                         lr * bias2.sqrt() / bias1 * m / (v.sqrt() + eps)
                     };
-                    assert!((found[param] - p).abs() < 1e-12, "{algorithm:?}, step {t}: {}, not {p}", found[param]);
+                    assert!((found[param] - p).abs() < 1e-12, "{config:?}, step {t}: {}, not {p}", found[param]);
                 }
             }
         }
@@ -290,7 +272,7 @@ mod tests {
     #[test]
     fn decay_spares_biases_unless_told_otherwise() {
         let adamw = |decay, weight_decay| {
-            steps(Algorithm::AdamW(AdamConfig { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay, decay }))[0]
+            steps(OptimiserConfig::AdamW(AdamWConfig { beta2: 0.99, weight_decay, ..AdamWConfig::default() }), decay)[0]
         };
         let [plain, matrices, all] = [adamw(Decay::Matrices, 0.0), adamw(Decay::Matrices, 0.5), adamw(Decay::All, 0.5)];
         // 5 % of 1 and of 2
@@ -302,9 +284,9 @@ mod tests {
     #[test]
     fn what_decay_alone_does_is_known_to_the_bit() {
         let (table, params) = table();
-        let config = AdamConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.05, decay: Decay::Matrices };
-        let mut optimiser =
-            Optimiser::<f32>::new(&table, Algorithm::AdamW(config), |name| if name.starts_with("b.") { 0.3 } else { 1.0 });
+        let config = OptimiserConfig::AdamW(AdamWConfig { weight_decay: 0.05, ..AdamWConfig::default() });
+        let lr_scale = |name: &str| if name.starts_with("b.") { 0.3 } else { 1.0 };
+        let mut optimiser = Optimiser::<f32>::new(&table, config, Decay::Matrices, lr_scale);
         let before = table.init::<f32>(1);
         let mut after = before.clone();
         optimiser.step(3e-3, 1.0, &mut after, &table.zeros());

@@ -8,7 +8,7 @@ use nids_nn::engine::Engine;
 use nids_nn::{Cx, Init, Param, ParamTable, Prepared, Scope};
 
 use crate::data::fill;
-use crate::network::{LatentEncoder, Moment, features, mixer};
+use crate::network::{LatentEncoder, features, mixer};
 use crate::verdicts::Outputs;
 use nids_config::{Config, Finetune, FinetuneFrom, Scales, Task};
 use nids_store::{Error, Result};
@@ -121,7 +121,7 @@ impl Network {
         fill(encoded, widths, rows.iter().copied(), x);
         if let Some(encoder) = &self.encoder {
             let z = cx.alloc(b * encoder.width());
-            encoder.infer(cx, b, x, Moment::Mean, z);
+            encoder.infer(cx, b, x, z);
             x = z;
         }
         out.fill(0.0);
@@ -188,5 +188,5 @@ fn patches(encoder: &LatentEncoder, width: usize) -> Result<(Input<'static>, usi
 
 /// Whether there is something to learn of categories.
 pub(crate) fn wants_classes(config: &Config) -> bool {
-    matches!(config.finetune.task, Task::Multiclass(_)) || config.finetune.auxiliary.is_some()
+    matches!(config.finetune.task, Task::Multiclass(_))
 }

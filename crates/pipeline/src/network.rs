@@ -141,15 +141,6 @@ enum Kept {
     Mu(Posterior),
 }
 
-/// What is to be known of a flow's latents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Moment {
-    /// The latents themselves.
-    Mean,
-    /// The standard deviation that the posterior gives each of them; 0 where there is no posterior.
-    Deviation,
-}
-
 impl LatentEncoder {
     /// The encoder under the names it has in every network, and the posterior under those of [`Vae`], where it is read.
     pub(crate) fn new(config: &Config, tokeniser: &Tokeniser, table: &mut ParamTable) -> Self {
@@ -157,10 +148,10 @@ impl LatentEncoder {
         let latents = match (config.encode.latents, &config.pretrain.objective) {
             (Latents::Mean, _) => Kept::Mean,
             (Latents::Tokens, _) => Kept::Tokens,
-            (Latents::Mu(_), Objective::Vae(settings)) => {
+            (Latents::Mu, Objective::Vae(settings)) => {
                 Kept::Mu(Posterior::new(&mut table.root().at("latent"), encoder.dim(), vae_config(settings)))
             }
-            (Latents::Mu(_), Objective::Mae(_)) => unreachable!("the config was checked"),
+            (Latents::Mu, Objective::Mae(_)) => unreachable!("the config was checked"),
         };
         Self { encoder, latents }
     }
@@ -217,28 +208,26 @@ impl LatentEncoder {
         prepared: &Prepared<f32>,
         encoded: &TokenTable,
         widths: &[usize],
-        moment: Moment,
         out: &mut [f32],
     ) {
         let width = widths.iter().sum::<usize>();
         engine.infer(params, prepared, &all_rows(encoded.n_rows()), self.width(), out, |cx, rows, out| {
             let x = cx.alloc(rows.len() * width);
             fill(encoded, widths, rows.iter().copied(), x);
-            self.infer(cx, rows.len(), x, moment, out);
+            self.infer(cx, rows.len(), x, out);
         });
     }
 
     /// The latents of a shard.   x: b samples   z: [b, width]
-    pub(crate) fn infer<'a>(&self, cx: &Cx<'a, f32>, b: usize, x: &'a mut [f32], moment: Moment, z: &mut [f32]) {
+    pub(crate) fn infer<'a>(&self, cx: &Cx<'a, f32>, b: usize, x: &'a mut [f32], z: &mut [f32]) {
         let tokens = self.encoder.infer(cx, b, x);
-        let mut kept = match (&self.latents, moment) {
-            (Kept::Mu(posterior), _) => {
-                let [mu, sigma] = posterior.infer(cx, tokens);
-                if moment == Moment::Mean { mu } else { sigma }
+        let mut kept = match &self.latents {
+            Kept::Mu(posterior) => {
+                let [mu, _] = posterior.infer(cx, tokens);
+                mu
             }
-            (_, Moment::Deviation) => return z.fill(0.0),
-            (Kept::Mean, _) => mean_tokens(cx, tokens),
-            (Kept::Tokens, _) => tokens,
+            Kept::Mean => mean_tokens(cx, tokens),
+            Kept::Tokens => tokens,
         };
         by_sample(&mut kept, z);
     }

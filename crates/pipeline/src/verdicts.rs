@@ -15,8 +15,8 @@ const SHOWN: usize = 10;
 /// What the outputs of a classifier are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outputs {
-    /// The logit of an attack, and those of so many classes, which training alone looks at.
-    Attack { auxiliary: usize },
+    /// The logit of an attack.
+    Attack,
     /// A logit for each of `n` classes, one of which is the benign one.
     Classes { n: usize, normal: usize },
 }
@@ -24,18 +24,17 @@ pub(crate) enum Outputs {
 impl Outputs {
     /// Those of the config's task; `classes` where there is something to learn of them.
     pub(crate) fn new(config: &Config, classes: Option<&Classes>) -> Self {
-        let n = classes.map_or(0, |classes| classes.names().len());
         match (&config.finetune.task, classes) {
-            (Task::Multiclass(_), Some(classes)) => Self::Classes { n, normal: classes.normal() },
+            (Task::Multiclass(_), Some(classes)) => Self::Classes { n: classes.names().len(), normal: classes.normal() },
             (Task::Multiclass(_), None) => unreachable!("the task has classes"),
-            (Task::Binary, _) => Self::Attack { auxiliary: n },
+            (Task::Binary, _) => Self::Attack,
         }
     }
 
     /// C
     pub(crate) fn n(self) -> usize {
         match self {
-            Self::Attack { auxiliary } => 1 + auxiliary,
+            Self::Attack => 1,
             Self::Classes { n, .. } => n,
         }
     }
@@ -43,7 +42,7 @@ impl Outputs {
     /// W, the probabilities of a row: that of an attack, or of every class.
     pub(crate) fn width(self) -> usize {
         match self {
-            Self::Attack { .. } => 1,
+            Self::Attack => 1,
             Self::Classes { n, .. } => n,
         }
     }
@@ -51,7 +50,7 @@ impl Outputs {
     /// Adds the probabilities of logits, which are overwritten.   logits: [C]   out: [W]
     pub(crate) fn add_probabilities(self, logits: &mut [f32], out: &mut [f32]) {
         match self {
-            Self::Attack { .. } => out[0] += sigmoid(logits[0]),
+            Self::Attack => out[0] += sigmoid(logits[0]),
             Self::Classes { .. } => {
                 softmax(logits);
                 out.iter_mut().zip(logits).for_each(|(out, probability)| *out += *probability);
@@ -63,7 +62,7 @@ impl Outputs {
     /// probabilities: [W]
     pub(crate) fn attack(self, probabilities: &[f32]) -> f32 {
         match self {
-            Self::Attack { .. } => probabilities[0],
+            Self::Attack => probabilities[0],
             Self::Classes { normal, .. } => (sum(&probabilities[..normal]) + sum(&probabilities[normal + 1..])).min(1.0),
         }
     }
@@ -153,7 +152,7 @@ mod tests {
         // the benign class is the most probable one, and yet the row is more likely an attack
         assert_eq!((outputs.class(&probabilities, true), outputs.class(&probabilities, false)), (Some(0), Some(1)));
         assert_eq!(outputs.class(&[0.1, 0.4, 0.5], true), Some(2));
-        assert_eq!(Outputs::Attack { auxiliary: 3 }.class(&[0.3], true), None);
+        assert_eq!(Outputs::Attack.class(&[0.3], true), None);
     }
 
     #[test]

@@ -178,7 +178,7 @@ fn warning(stage: Stage, of_member: &str, settings: &config::Monitor, step: u64,
 #[cfg(test)]
 mod tests {
     use nids_nn::Init;
-    use nids_nn::optim::{AdamConfig, Algorithm, Decay};
+    use nids_nn::optim::{AdamWConfig, Decay, OptimiserConfig};
 
     use super::*;
 
@@ -198,8 +198,8 @@ mod tests {
         let lr_scale = |name: &str| if name.starts_with("frozen") { 0.0 } else { 0.5 };
         let mut monitor = Monitor::new(&table, Stage::Pretrain, None, SETTINGS, lr_scale);
         // no memory of gradients past, so that one that ends is seen at once
-        let config = AdamConfig { beta1: 0.0, beta2: 0.0, eps: 1e-8, weight_decay: 0.1, decay: Decay::Matrices };
-        let mut optimiser = Optimiser::<f32>::new(&table, Algorithm::AdamW(config), lr_scale);
+        let config = OptimiserConfig::AdamW(AdamWConfig { beta1: 0.0, beta2: 0.0, eps: 1e-8, weight_decay: 0.1 });
+        let mut optimiser = Optimiser::<f32>::new(&table, config, Decay::Matrices, lr_scale);
         let (mut params, lr) = (table.init::<f32>(1), 1e-3);
         let mut found = Vec::new();
         for step in 1..=20 {

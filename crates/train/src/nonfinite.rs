@@ -16,8 +16,6 @@ pub enum What {
     Loss,
     /// The gradient.
     Gradient,
-    /// Loss or gradient where sharpness-aware minimisation looks.
-    Ahead,
     /// After the update.
     Weight,
 }
@@ -27,7 +25,6 @@ impl What {
         match self {
             Self::Loss => "the loss",
             Self::Gradient => "the gradient",
-            Self::Ahead => "loss or gradient at the weights that `sam` looks at",
             Self::Weight => "a weight after the update",
         }
     }

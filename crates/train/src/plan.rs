@@ -1,9 +1,9 @@
 //! What the training loop needs to know of a stage's config.
 
-use nids_nn::optim::{AdamConfig, Algorithm, Decay, SgdConfig};
+use nids_nn::optim::{Decay, OptimiserConfig};
 use nids_nn::schedule::{Schedule, Warmup};
 
-use nids_config::{self as config, Monitor, Nonfinite, Per, Sam, Stage, Training, UpdateNoise};
+use nids_config::{self as config, Monitor, Nonfinite, Per, Stage, Training};
 
 /// What the loop needs to know of a stage's config.
 #[derive(Clone, Copy, Debug)]
@@ -16,12 +16,11 @@ pub struct TrainPlan {
     /// Rows a step.
     pub batch_size: usize,
     pub(crate) micro_batch: usize,
-    pub(crate) algorithm: Algorithm,
+    pub(crate) optimiser: OptimiserConfig,
+    pub(crate) decay: Decay,
     clock: Clock,
     schedule: Schedule,
     pub(crate) clip_norm: Option<f64>,
-    pub(crate) sam: Option<Sam>,
-    pub(crate) update_noise: Option<UpdateNoise>,
     pub(crate) nonfinite: Nonfinite,
     pub(crate) log_every: u64,
     pub(crate) monitor: Option<Monitor>,
@@ -37,12 +36,11 @@ impl TrainPlan {
             steps: config.steps,
             batch_size: config.batch_size,
             micro_batch: config.micro_batch,
-            algorithm: algorithm(&config.optimiser),
+            optimiser: config.optimiser,
+            decay: decay(config.optimiser),
             clock,
             schedule: schedule(&config.schedule, config.lr, clock.t(config.steps - 1) + 1),
             clip_norm: config.clip_norm,
-            sam: config.sam,
-            update_noise: config.update_noise,
             nonfinite: config.nonfinite,
             log_every: config.log_every,
             monitor: config.monitor,
@@ -79,21 +77,12 @@ impl Clock {
     }
 }
 
-fn algorithm(optimiser: &config::Optimiser) -> Algorithm {
-    let decay = |decay| match decay {
-        config::Decay::Matrices => Decay::Matrices,
-        config::Decay::All => Decay::All,
-    };
-    match *optimiser {
-        config::Optimiser::AdamW(config::AdamW { beta1, beta2, eps, weight_decay, decay: what }) => {
-            Algorithm::AdamW(AdamConfig { beta1, beta2, eps, weight_decay, decay: decay(what) })
-        }
-        config::Optimiser::Adam(config::Adam { beta1, beta2, eps, weight_decay, decay: what }) => {
-            Algorithm::Adam(AdamConfig { beta1, beta2, eps, weight_decay, decay: decay(what) })
-        }
-        config::Optimiser::Sgd(config::Sgd { momentum, nesterov, weight_decay, decay: what }) => {
-            Algorithm::Sgd(SgdConfig { momentum, nesterov, weight_decay, decay: decay(what) })
-        }
+/// What weight decay applies to: AdamW spares biases and norms, as is usual; Adam's L2 penalty is on every parameter, as the
+/// numpy predecessor had it.
+fn decay(optimiser: OptimiserConfig) -> Decay {
+    match optimiser {
+        OptimiserConfig::AdamW(_) => Decay::Matrices,
+        OptimiserConfig::Adam(_) => Decay::All,
     }
 }
 

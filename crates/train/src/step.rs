@@ -7,8 +7,6 @@ use nids_nn::optim::{Optimiser, clip};
 
 use crate::nonfinite::{self, Nonfinite, What};
 use crate::plan::TrainPlan;
-use crate::stream;
-use nids_config::Sam;
 use nids_store::checkpoint::Arithmetic;
 
 /// How an engine adds up, for a checkpoint.
@@ -25,8 +23,6 @@ pub struct StepRunner<'o> {
     key: Key,
     pub(crate) optimiser: Optimiser<f32>,
     grads: Buffer<f32>,
-    /// The weights that sharpness-aware minimisation looks at.
-    ahead: Option<(Sam, Buffer<f32>)>,
 }
 
 /// What became of a step.
@@ -56,9 +52,8 @@ impl<'o> StepRunner<'o> {
         key: Key,
         lr_scale: impl Fn(&str) -> f64,
     ) -> Self {
-        let optimiser = Optimiser::new(table, plan.algorithm, lr_scale);
-        let ahead = plan.sam.map(|sam| (sam, table.zeros()));
-        Self { table, objective, plan, key, optimiser, grads: table.zeros(), ahead }
+        let optimiser = Optimiser::new(table, plan.optimiser, plan.decay, lr_scale);
+        Self { table, objective, plan, key, optimiser, grads: table.zeros() }
     }
 
     /// Takes `step`, counted from 0, on its `samples`, with `lr_scale` on the learning rate; `parts` hears what the loss is made of.
@@ -71,9 +66,9 @@ impl<'o> StepRunner<'o> {
         params: &mut Buffer<f32>,
         parts: &mut dyn FnMut(&'static str, f64),
     ) -> Outcome {
-        let Self { table, objective, plan, key, optimiser, grads, ahead } = self;
+        let Self { table, objective, plan, key, optimiser, grads } = self;
         let key = key.child(step);
-        let (loss, mut grad_norm) = gradient(engine, *objective, plan, key, step, samples, params, grads);
+        let (loss, grad_norm) = gradient(engine, *objective, plan, key, step, samples, params, grads);
         if !loss.is_finite() {
             return Outcome::Nonfinite(What::Loss);
         }
@@ -81,22 +76,7 @@ impl<'o> StepRunner<'o> {
             return Outcome::Nonfinite(What::Gradient);
         }
         objective.parts(loss, parts);
-        if let Some((sam, ahead)) = ahead {
-            optimiser.zero_frozen(grads);
-            let norm = engine.grad_norm(grads).max(1e-12); // a gradient of 0 points nowhere
-            engine.ascend(sam.rho / norm, params, grads, ahead);
-            let (loss, norm) = gradient(engine, *objective, plan, key, step, samples, ahead, grads);
-            if !loss.is_finite() || !norm.is_finite() {
-                return Outcome::Nonfinite(What::Ahead);
-            }
-            grad_norm = norm;
-        }
-        let mut grad_scale = clip(grad_norm, plan.clip_norm);
-        if let Some(noise) = plan.update_noise {
-            // drawn around the clipped gradient, or clipping would undo it where gradients are large
-            engine.add_noise(table, key.child(stream::UPDATE_NOISE), noise.sigma(step), grad_scale, grads);
-            grad_scale = 1.0;
-        }
+        let grad_scale = clip(grad_norm, plan.clip_norm);
         let lr = lr_scale * plan.lr(step);
         engine.update(optimiser, lr, grad_scale, params, grads);
         // squares overflow before the weights do
@@ -115,14 +95,12 @@ impl<'o> StepRunner<'o> {
         samples: &[Sample],
         params: &[f32],
     ) -> Nonfinite {
-        let Self { table, objective, plan, key, grads, ahead, .. } = self;
+        let Self { table, objective, plan, key, grads, .. } = self;
         let layer = if what == What::Weight { nonfinite::layer(table, params) } else { nonfinite::layer(table, grads) };
-        let params = match (what, ahead) {
+        if what == What::Weight {
             // with NaN weights every row fails, so no rows are named
-            (What::Weight, _) => return Nonfinite { what, step: step + 1, layer, rows: Vec::new() },
-            (What::Ahead, Some((_, ahead))) => ahead,
-            _ => params,
-        };
+            return Nonfinite { what, step: step + 1, layer, rows: Vec::new() };
+        }
         // what is no number in a row is none in every sum with it
         let mut rows = Vec::new();
         let mut parts: Vec<&[Sample]> = samples.chunks(plan.micro_batch).rev().collect();
@@ -167,10 +145,9 @@ fn gradient(
 mod tests {
     use nids_kernels::Gemm;
     use nids_nn::{Cx, Init, Param};
-    use rand_distr::{Distribution, StandardNormal};
 
     use super::*;
-    use nids_config::{Constant, Schedule, Sgd, Stage, Training, UpdateNoise};
+    use nids_config::{Stage, Training};
 
     const KEY: u64 = 5;
 
@@ -193,29 +170,6 @@ mod tests {
             let mut param = |name, len| table.root().param(name, &[len], Init::Zeros);
             let (frozen, weight) = (param("frozen", 1), param("weight", 2));
             Self { table, weight, frozen, bad_rows: &[] }
-        }
-
-        /// The weights after `step` of stochastic gradient descent with learning rate 0.1 from (1, 2), and what it was.
-        fn step(&self, step: u64, training: &Training) -> (Vec<f32>, StepReport) {
-            let training = Training {
-                batch_size: ROWS,
-                micro_batch: 2,
-                optimiser: nids_config::Optimiser::Sgd(Sgd { momentum: 0.0, ..Sgd::default() }),
-                lr: 0.1,
-                schedule: Schedule::Constant(Constant { warmup: 0.0, ..Constant::default() }),
-                ..training.clone()
-            };
-            let plan = TrainPlan::new(Stage::Pretrain, &training, ROWS);
-            let mut engine = Engine::new(&self.table, 2, Gemm::Tiles, Cut { shard: 1, groups: 2 }).unwrap();
-            let lr_scale = |name: &str| if name == "frozen" { 0.0 } else { 1.0 };
-            let mut trainer = StepRunner::new(&self.table, self, &plan, Key::new(KEY), lr_scale);
-            let mut params = self.table.zeros::<f32>();
-            self.weight.of_mut(&mut params).copy_from_slice(&W);
-            let samples: Vec<Sample> = (0..ROWS as u32).map(|row| Sample { row, key: row }).collect();
-            let outcome = trainer.step(&mut engine, step, &samples, 1.0, &mut params, &mut |_, _| ());
-            let Outcome::Taken(taken) = outcome else { panic!("not finite") };
-            assert!(self.frozen.of(&params)[0].abs() < f32::EPSILON);
-            (self.weight.of(&params).to_vec(), taken)
         }
     }
 
@@ -250,37 +204,5 @@ mod tests {
         assert_eq!((found.what, found.step, found.layer.as_deref()), (What::Loss, 7, Some("weight")));
         assert_eq!((found.rows.as_slice(), bowl.weight.of::<f32>(&params)), (&[0, 2][..], &W[..]));
         assert_eq!(trainer.optimiser.moments().2, 0);
-    }
-
-    fn assert_close(found: &[f32], want: [f32; 2]) {
-        assert!(found.iter().zip(want).all(|(found, want)| (found - want).abs() < 1e-6), "{found:?}, not {want:?}");
-    }
-
-    #[test]
-    fn a_sharpness_aware_step_follows_the_gradient_further_up() {
-        let sam = Training { sam: Some(Sam { rho: 0.5 }), clip_norm: None, ..Training::default() };
-        let (found, taken) = Bowl::new().step(0, &sam);
-        // by hand: g = (3, 1), at w + 0.5 · g / √10
-        let ahead = [1.0 + 0.5 * 3.0 / 10_f32.sqrt(), 2.0 + 0.5 / 10_f32.sqrt()];
-        let dw = [3.0 * ahead[0], 0.5 * ahead[1]];
-        assert_close(&found, [1.0 - 0.1 * dw[0], 2.0 - 0.1 * dw[1]]);
-        let want = f64::from(dw[0].powi(2) + dw[1].powi(2) + 49.0).sqrt();
-        assert!((taken.loss - 2.5).abs() < 1e-6 && (taken.grad_norm - want).abs() < 1e-5, "{} {}", taken.loss, taken.grad_norm);
-    }
-
-    #[test]
-    fn noise_is_laid_on_the_clipped_gradient_and_shrinks_with_the_steps() {
-        let bowl = Bowl::new();
-        for step in [0, 3] {
-            let noise = Some(UpdateNoise { eta: 0.04, gamma: 0.5 });
-            let (found, taken) = bowl.step(step, &Training { update_noise: noise, ..Training::default() });
-            let sigma = (0.04 / (1.0 + step as f64).sqrt()).sqrt() as f32;
-            let key = Key::new(KEY).child(step).child(stream::UPDATE_NOISE);
-            let place = bowl.weight.offset() as u32;
-            let draw = |i| -> f64 { StandardNormal.sample(&mut key.stream(0, place + i)) };
-            let [one, two] = [draw(0) as f32, draw(1) as f32];
-            let dw = [3.0, 1.0].map(|dw| dw / taken.grad_norm as f32);
-            assert_close(&found, [1.0 - 0.1 * (dw[0] + sigma * one), 2.0 - 0.1 * (dw[1] + sigma * two)]);
-        }
     }
 }

@@ -12,8 +12,6 @@ pub const SHUFFLE: u64 = 4;
 pub const POSTERIOR: u64 = 5;
 /// Members of an ensemble.
 pub const MEMBERS: u64 = 6;
-/// Noise on gradients.
-pub const UPDATE_NOISE: u64 = 7;
 /// The order of rows without labels.
 pub const UNLABELLED_SHUFFLE: u64 = 8;
 /// Seeds of k-means.

@@ -420,8 +420,6 @@ const KEYS: [(&str, &[&str]); 28] = [
     ("finetune.ensemble.batch.shared_blocks", &[]),
     ("finetune.ensemble.batch.scales", &["normal", "signs"]),
     ("finetune.task", &["binary", "multiclass"]),
-    ("finetune.auxiliary", &["{}"]),
-    ("finetune.auxiliary.weight", &[]),
     ("finetune.batch_size", &[]),
     ("evaluate.threshold", &[]),
 ];

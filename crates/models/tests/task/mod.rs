@@ -9,7 +9,7 @@ use nids_models::{
 use nids_nn::engine::{Cut, Engine, Objective, Sample};
 use nids_nn::gradcheck::uniform;
 use nids_nn::loss::{BceWeights, bce_with_logits, sigmoid};
-use nids_nn::optim::{AdamConfig, Algorithm, Decay, Optimiser, clip};
+use nids_nn::optim::{AdamWConfig, Decay, Optimiser, OptimiserConfig, clip};
 use nids_nn::{Cx, Gemm, Init, MAX_SHARD, Mode, ParamTable, Prepared, Real};
 
 /// What is trained.
@@ -124,9 +124,8 @@ impl<R: Real> Task<R> {
     /// Weights and the last loss after `steps` of clipped AdamW; `after_step` looks at the engine.
     pub(crate) fn train(&self, threads: usize, cut: Cut, steps: u64, mut after_step: impl FnMut(&Engine<R>)) -> (Buffer<R>, f64) {
         let mut engine = Engine::new(&self.table, threads, self.gemm, self.cut(cut)).unwrap();
-        let algorithm =
-            Algorithm::AdamW(AdamConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decay: Decay::Matrices });
-        let mut optimiser = Optimiser::new(&self.table, algorithm, |_| 1.0);
+        let config = OptimiserConfig::AdamW(AdamWConfig::default());
+        let mut optimiser = Optimiser::new(&self.table, config, Decay::Matrices, |_| 1.0);
         let (mut params, mut grads) = (self.table.init::<R>(3), self.table.zeros());
         let samples = self.samples();
         let mut loss = f64::NAN;

@@ -12,7 +12,7 @@ use super::predict::Detector;
 use crate::data::read_tokeniser;
 use crate::data::{Labelled, all_rows, labelled, read};
 use crate::labels::labelled_rows;
-use crate::network::{LatentEncoder, Moment, WeightsFile, widths};
+use crate::network::{LatentEncoder, WeightsFile, widths};
 use nids_config::{Config, FinetuneFrom, Stage};
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{MODEL, PRETRAINED, TOKENISER};
@@ -124,7 +124,7 @@ pub fn query(run: &Run, options: QueryOptions<'_>, out: &mut dyn Write, progress
     for ((rows, latents), weight) in pool.rows.chunks(BATCH).zip(latents.chunks_mut(BATCH * width)).zip(weight.chunks_mut(BATCH))
     {
         let encoded = tokeniser.tokenise(&flows.select(rows))?;
-        encoder.latents(&engine, &params, &prepared, &encoded, &widths, Moment::Mean, latents);
+        encoder.latents(&engine, &params, &prepared, &encoded, &widths, latents);
         if let Some(detector) = &detector {
             let unsure = detector.attacks(&encoded).into_iter().map(|p| f64::from(p) * (1.0 - f64::from(p)));
             weight.iter_mut().zip(unsure).for_each(|(weight, unsure)| *weight *= unsure);

@@ -21,7 +21,7 @@ use crate::data::Labelled;
 use crate::engine::engine;
 use crate::network::{WeightsFile, mask_token, widths};
 use crate::verdicts::Scores;
-use nids_config::{Config, FinetuneFrom, Stage};
+use nids_config::{Config, Finetune, FinetuneFrom, Stage};
 use nids_store::Result;
 use nids_store::checkpoint::Checkpoint;
 use nids_store::progress::{Event, Progress};
@@ -171,7 +171,7 @@ impl Trained<'_> {
         let Self { network, job, without_labels, seed } = *self;
         let (table, plan) = (job.table, job.plan);
         let settings = &held_out.config.finetune;
-        let lr_scale = |name: &str| lr_scale(held_out.config, network.is_pretrained(name), name);
+        let lr_scale = |name: &str| lr_scale(settings, network.is_pretrained(name));
         if let Some(mut average) = job.average() {
             average.restart(params);
         }
@@ -234,28 +234,14 @@ fn tell(what: &str, metrics: &Metrics, progress: &mut dyn Progress) {
     progress.event(Event::Message(&format!("{what}: validation accuracy {accuracy}, ROC-AUC {roc_auc}")));
 }
 
-/// The learning rate of a parameter over `lr`: frozen latents train the head alone, a pretrained encoder may be trained more
-/// gently than its head, and its lower layers more gently than its upper ones.
-fn lr_scale(config: &Config, was_pretrained: bool, name: &str) -> f64 {
-    let of_layer = layer_lr_scale(name, config.finetune.layer_lr_decay, config.model.depth);
-    match (config.finetune.from, was_pretrained) {
+/// The factor on `lr` of a parameter: frozen latents train the head alone, and a pretrained encoder may be trained more gently
+/// than its head.
+fn lr_scale(settings: &Finetune, was_pretrained: bool) -> f64 {
+    match (settings.from, was_pretrained) {
         (FinetuneFrom::Latents, true) => 0.0,
-        (FinetuneFrom::Pretrained, true) => config.finetune.encoder_lr_scale * of_layer,
-        _ => of_layer,
+        (FinetuneFrom::Pretrained, true) => settings.encoder_lr_scale,
+        _ => 1.0,
     }
-}
-
-/// decay^(depth - i) for block i of the encoder, decay^(depth + 1) for what lies below the blocks, 1 for its last norm and what
-/// comes after it: layer-wise learning rates (Clark et al. 2020, section 3.2; the layers as BEiT counts them, Bao et al. 2022).
-fn layer_lr_scale(name: &str, decay: f64, depth: usize) -> f64 {
-    let Some(name) = name.strip_prefix("encoder.") else { return 1.0 };
-    let block = name.strip_prefix("blocks.").and_then(|name| name.split('.').next()?.parse::<usize>().ok());
-    let layers_above = match block {
-        Some(block) => depth - block,
-        None if name.starts_with("norm.") => 0,
-        None => depth + 1,
-    };
-    decay.powf(layers_above as f64)
 }
 
 #[derive(Serialize)]
@@ -280,28 +266,11 @@ mod tests {
     use crate::testing::slope_error;
 
     #[test]
-    fn a_layer_learns_slower_the_lower_it_lies() {
-        for (name, want) in [
-            ("classifier.weight", 1.0),
-            ("head.encoder.blocks.0.token_mixing.linear1.weight", 1.0),
-            ("encoder.norm.weight", 1.0),
-            ("encoder.blocks.2.channel_mixing_norm.bias", 0.5),
-            ("encoder.blocks.0.token_mixing.linear1.weight", 0.125),
-            ("encoder.embed.proto.weight", 0.0625),
-            ("encoder.registers.weight", 0.0625),
-        ] {
-            let found = layer_lr_scale(name, 0.5, 3);
-            assert!((found - want).abs() < 1e-15, "{name}: {found}, not {want}");
-        }
-    }
-
-    #[test]
     fn the_gradient_is_that_of_the_loss() {
         for settings in [
             &["finetune.loss.pos_weight=3"][..],
             &["finetune.task=multiclass"],
-            &["finetune.auxiliary.weight=2"],
-            &["finetune.auxiliary.weight=2", "finetune.members=3", "finetune.ensemble=batch"],
+            &["finetune.loss.pos_weight=3", "finetune.members=3", "finetune.ensemble=batch"],
         ] {
             let base = ["name=x", "model.dim=8", "model.depth=2", "finetune.from=scratch", "finetune.batch_size=32"];
             let overrides: Vec<String> = base.iter().chain(settings).map(ToString::to_string).collect();

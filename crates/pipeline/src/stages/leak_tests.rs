@@ -118,7 +118,7 @@ fn what_validation_rows_hold_changes_nothing_that_is_learned() {
         (FINETUNE, &[SCRATCH, "finetune.labels=20", "finetune.mean_teacher.batch_size=8", UNLABELLED]),
         (ALL, &[]),
         (ALL, &["finetune.from=latents", "encode.noise.copies=1", "tokeniser.normalisation=global_max"]),
-        (ALL, &["finetune.auxiliary={}", "tokeniser.normalisation=standard", "data.inner_validation=true"]),
+        (ALL, &["finetune.task=multiclass", "tokeniser.normalisation=standard", "data.inner_validation=true"]),
     ];
     for (stages, settings) in cases {
         let folder = folder();

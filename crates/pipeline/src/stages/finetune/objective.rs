@@ -13,7 +13,7 @@ use super::targets::{Targets, classify};
 use crate::again;
 use crate::data::{Labelled, all_rows, fill};
 use crate::stages::encode::{add_noise, spread};
-use nids_config::{Config, Sigma, Stage};
+use nids_config::{Config, Stage};
 use nids_store::npy;
 use nids_store::run::StageRun;
 use nids_store::{Error, Result};
@@ -48,7 +48,7 @@ pub(crate) struct LatentObjective<'d> {
     z: Array2<f32>,
     targets: Targets,
     /// Sigma and the dimensions' spread.
-    noise: Option<(Sigma, Vec<f32>)>,
+    noise: Option<(f64, Vec<f32>)>,
     divisor: f32,
 }
 
@@ -78,7 +78,7 @@ impl<'d> LatentObjective<'d> {
             return Err(Error::artefact(rows_path, what, again(Stage::Encode)));
         }
         let noise = &config.encode.noise;
-        let fresh = noise.fresh && !noise.sigma.is_off();
+        let fresh = noise.fresh && noise.sigma > 0.0;
         let objective = Self {
             head,
             targets: targets.select(&row_of.to_vec()),

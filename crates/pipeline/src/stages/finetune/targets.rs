@@ -3,11 +3,11 @@
 use nids_flows::Classes;
 use nids_models::Classifier;
 use nids_nn::Cx;
-use nids_nn::loss::{BceWeights, bce_with_logits, class_balance, cross_entropy, weighted_cross_entropy};
+use nids_nn::loss::{BceWeights, bce_with_logits, class_balance, weighted_cross_entropy};
 
 use crate::classifier::wants_classes;
 use crate::data::Labelled;
-use nids_config::{Auxiliary, Config, Multiclass, Task};
+use nids_config::{Config, Multiclass, Task};
 use nids_store::{Error, Result};
 
 /// The class of a row that is not trained on, where it is none of the classes of those that are.
@@ -19,8 +19,6 @@ pub(crate) enum Targets {
     Attack { labels: Vec<f32>, pos_weight: f32 },
     /// Its class: softmax cross-entropy, each class with a weight of its own.
     Class { classes: Vec<u32>, weights: Vec<f32> },
-    /// Whether it is an attack and, with so much weight, its class.
-    AttackAndClass { labels: Vec<f32>, pos_weight: f32, classes: Vec<u32>, n_classes: usize, weight: f32 },
 }
 
 impl Targets {
@@ -32,8 +30,8 @@ impl Targets {
         let n_classes = classes.names().len();
         let class = |row| classes.of(&labelled.flows, row).map_or(NO_CLASS, |class| class as u32);
         let of_rows: Vec<u32> = (0..labelled.flows.len()).map(class).collect();
-        match (&config.finetune.task, &config.finetune.auxiliary) {
-            (Task::Multiclass(Multiclass { class_balance: beta }), _) => {
+        match &config.finetune.task {
+            Task::Multiclass(Multiclass { class_balance: beta }) => {
                 let mut counts = vec![0; n_classes];
                 for &row in rows {
                     counts[of_rows[row as usize] as usize] += 1;
@@ -41,10 +39,7 @@ impl Targets {
                 let weights = class_balance(&counts, *beta).into_iter().map(|weight| weight as f32).collect();
                 Self::Class { classes: of_rows, weights }
             }
-            (Task::Binary, Some(Auxiliary { weight })) => {
-                Self::AttackAndClass { labels: labels(), pos_weight, classes: of_rows, n_classes, weight: *weight as f32 }
-            }
-            (Task::Binary, None) => Self::Attack { labels: labels(), pos_weight },
+            Task::Binary => Self::Attack { labels: labels(), pos_weight },
         }
     }
 
@@ -56,10 +51,6 @@ impl Targets {
         match self {
             Self::Attack { labels, pos_weight } => Self::Attack { labels: pick(&labels, rows), pos_weight },
             Self::Class { classes, weights } => Self::Class { classes: pick(&classes, rows), weights },
-            Self::AttackAndClass { labels, pos_weight, classes, n_classes, weight } => {
-                let (labels, classes) = (pick(&labels, rows), pick(&classes, rows));
-                Self::AttackAndClass { labels, pos_weight, classes, n_classes, weight }
-            }
         }
     }
 
@@ -84,17 +75,6 @@ impl Targets {
             Self::Class { classes, weights } => {
                 let classes = rows.map(|row| classes[row as usize] as usize);
                 weighted_cross_entropy(logits, classes, weights, divisor, dlogits)
-            }
-            Self::AttackAndClass { labels, pos_weight, classes, n_classes, weight } => {
-                let weights = BceWeights { pos_weight: *pos_weight, weight: None };
-                let of_rows = logits.chunks_exact(1 + n_classes).zip(dlogits.chunks_exact_mut(1 + n_classes));
-                let of_row = |((x, dx), row): ((&[f32], &mut [f32]), u32)| {
-                    let ((of_attack, of_class), (dattack, dclass)) = (x.split_at(1), dx.split_at_mut(1));
-                    let (label, class) = (labels[row as usize], classes[row as usize] as usize);
-                    bce_with_logits(of_attack, &[label], weights, divisor, dattack)
-                        + cross_entropy(of_class, class, divisor / weight, dclass)
-                };
-                of_rows.zip(rows).map(of_row).sum()
             }
         }
     }
@@ -128,7 +108,7 @@ pub(crate) fn classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Res
     if !wants_classes(config) {
         return Ok(None);
     }
-    let key = if config.finetune.auxiliary.is_some() { "finetune.auxiliary" } else { "finetune.task: multiclass" };
+    let key = "finetune.task: multiclass";
     let schema = labelled.flows.schema();
     if schema.category().is_none() {
         let advice = "name one in the schema, or leave the setting out";
