@@ -279,11 +279,7 @@ fn a_batch_may_be_cut_up_and_may_be_larger_than_the_data() {
 #[test]
 fn a_loss_that_is_no_number_ends_the_stage() {
     let bench = Bench::new();
-    insta::assert_snapshot!(bench.fails(&small(
-        "pretrain",
-        "run",
-        "--set pretrain.lr=1e30 --set pretrain.schedule.constant.warmup=0"
-    )));
+    insta::assert_snapshot!(bench.fails(&small("pretrain", "run", "--set pretrain.lr=1e30 --set pretrain.warmup=0")));
     insta::assert_snapshot!(bench.fails("finetune --run run"));
 }
 

@@ -234,7 +234,8 @@ fn embedding<R: Real>(case: &Case<'_>) {
 
 fn posterior<R: Real>(case: &Case<'_>) {
     let [_, _, dim] = case.shape("x");
-    let config = VaeConfig { latent_dim: case.shape("mu")[2], latent: VaeLatent::Token, decoder_depth: 0 };
+    let config =
+        VaeConfig { latent_dim: case.shape("mu")[2], latent: VaeLatent::Token, decoder_depth: 0, ..VaeConfig::default() };
     let mut table = ParamTable::default();
     let layer = Posterior::new(&mut table.root(), dim, config);
     let params = case.file.parameters(&table, &case.tensor("param."));

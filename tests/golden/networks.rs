@@ -212,7 +212,12 @@ impl Case<'_> {
 
     fn variational_autoencoder<R: Real>(&self, latent: VaeLatent) {
         let mut table = ParamTable::default();
-        let config = VaeConfig { latent_dim: self.size("latent_dim"), latent, decoder_depth: self.size("decoder_depth") };
+        let config = VaeConfig {
+            latent_dim: self.size("latent_dim"),
+            latent,
+            decoder_depth: self.size("decoder_depth"),
+            ..VaeConfig::default()
+        };
         let vae = Vae::new(&mut table.root(), &self.features(), &self.targets(), &self.mixer(), config);
         let [b, n, z] = self.file.get(&self.tensor("eps")).shape[..] else { panic!("noise has three axes") };
         let noise = Some((vae.noise_site(), swap([b, n, z], &self.values("eps"))));

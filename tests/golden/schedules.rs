@@ -36,8 +36,8 @@ fn schedule(name: &str, settings: &Value) -> Schedule {
             lr,
             steps: whole("steps"),
             pct_start: number("pct_start"),
-            div_factor: number("div_factor"),
-            final_div_factor: number("final_div_factor"),
+            first: lr / number("div_factor"),
+            last: lr / number("div_factor") / number("final_div_factor"),
         },
         other => panic!("`{name}` is a schedule of kind {other:?}"),
     }

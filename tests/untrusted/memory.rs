@@ -196,7 +196,7 @@ fn run_folders() {
             ("members that share a large network", text(format!("{large}\0finetune.ensemble=batch"))),
             ("threads", text("fits\0engine.threads=1024")),
             ("gradients of many groups", text("fits\0model.dim=128\0engine.gradient_groups=256")),
-            ("many rows at once", text("fits\0model.dim=512\0engine.shard=64\0engine.gemm=bf16")),
+            ("many rows at once", text("fits\0model.dim=512\0engine.shard=64\0engine.precision=bf16")),
             ("a head over many tokens", text(wide_head)),
             ("categories", text("fits\0classes=20000\0finetune.task=multiclass")),
             ("generated rows", text("fits\0data.synthetic.rows=100000000")),

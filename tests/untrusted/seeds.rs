@@ -55,7 +55,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
     let configs = [
         "name: seed",
         "name: seed\nseed: 7\nmodel: { dim: 32, depth: 2 }\npretrain: { objective: { mae: { mask_ratio: 0.4 } } }\n",
-        "name: seed\npretrain:\n  objective: vae\n  schedule: { cosine: { t_max: 0.5 } }\nencode: { noise: { sigma: 0.5 } }\n",
+        "name: seed\npretrain:\n  objective: vae\n  schedule: { cosine_restarts: { t_0: 5 } }\nencode: { noise: { sigma: 0.5 } }\n",
         "name: seed\nfinetune: { task: { multiclass: { class_balance: 0.9 } }, optimiser: { adam: { beta1: 0.9 } } }\n\0seed=3\0model.dim=16",
     ];
     for (i, text) in configs.into_iter().enumerate() {
@@ -99,7 +99,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
     write("manifest", "pretrain.json", &fs::read(run.folder().join("manifest-pretrain.json")).unwrap());
     let networks = [
         "fits\0model.dim=8\0model.depth=2\0finetune.task=multiclass\0classes=4",
-        "fits\0finetune.members=3\0finetune.ensemble.batch.shared_blocks=1\0engine.gemm=bf16",
+        "fits\0finetune.members=3\0finetune.ensemble.batch.shared_blocks=1\0engine.precision=bf16",
         "fits\0finetune.from=latents\0encode.latents=tokens\0finetune.patch_size=4\0finetune.members=2",
         "model.dim=4096\0finetune.members=64\0engine.shard=64\0engine.gradient_groups=256\0engine.threads=1024",
     ];

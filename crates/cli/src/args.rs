@@ -193,15 +193,27 @@ pub(crate) enum Command {
         output: PathBuf,
     },
     /// Check a config and print it with every default written out
-    #[command(after_help = SETTINGS)]
+    #[command(after_help = SETTINGS, args_conflicts_with_subcommands = true)]
     Config {
+        /// What to print instead
+        #[command(subcommand)]
+        about: Option<AboutSettings>,
         /// The config
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[arg(long, value_name = "FILE", required = true)]
+        config: Option<PathBuf>,
         /// Override one setting, as if it had been written in the file; may be repeated
         #[arg(long = "set", value_name = "KEY=VALUE")]
         set: Vec<String>,
     },
+}
+
+/// What there is to know of settings without a config.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AboutSettings {
+    /// Print a JSON schema of configs, with which editors complete and check them
+    Schema,
+    /// Print docs/settings.md: every setting, what it accepts, its default and its meaning
+    Reference,
 }
 
 fn probability(text: &str) -> Result<f64, String> {

@@ -21,7 +21,7 @@ use nids_pipeline::{commands, stages};
 use nids_store::output::{self, Source};
 use nids_store::{Error, Result, Resume, Run, artefacts};
 
-use args::{Cli, Command, StageArgs};
+use args::{AboutSettings, Cli, Command, StageArgs};
 use signals::Stop;
 use terminal::Terminal;
 
@@ -96,7 +96,10 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Bench { config: path, mut set, only, dropout, steps, threads, gemm, json } => {
             set.extend(threads.map(|threads| format!("engine.threads={threads}")));
-            set.extend(gemm.map(|gemm| format!("engine.gemm={gemm}")));
+            set.extend(gemm.map(|gemm| match gemm.as_str() {
+                "bf16" => "engine.precision=bf16".to_owned(),
+                gemm => format!("engine.gemm={gemm}"),
+            }));
             let config = match &path {
                 Some(path) => Config::load(path, &set)?,
                 None => Config::parse("name: bench", "the default settings", &set)?,
@@ -113,9 +116,15 @@ fn run(command: Command) -> Result<()> {
             terminal::tell(&format!("import: {} parameters in {} blocks", found.n_params, found.depth));
             Ok(())
         }
-        Command::Config { config: path, set } => {
-            let out = Output::open(None, &[Source::File("--config", &path)])?;
-            let text = Config::load(&path, &set)?.to_yaml();
+        Command::Config { about, config: path, set } => {
+            let sources: Vec<Source<'_>> = path.iter().map(|path| Source::File("--config", path)).collect();
+            let out = Output::open(None, &sources)?;
+            let text = match (about, path) {
+                (Some(AboutSettings::Schema), _) => format!("{:#}\n", nids_config::schema()),
+                (Some(AboutSettings::Reference), _) => nids_config::reference(),
+                (None, Some(path)) => Config::load(&path, &set)?.to_yaml(),
+                (None, None) => unreachable!("`--config` is required"),
+            };
             out.fill(|out| out.write_all(text.as_bytes()).map_err(Error::io("stdout", "write")))
         }
     }

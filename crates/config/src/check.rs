@@ -2,9 +2,10 @@
 
 use std::ops::RangeBounds;
 
-use serde_yaml::{Mapping, Value as Yaml};
+use serde_json::{Map, Value as Json};
 
-use super::keys::{self, Key, Rule};
+use super::keys::{self, Key, Rule, quoted};
+use super::retired;
 use super::yaml::{self, Entry, Node, Position, Value};
 use crate::problem::Problem;
 
@@ -56,8 +57,8 @@ pub(super) fn apply_override(root: &mut Node, text: &str) -> Result<(), Vec<Prob
 }
 
 /// Reads the section at `path`; what is wrong is left out and reported.
-pub(super) fn section(node: &Node, path: &str, problems: &mut Vec<Problem>) -> Mapping {
-    let mut out = Mapping::new();
+pub(super) fn section(node: &Node, path: &str, problems: &mut Vec<Problem>) -> Map<String, Json> {
+    let mut out = Map::new();
     let entries = match &node.value {
         Value::Map(entries) => entries.as_slice(),
         Value::Null => &[],
@@ -72,24 +73,31 @@ pub(super) fn section(node: &Node, path: &str, problems: &mut Vec<Problem>) -> M
         let value = if let Some(key) = keys::find(&full) {
             setting(key, &entry.value, problems)
         } else if keys::is_section(&full) {
-            Some(Yaml::Mapping(section(&entry.value, &full, problems)))
+            Some(Json::Object(section(&entry.value, &full, problems)))
         } else {
             problems.push(unknown(entry, path, &full));
             None
         };
         if let Some(value) = value {
-            out.insert(entry.key.clone().into(), value);
+            out.insert(entry.key.clone(), value);
         }
     }
     out
 }
 
-fn setting(key: &Key, node: &Node, problems: &mut Vec<Problem>) -> Option<Yaml> {
+fn setting(key: &Key, node: &Node, problems: &mut Vec<Problem>) -> Option<Json> {
+    if let (Rule::OneOf(_), Value::Map(entries)) = (&key.rule, &node.value)
+        && let [entry] = entries.as_slice()
+        && key.names().contains(&entry.key.as_str())
+    {
+        problems.push(bare(key, entry));
+        return None;
+    }
     let value = match (&key.rule, &node.value) {
-        (_, Value::Null) if key.nullable => Some(Yaml::Null),
-        (Rule::Choice(names), _) => return choice(key, names, node, problems),
-        (Rule::Section, Value::Map(_)) => return Some(Yaml::Mapping(section(node, key.path, problems))),
-        (rule, Value::Scalar { text, plain }) => scalar(rule, text, *plain),
+        (_, Value::Null) if key.nullable => Some(Json::Null),
+        (Rule::Choice(_), _) => return choice(key, &key.names(), node, problems),
+        (Rule::Section, Value::Map(_)) => return Some(Json::Object(section(node, &key.path, problems))),
+        (_, Value::Scalar { text, plain }) => scalar(key, text, *plain),
         _ => None,
     };
     if value.is_none() {
@@ -98,17 +106,17 @@ fn setting(key: &Key, node: &Node, problems: &mut Vec<Problem>) -> Option<Yaml> 
     value
 }
 
-fn scalar(rule: &Rule, text: &str, plain: bool) -> Option<Yaml> {
-    match rule {
+fn scalar(key: &Key, text: &str, plain: bool) -> Option<Json> {
+    match &key.rule {
         Rule::Text => {
             let is_text = !plain || (!matches!(text, "true" | "false") && number(text).is_none());
             (is_text && !text.is_empty()).then(|| text.into())
         }
-        Rule::OneOf(names) => names.contains(&text).then(|| text.into()),
+        Rule::OneOf(_) => key.names().contains(&text).then(|| text.into()),
         _ if !plain => None,
-        Rule::Switch => text.parse::<bool>().ok().map(Yaml::from),
-        Rule::Whole(low, high) => text.parse::<u64>().ok().filter(|value| (low..=high).contains(&value)).map(Yaml::from),
-        Rule::Number(low, high) => number(text).filter(|value| (*low, *high).contains(value)).map(Yaml::from),
+        Rule::Switch => text.parse::<bool>().ok().map(Json::from),
+        Rule::Whole(low, high) => text.parse::<u64>().ok().filter(|value| (low..=high).contains(&value)).map(Json::from),
+        Rule::Number(low, high) => number(text).filter(|value| (*low, *high).contains(value)).map(Json::from),
         Rule::Choice(_) | Rule::Section => None,
     }
 }
@@ -120,28 +128,27 @@ fn number(text: &str) -> Option<f64> {
 }
 
 /// `mae: { … }`, or the bare name for its defaults, or where it has no settings.
-fn choice(key: &Key, names: &[&str], node: &Node, problems: &mut Vec<Problem>) -> Option<Yaml> {
-    let mut out = Mapping::new();
+fn choice(key: &Key, names: &[&str], node: &Node, problems: &mut Vec<Problem>) -> Option<Json> {
+    let mut out = Map::new();
     match &node.value {
         Value::Scalar { text, .. } if names.contains(&text.as_str()) => {
             if !keys::is_section(&format!("{}.{text}", key.path)) {
                 return Some(text.as_str().into());
             }
-            out.insert(text.as_str().into(), Yaml::Mapping(Mapping::new()));
+            out.insert(text.clone(), Json::Object(Map::new()));
         }
         Value::Map(entries) => match entries.as_slice() {
             [entry] if names.contains(&entry.key.as_str()) => {
                 let full = format!("{}.{}", key.path, entry.key);
                 if !keys::is_section(&full) {
-                    let message = format!("`{full}` has no settings of its own: write `{}: {}`", key.path, entry.key);
-                    problems.push(Problem::new(entry.key_at.0.clone(), message));
+                    problems.push(bare(key, entry));
                     return None;
                 }
-                out.insert(entry.key.as_str().into(), Yaml::Mapping(section(&entry.value, &full, problems)));
+                out.insert(entry.key.clone(), Json::Object(section(&entry.value, &full, problems)));
             }
             [entry] => {
                 let full = format!("{}.{}", key.path, entry.key);
-                problems.push(unknown(entry, key.path, &full));
+                problems.push(unknown(entry, &key.path, &full));
                 return None;
             }
             [] => {
@@ -160,13 +167,22 @@ fn choice(key: &Key, names: &[&str], node: &Node, problems: &mut Vec<Problem>) -
             return None;
         }
     }
-    Some(Yaml::Mapping(out))
+    Some(Json::Object(out))
+}
+
+/// A name that has no settings is given some.
+fn bare(key: &Key, entry: &Entry) -> Problem {
+    let full = format!("{}.{}", key.path, entry.key);
+    let plain = || format!("`{full}` has no settings of its own: write `{}: {}`", key.path, entry.key);
+    Problem::new(entry.key_at.0.clone(), retired::key(&full).unwrap_or_else(plain))
 }
 
 fn wrong(key: &Key, node: &Node) -> Problem {
     let mut message = format!("`{}`: expected {}, found {}", key.path, key.expected(), node.found());
-    if let (Rule::OneOf(names) | Rule::Choice(names), Value::Scalar { text, .. }) = (&key.rule, &node.value)
-        && let Some(name) = nearest(text, names)
+    if let Some(advice) = retired::value(&key.path, &node.found()) {
+        message = format!("{message}: {advice}");
+    } else if let Value::Scalar { text, .. } = &node.value
+        && let Some(name) = nearest(text, &key.names())
     {
         message = format!("{message}: did you mean `{name}`?");
     }
@@ -174,6 +190,9 @@ fn wrong(key: &Key, node: &Node) -> Problem {
 }
 
 fn unknown(entry: &Entry, path: &str, full: &str) -> Problem {
+    if let Some(message) = retired::key(full) {
+        return Problem::new(entry.key_at.0.clone(), message);
+    }
     let siblings = keys::children(path);
     let elsewhere: Vec<String> = keys::all()
         .filter(|key| key.path.strip_suffix(&entry.key).is_some_and(|rest| rest.ends_with('.')))
@@ -184,8 +203,7 @@ fn unknown(entry: &Entry, path: &str, full: &str) -> Problem {
         let name = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         format!("did you mean `{name}`?")
     } else if elsewhere.is_empty() {
-        let names: Vec<String> = siblings.iter().map(|name| format!("`{name}`")).collect();
-        format!("expected one of {}", names.join(", "))
+        format!("expected one of {}", quoted(&siblings))
     } else {
         format!("did you mean {}?", elsewhere.join(" or "))
     };

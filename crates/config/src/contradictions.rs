@@ -1,6 +1,9 @@
 //! Settings that are good by themselves and not together.
 
-use super::{BatchEnsemble, Ensemble, FinetuneFrom, Latents, Loss, Objective, Ramp, Settings, SweepStrategy, Task, Training};
+use super::{
+    BatchEnsembleConfig, Ensemble, FinetuneFrom, GemmBackend, Latents, LossConfig, ObjectiveConfig, Precision, RampConfig,
+    ScheduleConfig, Settings, SweepStrategy, Task, TrainingConfig,
+};
 
 impl Settings {
     /// The keys to blame, and why.
@@ -9,21 +12,27 @@ impl Settings {
         if self.name.starts_with('.') || self.name.contains(['/', '\\']) {
             found.push(("name", format!("expected a name that can be a folder's, found `{}`", self.name)));
         }
-        for (training, [batch_size, schedule]) in [
-            (&self.pretrain.training, ["pretrain.batch_size", "pretrain.schedule"]),
-            (&self.finetune.training, ["finetune.batch_size", "finetune.schedule"]),
+        for (training, [batch_size, min_lr]) in [
+            (&self.pretrain.training, ["pretrain.batch_size", "pretrain.min_lr"]),
+            (&self.finetune.training, ["finetune.batch_size", "finetune.min_lr"]),
         ] {
-            let &Training { batch_size: batch, micro_batch: micro, lr, .. } = training;
+            let &TrainingConfig { batch_size: batch, micro_batch: micro, lr, min_lr: last, .. } = training;
             if batch > micro && !batch.is_multiple_of(micro) {
                 found.push((batch_size, format!("expected a multiple of `micro_batch` ({micro}), found `{batch}`")));
             }
-            if let Some((key, rate)) = training.schedule.above(lr) {
-                found.push((schedule, format!("expected `{key}` up to `lr` ({lr}), found {rate}")));
+            if training.schedule == ScheduleConfig::Constant && last > 0.0 {
+                found.push((min_lr, "`schedule: constant` stays at `lr`: leave it out".to_owned()));
+            } else if last > lr {
+                found.push((min_lr, format!("expected at most `lr` ({lr}), found {last}")));
             }
+        }
+        if self.engine.gemm == GemmBackend::Openblas && self.engine.precision == Precision::Bf16 {
+            let message = "OpenBLAS multiplies in f32 here: leave it out, or take `engine.gemm: auto`";
+            found.push(("engine.precision", message.to_owned()));
         }
         if let Some(teacher) = &self.finetune.mean_teacher {
             let mut refuse = |path, message: String| found.push((path, message));
-            let Ramp { from, to } = teacher.ramp;
+            let RampConfig { from, to } = teacher.ramp;
             if from > to {
                 refuse("finetune.mean_teacher.ramp", format!("expected `from` up to `to`, found {from} and {to}"));
             }
@@ -46,18 +55,18 @@ impl Settings {
         if let Err(nids_flows::Error::Tokeniser { message }) = self.tokeniser.check() {
             found.push(("tokeniser", message));
         }
-        if matches!(self.encode.latents, Latents::Mu) && !matches!(self.pretrain.objective, Objective::Vae(_)) {
+        if matches!(self.encode.latents, Latents::Mu) && !matches!(self.pretrain.objective, ObjectiveConfig::Vae(_)) {
             let message =
                 "`mu` is what a variational autoencoder has: name `vae` in `pretrain.objective`, or take `mean` or `tokens`";
             found.push(("encode.latents", message.to_owned()));
         }
-        if let Ensemble::Batch(BatchEnsemble { shared_blocks, .. }) = self.finetune.ensemble
+        if let Ensemble::Batch(BatchEnsembleConfig { shared_blocks, .. }) = self.finetune.ensemble
             && shared_blocks > self.model.depth
         {
             let message = format!("expected at most `model.depth` ({}), found `{shared_blocks}`", self.model.depth);
             found.push(("finetune.ensemble.batch.shared_blocks", message));
         }
-        if matches!(self.finetune.task, Task::Multiclass(_)) && self.finetune.loss != Loss::default() {
+        if matches!(self.finetune.task, Task::Multiclass(_)) && self.finetune.loss != LossConfig::default() {
             let message = "weighs attacks with `task: binary` alone: leave it out, and set `class_balance`";
             found.push(("finetune.loss.pos_weight", message.to_owned()));
         }

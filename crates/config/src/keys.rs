@@ -1,17 +1,25 @@
-//! Every key of a config: what it accepts, and which stage's output depends on it.
-//!
-//! The checker, the suggestions and the stage hashes all walk this one table; a test holds it against [`super::Settings`].
+//! Every key of a config, read from the declarations of [`Settings`]: what it accepts, its default, what it means and which
+//! stage's output depends on it. The checker, the suggestions, the stage hashes and the reference page walk this one table.
 
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
+use std::sync::LazyLock;
 
-use super::Stage;
+use schemars::generate::SchemaSettings;
+use serde_json::Value as Json;
+use serde_yaml::Value as Yaml;
+
+use super::{Settings, Stage};
 
 /// One setting.
 pub(super) struct Key {
-    pub(super) path: &'static str,
+    pub(super) path: String,
     pub(super) rule: Rule,
     pub(super) nullable: bool,
     pub(super) scope: Scope,
+    /// What it means, in Markdown.
+    pub(super) doc: String,
+    /// Its value where nothing is written; that of a section or a choice is made of those below it.
+    pub(super) default: Json,
 }
 
 /// What a setting accepts.
@@ -20,11 +28,17 @@ pub(super) enum Rule {
     Number(Bound<f64>, Bound<f64>),
     Switch,
     Text,
-    OneOf(&'static [&'static str]),
+    OneOf(Vec<Choice>),
     /// Exactly one of these, each a mapping of its own settings; a bare name where there are none.
-    Choice(&'static [&'static str]),
+    Choice(Vec<Choice>),
     /// A mapping of the settings below it, where it is not `null`.
     Section,
+}
+
+/// One of several values.
+pub(super) struct Choice {
+    pub(super) name: String,
+    pub(super) doc: String,
 }
 
 /// Whose output a setting changes.
@@ -38,178 +52,116 @@ pub(super) enum Scope {
     Of(Stage),
 }
 
-const ANY: u64 = u64::MAX;
-const FRACTION: Rule = Rule::Number(Included(0.0), Excluded(1.0));
-const UP_TO_ONE: Rule = Rule::Number(Included(0.0), Included(1.0));
-const INSIDE: Rule = Rule::Number(Excluded(0.0), Excluded(1.0));
-const SHARE: Rule = Rule::Number(Excluded(0.0), Included(1.0));
-const FACTOR: Rule = Rule::Number(Included(1.0), Unbounded);
-const POSITIVE: Rule = Rule::Number(Excluded(0.0), Unbounded);
-const NOT_NEGATIVE: Rule = Rule::Number(Included(0.0), Unbounded);
-const EXPANSION: Rule = Rule::Number(Excluded(0.0), Included(64.0));
-const PER: Rule = Rule::OneOf(&["step", "epoch"]);
-
-const NOTHING: Scope = Scope::Nothing;
-const EVERY: Scope = Scope::Every;
-const EACH: Scope = Scope::Each;
-const PRETRAIN: Scope = Scope::Of(Stage::Pretrain);
-const ENCODE: Scope = Scope::Of(Stage::Encode);
-const FINETUNE: Scope = Scope::Of(Stage::Finetune);
-
-const fn key(path: &'static str, rule: Rule, scope: Scope) -> Key {
-    Key { path, rule, nullable: false, scope }
+/// The schema of a config as its declarations give it, nothing left to look up elsewhere.
+pub(super) fn declared() -> Json {
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<Settings>().to_value()
 }
 
-const fn nullable(path: &'static str, rule: Rule, scope: Scope) -> Key {
-    Key { path, rule, nullable: true, scope }
+static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+    let defaults = Settings::default();
+    let walk = Walk { order: defaults.yaml(), defaults: defaults.json(), keys: Vec::new() };
+    let Walk { keys, .. } = walk.section("", &declared(), Scope::Nothing);
+    keys
+});
+
+/// Collects keys in the order in which they are declared.
+struct Walk {
+    /// The default settings, in that order.
+    order: Yaml,
+    defaults: Json,
+    keys: Vec<Key>,
 }
 
-/// What is off as `null`, and on with the settings below it.
-const fn optional(path: &'static str, scope: Scope) -> Key {
-    nullable(path, Rule::Section, scope)
+impl Walk {
+    fn section(mut self, path: &str, schema: &Json, scope: Scope) -> Self {
+        let Some(properties) = schema["properties"].as_object() else { return self };
+        let order = at(&self.order, path).and_then(Yaml::as_mapping);
+        let place = |name: &str| order.and_then(|order| order.keys().position(|key| key.as_str() == Some(name)));
+        let mut names: Vec<&String> = properties.keys().collect();
+        names.sort_by_key(|name| place(name).unwrap_or(usize::MAX));
+        for name in names {
+            let full = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            self = self.setting(&full, &properties[name], scope);
+        }
+        self
+    }
+
+    fn setting(mut self, path: &str, schema: &Json, scope: Scope) -> Self {
+        let scope = schema["x-changes"].as_str().map_or(scope, scope_named);
+        let types =
+            schema["type"].as_str().into_iter().chain(schema["type"].as_array().into_iter().flatten().filter_map(Json::as_str));
+        let types: Vec<&str> = types.collect();
+        let nullable = types.contains(&"null");
+        let variants = schema["oneOf"].as_array().map_or(&[][..], Vec::as_slice);
+        let rule = match types.iter().find(|name| **name != "null") {
+            Some(&"integer") => Rule::Whole(whole(&schema["minimum"], 0), whole(&schema["maximum"], u64::MAX)),
+            Some(&"number") => {
+                Rule::Number(bound(schema, "minimum", "exclusiveMinimum"), bound(schema, "maximum", "exclusiveMaximum"))
+            }
+            Some(&"boolean") => Rule::Switch,
+            Some(&"string") => Rule::Text,
+            Some(&"object") if !nullable => return self.section(path, schema, scope),
+            Some(&"object") => Rule::Section,
+            _ => {
+                let choices: Vec<Choice> = variants.iter().map(choice).collect();
+                assert!(!choices.is_empty(), "`{path}`: a declaration of a kind that no rule is for: {schema}");
+                if variants.iter().any(|variant| variant["properties"].is_object()) {
+                    Rule::Choice(choices)
+                } else {
+                    Rule::OneOf(choices)
+                }
+            }
+        };
+        let pointer = format!("/{}", path.replace('.', "/"));
+        let default = self.defaults.pointer(&pointer).unwrap_or(&schema["default"]).clone();
+        let doc = schema["description"].as_str().unwrap_or_default().replace('\n', " ");
+        let is_section = matches!(rule, Rule::Section);
+        self.keys.push(Key { path: path.to_owned(), rule, nullable, scope, doc, default });
+        if is_section {
+            self = self.section(path, schema, scope);
+        }
+        for (name, inner) in variants.iter().filter_map(|variant| variant["properties"].as_object()).flatten() {
+            self = self.section(&format!("{path}.{name}"), inner, scope);
+        }
+        self
+    }
 }
 
-/// Those of the config but for [`super::Training`]'s.
-static KEYS: &[Key] = &[
-    key("name", Rule::Text, NOTHING),
-    key("seed", Rule::Whole(0, ANY), EVERY),
-    key("data.schema", Rule::Text, EVERY),
-    nullable("data.train", Rule::Text, EVERY),
-    nullable("data.unlabelled", Rule::Text, PRETRAIN),
-    key("data.validation_fraction", INSIDE, EVERY),
-    key("data.inner_validation", Rule::Switch, EVERY),
-    key("data.synthetic.rows", Rule::Whole(10, 100_000_000), EVERY),
-    key("data.synthetic.unlabelled_rows", Rule::Whole(0, 100_000_000), PRETRAIN),
-    key("tokeniser.normalisation", Rule::OneOf(&["features", "standard", "global_max"]), EVERY),
-    key("tokeniser.quantile", Rule::Switch, EVERY),
-    key("tokeniser.log1p", Rule::Switch, EVERY),
-    key("tokeniser.bins", Rule::Whole(0, 1024), EVERY),
-    key("tokeniser.one_hot", Rule::Switch, EVERY),
-    key("tokeniser.min_count", Rule::Whole(1, ANY), EVERY),
-    key("tokeniser.max_categories", Rule::Whole(1, 65_535), EVERY),
-    key("model.dim", Rule::Whole(1, 4096), EVERY),
-    key("model.depth", Rule::Whole(1, 32), EVERY),
-    key("model.token_expansion", EXPANSION, EVERY),
-    key("model.channel_expansion", EXPANSION, EVERY),
-    key("model.n_registers", Rule::Whole(0, 1024), EVERY),
-    key("model.activation", Rule::OneOf(&["gelu", "tanh"]), EVERY),
-    key("model.dropout", FRACTION, EACH),
-    key("model.drop_path", FRACTION, EACH),
-    key("engine.threads", Rule::Whole(0, 1024), NOTHING),
-    key("engine.gemm", Rule::OneOf(&["openblas", "tiles", "bf16"]), EACH),
-    key("engine.shard", Rule::Whole(0, 64), EACH),
-    key("engine.gradient_groups", Rule::Whole(0, 256), EACH),
-    key("checkpoint.every", Rule::Whole(1, ANY), NOTHING),
-    key("checkpoint.keep", Rule::Whole(1, 100), NOTHING),
-    key("pretrain.objective", Rule::Choice(&["mae", "vae"]), PRETRAIN),
-    key("pretrain.objective.mae.mask_ratio", INSIDE, PRETRAIN),
-    key("pretrain.objective.mae.encoder", Rule::OneOf(&["mask_token", "visible_only"]), PRETRAIN),
-    key("pretrain.objective.mae.decoder_depth", Rule::Whole(0, 32), PRETRAIN),
-    // the shape of the latents, which encode and what comes after it read
-    key("pretrain.objective.vae.latent_dim", Rule::Whole(1, 4096), EVERY),
-    key("pretrain.objective.vae.latent", Rule::OneOf(&["token", "pooled"]), EVERY),
-    key("pretrain.objective.vae.beta", NOT_NEGATIVE, PRETRAIN),
-    key("pretrain.objective.vae.beta_warmup", UP_TO_ONE, PRETRAIN),
-    key("pretrain.objective.vae.decoder_depth", Rule::Whole(0, 32), PRETRAIN),
-    key("encode.latents", Rule::Choice(&["mean", "tokens", "mu"]), ENCODE),
-    key("encode.noise.sigma", NOT_NEGATIVE, ENCODE),
-    key("encode.noise.copies", Rule::Whole(0, 1024), ENCODE),
-    key("encode.noise.fresh", Rule::Switch, ENCODE),
-    key("encode.ridge", POSITIVE, ENCODE),
-    key("finetune.from", Rule::OneOf(&["pretrained", "latents", "scratch"]), FINETUNE),
-    nullable("finetune.labels", Rule::Whole(2, ANY), FINETUNE),
-    nullable("finetune.label_rows", Rule::Text, FINETUNE),
-    key("finetune.task", Rule::Choice(&["binary", "multiclass"]), FINETUNE),
-    key("finetune.task.multiclass.class_balance", FRACTION, FINETUNE),
-    key("finetune.members", Rule::Whole(1, 64), FINETUNE),
-    key("finetune.ensemble", Rule::Choice(&["independent", "batch"]), FINETUNE),
-    key("finetune.ensemble.batch.scales", Rule::OneOf(&["normal", "signs"]), FINETUNE),
-    key("finetune.ensemble.batch.shared_blocks", Rule::Whole(0, 32), FINETUNE),
-    key("finetune.patch_size", Rule::Whole(1, 65_536), FINETUNE),
-    key("finetune.encoder_lr_scale", NOT_NEGATIVE, FINETUNE),
-    key("finetune.loss.pos_weight", POSITIVE, FINETUNE),
-    optional("finetune.ema", FINETUNE),
-    key("finetune.ema.decay", FRACTION, FINETUNE),
-    optional("finetune.mean_teacher", FINETUNE),
-    key("finetune.mean_teacher.decay", FRACTION, FINETUNE),
-    key("finetune.mean_teacher.weight", NOT_NEGATIVE, FINETUNE),
-    key("finetune.mean_teacher.ramp.from", UP_TO_ONE, FINETUNE),
-    key("finetune.mean_teacher.ramp.to", UP_TO_ONE, FINETUNE),
-    key("finetune.mean_teacher.batch_size", Rule::Whole(1, 1 << 20), FINETUNE),
-    key("finetune.mean_teacher.mask_ratio", FRACTION, FINETUNE),
-    key("finetune.eval_every", Rule::Whole(1, ANY), FINETUNE),
-    key("evaluate.threshold", UP_TO_ONE, NOTHING),
-    key("sweep.strategy", Rule::Choice(&["width_depth", "halving"]), NOTHING),
-    key("sweep.strategy.width_depth.iterations", Rule::Whole(10, ANY), NOTHING),
-    key("sweep.strategy.width_depth.min_drop", FRACTION, NOTHING),
-    key("sweep.strategy.width_depth.tolerance", FRACTION, NOTHING),
-    key("sweep.strategy.width_depth.min_dim", Rule::Whole(1, 4096), NOTHING),
-    key("sweep.strategy.width_depth.max_dim", Rule::Whole(1, 4096), NOTHING),
-    key("sweep.strategy.width_depth.depth", Rule::Whole(1, 32), NOTHING),
-    key("sweep.strategy.width_depth.max_depth", Rule::Whole(1, 32), NOTHING),
-    key("sweep.strategy.halving.min_steps", Rule::Whole(10, ANY), NOTHING),
-    key("sweep.strategy.halving.eta", Rule::Whole(2, 1024), NOTHING),
-    key("sweep.strategy.halving.max_candidates", Rule::Whole(1, 100_000), NOTHING),
-];
-
-/// The keys of [`super::Training`] in the section of a stage.
-macro_rules! training {
-    ($stage:literal, $scope:expr) => {
-        &[
-            key(concat!($stage, ".steps"), Rule::Whole(1, ANY), $scope),
-            key(concat!($stage, ".batch_size"), Rule::Whole(1, 1 << 20), $scope),
-            key(concat!($stage, ".micro_batch"), Rule::Whole(1, 1 << 20), $scope),
-            key(concat!($stage, ".optimiser"), Rule::Choice(&["adamw", "adam"]), $scope),
-            key(concat!($stage, ".optimiser.adamw.beta1"), FRACTION, $scope),
-            key(concat!($stage, ".optimiser.adamw.beta2"), FRACTION, $scope),
-            key(concat!($stage, ".optimiser.adamw.eps"), POSITIVE, $scope),
-            key(concat!($stage, ".optimiser.adamw.weight_decay"), NOT_NEGATIVE, $scope),
-            key(concat!($stage, ".optimiser.adam.beta1"), FRACTION, $scope),
-            key(concat!($stage, ".optimiser.adam.beta2"), FRACTION, $scope),
-            key(concat!($stage, ".optimiser.adam.eps"), POSITIVE, $scope),
-            key(concat!($stage, ".optimiser.adam.weight_decay"), NOT_NEGATIVE, $scope),
-            key(concat!($stage, ".lr"), POSITIVE, $scope),
-            key(concat!($stage, ".schedule"), Rule::Choice(&["cosine", "constant", "cosine_restarts", "one_cycle"]), $scope),
-            key(concat!($stage, ".schedule.cosine.warmup"), UP_TO_ONE, $scope),
-            key(concat!($stage, ".schedule.cosine.warmup_start_lr"), NOT_NEGATIVE, $scope),
-            key(concat!($stage, ".schedule.cosine.min_lr"), NOT_NEGATIVE, $scope),
-            key(concat!($stage, ".schedule.cosine.t_max"), SHARE, $scope),
-            key(concat!($stage, ".schedule.cosine.per"), PER, $scope),
-            key(concat!($stage, ".schedule.constant.warmup"), UP_TO_ONE, $scope),
-            key(concat!($stage, ".schedule.constant.warmup_start_lr"), NOT_NEGATIVE, $scope),
-            key(concat!($stage, ".schedule.constant.per"), PER, $scope),
-            key(concat!($stage, ".schedule.cosine_restarts.warmup"), UP_TO_ONE, $scope),
-            key(concat!($stage, ".schedule.cosine_restarts.warmup_start_lr"), NOT_NEGATIVE, $scope),
-            key(concat!($stage, ".schedule.cosine_restarts.min_lr"), NOT_NEGATIVE, $scope),
-            key(concat!($stage, ".schedule.cosine_restarts.t_0"), Rule::Whole(1, 1 << 32), $scope),
-            key(concat!($stage, ".schedule.cosine_restarts.t_mult"), Rule::Whole(1, 1 << 16), $scope),
-            key(concat!($stage, ".schedule.cosine_restarts.per"), PER, $scope),
-            key(concat!($stage, ".schedule.one_cycle.pct_start"), UP_TO_ONE, $scope),
-            key(concat!($stage, ".schedule.one_cycle.div_factor"), FACTOR, $scope),
-            key(concat!($stage, ".schedule.one_cycle.final_div_factor"), FACTOR, $scope),
-            key(concat!($stage, ".schedule.one_cycle.per"), PER, $scope),
-            nullable(concat!($stage, ".clip_norm"), POSITIVE, $scope),
-            key(concat!($stage, ".nonfinite"), Rule::Choice(&["stop", "skip", "rollback"]), $scope),
-            key(concat!($stage, ".nonfinite.skip.max"), Rule::Whole(1, ANY), $scope),
-            key(concat!($stage, ".nonfinite.rollback.every"), Rule::Whole(1, ANY), $scope),
-            key(concat!($stage, ".nonfinite.rollback.lr_factor"), INSIDE, $scope),
-            key(concat!($stage, ".nonfinite.rollback.max"), Rule::Whole(1, ANY), $scope),
-            key(concat!($stage, ".log_every"), Rule::Whole(1, ANY), NOTHING),
-            optional(concat!($stage, ".monitor"), NOTHING),
-            key(concat!($stage, ".monitor.every"), Rule::Whole(1, ANY), NOTHING),
-            key(concat!($stage, ".monitor.threshold"), POSITIVE, NOTHING),
-            key(concat!($stage, ".monitor.patience"), Rule::Whole(1, 1024), NOTHING),
-            key(concat!($stage, ".monitor.stop"), Rule::Switch, NOTHING),
-        ]
-    };
+fn at<'y>(yaml: &'y Yaml, path: &str) -> Option<&'y Yaml> {
+    path.split('.').filter(|segment| !segment.is_empty()).try_fold(yaml, |yaml, segment| yaml.get(segment))
 }
 
-static OF_PRETRAIN: &[Key] = training!("pretrain", PRETRAIN);
-static OF_FINETUNE: &[Key] = training!("finetune", FINETUNE);
+fn scope_named(name: &str) -> Scope {
+    match name {
+        "nothing" => Scope::Nothing,
+        "every" => Scope::Every,
+        "each" => Scope::Each,
+        _ => Scope::Of(Stage::ALL.into_iter().find(|stage| stage.name() == name).expect("`x-changes` names a stage")),
+    }
+}
+
+fn whole(bound: &Json, otherwise: u64) -> u64 {
+    bound.as_u64().unwrap_or(otherwise)
+}
+
+fn bound(schema: &Json, inclusive: &str, exclusive: &str) -> Bound<f64> {
+    match (schema[inclusive].as_f64(), schema[exclusive].as_f64()) {
+        (_, Some(bound)) => Excluded(bound),
+        (Some(bound), None) => Included(bound),
+        (None, None) => Unbounded,
+    }
+}
+
+fn choice(variant: &Json) -> Choice {
+    let named = variant["properties"].as_object().and_then(|properties| properties.keys().next()).map(String::as_str);
+    let name = variant["const"].as_str().or(named).expect("a variant has a name").to_owned();
+    Choice { name, doc: variant["description"].as_str().unwrap_or_default().replace('\n', " ") }
+}
 
 /// Every setting there is.
 pub(super) fn all() -> impl Iterator<Item = &'static Key> {
-    [KEYS, OF_PRETRAIN, OF_FINETUNE].into_iter().flatten()
+    KEYS.iter()
 }
 
 /// The setting of that name.
@@ -222,12 +174,15 @@ pub(super) fn is_section(path: &str) -> bool {
     !children(path).is_empty()
 }
 
-/// The names directly below `path`, in the order of the table.
+/// The names directly below `path`, in the order in which they are declared.
 pub(super) fn children(path: &str) -> Vec<&'static str> {
     let mut names = Vec::new();
     for key in all() {
-        let below =
-            if path.is_empty() { Some(key.path) } else { key.path.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')) };
+        let below = if path.is_empty() {
+            Some(key.path.as_str())
+        } else {
+            key.path.strip_prefix(path).and_then(|rest| rest.strip_prefix('.'))
+        };
         if let Some(name) = below.and_then(|rest| rest.split('.').next())
             && !names.contains(&name)
         {
@@ -242,16 +197,18 @@ impl Key {
         matches!(self.rule, Rule::Choice(_))
     }
 
-    /// Whether it has settings below it, hence none of its own.
-    #[cfg(test)]
-    pub(super) fn has_settings(&self) -> bool {
-        matches!(self.rule, Rule::Choice(_) | Rule::Section)
+    /// The names that it accepts, where it accepts names.
+    pub(super) fn names(&self) -> Vec<&str> {
+        match &self.rule {
+            Rule::OneOf(choices) | Rule::Choice(choices) => choices.iter().map(|choice| choice.name.as_str()).collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// "a number between 0 and 1", for "expected …".
     pub(super) fn expected(&self) -> String {
         let mut text = match &self.rule {
-            Rule::Whole(low, ANY) => format!("a whole number from {low} up"),
+            Rule::Whole(low, u64::MAX) => format!("a whole number from {low} up"),
             Rule::Whole(low, high) => format!("a whole number between {low} and {high}"),
             Rule::Number(low, high) => match (low, high) {
                 (Included(low), Included(high)) => format!("a number between {low} and {high}"),
@@ -264,21 +221,20 @@ impl Key {
             },
             Rule::Switch => "`true` or `false`".to_owned(),
             Rule::Text => "text (in quotes where it looks like a number)".to_owned(),
-            Rule::OneOf(names) | Rule::Choice(names) => {
-                let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-                match names.as_slice() {
-                    [only] => only.clone(),
-                    _ => format!("one of {}", names.join(", ")),
-                }
-            }
-            Rule::Section => {
-                let names: Vec<String> = children(self.path).iter().map(|name| format!("`{name}`")).collect();
-                format!("a mapping of {}", names.join(", "))
-            }
+            Rule::OneOf(_) | Rule::Choice(_) => match self.names().as_slice() {
+                [only] => format!("`{only}`"),
+                names => format!("one of {}", quoted(names)),
+            },
+            Rule::Section => format!("a mapping of {}", quoted(&children(&self.path))),
         };
         if self.nullable {
             text.push_str(" or `null`");
         }
         text
     }
+}
+
+/// "`a`, `b`"
+pub(super) fn quoted(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

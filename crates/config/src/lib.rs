@@ -16,6 +16,8 @@ mod contradictions;
 mod finetune;
 mod keys;
 mod problem;
+mod reference;
+mod retired;
 mod settings;
 mod sweep;
 mod training;
@@ -29,17 +31,20 @@ use std::ops::Deref;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
-use serde_yaml::{Mapping, Value as Yaml};
+use serde_json::{Map, Value as Json};
 use sha2::{Digest as _, Sha256};
 
-pub use finetune::{BatchEnsemble, Ema, Ensemble, Finetune, FinetuneFrom, Loss, MeanTeacher, Multiclass, Ramp, Scales, Task};
-pub use settings::{
-    Activation, Checkpoint, Data, Encode, Engine, Evaluate, Gemm, Latents, Mae, MaskedEncoder, Model, Noise, Objective, Pretrain,
-    Settings, Synthetic, Vae, VaeLatent,
+pub use finetune::{
+    BatchEnsembleConfig, EmaConfig, Ensemble, FinetuneConfig, FinetuneFrom, LossConfig, MeanTeacherConfig, MulticlassConfig,
+    RampConfig, Scales, Task,
 };
-pub use sweep::{Halving, Sweep, SweepStrategy, WidthDepth};
-pub use training::{Constant, Cosine, CosineRestarts, Monitor, Nonfinite, OneCycle, Per, Rollback, Schedule, Skip, Training};
+pub use reference::{reference, schema};
+pub use settings::{
+    CheckpointConfig, DataConfig, EncodeConfig, EngineConfig, EvaluateConfig, GemmBackend, Latents, ModelConfig, NoiseConfig,
+    ObjectiveConfig, Precision, PretrainConfig, Settings, SyntheticConfig,
+};
+pub use sweep::{HalvingConfig, SweepConfig, SweepStrategy, WidthDepthConfig};
+pub use training::{MonitorPolicy, NonfinitePolicy, Per, RestartsConfig, ScheduleConfig, TrainingConfig};
 
 pub use problem::{Error, Problem, Result};
 
@@ -204,9 +209,14 @@ impl Config {
         }
     }
 
+    /// The seed of fine-tuning: `finetune.seed`, or the run's.
+    pub fn finetune_seed(&self) -> u64 {
+        self.finetune.seed.unwrap_or(self.seed)
+    }
+
     /// The files that it names, by key.
     pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
-        let Data { schema, train, unlabelled, .. } = &self.data;
+        let DataConfig { schema, train, unlabelled, .. } = &self.data;
         let schema = Some(schema).filter(|schema| Path::new(schema).is_file()); // or a built-in one
         let named = [
             ("data.schema", schema),
@@ -255,13 +265,12 @@ fn sha256(text: &str) -> String {
 }
 
 /// Fills in what was not written. A choice other than the default one starts from its own defaults.
-fn with_defaults(written: Mapping) -> Settings {
-    fn merge(base: &mut Mapping, over: Mapping, path: &str) {
+fn with_defaults(written: Map<String, Json>) -> Settings {
+    fn merge(base: &mut Map<String, Json>, over: Map<String, Json>, path: &str) {
         for (name, value) in over {
-            let key = name.as_str().unwrap_or_default();
-            let full = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+            let full = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
             match (base.get_mut(&name), value) {
-                (Some(Yaml::Mapping(base)), Yaml::Mapping(over)) => {
+                (Some(Json::Object(base)), Json::Object(over)) => {
                     if keys::find(&full).is_some_and(keys::Key::is_choice) {
                         base.retain(|chosen, _| over.contains_key(chosen));
                     }
@@ -273,9 +282,9 @@ fn with_defaults(written: Mapping) -> Settings {
             }
         }
     }
-    let Yaml::Mapping(mut all) = Settings::default().yaml() else { unreachable!("settings are a mapping") };
+    let Json::Object(mut all) = Settings::default().json() else { unreachable!("settings are a mapping") };
     merge(&mut all, written, "");
-    serde_yaml::from_value(Yaml::Mapping(all)).expect("the checker has seen every value")
+    serde_json::from_value(Json::Object(all)).expect("the checker has seen every value")
 }
 
 /// Where the setting, or the nearest section around it, was written.
@@ -292,7 +301,7 @@ fn nearest_position(root: &Node, path: &str, origin: &str) -> String {
 
 /// Every key of a config.
 pub fn every_key() -> impl Iterator<Item = &'static str> {
-    keys::all().map(|key| key.path)
+    keys::all().map(|key| key.path.as_str())
 }
 
 #[cfg(test)]

@@ -1,153 +1,160 @@
-//! The settings themselves, with their defaults: those of the shipped `configs/unsw-nb15.yaml`, but on synthetic flows.
+//! The settings of a run, each declared once: its name, its default, its rule (`range`, `extend`), its meaning (the doc comment) and
+//! whose artefacts it changes (`x-changes`, which the settings of a section inherit from it).
+//!
+//! From here come the checker, the suggestions, the stage hashes, the JSON schema and the page `docs/settings.md`. A type that a
+//! lower crate needs for itself is declared there, in the same way.
 
 use std::num::NonZero;
 
 use nids_flows::TokeniserConfig;
+use nids_models::{MaeConfig, VaeConfig};
+use nids_nn::Activation;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use serde_yaml::Value as Yaml;
-use serde_yaml::with::singleton_map;
+use serde_yaml::with::singleton_map_recursive;
+use smart_default::SmartDefault;
 
-use super::finetune::Finetune;
-use super::sweep::Sweep;
-use super::training::Training;
+use super::finetune::FinetuneConfig;
+use super::sweep::SweepConfig;
+use super::training::TrainingConfig;
 
-/// All settings of a run. Only a checked [`super::Config`] hands them out.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// All settings of a run.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Settings {
-    /// Names the run; `runs/<name>` is the default run folder. The one setting without a default.
+    /// Name of the run; `runs/<name>` is the default run folder. The one setting that must be written.
+    #[schemars(extend("x-changes" = "nothing"))]
     pub name: String,
-    /// Everything random follows from it. Default 0.
+    /// Everything random follows from it.
+    #[schemars(extend("x-changes" = "every"))]
     pub seed: u64,
     /// Where the rows come from.
-    pub data: Data,
-    /// How a row becomes numbers; see [`TokeniserConfig`] for its defaults.
+    #[schemars(extend("x-changes" = "every"))]
+    pub data: DataConfig,
+    /// How a row becomes numbers.
+    #[schemars(extend("x-changes" = "every"))]
     pub tokeniser: TokeniserConfig,
     /// The Mixer.
-    pub model: Model,
-    /// How the work is cut up.
-    pub engine: Engine,
-    /// What a stage that is stopped goes on from.
-    pub checkpoint: Checkpoint,
-    /// The first stage.
-    pub pretrain: Pretrain,
-    /// The second stage.
-    pub encode: Encode,
-    /// The third stage.
-    pub finetune: Finetune,
+    #[schemars(extend("x-changes" = "every"))]
+    pub model: ModelConfig,
+    /// How the work is cut up. The number of threads changes no result; the others change the order of sums.
+    #[schemars(extend("x-changes" = "each"))]
+    pub engine: EngineConfig,
+    /// From where a stage that was stopped goes on.
+    #[schemars(extend("x-changes" = "nothing"))]
+    pub checkpoint: CheckpointConfig,
+    /// The first stage: an autoencoder on rows without labels.
+    #[schemars(extend("x-changes" = "pretrain"))]
+    pub pretrain: PretrainConfig,
+    /// The second stage: latents, and a linear probe on them.
+    #[schemars(extend("x-changes" = "encode"))]
+    pub encode: EncodeConfig,
+    /// The third stage: the classifier.
+    #[schemars(extend("x-changes" = "finetune"))]
+    pub finetune: FinetuneConfig,
     /// What a verdict is.
-    pub evaluate: Evaluate,
+    #[schemars(extend("x-changes" = "nothing"))]
+    pub evaluate: EvaluateConfig,
     /// How `sweep` looks for better settings.
-    pub sweep: Sweep,
+    #[schemars(extend("x-changes" = "nothing"))]
+    pub sweep: SweepConfig,
 }
 
 /// Where the rows come from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Data {
-    /// A built-in schema (`unsw-nb15`, `nsl-kdd`) or the path of a schema file. Default `unsw-nb15`.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct DataConfig {
+    /// A built-in schema (`unsw-nb15`, `nsl-kdd`) or the path of a schema file.
+    #[default("unsw-nb15".to_owned())]
     pub schema: String,
-    /// Labelled rows, CSV or Parquet; null (the default): synthetic flows are generated.
+    /// Labelled rows, CSV or Parquet; `null`: synthetic flows are generated.
     pub train: Option<String>,
-    /// Rows for pretraining beside those of `train`; null (the default): those of `train` alone, or synthetic ones.
+    /// Rows for pretraining beside those of `train`; `null`: those of `train` alone, or synthetic ones.
+    #[schemars(extend("x-changes" = "pretrain"))]
     pub unlabelled: Option<String>,
-    /// The share of `train` held out; rows with equal features never straddle. Default 0.2.
+    /// Share of `train` that is held out; rows with equal features never straddle the cut.
+    #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
+    #[default(0.2)]
     pub validation_fraction: f64,
-    /// Whether the validation rows are cut from the training rows once more, those held out being left alone: what settings are
-    /// chosen on. Default false.
+    /// Cut the validation rows from the training rows once more and leave those held out alone: for choosing settings.
     pub inner_validation: bool,
-    /// The flows generated where `train` is null.
-    pub synthetic: Synthetic,
+    /// The flows that are generated where `train` is `null`.
+    pub synthetic: SyntheticConfig,
 }
 
-impl Default for Data {
-    fn default() -> Self {
-        Self {
-            schema: "unsw-nb15".to_owned(),
-            train: None,
-            unlabelled: None,
-            validation_fraction: 0.2,
-            inner_validation: false,
-            synthetic: Synthetic::default(),
-        }
-    }
-}
-
-/// The flows generated where there are no data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Synthetic {
-    /// Labelled rows. Default 20,000.
+/// The flows that are generated where there are no data.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct SyntheticConfig {
+    /// Labelled rows.
+    #[schemars(range(min = 10, max = 100_000_000))]
+    #[default(20_000)]
     pub rows: usize,
-    /// Rows for pretraining beside them. Default 30,000.
+    /// Rows for pretraining beside them.
+    #[schemars(range(min = 0, max = 100_000_000), extend("x-changes" = "pretrain"))]
+    #[default(30_000)]
     pub unlabelled_rows: usize,
 }
 
-impl Default for Synthetic {
-    fn default() -> Self {
-        Self { rows: 20_000, unlabelled_rows: 30_000 }
-    }
-}
-
 /// The Mixer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Model {
-    /// D, the width of a token. Default 64.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ModelConfig {
+    /// D, the width of a token.
+    #[schemars(range(min = 1, max = 4096))]
+    #[default(64)]
     pub dim: usize,
-    /// Mixer blocks. Default 4.
+    /// Mixer blocks.
+    #[schemars(range(min = 1, max = 32))]
+    #[default(4)]
     pub depth: usize,
-    /// Hidden width of token mixing over the number of tokens. Default 2.
+    /// Hidden width of token mixing over the number of tokens.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 64))]
+    #[default(2.0)]
     pub token_expansion: f64,
-    /// Hidden width of channel mixing over D. Default 2.
+    /// Hidden width of channel mixing over D.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 64))]
+    #[default(2.0)]
     pub channel_expansion: f64,
-    /// Learned tokens beside those of the features. Default 6.
+    /// Learned tokens beside those of the features.
+    #[schemars(range(min = 0, max = 1024))]
+    #[default(6)]
     pub n_registers: usize,
-    /// Default GELU.
+    /// Non-linearity between the two linear maps of a mixing.
+    #[default(Activation::Gelu)]
     pub activation: Activation,
-    /// Probability of dropping a hidden value. Default 0.1.
+    /// Probability of dropping a hidden value.
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1, "x-changes" = "each"))]
+    #[default(0.1)]
     pub dropout: f64,
-    /// Probability of skipping the last block for a row; it grows from 0 over depth. Default 0.1.
+    /// Stochastic depth: probability of skipping the last block for a row; it grows from 0 over depth.
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1, "x-changes" = "each"))]
+    #[default(0.1)]
     pub drop_path: f64,
 }
 
-impl Default for Model {
-    fn default() -> Self {
-        Self {
-            dim: 64,
-            depth: 4,
-            token_expansion: 2.0,
-            channel_expansion: 2.0,
-            n_registers: 6,
-            activation: Activation::Gelu,
-            dropout: 0.1,
-            drop_path: 0.1,
-        }
-    }
-}
-
-/// The non-linearity between the two maps of a mixing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// Exact GELU.
-    Gelu,
-    /// Hyperbolic tangent.
-    Tanh,
-}
-
 /// How the work is cut up. All but `threads` belong to the algorithm: they change the order of sums.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Engine {
-    /// Workers; 0 (the default) is one per core. Any number gives the same bytes.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct EngineConfig {
+    /// Workers; 0 is one per core. Any number gives the same bytes.
+    #[schemars(range(min = 0, max = 1024), extend("x-changes" = "nothing"))]
     pub threads: usize,
-    /// GEMM backend. Default OpenBLAS.
-    pub gemm: Gemm,
-    /// Rows that go through the whole network at once; 0 (the default) is as many, up to 8, as keep what training holds of them
-    /// for backward within 3 MiB.
+    /// GEMM backend of training; inference always runs on tiles.
+    pub gemm: GemmBackend,
+    /// What the operands of large products are rounded to; sums are in f32.
+    pub precision: Precision,
+    /// Rows that go through the whole network at once; 0 is as many, up to 8, as keep their activations within 3 MiB.
+    #[schemars(range(min = 0, max = 64))]
     pub shard: usize,
-    /// Gradient buffers summed in fixed order; 0 (the default) is a 64th of the batch, between 2 and 16.
+    /// Gradient buffers, which are summed in fixed order; 0 is a 64th of the batch, between 2 and 16.
+    #[schemars(range(min = 0, max = 256))]
     pub gradient_groups: usize,
 }
 
-impl Engine {
+impl EngineConfig {
     /// The rows that go through a network at once of which training keeps `activations` numbers a row.
     pub fn shard(&self, activations: usize) -> usize {
         const BYTES: usize = 3 << 20;
@@ -176,196 +183,137 @@ impl Engine {
     }
 }
 
-impl Default for Engine {
-    fn default() -> Self {
-        Self { threads: 0, gemm: Gemm::Openblas, shard: 0, gradient_groups: 0 }
-    }
-}
-
-/// What a stage that is stopped goes on from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Checkpoint {
-    /// Steps between checkpoints. Default 100.
-    pub every: u64,
-    /// How many of the last ones stay, beside the one with the lowest loss. Default 2.
-    pub keep: usize,
-}
-
-impl Default for Checkpoint {
-    fn default() -> Self {
-        Self { every: 100, keep: 2 }
-    }
-}
-
 /// GEMM backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Gemm {
+pub enum GemmBackend {
+    /// The fastest of those below for the network's width, by the table in docs/benchmarks.md.
+    #[default]
+    Auto,
+    /// Tiles of our own, made for products of this size.
+    Tiles,
     /// The system's OpenBLAS.
     Openblas,
-    /// Tiles of our own, made for products this small.
-    Tiles,
-    /// The same over operands rounded to bfloat16, with sums in f32.
+}
+
+/// What the operands of large products are rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Not rounded.
+    #[default]
+    F32,
+    /// bfloat16: a third less time on CPUs with AVX-512 BF16, no gain elsewhere.
     Bf16,
 }
 
-/// The first stage: learn from rows without labels.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Pretrain {
-    /// Default: the masked autoencoder.
-    #[serde(with = "singleton_map")]
-    pub objective: Objective,
-    /// How it learns.
-    #[serde(flatten)]
-    pub training: Training,
+/// From where a stage that was stopped goes on.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct CheckpointConfig {
+    /// Steps between checkpoints.
+    #[schemars(range(min = 1))]
+    #[default(100)]
+    pub every: u64,
+    /// How many of the last ones stay, beside the one with the lowest loss.
+    #[schemars(range(min = 1, max = 100))]
+    #[default(2)]
+    pub keep: usize,
 }
 
-impl Default for Pretrain {
-    fn default() -> Self {
-        Self { objective: Objective::Mae(Mae::default()), training: Training::default() }
-    }
+/// The first stage: learn from rows without labels.
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct PretrainConfig {
+    /// What is learned.
+    pub objective: ObjectiveConfig,
+    /// How it is learned.
+    #[serde(flatten)]
+    pub training: TrainingConfig,
 }
 
 /// What pretraining learns.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Objective {
-    /// Masked autoencoder over feature tokens.
-    Mae(Mae),
-    /// Variational autoencoder over feature tokens.
-    Vae(Vae),
+pub enum ObjectiveConfig {
+    /// Masked autoencoder over feature tokens: some are hidden and predicted from the others.
+    Mae(MaeConfig),
+    /// Variational autoencoder over feature tokens: all are rebuilt from a draw of the latents.
+    Vae(VaeConfig),
 }
 
-/// Masked autoencoder over feature tokens.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Mae {
-    /// The share of feature tokens hidden. Default 0.4.
-    pub mask_ratio: f64,
-    /// What the encoder sees. Default `mask_token`.
-    pub encoder: MaskedEncoder,
-    /// Mixer blocks of the decoder. Default 1.
-    pub decoder_depth: usize,
-}
-
-impl Default for Mae {
+impl Default for ObjectiveConfig {
     fn default() -> Self {
-        Self { mask_ratio: 0.4, encoder: MaskedEncoder::MaskToken, decoder_depth: 1 }
+        Self::Mae(MaeConfig::default())
     }
 }
 
-/// What the encoder sees of a masked row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MaskedEncoder {
-    /// All N tokens, the hidden ones replaced by a learned one.
-    MaskToken,
-    /// Only the K visible tokens.
-    VisibleOnly,
-}
-
-/// Variational autoencoder over feature tokens.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The second stage: latents, and a linear probe on them.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-pub struct Vae {
-    /// Z. Default 16.
-    pub latent_dim: usize,
-    /// What has a latent of its own. Default: every token.
-    pub latent: VaeLatent,
-    /// Weight of the KL divergence; 1 is the evidence lower bound of a decoder of variance ½. Default 0.01.
-    pub beta: f64,
-    /// The share of steps over which `beta` rises from 0. Default 0.2.
-    pub beta_warmup: f64,
-    /// Mixer blocks of the decoder. Default 1.
-    pub decoder_depth: usize,
-}
-
-impl Default for Vae {
-    fn default() -> Self {
-        Self { latent_dim: 16, latent: VaeLatent::Token, beta: 0.01, beta_warmup: 0.2, decoder_depth: 1 }
-    }
-}
-
-/// What has a latent of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum VaeLatent {
-    /// Every token: `[N, Z]` a flow.
-    Token,
-    /// The flow: `[Z]`, from the mean over its tokens.
-    Pooled,
-}
-
-/// The second stage: latents and their probe.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Encode {
-    /// Default `mean`.
-    #[serde(with = "singleton_map")]
+pub struct EncodeConfig {
+    /// What is kept of the encoder's output.
     pub latents: Latents,
     /// Augmentation of the latents; raw features are never augmented.
-    pub noise: Noise,
-    /// The penalty of the ridge probe. Default 1.
+    pub noise: NoiseConfig,
+    /// Penalty of the ridge probe.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    #[default(1.0)]
     pub ridge: f64,
 }
 
-impl Default for Encode {
-    fn default() -> Self {
-        Self { latents: Latents::Mean, noise: Noise::default(), ridge: 1.0 }
-    }
-}
-
 /// What is kept of the encoder's output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Latents {
     /// The mean over tokens, `[rows, D]`.
+    #[default]
     Mean,
     /// Every token, `[rows, N, D]`.
     Tokens,
-    /// What the variational autoencoder takes a flow for, `[rows, N, Z]` or `[rows, Z]`.
+    /// The posterior mean of the variational autoencoder, `[rows, N, Z]` or `[rows, Z]`.
     Mu,
 }
 
 /// Gaussian noise on latents.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Noise {
-    /// In units of each latent dimension's standard deviation; 0 is off. Default 0.1.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct NoiseConfig {
+    /// In units of each latent dimension's standard deviation; 0 is off.
+    #[schemars(extend("minimum" = 0))]
+    #[default(0.1)]
     pub sigma: f64,
-    /// Noisy copies written beside the clean latents. Default 0.
+    /// Noisy copies written beside the clean latents.
+    #[schemars(range(min = 0, max = 1024))]
     pub copies: usize,
-    /// Whether `finetune` from latents draws new noise each epoch. Default true.
+    /// Whether `finetune` from latents draws new noise each epoch.
+    #[default(true)]
     pub fresh: bool,
 }
 
-impl Default for Noise {
-    fn default() -> Self {
-        Self { sigma: 0.1, copies: 0, fresh: true }
-    }
-}
-
 /// What a verdict is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Evaluate {
-    /// A probability at or above it is an attack. Default 0.5.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct EvaluateConfig {
+    /// A probability at or above it is an attack.
+    #[schemars(extend("minimum" = 0, "maximum" = 1))]
+    #[default(0.5)]
     pub threshold: f64,
 }
 
-impl Default for Evaluate {
-    fn default() -> Self {
-        Self { threshold: 0.5 }
-    }
-}
-
 impl Settings {
+    /// In the order in which they are declared.
     pub(super) fn yaml(&self) -> Yaml {
-        serde_yaml::to_value(self).expect("settings are plain numbers, text and mappings")
+        singleton_map_recursive::serialize(self, serde_yaml::value::Serializer).expect(PLAIN)
     }
 
     pub(super) fn json(&self) -> Json {
-        serde_json::to_value(self).expect("settings are plain numbers, text and mappings")
+        serde_json::to_value(self).expect(PLAIN)
     }
 
     pub(super) fn text(&self) -> String {
-        serde_yaml::to_string(self).expect("settings are plain numbers, text and mappings")
+        serde_yaml::to_string(&self.yaml()).expect(PLAIN)
     }
 }
+
+const PLAIN: &str = "settings are plain numbers, text and mappings";

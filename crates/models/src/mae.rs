@@ -8,28 +8,38 @@
 
 use nids_kernels::add_assign;
 use nids_nn::{Cx, Init, LayerNorm, Param, Real, Scope, Tensor, Visible};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use crate::heads::{Heads, Target};
 use crate::masking::Masked;
 use crate::mixer::{Block, Encoder, Input, MixerConfig, backward_trunk, blocks, forward_trunk};
 
 /// What the encoder sees of a masked flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum MaeEncoder {
-    /// All tokens, the masked ones replaced by a learned token.
+    /// All N tokens, the masked ones replaced by a learned token.
+    #[default]
     MaskToken,
-    /// The visible tokens only.
+    /// Only the K visible tokens.
     VisibleOnly,
 }
 
 /// Settings of the pretext task.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct MaeConfig {
     /// Share of the feature tokens that is masked, rounded to whole tokens; at least one is masked and one visible.
+    #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
+    #[default(0.4)]
     pub mask_ratio: f64,
     /// What the encoder sees.
     pub encoder: MaeEncoder,
     /// Mixer blocks of the decoder.
+    #[schemars(range(min = 0, max = 32))]
+    #[default(1)]
     pub decoder_depth: usize,
 }
 

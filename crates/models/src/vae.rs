@@ -9,6 +9,9 @@ use nids_kernels::{Bias, add_assign, add_bias, add_column_sums, hadamard, scale}
 use nids_nn::loss::gaussian_kl;
 use nids_nn::{Cx, Init, LayerNorm, Linear, Mode, Param, Real, Scope, Tensor, mean_tokens, mean_tokens_backward};
 use rand_distr::{Distribution, StandardNormal};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use crate::heads::{Heads, Target};
 use crate::mixer::{Block, Encoder, Input, MixerConfig, backward_trunk, blocks, forward_trunk};
@@ -17,22 +20,39 @@ use crate::mixer::{Block, Encoder, Input, MixerConfig, backward_trunk, blocks, f
 const LOG_VARIANCE_BOUND: f64 = 10.0;
 
 /// What has a latent of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum VaeLatent {
-    /// Every token.
+    /// Every token: `[N, Z]` a flow.
+    #[default]
     Token,
-    /// The flow: the mean over its tokens.
+    /// The flow: `[Z]`, from the mean over its tokens.
     Pooled,
 }
 
 /// Settings of the autoencoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct VaeConfig {
-    /// Z
+    /// Z, the width of a latent.
+    // what encode and the stages after it read has this shape
+    #[schemars(range(min = 1, max = 4096), extend("x-changes" = "every"))]
+    #[default(16)]
     pub latent_dim: usize,
     /// What has a latent of its own.
+    #[schemars(extend("x-changes" = "every"))]
     pub latent: VaeLatent,
+    /// Weight of the KL divergence; 1 is the evidence lower bound of a decoder of variance ½.
+    #[schemars(extend("minimum" = 0))]
+    #[default(0.01)]
+    pub beta: f64,
+    /// Share of the steps over which `beta` rises from 0.
+    #[schemars(extend("minimum" = 0, "maximum" = 1))]
+    #[default(0.2)]
+    pub beta_warmup: f64,
     /// Mixer blocks of the decoder.
+    #[schemars(range(min = 0, max = 32))]
+    #[default(1)]
     pub decoder_depth: usize,
 }
 

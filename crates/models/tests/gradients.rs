@@ -197,7 +197,7 @@ fn variational_autoencoder() {
         for (beta, decoder_depth, n_registers) in [(1.0, 1, 0), (0.3, 2, 1), (0.0, 0, 1)] {
             check(&format!("{latent:?}, beta {beta}, {decoder_depth} blocks, {n_registers} registers"), 10, |table| {
                 let mixer = MixerConfig { n_registers, ..MIXER };
-                let config = VaeConfig { latent_dim: 3, latent, decoder_depth };
+                let config = VaeConfig { latent_dim: 3, latent, decoder_depth, ..VaeConfig::default() };
                 Variational { vae: Vae::new(&mut table.root(), &features(), &KINDS, &mixer, config), beta }
             });
         }

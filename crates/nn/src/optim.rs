@@ -6,65 +6,68 @@ use nids_kernels::{AdamStep, Buffer, Real, adam, adamw, clip_scale, sum_of_squar
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use crate::{Param, ParamTable};
 
 /// Settings of AdamW.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdamWConfig {
     /// Decay of the first moment.
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
+    #[default(0.9)]
     pub beta1: f64,
     /// Decay of the second moment.
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
+    #[default(0.999)]
     pub beta2: f64,
     /// Added to the root of the second moment.
     #[schemars(extend("exclusiveMinimum" = 0))]
+    #[default(1e-8)]
     pub eps: f64,
     /// Decoupled weight decay.
     #[schemars(extend("minimum" = 0))]
+    #[default(0.01)]
     pub weight_decay: f64,
 }
 
-impl Default for AdamWConfig {
-    fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 }
-    }
-}
-
 /// Settings of Adam.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdamConfig {
     /// Decay of the first moment.
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
+    #[default(0.9)]
     pub beta1: f64,
     /// Decay of the second moment.
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
+    #[default(0.99)]
     pub beta2: f64,
     /// Added to the root of the second moment.
     #[schemars(extend("exclusiveMinimum" = 0))]
+    #[default(1e-8)]
     pub eps: f64,
     /// L2 penalty, added to the gradient.
     #[schemars(extend("minimum" = 0))]
+    #[default(0.0)]
     pub weight_decay: f64,
 }
 
-impl Default for AdamConfig {
-    fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 }
-    }
-}
-
-/// How gradients become updates.
+/// How gradients become updates ([`nids_kernels::adamw`], [`nids_kernels::adam`]). The default is AdamW.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimiserConfig {
-    /// AdamW as PyTorch has it ([`nids_kernels::adamw`]).
+    /// AdamW as PyTorch has it; weight decay spares biases and norms.
     AdamW(AdamWConfig),
-    /// Adam with L2 decay; eps is not bias-corrected ([`nids_kernels::adam`]).
+    /// Adam with L2 decay on every parameter; eps is not bias-corrected.
     Adam(AdamConfig),
+}
+
+impl Default for OptimiserConfig {
+    fn default() -> Self {
+        Self::AdamW(AdamWConfig::default())
+    }
 }
 
 /// What weight decay applies to.

@@ -55,9 +55,8 @@ pub enum Schedule {
         /// Rate that each cycle falls towards.
         eta_min: f64,
     },
-    /// Half a wave up from lr / div_factor to lr, then one down to lr / div_factor / final_div_factor (Smith & Topin 2018, as
-    /// torch.optim.lr_scheduler.OneCycleLR with `anneal_strategy="cos"` and two phases has it): up until t = pct_start · steps - 1,
-    /// down until the last step.
+    /// Half a wave up from `first` to lr, then one down to `last` (Smith & Topin 2018, as torch.optim.lr_scheduler.OneCycleLR with
+    /// `anneal_strategy="cos"` and two phases has it): up until t = pct_start · steps - 1, down until the last step.
     OneCycle {
         /// The highest rate.
         lr: f64,
@@ -65,10 +64,10 @@ pub enum Schedule {
         steps: usize,
         /// The share of the steps on the way up.
         pct_start: f64,
-        /// The highest rate over the first.
-        div_factor: f64,
-        /// The first rate over the last.
-        final_div_factor: f64,
+        /// Rate of the first step.
+        first: f64,
+        /// Rate of the last step.
+        last: f64,
     },
 }
 
@@ -98,15 +97,15 @@ impl Schedule {
                     half_wave(lr, eta_min, k as f64 / length as f64)
                 }
             },
-            Self::OneCycle { lr, steps, pct_start, div_factor, final_div_factor } => {
-                let (first, t) = (lr / div_factor, t as f64);
+            Self::OneCycle { lr, steps, pct_start, first, last } => {
+                let t = t as f64;
                 let (top, end) = (pct_start * steps as f64 - 1.0, steps as f64 - 1.0);
                 if t < top {
                     half_wave(first, lr, t / top)
                 } else if t < end {
-                    half_wave(lr, first / final_div_factor, (t - top) / (end - top))
+                    half_wave(lr, last, (t - top) / (end - top))
                 } else if top < end {
-                    first / final_div_factor
+                    last
                 } else {
                     lr // no way down
                 }
@@ -146,7 +145,7 @@ mod tests {
     /// ```
     #[test]
     fn rates_are_those_of_pytorch() {
-        let one_cycle = Schedule::OneCycle { lr: 1.0, steps: 10, pct_start: 0.4, div_factor: 25.0, final_div_factor: 100.0 };
+        let one_cycle = Schedule::OneCycle { lr: 1.0, steps: 10, pct_start: 0.4, first: 1.0 / 25.0, last: 1.0 / 25.0 / 100.0 };
         let cosine = Schedule::Cosine { lr: 2.0, warmup: NONE, t_max: 4.0, eta_min: 0.5 };
         let of_one_cycle = [0.04, 0.28, 0.76, 1.0, 0.933_039_496_811_46, 0.7501, 0.5002, 0.2503, 0.067_360_503_188_538, 0.0004];
         let of_cosine = [2.0, 1.780_330_085_889_9, 1.25, 0.719_669_914_110_09, 0.5];
@@ -160,7 +159,7 @@ mod tests {
     #[test]
     fn a_cycle_has_its_first_its_highest_and_its_last_rate() {
         let rates = |steps: usize, pct_start: f64| -> Vec<f64> {
-            let schedule = Schedule::OneCycle { lr: 1.0, steps, pct_start, div_factor: 4.0, final_div_factor: 10.0 };
+            let schedule = Schedule::OneCycle { lr: 1.0, steps, pct_start, first: 0.25, last: 0.025 };
             (0..steps + 2).map(|t| schedule.lr(t)).collect()
         };
         for (found, want) in [
@@ -198,9 +197,9 @@ mod tests {
                 }
                 2 => (Schedule::CosineRestarts { lr, warmup, t_0, t_mult, eta_min }, steps, [low, lr], f64::INFINITY),
                 _ => {
-                    let schedule = Schedule::OneCycle { lr, steps, pct_start: share, div_factor, final_div_factor };
                     let (first, up) = (lr / div_factor, share * steps as f64 - 1.0);
                     let last = first / final_div_factor;
+                    let schedule = Schedule::OneCycle { lr, steps, pct_start: share, first, last };
                     let slope = if up < 1.0 || (steps as f64 - 1.0) - up < 1.0 { f64::INFINITY } else {
                         wave(lr - first, up).max(wave(lr - last, steps as f64 - 1.0 - up))
                     };

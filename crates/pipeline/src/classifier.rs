@@ -10,7 +10,7 @@ use nids_nn::{Cx, Init, Param, ParamTable, Prepared, Scope};
 use crate::data::fill;
 use crate::network::{LatentEncoder, features, mixer};
 use crate::verdicts::Outputs;
-use nids_config::{Config, Finetune, FinetuneFrom, Scales, Task};
+use nids_config::{Config, FinetuneConfig, FinetuneFrom, Scales, Task};
 use nids_store::{Error, Result};
 
 /// A classifier over features, or over the latents of features; or several, whose probabilities are averaged.
@@ -165,7 +165,13 @@ impl Network {
 }
 
 /// One classifier, or one that members share.
-fn classifier(config: &Finetune, scope: &mut Scope<'_>, input: Input<'_>, mixer: &MixerConfig, n_outputs: usize) -> Classifier {
+fn classifier(
+    config: &FinetuneConfig,
+    scope: &mut Scope<'_>,
+    input: Input<'_>,
+    mixer: &MixerConfig,
+    n_outputs: usize,
+) -> Classifier {
     let Some((members, settings)) = config.batch_ensemble() else { return Classifier::new(scope, input, mixer, n_outputs) };
     let init = match settings.scales {
         Scales::Normal => Init::AroundOne { std: 0.5 },

@@ -1,6 +1,6 @@
 //! The engine that a config asks for.
 
-use nids_config::{self as config, Config};
+use nids_config::{Config, GemmBackend, Precision};
 use nids_kernels::Gemm;
 use nids_nn::engine::{Cut, Engine};
 use nids_nn::{MAX_SHARD, ParamTable};
@@ -45,10 +45,10 @@ fn shard(config: &Config, activations: usize, members: usize) -> usize {
 }
 
 fn gemm(config: &Config) -> Result<Gemm> {
-    let gemm = match config.engine.gemm {
-        config::Gemm::Openblas => Gemm::OpenBlas,
-        config::Gemm::Tiles => Gemm::Tiles,
-        config::Gemm::Bf16 => Gemm::Bf16,
+    let gemm = match (config.engine.gemm, config.engine.precision) {
+        (GemmBackend::Openblas, _) => Gemm::OpenBlas,
+        (_, Precision::Bf16) => Gemm::Bf16,
+        (_, Precision::F32) => Gemm::Tiles,
     };
     if gemm == Gemm::OpenBlas && config.engine.threads != 1 && !nids_kernels::is_thread_safe() {
         let message = "the OpenBLAS found here is the serial build, which is wrong on several threads: install `libopenblas0-pthread` and \

@@ -23,7 +23,7 @@ pub(crate) fn labelled_rows(
     let train = &labelled.split.train;
     let (rows, how) = match (config.finetune.labels, &config.finetune.label_rows) {
         (Some(n), _) => {
-            let rows = draw_labelled(labelled.labels(), train, n, config.seed)
+            let rows = draw_labelled(labelled.labels(), train, n, config.finetune_seed())
                 .map_err(|error| Error::Usage(format!("`finetune.labels: {n}`: {error}")))?;
             (rows, "drawn")
         }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nids_flows::{TokenKind, TokenTable, Tokeniser};
-use nids_kernels::{Activation, Buffer};
-use nids_models::{Encoder, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Posterior, Target, Vae, VaeConfig, VaeLatent};
+use nids_kernels::Buffer;
+use nids_models::{Encoder, Input, Mae, MaeConfig, MaeEncoder, MixerConfig, Posterior, Target, Vae};
 use nids_nn::engine::Engine;
 use nids_nn::weights::{self, WeightsError};
 use nids_nn::{Cx, Init, ParamTable, Prepared, Scope, Tensor, mean_tokens};
@@ -13,7 +13,7 @@ use nids_nn::{Cx, Init, ParamTable, Prepared, Scope, Tensor, mean_tokens};
 use crate::again;
 use crate::data::{all_rows, fill};
 use crate::engine::{inference_engine, most_tokens};
-use nids_config::{self as config, Config, Latents, Objective, Stage};
+use nids_config::{Config, Latents, ObjectiveConfig, Stage};
 use nids_store::run::Run;
 use nids_store::{Error, Result};
 
@@ -37,10 +37,7 @@ pub(crate) fn mixer(config: &Config, of_input: usize) -> MixerConfig {
         token_hidden: hidden(of_input + model.n_registers, model.token_expansion),
         channel_hidden: hidden(model.dim, model.channel_expansion),
         n_registers: model.n_registers,
-        activation: match model.activation {
-            config::Activation::Gelu => Activation::Gelu,
-            config::Activation::Tanh => Activation::Tanh,
-        },
+        activation: model.activation,
         dropout: model.dropout,
         drop_path: model.drop_path,
     }
@@ -64,22 +61,12 @@ impl Pretext {
         let targets: Vec<Target> = tokeniser.tokens().iter().map(|token| target(&token.kind)).collect();
         let mixer = mixer(config, features.len());
         Ok(match &config.pretrain.objective {
-            Objective::Mae(_) if features.len() < 2 => {
+            ObjectiveConfig::Mae(_) if features.len() < 2 => {
                 let message = format!("`data.schema: {}`: a masked autoencoder needs two features at least", config.data.schema);
                 return Err(Error::Usage(message));
             }
-            Objective::Mae(settings) => {
-                let settings = MaeConfig {
-                    mask_ratio: settings.mask_ratio,
-                    encoder: match settings.encoder {
-                        config::MaskedEncoder::MaskToken => MaeEncoder::MaskToken,
-                        config::MaskedEncoder::VisibleOnly => MaeEncoder::VisibleOnly,
-                    },
-                    decoder_depth: settings.decoder_depth,
-                };
-                Self::Mae(Mae::new(&mut table.root(), &features, &targets, &mixer, settings))
-            }
-            Objective::Vae(settings) => Self::Vae(Vae::new(&mut table.root(), &features, &targets, &mixer, vae_config(settings))),
+            ObjectiveConfig::Mae(settings) => Self::Mae(Mae::new(&mut table.root(), &features, &targets, &mixer, *settings)),
+            ObjectiveConfig::Vae(settings) => Self::Vae(Vae::new(&mut table.root(), &features, &targets, &mixer, *settings)),
         })
     }
 
@@ -116,17 +103,6 @@ impl Pretext {
     }
 }
 
-fn vae_config(settings: &config::Vae) -> VaeConfig {
-    VaeConfig {
-        latent_dim: settings.latent_dim,
-        latent: match settings.latent {
-            config::VaeLatent::Token => VaeLatent::Token,
-            config::VaeLatent::Pooled => VaeLatent::Pooled,
-        },
-        decoder_depth: settings.decoder_depth,
-    }
-}
-
 /// Features to latents: the pretrained encoder, and what `encode.latents` keeps of its output.
 #[derive(Debug)]
 pub(crate) struct LatentEncoder {
@@ -148,10 +124,10 @@ impl LatentEncoder {
         let latents = match (config.encode.latents, &config.pretrain.objective) {
             (Latents::Mean, _) => Kept::Mean,
             (Latents::Tokens, _) => Kept::Tokens,
-            (Latents::Mu, Objective::Vae(settings)) => {
-                Kept::Mu(Posterior::new(&mut table.root().at("latent"), encoder.dim(), vae_config(settings)))
+            (Latents::Mu, ObjectiveConfig::Vae(settings)) => {
+                Kept::Mu(Posterior::new(&mut table.root().at("latent"), encoder.dim(), *settings))
             }
-            (Latents::Mu, Objective::Mae(_)) => unreachable!("the config was checked"),
+            (Latents::Mu, ObjectiveConfig::Mae(_)) => unreachable!("the config was checked"),
         };
         Self { encoder, latents }
     }
@@ -247,7 +223,7 @@ fn by_sample(tokens: &mut Tensor<'_, f32>, z: &mut [f32]) {
 /// The token that stood for what was hidden from the encoder while `run` pretrained it, if one did.   [D]
 pub(crate) fn mask_token(run: &Run, pretrained: &Path) -> Result<Option<Vec<f32>>> {
     let config = run.config_of(Stage::Pretrain)?;
-    let Objective::Mae(config::Mae { encoder: config::MaskedEncoder::MaskToken, .. }) = config.pretrain.objective else {
+    let ObjectiveConfig::Mae(MaeConfig { encoder: MaeEncoder::MaskToken, .. }) = config.pretrain.objective else {
         return Ok(None);
     };
     let mut table = ParamTable::default();

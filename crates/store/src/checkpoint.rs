@@ -18,7 +18,7 @@ use serde_json::Value as Json;
 use crate::artefacts::{self, Digest};
 use crate::disk;
 use crate::error::{Error, Result};
-use nids_config::{Checkpoint as Settings, Stage};
+use nids_config::{CheckpointConfig, Stage};
 
 const KIND: &str = "nids-mixer checkpoints";
 const VERSION: u32 = 1;
@@ -220,13 +220,13 @@ pub(crate) struct Store {
     run: PathBuf,
     folder: PathBuf,
     stage: Stage,
-    settings: Settings,
+    settings: CheckpointConfig,
     circumstances: Circumstances,
     entries: Vec<Entry>,
 }
 
 impl Store {
-    pub(crate) fn new(run: &Path, stage: Stage, settings: Settings, circumstances: Circumstances) -> Self {
+    pub(crate) fn new(run: &Path, stage: Stage, settings: CheckpointConfig, circumstances: Circumstances) -> Self {
         Self { run: run.to_owned(), folder: run.join(FOLDER), stage, settings, circumstances, entries: Vec::new() }
     }
 
@@ -415,7 +415,7 @@ mod tests {
     }
 
     fn store(run: &Path) -> Store {
-        Store::new(run, Stage::Pretrain, Settings { every: 1, keep: 2 }, circumstances())
+        Store::new(run, Stage::Pretrain, CheckpointConfig { every: 1, keep: 2 }, circumstances())
     }
 
     fn overwrite(path: &Path, bytes: &[u8]) {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// | 2 | [`Error::Usage`], [`Error::Config`] | the command line or the config is wrong | the message names the argument, or file, line and column |
 /// | 3 | [`Error::Data`] | a CSV or Parquet file is missing or wrong, or its schema or labels | the message names file, line and column |
 /// | 4 | [`Error::Artefact`] | something in the run folder is missing, stale, truncated or foreign | the message names the command that makes it |
-/// | 5 | [`Error::Numerics`] | a loss or weight that is no longer a number, layers that no longer learn (`monitor.stop`), a matrix that cannot be solved | a lower `lr`, a smaller `model.depth`, a larger `encode.ridge` |
+/// | 5 | [`Error::Numerics`] | a loss or weight that is no longer a number, layers that no longer learn (`monitor: stop`), a matrix that cannot be solved | a lower `lr`, a smaller `model.depth`, a larger `encode.ridge` |
 /// | 6 | [`Error::Io`], [`Error::System`] | disk full, permission denied, no room for buffers or threads | make room, or give another `--run` |
 /// | 130, 143 | [`Error::Interrupted`] | stopped by Ctrl-C or by SIGTERM | run the command again |
 #[derive(Debug, thiserror::Error)]

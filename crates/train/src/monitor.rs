@@ -7,8 +7,9 @@ use nids_nn::optim::Optimiser;
 use nids_nn::{Param, ParamTable};
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Limits;
 use crate::step::StepReport;
-use nids_config::{self as config, Stage};
+use nids_config::Stage;
 
 /// The loss is flat where it has not fallen by this share of itself.
 const FLAT: f64 = 0.01;
@@ -21,7 +22,7 @@ pub(crate) struct Monitor {
     stage: Stage,
     /// Which of several independent networks is watched.
     member: Option<usize>,
-    settings: config::Monitor,
+    limits: Limits,
     layers: Vec<Layer>,
     /// Every weight before the step that is looked at.
     before: Buffer<f32>,
@@ -70,7 +71,7 @@ impl Monitor {
         table: &ParamTable,
         stage: Stage,
         member: Option<usize>,
-        settings: config::Monitor,
+        limits: Limits,
         lr_scale: impl Fn(&str) -> f64,
     ) -> Self {
         let linear = table.specs().iter().filter(|spec| spec.decays());
@@ -78,8 +79,8 @@ impl Monitor {
             let (name, lr_scale) = (spec.name.strip_suffix(".weight")?.to_owned(), lr_scale(&spec.name));
             (lr_scale > 0.0).then_some(Layer { name, weight: spec.param, lr_scale, still: 0, is_reported: false })
         });
-        let losses = VecDeque::with_capacity(settings.patience as usize + 1);
-        Self { stage, member, settings, layers: layers.collect(), before: table.zeros(), window: (0.0, 0), losses }
+        let losses = VecDeque::with_capacity(limits.patience as usize + 1);
+        Self { stage, member, limits, layers: layers.collect(), before: table.zeros(), window: (0.0, 0), losses }
     }
 
     pub(crate) fn state(&self) -> MonitorState {
@@ -98,7 +99,7 @@ impl Monitor {
 
     /// Before the step that is the `step`-th, counted from 1.
     pub(crate) fn before(&mut self, step: u64, params: &[f32]) {
-        if step.is_multiple_of(self.settings.every) {
+        if step.is_multiple_of(self.limits.monitor_every) {
             self.before.copy_from_slice(params);
         }
     }
@@ -113,10 +114,10 @@ impl Monitor {
     ) -> Option<Observation<'_>> {
         self.window.0 += taken.loss;
         self.window.1 += 1;
-        if !step.is_multiple_of(self.settings.every) {
+        if !step.is_multiple_of(self.limits.monitor_every) {
             return None;
         }
-        let patience = self.settings.patience;
+        let patience = self.limits.patience;
         if self.losses.len() as u64 > patience {
             self.losses.pop_front();
         }
@@ -135,7 +136,7 @@ impl Monitor {
             max_update.insert(layer.name.as_str(), moved);
             let lr = taken.lr * layer.lr_scale;
             if lr > 0.0 {
-                let is_still = f64::from(learned) < self.settings.threshold * lr;
+                let is_still = f64::from(learned) < self.limits.threshold * lr;
                 layer.still = if is_still { layer.still + 1 } else { 0 };
                 layer.is_reported &= is_still;
             }
@@ -146,7 +147,7 @@ impl Monitor {
         }
         let warning = (!vanished.is_empty()).then(|| {
             let of_member = self.member.map_or_else(String::new, |member| format!(" member {member},"));
-            warning(self.stage, &of_member, &self.settings, step, &vanished)
+            warning(self.stage, &of_member, &self.limits, step, &vanished)
         });
         Some(Observation { step, member: self.member, max_update, warning })
     }
@@ -160,7 +161,7 @@ fn is_flat(losses: &VecDeque<f64>) -> bool {
     }
 }
 
-fn warning(stage: Stage, of_member: &str, settings: &config::Monitor, step: u64, vanished: &[&str]) -> String {
+fn warning(stage: Stage, of_member: &str, limits: &Limits, step: u64, vanished: &[&str]) -> String {
     let names: Vec<String> = vanished.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
     let more = match vanished.len().saturating_sub(SHOWN) {
         0 => String::new(),
@@ -168,10 +169,10 @@ fn warning(stage: Stage, of_member: &str, settings: &config::Monitor, step: u64,
     };
     format!(
         "{stage}{of_member} step {step}: the gradient vanishes in {}{more}: weights moved by less than {:e} of the learning rate at {} looks in \
-         a row, and the loss is flat: lower `model.depth`, take `model.activation: gelu`, raise `{stage}.lr`, or set `{stage}.monitor: null`",
+         a row, and the loss is flat: lower `model.depth`, take `model.activation: gelu`, raise `{stage}.lr`, or set `{stage}.monitor: off`",
         names.join(", "),
-        settings.threshold,
-        settings.patience,
+        limits.threshold,
+        limits.patience,
     )
 }
 
@@ -182,7 +183,9 @@ mod tests {
 
     use super::*;
 
-    const SETTINGS: config::Monitor = config::Monitor { every: 2, threshold: 1e-4, patience: 3, stop: false };
+    fn limits() -> Limits {
+        Limits { monitor_every: 2, patience: 3, ..Limits::default() }
+    }
 
     /// The steps at which a warning came, with its layers, in a run of 20 steps of AdamW in which layer `a` has a gradient up to
     /// step `a_until`, `b` always, and `frozen` is frozen.
@@ -196,7 +199,7 @@ mod tests {
         let [a, b, frozen] = ["a", "b", "frozen"].map(&mut weight);
         table.root().at("registers").param("weight", &[3, 2], Init::Normal { std: 1.0 });
         let lr_scale = |name: &str| if name.starts_with("frozen") { 0.0 } else { 0.5 };
-        let mut monitor = Monitor::new(&table, Stage::Pretrain, None, SETTINGS, lr_scale);
+        let mut monitor = Monitor::new(&table, Stage::Pretrain, None, limits(), lr_scale);
         // no memory of gradients past, so that one that ends is seen at once
         let config = OptimiserConfig::AdamW(AdamWConfig { beta1: 0.0, beta2: 0.0, eps: 1e-8, weight_decay: 0.1 });
         let mut optimiser = Optimiser::<f32>::new(&table, config, Decay::Matrices, lr_scale);
@@ -229,7 +232,7 @@ mod tests {
     #[test]
     fn a_layer_without_a_gradient_is_named_once_the_loss_is_flat() {
         let found = warnings(6, |_| 2.0);
-        insta::assert_snapshot!(found.join("\n"), @"12: pretrain step 12: the gradient vanishes in `a`: weights moved by less than 1e-4 of the learning rate at 3 looks in a row, and the loss is flat: lower `model.depth`, take `model.activation: gelu`, raise `pretrain.lr`, or set `pretrain.monitor: null`");
+        insta::assert_snapshot!(found.join("\n"), @"12: pretrain step 12: the gradient vanishes in `a`: weights moved by less than 1e-4 of the learning rate at 3 looks in a row, and the loss is flat: lower `model.depth`, take `model.activation: gelu`, raise `pretrain.lr`, or set `pretrain.monitor: off`");
         // it falls by 5 % a look up to step 13, and flat is what has not fallen over three looks
         let found = warnings(6, |step| 0.975_f64.powf(step.min(13) as f64));
         assert!(found.len() == 1 && found[0].starts_with("20: "), "{found:?}");

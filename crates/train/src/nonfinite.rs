@@ -4,7 +4,7 @@ use nids_nn::ParamTable;
 use serde::Serialize;
 
 use crate::plan::TrainPlan;
-use nids_config as config;
+use nids_config::NonfinitePolicy;
 
 /// Rows that a message names.
 const SHOWN: usize = 8;
@@ -60,7 +60,7 @@ impl Nonfinite {
             (_, rows) => format!(", by {}", names(rows, row)),
         };
         let why = if why.is_empty() { String::new() } else { format!("; {why}") };
-        let rescue = if plan.nonfinite == config::Nonfinite::Stop {
+        let rescue = if plan.nonfinite == NonfinitePolicy::Stop {
             format!(", or set `{stage}.nonfinite: rollback`")
         } else {
             String::new()
@@ -101,18 +101,17 @@ impl<'l> Line<'l> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nids_config::{Nonfinite as Policy, Rollback, Stage, Training};
+    use nids_config::{NonfinitePolicy as Policy, Stage, TrainingConfig};
 
     #[test]
     fn a_message_names_step_layer_and_rows() {
-        let plan = |nonfinite| TrainPlan::new(Stage::Pretrain, &Training { nonfinite, ..Training::default() }, 100);
+        let plan = |nonfinite| TrainPlan::new(Stage::Pretrain, &TrainingConfig { nonfinite, ..TrainingConfig::default() }, 100);
         let text = |what, rows: &[u32], policy, why: &str| {
             let found = Nonfinite { what, step: 7, layer: Some("encoder.norm.weight".to_owned()), rows: rows.to_vec() };
             found.text(&plan(policy), &|row| format!("row {row}"), why)
         };
         insta::assert_snapshot!(text(What::Loss, &[3, 5], Policy::Stop, ""), @"pretrain step 7: the loss is not finite, first in `encoder.norm.weight`, by row 3, row 5: lower `pretrain.lr`, or set `pretrain.nonfinite: rollback`");
         insta::assert_snapshot!(text(What::Gradient, &[], Policy::Stop, ""), @"pretrain step 7: the gradient is not finite, first in `encoder.norm.weight`, of no row of the batch alone: lower `pretrain.lr`, or set `pretrain.nonfinite: rollback`");
-        let rollback = Policy::Rollback(Rollback::default());
-        insta::assert_snapshot!(text(What::Weight, &[], rollback, "it has gone back 5 times"), @"pretrain step 7: a weight after the update is not finite, first in `encoder.norm.weight`; it has gone back 5 times: lower `pretrain.lr`");
+        insta::assert_snapshot!(text(What::Weight, &[], Policy::Rollback, "it has gone back 5 times"), @"pretrain step 7: a weight after the update is not finite, first in `encoder.norm.weight`; it has gone back 5 times: lower `pretrain.lr`");
     }
 }

@@ -3,7 +3,7 @@
 use nids_nn::optim::{Decay, OptimiserConfig};
 use nids_nn::schedule::{Schedule, Warmup};
 
-use nids_config::{self as config, Monitor, Nonfinite, Per, Stage, Training};
+use nids_config::{MonitorPolicy, NonfinitePolicy, Per, RestartsConfig, ScheduleConfig, Stage, TrainingConfig};
 
 /// What the loop needs to know of a stage's config.
 #[derive(Clone, Copy, Debug)]
@@ -21,15 +21,16 @@ pub struct TrainPlan {
     clock: Clock,
     schedule: Schedule,
     pub(crate) clip_norm: Option<f64>,
-    pub(crate) nonfinite: Nonfinite,
+    pub(crate) nonfinite: NonfinitePolicy,
     pub(crate) log_every: u64,
-    pub(crate) monitor: Option<Monitor>,
+    pub(crate) monitor: MonitorPolicy,
+    pub(crate) limits: Limits,
 }
 
 impl TrainPlan {
     /// The plan of a stage that trains on `n_rows`.
-    pub fn new(stage: Stage, config: &Training, n_rows: usize) -> Self {
-        let clock = Clock { per: config.schedule.per(), batch_size: config.batch_size as u64, n_rows: n_rows as u64 };
+    pub fn new(stage: Stage, config: &TrainingConfig, n_rows: usize) -> Self {
+        let clock = Clock { per: config.schedule_per, batch_size: config.batch_size as u64, n_rows: n_rows as u64 };
         Self {
             stage,
             member: None,
@@ -39,11 +40,12 @@ impl TrainPlan {
             optimiser: config.optimiser,
             decay: decay(config.optimiser),
             clock,
-            schedule: schedule(&config.schedule, config.lr, clock.t(config.steps - 1) + 1),
+            schedule: schedule(config, clock.t(config.steps - 1) + 1),
             clip_norm: config.clip_norm,
             nonfinite: config.nonfinite,
             log_every: config.log_every,
             monitor: config.monitor,
+            limits: Limits::default(),
         }
     }
 
@@ -56,6 +58,40 @@ impl TrainPlan {
     /// The learning rate of `step`, counted from 0.
     pub(crate) fn lr(&self, step: u64) -> f64 {
         self.schedule.lr(usize::try_from(self.clock.t(step)).unwrap_or(usize::MAX))
+    }
+}
+
+/// How often the monitor looks, and how often a policy on non-finite values is applied. Nobody has needed other limits; tests take
+/// shorter ones.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Limits {
+    /// Steps between two looks of the monitor.
+    pub(crate) monitor_every: u64,
+    /// A layer is still if no weight moves by this much of the learning rate in one step, decay left out.
+    pub(crate) threshold: f64,
+    /// Looks in a row at which a layer is still, and over which the loss does not fall by 1 %, before it is reported.
+    pub(crate) patience: u64,
+    /// Steps skipped in a row after which the stage stops.
+    pub(crate) max_skips: u64,
+    /// A rollback goes to the last step that this divides.
+    pub(crate) rollback_every: u64,
+    /// Factor on every learning rate after a rollback.
+    pub(crate) rollback_lr_factor: f64,
+    /// Rollbacks after which the stage stops.
+    pub(crate) max_rollbacks: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            monitor_every: 50,
+            threshold: 1e-4,
+            patience: 5,
+            max_skips: 10,
+            rollback_every: 100,
+            rollback_lr_factor: 0.5,
+            max_rollbacks: 5,
+        }
     }
 }
 
@@ -87,38 +123,44 @@ fn decay(optimiser: OptimiserConfig) -> Decay {
 }
 
 /// A schedule over `total` steps, or epochs.
-fn schedule(schedule: &config::Schedule, lr: f64, total: u64) -> Schedule {
-    let warmup = |share: f64, start: f64| Warmup { steps: (share * total as f64).round() as usize, start };
-    match schedule {
-        config::Schedule::Constant(c) => Schedule::Constant { lr, warmup: warmup(c.warmup, c.warmup_start_lr) },
-        config::Schedule::Cosine(c) => {
-            let warmup = warmup(c.warmup, c.warmup_start_lr);
-            // with all of it, the last step is the first at which the wave has come down
-            let t_max = c.t_max * total.saturating_sub(warmup.steps as u64 + 1) as f64;
-            Schedule::Cosine { lr, warmup, t_max, eta_min: c.min_lr }
+fn schedule(config: &TrainingConfig, total: u64) -> Schedule {
+    /// `lr` over the first rate of one cycle, as PyTorch's `OneCycleLR` has it.
+    const DIV_FACTOR: f64 = 25.0;
+    let &TrainingConfig { lr, min_lr, warmup: share, .. } = config;
+    let warmup = Warmup { steps: (share * total as f64).round() as usize, start: 0.0 };
+    match config.schedule {
+        ScheduleConfig::Constant => Schedule::Constant { lr, warmup },
+        ScheduleConfig::Cosine => {
+            // the last step is the first at which the wave has come down
+            let t_max = total.saturating_sub(warmup.steps as u64 + 1) as f64;
+            Schedule::Cosine { lr, warmup, t_max, eta_min: min_lr }
         }
-        config::Schedule::CosineRestarts(c) => {
-            let warmup = warmup(c.warmup, c.warmup_start_lr);
-            Schedule::CosineRestarts { lr, warmup, t_0: c.t_0, t_mult: c.t_mult, eta_min: c.min_lr }
+        ScheduleConfig::CosineRestarts(RestartsConfig { t_0, t_mult }) => {
+            Schedule::CosineRestarts { lr, warmup, t_0, t_mult, eta_min: min_lr }
         }
-        config::Schedule::OneCycle(c) => Schedule::OneCycle {
-            lr,
-            steps: usize::try_from(total).unwrap_or(usize::MAX),
-            pct_start: c.pct_start,
-            div_factor: c.div_factor,
-            final_div_factor: c.final_div_factor,
-        },
+        ScheduleConfig::OneCycle => {
+            let steps = usize::try_from(total).unwrap_or(usize::MAX);
+            Schedule::OneCycle { lr, steps, pct_start: share, first: lr / DIV_FACTOR, last: min_lr }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nids_config::{Constant, Cosine, CosineRestarts, OneCycle};
 
     /// The rates of a run of `steps` of 10 rows out of 25.
-    fn rates(schedule: config::Schedule, steps: u64) -> Vec<f64> {
-        let config = Training { steps, batch_size: 10, lr: 1.0, schedule, ..Training::default() };
+    fn rates(schedule: ScheduleConfig, warmup: f64, min_lr: f64, schedule_per: Per, steps: u64) -> Vec<f64> {
+        let config = TrainingConfig {
+            steps,
+            batch_size: 10,
+            lr: 1.0,
+            schedule,
+            warmup,
+            min_lr,
+            schedule_per,
+            ..TrainingConfig::default()
+        };
         let plan = TrainPlan::new(Stage::Pretrain, &config, 25);
         (0..steps).map(|step| plan.lr(step)).collect()
     }
@@ -129,38 +171,33 @@ mod tests {
     }
 
     #[test]
-    fn a_cosine_comes_down_at_the_last_step_or_sooner() {
-        let cosine = |t_max| {
-            config::Schedule::Cosine(Cosine { warmup: 0.2, warmup_start_lr: 0.5, min_lr: 0.1, t_max, ..Cosine::default() })
-        };
-        let (middle, quarter) = (0.55, 0.1 + 0.45 * (1.0 + 0.5_f64.sqrt()));
-        assert_close(&rates(cosine(1.0), 10)[..3], &[0.75, 1.0, 1.0]);
-        assert_close(&rates(cosine(1.0), 10)[9..], &[0.1]);
-        // 4 of the 7 steps after the first at full rate
-        assert_close(&rates(cosine(4.0 / 7.0), 10), &[0.75, 1.0, 1.0, quarter, middle, 1.1 - quarter, 0.1, 0.1, 0.1, 0.1]);
+    fn a_cosine_comes_down_at_the_last_step() {
+        let rates = rates(ScheduleConfig::Cosine, 0.2, 0.1, Per::Step, 10);
+        let half = (std::f64::consts::PI / 7.0).cos();
+        assert_close(&rates[..4], &[0.5, 1.0, 1.0, 0.1 + 0.45 * (1.0 + half)]);
+        assert_close(&rates[9..], &[0.1]);
     }
 
     #[test]
     fn restarts_and_one_cycle_follow_the_config() {
-        let restarts = CosineRestarts { warmup: 0.2, t_0: 2, t_mult: 2, ..CosineRestarts::default() };
+        let restarts = ScheduleConfig::CosineRestarts(RestartsConfig { t_0: 2, t_mult: 2 });
         let quarter = 0.5 + 0.125_f64.sqrt();
         assert_close(
-            &rates(config::Schedule::CosineRestarts(restarts), 10),
+            &rates(restarts, 0.2, 0.0, Per::Step, 10),
             &[0.5, 1.0, 1.0, 0.5, 1.0, quarter, 0.5, 1.0 - quarter, 1.0, 0.5 + 0.5 * (std::f64::consts::PI / 8.0).cos()],
         );
-        let one_cycle = rates(config::Schedule::OneCycle(OneCycle::default()), 100);
-        assert_close(&[one_cycle[0], one_cycle[29], one_cycle[99]], &[0.04, 1.0, 4e-6]);
+        let one_cycle = rates(ScheduleConfig::OneCycle, 0.3, 1e-3, Per::Step, 100);
+        assert_close(&[one_cycle[0], one_cycle[29], one_cycle[99]], &[0.04, 1.0, 1e-3]);
     }
 
     #[test]
     fn a_rate_per_epoch_changes_where_an_epoch_begins() {
         // 10 of 25 rows a step: the third step begins in epoch 0, the fourth in epoch 1, ...
-        let constant = Constant { warmup: 0.5, per: Per::Epoch, ..Constant::default() };
         let (a, b) = (0.5, 1.0);
-        assert_close(&rates(config::Schedule::Constant(constant), 10), &[a, a, a, b, b, 1.0, 1.0, 1.0, 1.0, 1.0]);
-        let restarts = CosineRestarts { warmup: 0.0, t_0: 2, t_mult: 1, per: Per::Epoch, ..CosineRestarts::default() };
-        assert_close(&rates(config::Schedule::CosineRestarts(restarts), 10), &[b, b, b, a, a, b, b, b, a, a]);
-        let cosine = Cosine { warmup: 0.0, per: Per::Epoch, ..Cosine::default() };
-        assert_close(&rates(config::Schedule::Cosine(cosine), 10)[8..], &[0.0; 2]);
+        let constant = rates(ScheduleConfig::Constant, 0.5, 0.0, Per::Epoch, 10);
+        assert_close(&constant, &[a, a, a, b, b, 1.0, 1.0, 1.0, 1.0, 1.0]);
+        let restarts = ScheduleConfig::CosineRestarts(RestartsConfig { t_0: 2, t_mult: 1 });
+        assert_close(&rates(restarts, 0.0, 0.0, Per::Epoch, 10), &[b, b, b, a, a, b, b, b, a, a]);
+        assert_close(&rates(ScheduleConfig::Cosine, 0.0, 0.0, Per::Epoch, 10)[8..], &[0.0; 2]);
     }
 }

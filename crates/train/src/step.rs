@@ -147,7 +147,7 @@ mod tests {
     use nids_nn::{Cx, Init, Param};
 
     use super::*;
-    use nids_config::{Stage, Training};
+    use nids_config::{Stage, TrainingConfig};
 
     const KEY: u64 = 5;
 
@@ -192,7 +192,11 @@ mod tests {
     #[test]
     fn a_step_that_is_no_number_changes_nothing_and_names_its_rows() {
         let bowl = Bowl { bad_rows: &[0, 2], ..Bowl::new() };
-        let plan = TrainPlan::new(Stage::Pretrain, &Training { batch_size: ROWS, micro_batch: 2, ..Training::default() }, ROWS);
+        let plan = TrainPlan::new(
+            Stage::Pretrain,
+            &TrainingConfig { batch_size: ROWS, micro_batch: 2, ..TrainingConfig::default() },
+            ROWS,
+        );
         let mut engine = Engine::new(&bowl.table, 1, Gemm::Tiles, Cut { shard: 2, groups: 1 }).unwrap();
         let mut trainer = StepRunner::new(&bowl.table, &bowl, &plan, Key::new(KEY), |_| 1.0);
         let mut params = bowl.table.zeros::<f32>();

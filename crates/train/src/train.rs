@@ -16,7 +16,7 @@ use crate::plan::TrainPlan;
 use crate::sampler::Sampler;
 use crate::state::{LogWindow, RecoveryState, RollbackPoint, State};
 use crate::step::{Outcome, StepReport, StepRunner};
-use nids_config::{self as config, Rollback, Stage};
+use nids_config::{MonitorPolicy, NonfinitePolicy, Stage};
 use nids_store::checkpoint::{Checkpoint, Position};
 use nids_store::progress::{Event, Progress};
 use nids_store::run::StageRun;
@@ -156,7 +156,8 @@ impl<'j> Training<'j> {
         from: Option<&Checkpoint>,
     ) -> Result<Self> {
         let Job { table, objective, plan, key, .. } = *job;
-        let monitor = plan.monitor.map(|settings| Monitor::new(table, plan.stage, plan.member, settings, &lr_scale));
+        let is_watched = plan.monitor != MonitorPolicy::Off;
+        let monitor = is_watched.then(|| Monitor::new(table, plan.stage, plan.member, plan.limits, &lr_scale));
         let trainer = StepRunner::new(table, objective, plan, key, lr_scale);
         let mut training = Self {
             job,
@@ -168,7 +169,7 @@ impl<'j> Training<'j> {
             score: None,
             back: None,
         };
-        if let config::Nonfinite::Rollback(_) = plan.nonfinite {
+        if plan.nonfinite == NonfinitePolicy::Rollback {
             training.back = Some(training.snapshot(params));
         }
         if let Some(from) = from {
@@ -226,14 +227,12 @@ impl<'j> Training<'j> {
         if let Some(look) = look {
             run.log(&look)?;
             match look.warning {
-                Some(warning) if plan.monitor.is_some_and(|settings| settings.stop) => return Err(Error::Numerics(warning)),
+                Some(warning) if plan.monitor == MonitorPolicy::Stop => return Err(Error::Numerics(warning)),
                 Some(warning) => progress.event(Event::Message(&format!("warning: {warning}"))),
                 None => {}
             }
         }
-        if let config::Nonfinite::Rollback(Rollback { every, .. }) = plan.nonfinite
-            && done.is_multiple_of(every)
-        {
+        if plan.nonfinite == NonfinitePolicy::Rollback && done.is_multiple_of(plan.limits.rollback_every) {
             self.back = Some(self.snapshot(params));
         }
         Ok(())
@@ -250,7 +249,8 @@ impl<'j> Training<'j> {
         let Job { plan, row, .. } = *self.job;
         let stop = |why: &str| Err(Error::Numerics(found.text(plan, row, why)));
         let action = match plan.nonfinite {
-            config::Nonfinite::Skip(config::Skip { max }) if found.what != What::Weight => {
+            NonfinitePolicy::Skip if found.what != What::Weight => {
+                let max = plan.limits.max_skips;
                 self.trouble.skipped += 1;
                 if self.trouble.skipped > max {
                     return stop(&format!("{max} steps in a row have been skipped"));
@@ -258,12 +258,13 @@ impl<'j> Training<'j> {
                 self.step += 1;
                 "skipped".to_owned()
             }
-            config::Nonfinite::Rollback(Rollback { lr_factor, max, .. }) => {
+            NonfinitePolicy::Rollback => {
+                let max = plan.limits.max_rollbacks;
                 self.trouble.rollbacks += 1;
                 if self.trouble.rollbacks > max {
                     return stop(&format!("it has gone back {max} times"));
                 }
-                self.trouble.lr_scale *= lr_factor;
+                self.trouble.lr_scale *= plan.limits.rollback_lr_factor;
                 let to = self.go_back(params);
                 format!("back to step {to}, learning rates now x {}", self.trouble.lr_scale)
             }

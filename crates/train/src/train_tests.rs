@@ -5,6 +5,7 @@ use nids_nn::engine::Cut;
 use nids_nn::{Cx, Init, Param};
 
 use super::*;
+use crate::plan::Limits;
 use crate::step::arithmetic;
 use nids_config::Config;
 use nids_store::run::Run;
@@ -15,11 +16,12 @@ const SETTINGS: &[&str] = &[
     "pretrain.batch_size=4",
     "pretrain.micro_batch=4",
     "pretrain.lr=1",
-    "pretrain.schedule.constant.warmup=0",
+    "pretrain.schedule=constant",
+    "pretrain.warmup=0",
     "pretrain.clip_norm=null",
     "pretrain.log_every=2",
-    "pretrain.monitor=null",
-    "pretrain.nonfinite.rollback={every: 2, lr_factor: 0.01, max: 2}",
+    "pretrain.monitor=off",
+    "pretrain.nonfinite=rollback",
 ];
 const ROWS: u32 = 4;
 
@@ -79,7 +81,8 @@ fn train_on(cliff: &Cliff, n_rows: u32, more: &[&str], every: u64) -> ([f32; 2],
     let config = Config::parse("{}", "c.yaml", &overrides).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let run = Run::create(folder.path()).unwrap();
-    let plan = TrainPlan::new(Stage::Pretrain, &config.pretrain.training, n_rows as usize);
+    let mut plan = TrainPlan::new(Stage::Pretrain, &config.pretrain.training, n_rows as usize);
+    plan.limits = Limits { max_skips: 2, rollback_every: 2, rollback_lr_factor: 0.01, max_rollbacks: 2, ..plan.limits };
     let mut engine = Engine::new(&cliff.table, 1, Gemm::Tiles, Cut { shard: 4, groups: 1 }).unwrap();
     let mut progress = Stopping { left: every, warnings: Vec::new() };
     loop {
@@ -141,12 +144,7 @@ fn a_run_goes_back_to_a_step_before_it_was_stopped() {
 fn only_steps_skipped_in_a_row_count() {
     // in every epoch of two steps one has the bad row: there are three, and never three in a row
     let cliff = Cliff { bad_row: Some(7), ..Cliff::new(f32::NEG_INFINITY) };
-    let settings = [
-        "pretrain.steps=7",
-        "pretrain.nonfinite=skip",
-        "pretrain.nonfinite.skip.max=2",
-        "pretrain.optimiser.adam={beta1: 0.5, beta2: 0.5}",
-    ];
+    let settings = ["pretrain.steps=7", "pretrain.nonfinite=skip", "pretrain.optimiser.adam={beta1: 0.5, beta2: 0.5}"];
     let ([weight, _], log, warnings) = train_on(&cliff, 2 * ROWS, &settings, 1000);
     assert!((3..=4).contains(&warnings.len()) && warnings.iter().all(|warning| warning.ends_with(": skipped")), "{warnings:?}");
     assert!((weight + (7 - warnings.len()) as f32).abs() < 1e-6, "{weight}: {log}");

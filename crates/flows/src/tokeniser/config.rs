@@ -1,4 +1,6 @@
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use crate::{Error, Result};
 
@@ -6,7 +8,7 @@ const MAX_BINS: usize = 1024;
 const MAX_CATEGORIES: usize = 65_536;
 
 /// How numbers are brought to one scale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalisation {
     /// Several views of each feature: quantile-normal, log1p, piecewise-linear bins.
@@ -19,37 +21,32 @@ pub enum Normalisation {
 }
 
 /// What the tokeniser makes of a feature; the defaults are the best that was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokeniserConfig {
     /// How numbers are brought to one scale.
     pub normalisation: Normalisation,
     /// With `features`: the quantile-normal value.
+    #[default(true)]
     pub quantile: bool,
     /// With `features`: the z-score of log1p.
+    #[default(true)]
     pub log1p: bool,
     /// With `features`: the most piecewise-linear bins per feature; 0 for none.
+    #[schemars(range(min = 0, max = 1024))]
+    #[default(64)]
     pub bins: usize,
     /// Classes as one-hot; else one number, the standardised class index.
+    #[default(true)]
     pub one_hot: bool,
     /// How often a category must occur in training to be known.
+    #[schemars(range(min = 1))]
+    #[default(5)]
     pub min_count: usize,
     /// The most categories to know per feature, beside the unknown one.
+    #[schemars(range(min = 1, max = 65_535))]
+    #[default(31)]
     pub max_categories: usize,
-}
-
-impl Default for TokeniserConfig {
-    fn default() -> Self {
-        TokeniserConfig {
-            normalisation: Normalisation::Features,
-            quantile: true,
-            log1p: true,
-            bins: 64,
-            one_hot: true,
-            min_count: 5,
-            max_categories: 31,
-        }
-    }
 }
 
 impl TokeniserConfig {

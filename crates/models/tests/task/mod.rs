@@ -61,7 +61,7 @@ impl<R: Real> Task<R> {
     /// A variational autoencoder.
     pub(crate) fn autoencoder(mixer: &MixerConfig, latent: VaeLatent, n_samples: usize) -> Self {
         let mut table = ParamTable::default();
-        let config = VaeConfig { latent_dim: 5, latent, decoder_depth: 1 };
+        let config = VaeConfig { latent_dim: 5, latent, decoder_depth: 1, ..VaeConfig::default() };
         let features = FEATURES.map(|(name, width, _)| (name.to_owned(), width));
         let vae = Vae::new(&mut table.root(), &features, &FEATURES.map(|(.., target)| target), mixer, config);
         Self::on(table, Model::Vae(vae), FEATURES.map(|(_, width, _)| width).iter().sum(), n_samples)

@@ -18,7 +18,7 @@ use crate::engine::{engine, inference_engine};
 use crate::network::{Pretext, widths};
 use crate::stages::finetune::targets::{Targets, classify};
 use crate::stages::pretrain::ReconstructionObjective;
-use nids_config::{Config, Finetune, Stage, Training};
+use nids_config::{Config, FinetuneConfig, Stage, TrainingConfig};
 use nids_store::progress::Silent;
 use nids_store::{Error, Result};
 use nids_train::{Outcome, Sampler, StepRunner, TrainPlan};
@@ -230,7 +230,7 @@ impl Shape {
         let labels = noise(2, batch).iter().map(|&x| if x > 0.0 { 1.0 } else { 0.0 }).collect();
         let targets = Targets::Attack { labels, pos_weight: 1.0 };
         let objective = LabelledNoise { classifier, width, x: noise(1, batch * width), targets, divisor: batch as f32 };
-        let training = Training { batch_size: batch, micro_batch: batch, ..Finetune::default().training };
+        let training = TrainingConfig { batch_size: batch, micro_batch: batch, ..FinetuneConfig::default().training };
         let plan = TrainPlan::new(Stage::Finetune, &training, batch);
         let encoder = objective.classifier.encoder();
         // backward makes two products of each of forward's

@@ -130,16 +130,16 @@ fn a_row_without_a_probability_gets_no_verdict() {
 fn a_verdict_is_a_function_of_the_row_alone() {
     // narrow, and with as many classes as bfloat16 multiplies: products of one row are on one side of its limit, of many on the other
     for (gemm, dim, task) in [
-        ("openblas", 64, TASKS[0]),
-        ("openblas", 8, TASKS[1]),
-        ("tiles", 16, TASKS[1]),
-        ("bf16", 16, TASKS[1]),
-        ("bf16", 8, TASKS[0]),
+        ("gemm=openblas", 64, TASKS[0]),
+        ("gemm=openblas", 8, TASKS[1]),
+        ("gemm=tiles", 16, TASKS[1]),
+        ("precision=bf16", 16, TASKS[1]),
+        ("precision=bf16", 8, TASKS[0]),
     ] {
         let folder = folder();
         let run = folder.run("run");
         let bits = |threads: usize, cut: usize| {
-            let more = [task, &format!("engine.gemm={gemm}"), &format!("model.dim={dim}")].map(str::to_owned);
+            let more = [task, &format!("engine.{gemm}"), &format!("model.dim={dim}")].map(str::to_owned);
             let config =
                 folder.config(&[SETTINGS, &more.each_ref().map(String::as_str), &[&format!("engine.threads={threads}")]]);
             if !run.has_finished(Stage::Finetune) {

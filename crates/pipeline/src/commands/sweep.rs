@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use crate::stages::{encode, finetune, pretrain};
-use nids_config::{Config, FinetuneFrom, Halving, Stage, SweepStrategy, WidthDepth};
+use nids_config::{Config, FinetuneFrom, HalvingConfig, Stage, SweepStrategy, WidthDepthConfig};
 use nids_store::Lock;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{Resume, Run};
@@ -118,7 +118,7 @@ struct Sweep<'s> {
 impl Sweep<'_> {
     /// The predecessor's way: at a fixed depth widths go up until a wider one no longer helps within the first iterations, then
     /// depth goes up at that width. Returns the index of the trial chosen.
-    fn width_depth(&mut self, settings: &WidthDepth) -> Result<usize> {
+    fn width_depth(&mut self, settings: &WidthDepthConfig) -> Result<usize> {
         let depth = |depth: usize| format!("model.depth={depth}");
         let dim = |dim: usize| format!("model.dim={dim}");
         let widths = ladder(settings.min_dim, settings.max_dim).into_iter();
@@ -145,7 +145,7 @@ impl Sweep<'_> {
     }
 
     /// Tries settings from small to large until two in a row are no better than the best so far, and judges them.
-    fn climb(&mut self, candidates: Vec<Vec<String>>, settings: &WidthDepth) -> Result<usize> {
+    fn climb(&mut self, candidates: Vec<Vec<String>>, settings: &WidthDepthConfig) -> Result<usize> {
         let first = self.trials.len();
         let mut best: Option<usize> = None;
         let mut since = 0;
@@ -184,13 +184,13 @@ impl Sweep<'_> {
     }
 
     /// Whether the validation loss is lower by more than the tolerance.
-    fn is_better(&self, index: usize, than: usize, settings: &WidthDepth) -> bool {
+    fn is_better(&self, index: usize, than: usize, settings: &WidthDepthConfig) -> bool {
         self.trials[index].validation_loss[1] < self.trials[than].validation_loss[1] * (1.0 - settings.tolerance)
     }
 
     /// Successive halving (Jamieson & Talwalkar 2016): everybody trains for `min_steps`, the best of every `eta` go on for `eta`
     /// times as long, from the start, since a schedule's end belongs to it. Returns the index of the last one left.
-    fn halving(&mut self, settings: &Halving, grid: &[Axis]) -> Result<usize> {
+    fn halving(&mut self, settings: &HalvingConfig, grid: &[Axis]) -> Result<usize> {
         let mut left = grid::candidates(grid, settings.max_candidates, self.config.seed)?;
         for candidate in &left {
             self.config.with(candidate)?; // all that is wrong with the grid before the first training

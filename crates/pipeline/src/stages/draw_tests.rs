@@ -30,13 +30,15 @@ const SETTINGS: &[&str] = &[
     "pretrain.batch_size=8",
     "pretrain.log_every=1",
     "pretrain.lr=1e-30",
-    "pretrain.schedule.constant.warmup=0",
+    "pretrain.schedule=constant",
+    "pretrain.warmup=0",
     "finetune.from=scratch",
     "finetune.steps=6",
     "finetune.batch_size=8",
     "finetune.log_every=1",
     "finetune.lr=1e-30",
-    "finetune.schedule.constant.warmup=0",
+    "finetune.schedule=constant",
+    "finetune.warmup=0",
 ];
 
 /// Four attacks and four benign rows that are equal, and one more of each, which are held out: the eight stay together, and

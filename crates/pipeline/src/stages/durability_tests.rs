@@ -148,7 +148,7 @@ fn whatever_a_stage_commits_is_on_the_disk_before_and_nothing_listed_is_removed(
         (&["checkpoint.keep=1"], 2),
         (&["finetune.from=latents"], 2),
         (&["finetune.from=scratch", "finetune.members=2"], 4),
-        (&["checkpoint.every=1", "pretrain.monitor=null", "finetune.monitor=null", "finetune.log_every=3"], 4),
+        (&["checkpoint.every=1", "pretrain.monitor=off", "finetune.monitor=off", "finetune.log_every=3"], 4),
     ];
     for (more, checkpoints) in cases {
         let folder = tempfile::tempdir().unwrap();

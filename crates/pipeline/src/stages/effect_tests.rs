@@ -92,46 +92,30 @@ const OF_TRAINING: &[Case] = &[
     ("STAGE.schedule", "constant", Learning, &[]),
     ("STAGE.schedule", "cosine_restarts", Learning, &[]),
     ("STAGE.schedule", "one_cycle", Learning, &[]),
-    ("STAGE.schedule.cosine.warmup", "0.5", Learning, &[]),
-    ("STAGE.schedule.cosine.warmup_start_lr", "0.001", Learning, &["STAGE.schedule.cosine.warmup=0.5"]),
-    ("STAGE.schedule.cosine.min_lr", "0.001", Learning, &[]),
-    ("STAGE.schedule.cosine.t_max", "0.5", Learning, &[]),
-    ("STAGE.schedule.cosine.per", "epoch", Learning, &[]),
-    ("STAGE.schedule.constant.warmup", "0.5", Learning, &["STAGE.schedule=constant"]),
-    ("STAGE.schedule.constant.warmup_start_lr", "0.001", Learning, &["STAGE.schedule.constant.warmup=0.5"]),
-    ("STAGE.schedule.constant.per", "epoch", Learning, &["STAGE.schedule.constant.warmup=0.5"]),
-    ("STAGE.schedule.cosine_restarts.warmup", "0.5", Learning, &["STAGE.schedule=cosine_restarts"]),
-    ("STAGE.schedule.cosine_restarts.warmup_start_lr", "0.001", Learning, &["STAGE.schedule.cosine_restarts.warmup=0.5"]),
-    ("STAGE.schedule.cosine_restarts.min_lr", "0.001", Learning, &["STAGE.schedule.cosine_restarts.t_0=3"]),
     ("STAGE.schedule.cosine_restarts.t_0", "4", Learning, &["STAGE.schedule.cosine_restarts.t_0=3"]),
     ("STAGE.schedule.cosine_restarts.t_mult", "1", Learning, &["STAGE.schedule.cosine_restarts.t_0=2"]),
-    ("STAGE.schedule.cosine_restarts.per", "epoch", Learning, &["STAGE.schedule.cosine_restarts.t_0=2"]),
-    ("STAGE.schedule.one_cycle.pct_start", "0.6", Learning, &["STAGE.schedule=one_cycle"]),
-    ("STAGE.schedule.one_cycle.div_factor", "5", Learning, &["STAGE.schedule=one_cycle"]),
-    ("STAGE.schedule.one_cycle.final_div_factor", "5", Learning, &["STAGE.schedule=one_cycle"]),
-    ("STAGE.schedule.one_cycle.per", "epoch", Learning, &["STAGE.schedule=one_cycle"]),
+    ("STAGE.warmup", "0.5", Learning, &[]),
+    ("STAGE.warmup", "0.5", Learning, &["STAGE.schedule=constant"]),
+    ("STAGE.warmup", "0.5", Learning, &["STAGE.schedule=cosine_restarts"]),
+    ("STAGE.warmup", "0.6", Learning, &["STAGE.schedule=one_cycle"]),
+    ("STAGE.min_lr", "0.001", Learning, &[]),
+    ("STAGE.min_lr", "0.001", Learning, &["STAGE.schedule.cosine_restarts.t_0=3"]),
+    ("STAGE.min_lr", "0.001", Learning, &["STAGE.schedule=one_cycle"]),
+    ("STAGE.schedule_per", "epoch", Learning, &[]),
+    ("STAGE.schedule_per", "epoch", Learning, &["STAGE.schedule=constant", "STAGE.warmup=0.5"]),
+    ("STAGE.schedule_per", "epoch", Learning, &["STAGE.schedule.cosine_restarts.t_0=2"]),
+    ("STAGE.schedule_per", "epoch", Learning, &["STAGE.schedule=one_cycle"]),
     ("STAGE.clip_norm", "0.01", Learning, &["STAGE.optimiser.adamw.eps=1"]),
     ("STAGE.nonfinite", "skip", End, DIVERGES),
     ("STAGE.nonfinite", "rollback", End, DIVERGES),
-    ("STAGE.nonfinite.skip.max", "2", End, SKIPS),
-    ("STAGE.nonfinite.rollback.every", "1", End, GOES_BACK),
-    ("STAGE.nonfinite.rollback.lr_factor", "1e-29", Learning, GOES_BACK),
-    ("STAGE.nonfinite.rollback.max", "2", End, GOES_BACK_FOR_NOTHING),
     ("STAGE.log_every", "2", Log, &[]),
-    ("STAGE.monitor", "null", Log, &["STAGE.monitor.every=2"]),
-    ("STAGE.monitor.every", "3", Log, &["STAGE.monitor.every=2"]),
-    ("STAGE.monitor.threshold", "1e-4", Told, STANDS_STILL),
-    ("STAGE.monitor.patience", "3", Told, STANDS_STILL),
-    ("STAGE.monitor.stop", "true", End, STANDS_STILL),
+    ("STAGE.monitor", "off", Log, &["STAGE.steps=50"]),
+    ("STAGE.monitor", "stop", End, STANDS_STILL),
 ];
 
-const DIVERGES: &[&str] = &["STAGE.lr=1e30", "STAGE.schedule.constant.warmup=0"];
-const SKIPS: &[&str] = &[DIVERGES[0], DIVERGES[1], "STAGE.nonfinite=skip"];
-const GOES_BACK: &[&str] = &[DIVERGES[0], DIVERGES[1], "STAGE.nonfinite.rollback={every: 2, lr_factor: 1e-30, max: 3}"];
-const GOES_BACK_FOR_NOTHING: &[&str] = &[DIVERGES[0], DIVERGES[1], "STAGE.nonfinite.rollback={every: 2, lr_factor: 0.5, max: 3}"];
-/// Every layer moves by less than the threshold, and the loss by less than a hundredth.
-const STANDS_STILL: &[&str] =
-    &["STAGE.lr=1e-5", "STAGE.batch_size=256", "STAGE.monitor={every: 1, threshold: 100, patience: 2, stop: false}"];
+const DIVERGES: &[&str] = &["STAGE.lr=1e30", "STAGE.schedule=constant", "STAGE.warmup=0"];
+/// The rate is lost in the rounding of every weight, until the monitor has looked often enough.
+const STANDS_STILL: &[&str] = &["STAGE.lr=1e-20", "STAGE.steps=300", "STAGE.log_every=1000"];
 
 const OF_PRETRAIN: &[Case] = &[
     ("name", "y", Nothing, &[]),
@@ -162,9 +146,9 @@ const OF_PRETRAIN: &[Case] = &[
     ("model.drop_path", "0.5", Learning, &[]),
     ("model.drop_path", "0.5", Learning, &[VAE]),
     ("engine.threads", "2", Told, &[]),
-    ("engine.gemm", "tiles", Rounding, &[]),
-    ("engine.gemm", "bf16", Learning, &["model.dim=32"]),
-    ("engine.gemm", "bf16", Learning, &["engine.gemm=tiles", "model.dim=32"]),
+    ("engine.gemm", "tiles", Nothing, &[]),
+    ("engine.gemm", "openblas", Rounding, &[]),
+    ("engine.precision", "bf16", Learning, &["model.dim=32"]),
     ("engine.shard", "1", Rounding, &["pretrain.batch_size=24"]),
     ("engine.gradient_groups", "3", Rounding, &["pretrain.batch_size=24"]),
     ("checkpoint.every", "2", Checkpoints, &["checkpoint.every=1"]),
@@ -186,7 +170,7 @@ const OF_ENCODE: &[Case] = &[
     ("encode.noise.sigma", "0.5", Bytes, &["encode.noise.copies=1"]),
     ("encode.noise.copies", "2", Bytes, &[]),
     ("encode.ridge", "100000", Log, &["data.validation_fraction=0.5"]),
-    ("engine.gemm", "bf16", Bytes, &["model.dim=32"]),
+    ("engine.precision", "bf16", Bytes, &["model.dim=32"]),
 ];
 
 const OF_FINETUNE: &[Case] = &[
@@ -209,6 +193,8 @@ const OF_FINETUNE: &[Case] = &[
     ("checkpoint.every", "2", Checkpoints, &["checkpoint.every=1"]),
     ("encode.noise.fresh", "false", Learning, &[LATENTS]),
     ("encode.noise.sigma", "0.5", Learning, &[LATENTS]),
+    ("finetune.seed", "1", Learning, &[]),
+    ("finetune.seed", "1", Learning, &[LABELS]),
     ("finetune.from", "pretrained", Learning, &[]),
     ("finetune.from", "latents", Learning, &[]),
     ("finetune.labels", "20", Learning, &[]),

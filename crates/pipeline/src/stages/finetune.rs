@@ -21,7 +21,7 @@ use crate::data::Labelled;
 use crate::engine::engine;
 use crate::network::{WeightsFile, mask_token, widths};
 use crate::verdicts::Scores;
-use nids_config::{Config, Finetune, FinetuneFrom, Stage};
+use nids_config::{Config, FinetuneConfig, FinetuneFrom, Stage};
 use nids_store::Result;
 use nids_store::checkpoint::Checkpoint;
 use nids_store::progress::{Event, Progress};
@@ -103,7 +103,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     }
     let mut metrics = None;
     for k in first..members {
-        let seed = seed_of(config.seed, k);
+        let seed = seed_of(config.finetune_seed(), k);
         let mut member: Buffer<f32> = table.init(seed);
         if let Some((weights, _)) = &pretrained {
             WeightsFile::read(weights, Stage::Pretrain)?.load(&table, network.prefixes(), &mut member)?;
@@ -236,7 +236,7 @@ fn tell(what: &str, metrics: &Metrics, progress: &mut dyn Progress) {
 
 /// The factor on `lr` of a parameter: frozen latents train the head alone, and a pretrained encoder may be trained more gently
 /// than its head.
-fn lr_scale(settings: &Finetune, was_pretrained: bool) -> f64 {
+fn lr_scale(settings: &FinetuneConfig, was_pretrained: bool) -> f64 {
     match (settings.from, was_pretrained) {
         (FinetuneFrom::Latents, true) => 0.0,
         (FinetuneFrom::Pretrained, true) => settings.encoder_lr_scale,

@@ -9,7 +9,7 @@ use nids_nn::loss::sigmoid;
 use nids_nn::{Cx, Ema, Mode, Prepared};
 
 use crate::data::fill;
-use nids_config::{Finetune, MeanTeacher, Ramp};
+use nids_config::{FinetuneConfig, MeanTeacherConfig, RampConfig};
 use nids_train::{LossTerm, Subset};
 
 /// Binary cross-entropy with the labels of the first rows of a step and with what the teacher says of the others
@@ -24,7 +24,7 @@ pub(super) struct MeanTeacherObjective<'d> {
     teacher: &'d RwLock<Ema<f32>>,
     /// The teacher's matrices, as of the last update.
     prepared: RwLock<Prepared<f32>>,
-    settings: &'d MeanTeacher,
+    settings: &'d MeanTeacherConfig,
     steps: u64,
     n_labelled: usize,
     pos_weight: f32,
@@ -34,8 +34,8 @@ pub(super) struct MeanTeacherObjective<'d> {
 
 impl<'d> MeanTeacherObjective<'d> {
     pub(super) fn new(
-        config: &'d Finetune,
-        settings: &'d MeanTeacher,
+        config: &'d FinetuneConfig,
+        settings: &'d MeanTeacherConfig,
         prepared: Prepared<f32>,
         classifier: &'d Classifier,
         (encoded, widths, labels): (&'d TokenTable, &'d [usize], &'d [u8]),
@@ -121,7 +121,7 @@ fn n_masked(mask_ratio: f64, n: usize) -> usize {
 }
 
 /// How far a ramp has risen, from 0 to 1, after a share of the steps.
-fn risen(Ramp { from, to }: Ramp, share: f64) -> f64 {
+fn risen(RampConfig { from, to }: RampConfig, share: f64) -> f64 {
     if share < from {
         0.0
     } else if share >= to {
@@ -158,7 +158,7 @@ mod tests {
             ([0.5, 0.5], 0.5, 1.0),
             ([1.0, 1.0], 0.99, 0.0),
         ] {
-            let found = risen(Ramp { from, to }, share);
+            let found = risen(RampConfig { from, to }, share);
             assert!((found - wanted).abs() < 1e-12, "{from} to {to} at {share}: {found}, not {wanted}");
         }
     }

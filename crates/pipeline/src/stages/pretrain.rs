@@ -2,7 +2,7 @@
 
 use nids_flows::{Flows, TokenTable};
 use nids_kernels::Key;
-use nids_models::{Elbo, random_masking};
+use nids_models::{Elbo, VaeConfig, random_masking};
 use nids_nn::engine::{Engine, Objective, Sample};
 use nids_nn::schedule::{Schedule, Warmup};
 use nids_nn::{Cx, Mode, ParamTable, weights};
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::data::{all_rows, fill, fit_tokeniser, labelled, unlabelled};
 use crate::engine::engine;
 use crate::network::{Pretext, widths};
-use nids_config::{self as config, Config, Stage};
+use nids_config::{Config, ObjectiveConfig, PretrainConfig, Stage};
 use nids_store::Result;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{PRETRAINED, TOKENISER};
@@ -72,15 +72,15 @@ pub(crate) struct ReconstructionObjective<'d> {
 }
 
 impl<'d> ReconstructionObjective<'d> {
-    pub(crate) fn new(config: &config::Pretrain, pretext: &'d Pretext, encoded: &'d TokenTable, widths: Vec<usize>) -> Self {
+    pub(crate) fn new(config: &PretrainConfig, pretext: &'d Pretext, encoded: &'d TokenTable, widths: Vec<usize>) -> Self {
         let (n_predicted, beta, n_kl) = match (pretext, &config.objective) {
-            (Pretext::Vae(vae), config::Objective::Vae(settings)) => {
+            (Pretext::Vae(vae), ObjectiveConfig::Vae(settings)) => {
                 (vae.n_features(), beta(settings, config.training.steps), config.training.batch_size)
             }
             (Pretext::Mae(mae), _) => {
                 (mae.n_masked(), Schedule::Constant { lr: 0.0, warmup: Warmup { steps: 0, start: 0.0 } }, 0)
             }
-            (Pretext::Vae(_), config::Objective::Mae(_)) => unreachable!("the network is the objective's"),
+            (Pretext::Vae(_), ObjectiveConfig::Mae(_)) => unreachable!("the network is the objective's"),
         };
         Self {
             pretext,
@@ -95,7 +95,7 @@ impl<'d> ReconstructionObjective<'d> {
 }
 
 /// β over the steps: a linear rise over the first `beta_warmup` of them, then level.
-fn beta(settings: &config::Vae, steps: u64) -> Schedule {
+fn beta(settings: &VaeConfig, steps: u64) -> Schedule {
     let warmup = Warmup { steps: (settings.beta_warmup * steps as f64).round() as usize, start: 0.0 };
     Schedule::Constant { lr: settings.beta, warmup }
 }
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn beta_rises_over_its_share_of_the_steps_and_stays() {
-        let at = |beta_warmup, step| beta(&config::Vae { beta: 0.5, beta_warmup, ..config::Vae::default() }, 40).lr(step);
+        let at = |beta_warmup, step| beta(&VaeConfig { beta: 0.5, beta_warmup, ..VaeConfig::default() }, 40).lr(step);
         for (beta_warmup, step, wanted) in [
             (0.25, 0, 0.05),
             (0.25, 4, 0.25),

@@ -30,12 +30,10 @@ const SETTINGS: &[&str] = &[
     "pretrain.batch_size=16",
     "pretrain.micro_batch=8",
     "pretrain.log_every=3",
-    "pretrain.monitor.every=2",
     "finetune.steps=5",
     "finetune.batch_size=16",
     "finetune.log_every=2",
     "finetune.eval_every=3",
-    "finetune.monitor.every=2",
 ];
 
 pub(super) fn config(more: &[&str]) -> Config {
@@ -171,10 +169,16 @@ fn parts_of_a_loss_go_on() {
 }
 
 #[test]
-fn a_rollback_and_a_skip_go_on() {
-    let diverging = ["finetune.from=scratch", "finetune.lr=1e30"];
-    let rollback = "finetune.nonfinite.rollback={every: 2, lr_factor: 1e-9, max: 9}";
-    stop_and_go_on(&[&diverging[..], &[rollback]].concat());
+fn a_rollback_goes_on() {
+    // weights overflow in the first steps, but not at a part of the rate
+    stop_and_go_on(&[
+        "finetune.from=scratch",
+        "finetune.steps=20",
+        "finetune.eval_every=20",
+        "finetune.lr=1000",
+        "finetune.warmup=0",
+        "finetune.nonfinite=rollback",
+    ]);
 }
 
 /// Hears warnings, and wants to stop after so many steps.
@@ -215,17 +219,12 @@ fn warnings(more: &[&str], every: u64) -> Vec<String> {
 
 #[test]
 fn looks_at_a_layer_that_stands_still_are_counted_across_a_stop() {
-    // the loss hardly falls, and whatever moves moves by less than the threshold
-    let still = ["finetune.steps=8", "finetune.lr=1e-6", "finetune.batch_size=96", "model.dropout=0", "model.drop_path=0"];
-    for (monitor, step) in [("{every: 1, threshold: 100, patience: 3}", 3), ("{every: 2, threshold: 100, patience: 2}", 4)] {
-        let monitor = format!("finetune.monitor={monitor}");
-        let more = [&still[..], &[&monitor]].concat();
-        let wanted = warnings(&more, 1000);
-        let starts = format!("warning: finetune step {step}: the gradient vanishes in");
-        assert!(wanted.len() == 1 && wanted[0].starts_with(&starts), "{monitor}: {wanted:?}");
-        for every in 1..=5 {
-            assert_eq!(warnings(&more, every), wanted, "{monitor}, stopped after every {every} steps");
-        }
+    // the rate is lost in the rounding of every weight
+    let still = ["finetune.steps=260", "finetune.lr=1e-20", "finetune.eval_every=1000", "checkpoint.every=1000"];
+    let wanted = warnings(&still, 1000);
+    assert!(wanted.len() == 1 && wanted[0].starts_with("warning: finetune step 250: the gradient vanishes in"), "{wanted:?}");
+    for every in [49, 50, 51] {
+        assert_eq!(warnings(&still, every), wanted, "stopped after every {every} steps");
     }
 }
 
@@ -239,26 +238,26 @@ fn troubles(folder: &Path) -> Vec<(u64, String)> {
 
 #[test]
 fn what_is_no_number_is_skipped_or_rolled_back_as_often_as_allowed() {
-    let run = |policy: &str| {
+    let run = |policy: &[&str]| {
         let folder = tempfile::tempdir().unwrap();
-        let diverging = ["finetune.from=scratch", "finetune.lr=1e30", "finetune.eval_every=5", policy];
-        let result = finetune(&config(&diverging), &Run::create(folder.path()).unwrap(), &mut Silent);
+        let diverging = ["finetune.from=scratch", "finetune.warmup=0", "finetune.steps=20", "finetune.eval_every=20"];
+        let result = finetune(&config(&[&diverging, policy].concat()), &Run::create(folder.path()).unwrap(), &mut Silent);
         (result.map(drop), troubles(folder.path()))
     };
-    let (result, lines) = run("finetune.nonfinite.skip.max=2");
+    let (result, lines) = run(&["finetune.lr=1e30", "finetune.nonfinite=skip"]);
     let error = result.unwrap_err();
     assert_eq!(error.exit_code(), 5);
-    assert!(error.to_string().contains("; 2 steps in a row have been skipped: lower `finetune.lr`"), "{error}");
+    assert!(error.to_string().contains("; 10 steps in a row have been skipped: lower `finetune.lr`"), "{error}");
     let first = lines[0].0;
     let skipped = |step| (step, "the loss: skipped".to_owned());
-    assert_eq!(lines, [skipped(first), skipped(first + 1)]);
+    assert_eq!(lines, (first..first + 10).map(skipped).collect::<Vec<_>>());
 
-    let (result, lines) = run("finetune.nonfinite.rollback={every: 2, lr_factor: 0.1, max: 2}");
-    assert!(result.unwrap_err().to_string().contains("; it has gone back 2 times"));
-    assert_eq!(lines.len(), 2);
-    let (result, lines) = run("finetune.nonfinite.rollback={every: 2, lr_factor: 1e-30, max: 2}");
+    let (result, lines) = run(&["finetune.lr=1e30", "finetune.nonfinite=rollback"]);
+    assert!(result.unwrap_err().to_string().contains("; it has gone back 5 times"));
+    assert_eq!(lines.len(), 5);
+    let (result, lines) = run(&["finetune.lr=1000", "finetune.nonfinite=rollback"]);
     result.unwrap();
-    assert_eq!(lines[0].1, "the loss: back to step 0, learning rates now x 0.000000000000000000000000000001");
+    assert!(lines[0].1.ends_with(": back to step 0, learning rates now x 0.5"), "{lines:?}");
 }
 
 #[test]

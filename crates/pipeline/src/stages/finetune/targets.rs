@@ -7,7 +7,7 @@ use nids_nn::loss::{BceWeights, bce_with_logits, class_balance, weighted_cross_e
 
 use crate::classifier::wants_classes;
 use crate::data::Labelled;
-use nids_config::{Config, Multiclass, Task};
+use nids_config::{Config, MulticlassConfig, Task};
 use nids_store::{Error, Result};
 
 /// The class of a row that is not trained on, where it is none of the classes of those that are.
@@ -31,7 +31,7 @@ impl Targets {
         let class = |row| classes.of(&labelled.flows, row).map_or(NO_CLASS, |class| class as u32);
         let of_rows: Vec<u32> = (0..labelled.flows.len()).map(class).collect();
         match &config.finetune.task {
-            Task::Multiclass(Multiclass { class_balance: beta }) => {
+            Task::Multiclass(MulticlassConfig { class_balance: beta }) => {
                 let mut counts = vec![0; n_classes];
                 for &row in rows {
                     counts[of_rows[row as usize] as usize] += 1;
