@@ -30,3 +30,7 @@ pub use schema::{Column, ColumnKind, Schema};
 pub use split::{Split, draw_labelled, equal_rows, split};
 pub use synthetic::{synthetic, write_synthetic};
 pub use tokeniser::{Normalisation, TokenKind, TokenSpec, TokenTable, Tokeniser, TokeniserConfig, global_max};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -52,3 +52,7 @@ pub use residual::{Rows, add_branch, branch_gradient};
 pub use simd::each_arch;
 pub use startup::stdout_was_closed;
 pub use transpose::transpose;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

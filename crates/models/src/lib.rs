@@ -22,3 +22,7 @@ pub use masking::{Masked, random_masking};
 pub use mean_teacher::{Student, StudentLoss};
 pub use mixer::{Block, Encoder, EncoderCache, Input, MAX_DEPTH, MixerConfig};
 pub use vae::{Elbo, Posterior, Vae, VaeConfig, VaeLatent};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -65,3 +65,7 @@ pub use params::{Init, Param, ParamSpec, ParamTable, Scope};
 pub use pool::{mean_tokens, mean_tokens_backward};
 pub use prepared::Prepared;
 pub use residual::{PreNormResidual, PreNormResidualCache};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
