@@ -56,7 +56,7 @@ finetune: build
 bench: build
 	@env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN) bench --config $(CONFIG) --json $(foreach setting,$(SET),--set '$(setting)')
 
-## format, lints and unit tests of the crates that have changed: under a minute on a warm tree
+## format, lints and unit tests of the crates that have changed: about a minute on a warm tree
 check:
 	@scripts/check
 
@@ -69,6 +69,7 @@ test: setup-test
 	scripts/skipped run
 	$(CARGO) test --doc --workspace --locked
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
+	scripts/examples
 	scripts/end-to-end
 	@scripts/skipped list
 
