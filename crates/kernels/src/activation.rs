@@ -172,7 +172,7 @@ fn body<R: Real>(
     );
 }
 
-/// x *= mask.   x: [rows, cols]. Dropout both ways.
+/// x *= mask: dropout, forward and backward.   x: [rows, cols]
 ///
 /// # Panics
 /// If `cols` is 0, or the mask is given and has another length.

@@ -21,8 +21,8 @@ const FIRST_CHUNK: usize = 1 << 18;
 /// x[0] = 1.0; // still borrowed
 /// ```
 ///
-/// What a slice holds at first is left over from before (NaN in debug builds, so that a kernel that reads what it should have
-/// written is found).
+/// A slice starts with whatever the memory held before. Debug builds fill it with NaN, so that a
+/// kernel that reads what it should have written is found.
 #[derive(Default)]
 pub struct Arena<R: Real> {
     chunks: RefCell<Vec<Buffer<R>>>,
@@ -61,10 +61,11 @@ impl<R: Real> Arena<R> {
         slice
     }
 
-    /// `len` numbers for the length of one kernel, with nothing certain in them; they last no longer than the answer.
+    /// Scratch of `len` numbers for one kernel, with unspecified content. It lasts as long as the
+    /// returned guard.
     ///
     /// # Panics
-    /// If the last answer still lives.
+    /// If the guard of an earlier call is still alive.
     pub fn scratch(&self, len: usize) -> RefMut<'_, [R]> {
         let mut scratch = self.scratch.borrow_mut();
         if scratch.len() < len {
@@ -73,8 +74,8 @@ impl<R: Real> Arena<R> {
         RefMut::map(scratch, |scratch| &mut scratch[..len])
     }
 
-    /// Takes every slice back. Where a pass needed several chunks they become one of the size that it used, so that the next
-    /// pass does not allocate.
+    /// Takes every slice back. If the pass needed several chunks, one chunk of the size that it
+    /// used replaces them, so that the next pass does not allocate.
     pub fn reset(&mut self) {
         let chunks = self.chunks.get_mut();
         if chunks.len() > 1 {

@@ -10,7 +10,7 @@ use crate::Real;
 /// Bytes of a cache line and of an AVX-512 register.
 const ALIGN: usize = 64;
 
-/// Bytes of a huge page: one entry of the address cache for what takes 512 otherwise.
+/// Bytes of a huge page. It takes one entry of the TLB, where pages of 4 KiB take 512.
 const HUGE: usize = 2 << 20;
 
 /// A boxed slice of numbers that starts on a cache line; parameters, gradients and moments live in these.

@@ -1,7 +1,7 @@
 //! Kernels compiled once.
 //!
 //! A generic function is compiled anew in every crate and test that calls it, here for three instruction sets and two number
-//! types each time: minutes a build. What is large is a plain function of f32 and of f64 instead.
+//! types each time: minutes a build. Large kernels are plain functions of f32 and of f64 instead.
 
 use crate::activation::{self, Activation, Bias};
 use crate::gemm::tiles::Strided;

@@ -110,7 +110,8 @@ fn at_most<S: Simd>(simd: S, limit: f32, x: S::f32s) -> S::f32s {
     simd.select_f32s(simd.less_than_f32s(limit, x), limit, x)
 }
 
-/// Whether all places are of the first half of the table, and it pays to know: with AVX2, whose registers hold half of it.
+/// Whether all places are in the first half of the table and this saves time. It does with AVX2,
+/// whose registers hold half of the table.
 #[inline(always)]
 fn is_low<S: Simd>(_: S, place: S::f32s) -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -172,12 +173,12 @@ unsafe fn look_up_8<const LOW: bool>([low, high]: [__m256; 2], place: __m256i) -
     }
 }
 
-/// What one vector of a run takes.
+/// Operands of one vector of a run.
 #[derive(Clone, Copy)]
 struct Run<'r, S: Simd> {
     simd: S,
     table: [S::f32s; DEGREE + 1],
-    /// One for all, or one each.
+    /// One bias for each lane, or one for all.
     bias: Result<&'r [f32], f32>,
     multipliers: Option<&'r [f32]>,
 }

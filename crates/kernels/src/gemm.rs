@@ -35,7 +35,7 @@ impl Gemm {
     }
 }
 
-/// What becomes of a product.
+/// How a product is stored in `c`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {
     /// c = a · b; what `c` held is not read.
@@ -46,7 +46,7 @@ pub enum Store {
     Times,
 }
 
-/// A matrix as it lies: rows `ld` numbers apart, read as it is or transposed.
+/// A matrix in memory. Rows are `ld` numbers apart; it is read as stored, or transposed.
 #[derive(Clone, Copy, Debug)]
 pub struct Mat<'a, R> {
     data: &'a [R],
@@ -55,7 +55,8 @@ pub struct Mat<'a, R> {
     pairs: Option<Pairs<'a, R>>,
 }
 
-/// A matrix once more, as products of bfloat16 want it ([`pair_rows`]): whoever uses it in many products packs it once.
+/// A matrix packed for products in bfloat16 ([`pair_rows`]). A matrix that many products use is
+/// packed once.
 #[derive(Clone, Copy, Debug)]
 pub struct Pairs<'a, R> {
     /// Pairs along its columns: [⌈rows / 2⌉, cols]
@@ -65,7 +66,7 @@ pub struct Pairs<'a, R> {
 }
 
 impl<R> Pairs<'_, R> {
-    /// Those of the transposed matrix.
+    /// The pairs of the transposed matrix.
     #[must_use]
     pub fn exchanged(self) -> Self {
         Self { of_rows: self.of_columns, of_columns: self.of_rows }
@@ -78,13 +79,13 @@ impl<'a, R> Mat<'a, R> {
         Self { data, ld, transposed: false, pairs: None }
     }
 
-    /// The same numbers, with those in pairs to be used where they serve. Nothing may lie between its rows.
+    /// The same matrix with its pairs, which are used where they help. Its rows must be contiguous.
     #[must_use]
     pub fn with_pairs(self, pairs: Pairs<'a, R>) -> Self {
         Self { pairs: Some(pairs), ..self }
     }
 
-    /// The same numbers, rows and columns exchanged.
+    /// The transposed matrix.
     #[must_use]
     pub fn t(self) -> Self {
         Self { transposed: !self.transposed, ..self }
@@ -118,7 +119,8 @@ impl<'a, R: Real> Product<'a, R> {
         Self { sizes, a, b, store }
     }
 
-    /// Does it on this thread alone; rows of `c` are `ldc` apart. `scratch` is overwritten.
+    /// Runs the product on this thread alone. Rows of `c` are `ldc` apart; `scratch` is
+    /// overwritten.
     ///
     /// # Panics
     /// If an operand or `c` is too short for its sizes, or `scratch` is shorter than [`Product::scratch_len`].
@@ -147,7 +149,7 @@ impl<'a, R: Real> Product<'a, R> {
         }
     }
 
-    /// Numbers of scratch that it needs.
+    /// Length of the scratch that the product needs.
     pub fn scratch_len(&self, gemm: Gemm) -> usize {
         let [m, n, k] = self.sizes;
         match gemm {
@@ -159,8 +161,9 @@ impl<'a, R: Real> Product<'a, R> {
         }
     }
 
-    /// Whether tiles, which read rows of b, do cᵀ = bᵀ · aᵀ into scratch, and from there into c: where b is transposed, and to
-    /// transpose b would move more numbers. That product is none to exchange again.
+    /// Whether tiles compute cᵀ = bᵀ · aᵀ into scratch and transpose that into c. Tiles read rows
+    /// of b, so they do this where b is transposed and transposing b would move more numbers. The
+    /// exchanged product is not exchanged again.
     fn exchanges(&self) -> bool {
         let [m, n, k] = self.sizes;
         let moved = m * n + if self.a.transposed { 0 } else { m * k };
@@ -183,13 +186,13 @@ pub fn takes_pairs<R: Real>(gemm: Gemm) -> bool {
 /// x: [rows, cols]   out: [⌈rows / 2⌉, cols]
 ///
 /// # Panics
-/// If a slice has another length, or the machine no bfloat16 ([`takes_pairs`]).
+/// If a slice has another length, or the machine has no bfloat16 ([`takes_pairs`]).
 pub fn pair_rows<R: Real>([rows, cols]: [usize; 2], x: &[R], out: &mut [R]) {
     assert_eq!([x.len(), out.len()], [rows * cols, rows.div_ceil(2) * cols]);
     R::pair_rows([rows, cols], x, out);
 }
 
-/// What does the sums, for run logs: results are the same bytes only where this is the same.
+/// GEMM backend and instruction set, for logs and manifests. [`same_bits`] compares two of them.
 pub fn describe(gemm: Gemm) -> String {
     match gemm {
         Gemm::OpenBlas => format!("{}, {} kernels", openblas::describe(), crate::simd::name()),
@@ -199,8 +202,9 @@ pub fn describe(gemm: Gemm) -> String {
     }
 }
 
-/// Whether two machines, or settings, as [`describe`] has them, give the same bits. Our kernels add in the same order whatever the
-/// instructions, but for NEON's; OpenBLAS chooses its kernels by the CPU, and they round differently.
+/// Whether two machines or settings, as [`describe`] words them, give the same bits. Our kernels
+/// add in the same order with every instruction set except NEON. OpenBLAS chooses its kernels by
+/// the CPU, and those round differently.
 pub fn same_bits(one: &str, other: &str) -> bool {
     fn sums(described: &str) -> (&str, bool) {
         let (products, kernels) = described.split_once(", ").unwrap_or((described, ""));

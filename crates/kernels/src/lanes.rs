@@ -1,4 +1,4 @@
-//! Numbers side by side, for kernels that say themselves what lies in a register.
+//! Vectors of numbers, for kernels that decide what a register holds.
 
 #[cfg(target_arch = "x86_64")]
 use std::{any::TypeId, arch::x86_64, mem::transmute_copy};
@@ -218,7 +218,7 @@ pub(crate) struct Row<'r, S, R, const V: usize, const PARTIAL: bool> {
 /// A vector's place in a row.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
-    /// Of the vector in its row.
+    /// Index of the vector in its row.
     pub(crate) index: usize,
     start: usize,
     len: usize,

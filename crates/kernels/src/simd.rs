@@ -23,7 +23,8 @@ pub(crate) fn simd<T>(kernel: impl FnOnce() -> T) -> T {
 
 /// Runs `pass` with vectors of 16 f32 or 8 f64 on every machine: a register of AVX-512, two of AVX2, or a loop over an array.
 ///
-/// For passes that add up lanes, whose number decides the order of a sum, hence its last bits.
+/// It is for passes that add up lanes. The number of lanes decides the order of a sum, and with it
+/// the last bits.
 #[inline(always)]
 pub(crate) fn wide<P: WithSimd>(pass: P) -> P::Output {
     match arch() {
@@ -63,7 +64,7 @@ mod tests_only {
         }
     }
 
-    /// What this machine has, best first.
+    /// Instruction sets of this machine, best first.
     fn all() -> impl Iterator<Item = pulp::Arch> {
         #[cfg(target_arch = "x86_64")]
         let all = [pulp::x86::V4::try_new().map(pulp::Arch::V4), pulp::x86::V3::try_new().map(pulp::Arch::V3)];
@@ -72,8 +73,8 @@ mod tests_only {
         all.into_iter().flatten().chain([pulp::Arch::Scalar])
     }
 
-    /// For tests, hence in debug builds alone: calls `test` once for each instruction set that this machine has, with its name; all
-    /// threads use it meanwhile. Two calls wait for one another.
+    /// For tests, so in debug builds only. Calls `test` once for each instruction set of this
+    /// machine, with its name; all threads use that set meanwhile. Two calls wait for one another.
     pub fn each_arch(mut test: impl FnMut(&'static str)) {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         struct Reset;

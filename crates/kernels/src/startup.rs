@@ -1,4 +1,4 @@
-//! What happens before `main`. No kernels: these are here because they need `unsafe`.
+//! Code that runs before `main`. These are not kernels; they are here because they need `unsafe`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,8 +6,9 @@ static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// Whether the program was started without a stdout (`>&-`).
 ///
-/// Before `main` the standard library opens `/dev/null` in its place, where all that is printed is lost without an error, and which
-/// cannot be told from one that the user chose. Always false off Linux.
+/// Before `main` the standard library opens `/dev/null` in its place. Everything printed there is
+/// lost without an error, and it cannot be told from a `/dev/null` that the user chose. Always
+/// false on other systems than Linux.
 pub fn stdout_was_closed() -> bool {
     WAS_CLOSED.load(Ordering::Relaxed)
 }
@@ -26,9 +27,11 @@ extern "C" fn look() {
 #[unsafe(link_section = ".init_array")]
 static LOOK: extern "C" fn() = look;
 
-/// OpenBLAS starts a thread for each CPU while it is loaded. Nobody asked for them: parallelism is ours. Each wants a buffer of
-/// 128 MiB, and where `ulimit -v` leaves no room for it, spins for ever, before `main` or after it. OpenBLAS takes no setting before
-/// it is loaded but the environment's. So the process is bound to one of its CPUs while libraries are loaded.
+/// OpenBLAS starts a thread for each CPU while it is loaded. This project has no use for them: it
+/// works on shards in parallel. Each of these threads wants a buffer of 128 MiB and spins for ever,
+/// before `main` or after it, where `ulimit -v` leaves no room for it. Until OpenBLAS is loaded,
+/// only the environment can set it. So the process is bound to one of its CPUs while libraries are
+/// loaded.
 ///
 /// A feature, because only programs have a `.preinit_array`: a shared library with one does not link.
 #[cfg(all(target_os = "linux", feature = "program"))]

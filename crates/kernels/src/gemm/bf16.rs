@@ -27,7 +27,7 @@ pub(super) fn scratch_len<R>(product: &Product<'_, R>) -> usize {
     (of_a + of_b) * of_operand
 }
 
-/// What [`Product::run`] does to `c`, operands rounded, unless they must be exchanged.
+/// [`Product::run`] with rounded operands, for products that are not exchanged.
 pub(crate) fn gemm(product: Product<'_, f32>, c: &mut [f32], ldc: usize, scratch: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if let Some(native) = avx512::detect() {

@@ -31,7 +31,7 @@ pub(super) const fn rows<S: Simd, R>(vectors: usize) -> usize {
     if rows < most { rows } else { most }
 }
 
-/// What [`Product::run`] does to `c`, unless operands must be exchanged.
+/// [`Product::run`] for products that are not exchanged.
 pub(super) fn gemm<'a, R: Real>(mut product: Product<'a, R>, c: &mut [R], ldc: usize, scratch: &'a mut [R]) {
     let Product { sizes: [_, n, k], b, .. } = product;
     if b.transposed {
@@ -67,7 +67,7 @@ impl<R: Lanes> WithSimd for Strided<R> {
     }
 }
 
-/// What computes a tile.
+/// A way to compute a tile.
 pub(super) trait Tile<R: Lanes> {
     /// M rows of V vectors: all of c that `product` still means.
     fn block<S: Simd, const M: usize, const V: usize>(product: Strided<R>, simd: S);
@@ -221,8 +221,8 @@ const SET: u8 = 0;
 const ADD: u8 = 1;
 const TIMES: u8 = 2;
 
-/// Makes at least `flops` floating-point operations of f32 as fast as this thread can, in registers alone: what a product can
-/// at most reach. Returns how many were made.
+/// Makes at least `flops` floating-point operations of f32 in registers alone, as fast as this
+/// thread can. No product is faster. Returns how many were made.
 pub fn peak(flops: u64) -> u64 {
     arch().dispatch(Peak { flops })
 }
