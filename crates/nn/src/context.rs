@@ -28,12 +28,12 @@ pub struct Tensor<'a, R> {
 }
 
 impl<R> Tensor<'_, R> {
-    /// Its numbers, where the memory is larger than they need ([`Taken::tensor`]).
+    /// The tensor's numbers; its memory may be larger than they need ([`Taken::tensor`]).
     pub(crate) fn packed(&self) -> &[R] {
         &self.data[..self.shape.iter().product()]
     }
 
-    /// Its numbers, to write.
+    /// The tensor's numbers, to write.
     pub(crate) fn packed_mut(&mut self) -> &mut [R] {
         &mut self.data[..self.shape.iter().product()]
     }
@@ -45,10 +45,11 @@ impl<R> Tensor<'_, R> {
     }
 }
 
-/// Masks and noise that replace drawn ones: how the randomness of another implementation is replayed.
+/// Masks and noise that replace drawn ones, to replay the randomness of another implementation.
 #[derive(Clone, Debug, Default)]
 pub struct GivenMasks<R> {
-    /// Multipliers (0 or 1 / (1 - p)) of each dropout, by site, in this crate's layout: of the samples that take the branch.
+    /// Multipliers (0 or 1 / (1 - p)) of each dropout, by site, in this crate's layout, for the
+    /// samples that take the branch.
     pub dropout: BTreeMap<u32, Vec<R>>,
     /// Whether each sample takes the branch, by site of the drop-path.
     pub drop_path: BTreeMap<u32, Vec<bool>>,
@@ -98,8 +99,8 @@ impl<'a, R: Real> Cx<'a, R> {
         Self { gemm, prepared, ..self }
     }
 
-    /// A pass over the same shard that does not train, with other numbers for the same parameters: a teacher's. `prepared` is
-    /// of those.
+    /// A teacher's pass over the same shard: it does not train, and has other numbers for the same
+    /// parameters. `prepared` belongs to those numbers.
     pub fn with_params<'t>(&'t self, params: &'t [R], prepared: &'t Prepared<R>) -> Cx<'t, R> {
         Cx::new(params, self.arena, Mode::Eval).with(self.gemm, Some(prepared))
     }
@@ -109,7 +110,8 @@ impl<'a, R: Real> Cx<'a, R> {
         !matches!(self.mode, Mode::Eval)
     }
 
-    /// `len` numbers with nothing certain in them. What was recycled last comes first: it is still in the cache.
+    /// `len` numbers with unspecified content. The buffer that was recycled last is handed out
+    /// first, since it is still in the cache.
     pub fn alloc(&self, len: usize) -> &'a mut [R] {
         let mut free = self.free.borrow_mut();
         match free.iter().rposition(|slice| slice.len() == len) {
@@ -124,7 +126,7 @@ impl<'a, R: Real> Cx<'a, R> {
         }
     }
 
-    /// A tensor with nothing certain in it.
+    /// A tensor with unspecified content.
     pub fn tensor(&self, shape: [usize; 3]) -> Tensor<'a, R> {
         Tensor { data: self.alloc(shape.iter().product()), shape }
     }
@@ -148,8 +150,8 @@ impl<'a, R: Real> Cx<'a, R> {
         product.run(self.gemm, c, ldc, &mut self.arena.scratch(product.scratch_len(self.gemm)));
     }
 
-    /// Makes room for the scratch of a product. Asked for with as many samples as there are, whoever was drawn: the first step
-    /// then settles memory, even where no block takes every sample.
+    /// Makes room for the scratch of a product. The sizes are those of all samples, drawn or not,
+    /// so that the first step settles memory even where no block takes every sample.
     pub(crate) fn reserve(&self, sizes: [usize; 3], a: Mat<'_, R>, b: Mat<'_, R>, store: Store) {
         let _ = self.arena.scratch(Product::new(sizes, a, b, store).scratch_len(self.gemm));
     }
@@ -180,8 +182,9 @@ impl<'a, R: Real> Cx<'a, R> {
         }
     }
 
-    /// Which of a shard's `b` samples take a branch that is dropped with probability `p` (stochastic depth, Huang et al. 2016,
-    /// per sample). Draws and scale go by the rate as R has it.
+    /// Which of a shard's `b` samples take a branch that is dropped with probability `p`
+    /// (stochastic depth, Huang et al. 2016, per sample). Draws and scale use the rate as rounded
+    /// to R.
     pub(crate) fn drop_path(&self, site: u32, p: f64, b: usize) -> Taken {
         let rate = R::from_f64(p);
         let keep = |i: u32| match self.mode {
@@ -211,8 +214,8 @@ impl Taken {
         Self { kept: (0..b as u32).collect(), b, scale: 1.0 }
     }
 
-    /// A tensor `[n, taken, d]`. Its memory is that of all samples, and so is any other of a branch: what a pass allocates does
-    /// not depend on what was drawn, and the first step settles it.
+    /// A tensor `[n, taken, d]` in memory for all samples, like every other tensor of a branch.
+    /// What a pass allocates then does not depend on what was drawn, and the first step settles it.
     pub(crate) fn tensor<'a, R: Real>(&self, cx: &Cx<'a, R>, n: usize, d: usize) -> Tensor<'a, R> {
         Tensor { data: cx.alloc(n * self.b * d), shape: [n, self.kept.len(), d] }
     }
@@ -222,7 +225,7 @@ impl Taken {
         Rows { outer, b: self.b, cols, kept: &self.kept }
     }
 
-    /// What identifies them, for masks.
+    /// The keys by which the masks of these samples are drawn.
     pub(crate) fn keys<R: Real>(&self, cx: &Cx<'_, R>) -> Samples {
         match cx.mode {
             Mode::Train { samples, .. } => self.kept.iter().map(|&i| samples[i as usize]).collect(),

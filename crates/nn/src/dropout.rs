@@ -25,7 +25,7 @@ impl Dropout {
         self.site
     }
 
-    /// y = x · mask / (1 - p); its own gradient, too.   x: [n, b, d]
+    /// y = x · mask / (1 - p), which is also its gradient: dx = dy · mask / (1 - p).   x: [n, b, d]
     pub fn apply<'a, R: Real>(&self, cx: &Cx<'a, R>, x: Tensor<'a, R>) -> Tensor<'a, R> {
         let [_, b, d] = x.shape;
         let keys = Taken::all(b).keys(cx);

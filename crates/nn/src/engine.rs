@@ -20,14 +20,14 @@ use crate::{Cx, MAX_SHARD, Mode, ParamTable, Prepared, Samples};
 pub struct Sample {
     /// Its row in the data set.
     pub row: u32,
-    /// What its masks are drawn by, unique within the step.
+    /// Key of its masks, unique within the step.
     pub key: u32,
 }
 
 /// Something to minimise.
 pub trait Objective<R: Real>: Sync {
-    /// Takes one shard through the network and back: adds to `grads`, returns the shard's share of the step's loss. What it
-    /// divides by is the whole step's, so that shards add up.
+    /// Takes one shard through the network and back: adds to `grads`, returns the shard's share of
+    /// the step's loss. The divisor is that of the whole step, so that shards add up.
     fn shard(&self, cx: &Cx<'_, R>, grads: &mut [R], samples: &[Sample]) -> f64;
 
     /// Called before the shards of `step`, counted from 0: for losses that change over a run.
@@ -107,14 +107,14 @@ impl<R: Real> Engine<R> {
         Ok(Self { pool, arenas, groups, losses, prepared: Prepared::new(table, gemm), squares, gemm, cut })
     }
 
-    /// Runs `work` on one of the workers, from where passes start without a detour. A training loop belongs in here: handing
-    /// work to a pool from outside allocates now and then.
+    /// Runs `work` on one of the workers. A training loop belongs here: from outside of the pool
+    /// every pass would be handed over, which allocates now and then.
     pub fn run<T: Send>(&mut self, work: impl FnOnce(&mut Self) -> T + Send) -> T {
         let pool = Arc::clone(&self.pool);
         pool.install(|| work(self))
     }
 
-    /// Workers.
+    /// Number of workers.
     pub fn threads(&self) -> usize {
         self.arenas.len()
     }
