@@ -1,9 +1,9 @@
-//! What autoencoders say of each feature: a linear head on its token, and how far that is from the truth.
+//! Heads of the autoencoders: a linear map on each feature's token, and its loss.
 
 use nids_nn::loss::{cross_entropy, mse};
 use nids_nn::{Cx, Linear, Real, Scope, Tensor};
 
-/// What is predicted of a feature.
+/// What a head predicts of its feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A number: squared error.
@@ -37,8 +37,9 @@ impl Heads {
         self.0.len()
     }
 
-    /// Every head on its token: Σ of the losses / `divisor` over the features that `mask` has 1 for (all, where there is none)
-    /// and, where `grads` is given, the gradient of the tokens.
+    /// Applies every head to its token. Returns Σ of the losses / `divisor` over the features for
+    /// which `mask` is 1 (all features without a mask) and, where `grads` is given, the gradient of
+    /// the tokens.
     ///
     /// decoded: [N, b, D], N >= F   mask, targets: [F, b]; a class is a small integer
     pub(crate) fn loss<'a, R: Real>(

@@ -1,5 +1,5 @@
-//! The MLP-Mixer, the masked and the variational autoencoder over feature tokens: layers put together, one file each, to be read beside the
-//! paper. Nothing here knows a data set or a stage.
+//! The MLP-Mixer, the masked and the variational autoencoder over feature tokens: layers put
+//! together, one file each, to be read beside the paper. Nothing here knows a data set or a stage.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::needless_pass_by_value,

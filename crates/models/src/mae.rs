@@ -1,10 +1,11 @@
 //! A masked autoencoder (He et al. 2022) over feature tokens: some features of each flow are hidden and predicted from the
 //! others.
 //!
-//! Two encoders share all weights' names and shapes. `mask_token` encodes the full length, with a learned token in the place
-//! of what is hidden. `visible_only` encodes the K visible tokens alone and is faster by about the share that is hidden; what
-//! token mixing does with a shortened sequence is said at [`Visible`]. Weights pretrained either way load into the full-length
-//! encoder that classifies.
+//! Two encoders share the names and shapes of all weights. `mask_token` encodes the full length,
+//! with a learned token in the place of what is hidden. `visible_only` encodes the K visible tokens
+//! alone and is faster by about the share that is hidden; [`Visible`] says what token mixing does
+//! with a shortened sequence. Weights pretrained either way load into the full-length encoder that
+//! classifies.
 
 use nids_kernels::add_assign;
 use nids_nn::{Cx, Init, LayerNorm, Param, Real, Scope, Tensor, Visible};
@@ -75,12 +76,12 @@ impl Mae {
         Self { encoder, mask_token, decoder, decoder_norm, heads, config }
     }
 
-    /// The part that is kept.
+    /// The encoder, which is kept after pretraining.
     pub fn encoder(&self) -> &Encoder {
         &self.encoder
     }
 
-    /// [`Encoder::activations`], the decoder's with them.
+    /// [`Encoder::activations`] and those of the decoder.
     pub fn activations(&self) -> usize {
         let decoder = self.decoder.len() * self.encoder.config().block_activations(self.encoder.n_tokens());
         self.encoder.activations() + decoder

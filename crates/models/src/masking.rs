@@ -9,7 +9,8 @@ use rand::RngExt as _;
 pub struct Masked<'m, R> {
     /// [F, b], 1 = hidden
     pub mask: &'m [R],
-    /// Added to the bias of a hidden feature, which says where it stands: [D]. The bias alone where there is none.
+    /// The mask token, [D]. It is added to the bias of a hidden feature, which says which feature
+    /// that is. None: the bias alone.
     pub token: Option<&'m [R]>,
 }
 
@@ -29,7 +30,7 @@ pub fn random_masking<R: Real>(key: Key, samples: &[u32], n_features: usize, n_m
     }
 }
 
-/// Apart from the sites that layers are given, which count from 1.
+/// Site of masking, different from those of layers, which count from 1.
 const MASKING_SITE: u32 = u32::MAX;
 
 impl<R: Real> Masked<'_, R> {

@@ -7,7 +7,7 @@ use nids_nn::{Cx, Real};
 
 use crate::{Classifier, Masked};
 
-/// What the two parts of [`Classifier::student_loss`] count.
+/// Weights and divisors of the two parts of [`Classifier::student_loss`].
 #[derive(Clone, Copy, Debug)]
 pub struct Student<R> {
     /// Weight of an attack over that of a normal row, where labels are known.

@@ -25,9 +25,9 @@ pub struct MixerConfig {
     pub channel_hidden: usize,
     /// Learned tokens beside those of the input.
     pub n_registers: usize,
-    /// Of both MLPs.
+    /// Activation of both MLPs.
     pub activation: Activation,
-    /// Inside both MLPs.
+    /// Dropout rate inside both MLPs.
     pub dropout: f64,
     /// Stochastic depth: 0 at the first block, this at the last, linear between (Huang et al. 2016).
     pub drop_path: f64,
@@ -243,7 +243,8 @@ impl Encoder {
         &self.config
     }
 
-    /// Numbers that training keeps of one sample for backward, but for some that do not grow with depth.
+    /// Numbers that training keeps of one sample for backward, except some that do not grow with
+    /// depth.
     pub fn activations(&self) -> usize {
         self.passes() * self.config.block_activations(self.n_tokens)
     }

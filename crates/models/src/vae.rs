@@ -3,7 +3,8 @@
 //!
 //! The encoder is the Mixer, under the names that it has in every network. Two linear heads on its tokens, or on their mean,
 //! give q(z|x) = N(μ, diag σ²); z = μ + σ·ε is the reparametrisation of §2.4 there, and what it costs to deviate from the prior
-//! N(0, 1) is the KL divergence of appendix B. The decoder is thrown away, as that of the masked autoencoder is.
+//! N(0, 1) is the KL divergence of appendix B. The decoder is thrown away, like that of the masked
+//! autoencoder.
 
 use nids_kernels::{Bias, add_assign, add_bias, add_column_sums, hadamard, scale};
 use nids_nn::loss::gaussian_kl;
@@ -149,7 +150,7 @@ impl Posterior {
 /// The two sides of the evidence lower bound; the loss is `reconstruction + beta · kl`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Elbo {
-    /// What the decoder got wrong.
+    /// Loss of the rebuilt features.
     pub reconstruction: f64,
     /// KL(q(z|x) ‖ N(0, 1)).
     pub kl: f64,
@@ -160,10 +161,10 @@ pub struct Elbo {
 pub struct Vae {
     encoder: Encoder,
     posterior: Posterior,
-    /// Where ε is drawn.
+    /// Site where ε is drawn.
     site: u32,
     from_latent: Linear,
-    /// [N, D]: where a token stands, which z need not pay for.
+    /// [N, D]: positions of the tokens, which z then need not encode.
     places: Param,
     decoder: Vec<Block>,
     decoder_norm: LayerNorm,
@@ -194,7 +195,7 @@ impl Vae {
         Self { encoder, posterior, site, from_latent, places, decoder, decoder_norm, heads }
     }
 
-    /// The part that is kept.
+    /// The encoder, which is kept after pretraining.
     pub fn encoder(&self) -> &Encoder {
         &self.encoder
     }
@@ -209,7 +210,7 @@ impl Vae {
         self.heads.n_features()
     }
 
-    /// [`Encoder::activations`], the decoder's with them.
+    /// [`Encoder::activations`] and those of the decoder.
     pub fn activations(&self) -> usize {
         let decoder = self.decoder.len() * self.encoder.config().block_activations(self.encoder.n_tokens());
         self.encoder.activations() + decoder
