@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ColumnKind, Error, Flows, Result, Schema};
 
-/// What the benign class is called where no row of it has a category.
+/// Name of the benign class where none of its rows has a category.
 const NORMAL: &str = "Normal";
 /// Verdicts on categories are counted in a table of all by all.
 const MAX_CLASSES: usize = 1024;

@@ -104,7 +104,7 @@ impl Tokeniser {
         Self::fit_parts(&[(flows, rows)], config)
     }
 
-    /// As [`Tokeniser::fit`], from the rows of several files that were read by one schema.
+    /// [`Tokeniser::fit`] from the rows of several files that were read by one schema.
     ///
     /// # Panics
     /// If there are no parts, or their schemas differ.
@@ -153,8 +153,9 @@ impl Tokeniser {
         Ok(TokenTable::new(self, flows))
     }
 
-    /// As [`Tokeniser::tokenise`], of some rows of several files, one part after the other. The features of the flows are gone
-    /// afterwards: they are freed as the rows are encoded, so that memory never holds both as a whole.
+    /// [`Tokeniser::tokenise`] for some rows of several files, one part after the other. The
+    /// features of the flows are freed as the rows are tokenised, so that memory never holds both
+    /// as a whole.
     ///
     /// # Panics
     /// If rows are out of range or do not ascend.

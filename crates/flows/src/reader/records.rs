@@ -23,7 +23,7 @@ pub(super) enum Fault {
     Row(Wrong),
 }
 
-/// What is wrong with a row, on which line, and with which cell, where one is to blame.
+/// A fault of a row: what is wrong, on which line, and with which cell, if one is to blame.
 #[derive(Debug)]
 pub(super) struct Wrong {
     pub(super) line: u64,
@@ -72,7 +72,7 @@ impl Tally {
 struct Cell {
     start: u32,
     end: u32,
-    /// Whether marks in it are still written twice.
+    /// Whether quotation marks in it are still written twice.
     is_doubled: bool,
 }
 
@@ -215,7 +215,7 @@ impl<R: Read> Records<R> {
 /// A row found in the bytes that begin with it.
 #[derive(Default)]
 struct Row {
-    /// With its line end.
+    /// Bytes of the row, its line end included.
     len: usize,
     /// Line ends inside of quoted fields, and where the first field with any opens: line and cell.
     n_quoted: u64,

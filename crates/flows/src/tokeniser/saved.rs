@@ -6,11 +6,13 @@ use crate::{ColumnKind, Error, MAX_MAGNITUDE, Result, Schema};
 
 const FORMAT: &str = "nids-mixer/tokeniser";
 const VERSION: u32 = 1;
-/// A hundred features take some 6 MB; a file that comes near this is no tokeniser.
+/// A hundred features take some 6 MB; a file near this limit is not a tokeniser.
 const MAX_BYTES: usize = 16 << 20;
-/// What a value takes in memory at most, vectors growing by doubling: a text that is empty, as one is that costs three bytes here.
+/// The most memory that a value takes, since vectors grow by doubling. The worst case is an empty
+/// text, which costs three bytes in the file.
 const VALUE_BYTES: usize = 48;
-/// No number is larger: a first bin may begin this far below its first value, and means are rounded.
+/// The largest magnitude of a number: a first bin may begin this far below its first value, and
+/// means are rounded.
 const LIMIT: f64 = 4.0 * MAX_MAGNITUDE;
 
 /// `tokeniser.json`.

@@ -18,7 +18,7 @@ const BINARY: u8 = 8;
 const LIST: u8 = 9;
 const STRUCT: u8 = 12;
 
-/// What a page is said to hold.
+/// Sizes and encoding that a page's header claims.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Page {
     pub(super) uncompressed: i64,
@@ -30,7 +30,7 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Reads a page's header; `None` if it is none.
+    /// Reads a page's header; `None` if it is invalid.
     pub(super) fn read(from: impl Read) -> Option<Self> {
         let mut page = Page::default();
         Thrift(from).fields(0, &mut |thrift, field, kind| match (field, kind) {
@@ -58,10 +58,10 @@ impl Page {
     }
 }
 
-/// What a footer is said to hold.
+/// Counts that a footer claims.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Footer {
-    /// Of every element of the schema, depth first.
+    /// Number of children of every element of the schema, depth first.
     pub(super) children: Vec<i64>,
     pub(super) row_groups: u64,
     /// The longer one of its other lists.
@@ -69,7 +69,7 @@ pub(super) struct Footer {
 }
 
 impl Footer {
-    /// Reads a footer; `None` if it is none.
+    /// Reads a footer; `None` if it is invalid.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let mut footer = Footer::default();
         Thrift(bytes).fields(0, &mut |thrift, field, kind| match (field, kind) {

@@ -30,7 +30,8 @@ pub(super) struct Span<'b> {
 }
 
 impl<'b> Span<'b> {
-    /// Of the row that begins `bytes`, on line `first_line`; `n_wanted` is how many cells the header has, once it is known.
+    /// The lines of the row that begins `bytes`, on line `first_line`. `n_wanted` is how many cells
+    /// the header has, once it is known.
     pub(super) fn new(bytes: &'b [u8], n_wanted: Option<usize>, first_line: u64) -> Self {
         Self { bytes, n_wanted, first_line, n_ends: 0, line_start: 0, n_whole: 0, first: None, last: (first_line, 0) }
     }
