@@ -9,11 +9,11 @@ const MAX_PASSES: usize = 50;
 const BLOCK: usize = 256;
 
 /// Picks `k` different rows: those nearest to the centres of weighted k-means (Lloyd 1982), seeded by k-means++ (Arthur &
-/// Vassilvitskii 2007), heaviest cluster first. The same key gives the same rows.   x: [rows, width]   weight: [rows], finite
-/// and none below 0
+/// Vassilvitskii 2007), heaviest cluster first. The same key gives the same rows.   x: [rows,
+/// width]   weight: [rows], finite and not negative
 ///
 /// # Panics
-/// If there are fewer rows than `k`, or not a weight a row.
+/// If there are fewer rows than `k`, or not one weight for each row.
 pub fn medoids(backend: Gemm, x: &[f32], width: usize, weight: &[f64], k: usize, key: Key) -> Vec<usize> {
     let n = weight.len();
     assert!(x.len() == n * width && k <= n && k > 0, "{k} of {n} rows");
@@ -109,8 +109,8 @@ impl KMeans<'_> {
         }
     }
 
-    /// The row nearest to each centre, heaviest cluster first; where centres coincide, hence have no rows of their own, the rows
-    /// that are farthest from any make up the number.
+    /// The row nearest to each centre, heaviest cluster first. Centres that coincide have no rows
+    /// of their own; the rows that are farthest from any centre then make up the number.
     fn medoids(&self, k: usize) -> Vec<usize> {
         let mut of_cluster: Vec<(f64, Option<usize>)> = vec![(0.0, None); self.centres.len() / self.width];
         for (row, &c) in self.nearest.iter().enumerate() {

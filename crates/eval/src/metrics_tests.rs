@@ -103,7 +103,7 @@ fn what_is_undefined_is_null() {
 }
 
 #[test]
-fn a_probability_that_is_none_is_an_error() {
+fn a_nan_in_place_of_a_probability_is_an_error() {
     let error = Metrics::new(&[0.5, f32::NAN], &[0, 1], 0.5).unwrap_err();
     insta::assert_snapshot!(error, @"row 1: expected a probability, found `NaN`: the model has diverged");
 }

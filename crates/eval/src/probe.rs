@@ -30,7 +30,7 @@ impl RidgeProbe {
     /// Solves (XᵀX + λI) w = Xᵀ(t - mean t), columns of X standardised, t = ±1.   x: [rows, D]   labels: [rows], each 0 or 1
     ///
     /// # Errors
-    /// Latents that are no numbers, or a matrix that Cholesky cannot factor.
+    /// Non-finite latents, or a matrix that Cholesky cannot factor.
     ///
     /// # Panics
     /// If there are no rows, or not one label per row.

@@ -23,16 +23,16 @@ pub struct CategoryMetrics {
     pub confusion: Vec<Vec<u64>>,
 }
 
-/// Of one category.
+/// Metrics of one category.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassMetrics {
-    /// As the data have it.
+    /// Name, as the data spell it.
     pub name: String,
     /// Whether training has seen it.
     pub known: bool,
-    /// Precision: the share of the rows called so that are.
+    /// Precision: of the rows that are called by its name, the share that belongs to it.
     pub precision: Option<f64>,
-    /// Recall: the share of the rows that are so that are called so.
+    /// Recall: of the rows that belong to it, the share that is called by its name.
     pub recall: Option<f64>,
     /// 2 TP / (2 TP + FP + FN).
     pub f1: Option<f64>,
@@ -74,7 +74,7 @@ impl Confusion {
         self.unknown.iter().map(|(name, counts)| (name.as_str(), counts.iter().sum()))
     }
 
-    /// What the counts amount to.
+    /// The metrics that follow from the counts.
     pub fn metrics(&self) -> CategoryMetrics {
         let rows = || self.known.iter().chain(self.unknown.values());
         let called: Vec<u64> = (0..self.names.len()).map(|class| rows().map(|counts| counts[class]).sum()).collect();
