@@ -46,7 +46,7 @@ pub fn import(path: &Path, out: &mut dyn Write) -> Result<Imported> {
     from_bytes(&bytes, path, out)
 }
 
-/// As [`import`], from the content of a file; `path` is what errors show.
+/// [`import`] from the content of a file; `path` is what errors show.
 pub fn from_bytes(bytes: &[u8], path: &Path, out: &mut dyn Write) -> Result<Imported> {
     let refuse = |what: String| Error::Foreign { path: path.to_owned(), what };
     let pickle = pickle::Pickle::read(bytes).map_err(refuse)?;
