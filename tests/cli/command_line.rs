@@ -57,7 +57,7 @@ fn help_is_the_manual() {
         2        the command line or the config is wrong
         3        a data file is missing or wrong, or its schema or its labels
         4        something in the run folder is missing, stale, truncated or foreign
-        5        numbers that have stopped being numbers
+        5        non-finite values (NaN, Inf), or layers that no longer learn
         6        disk full, permission denied, out of address space and the like
       130, 143   stopped by Ctrl-C, by SIGTERM
     ");
@@ -70,8 +70,8 @@ fn help_is_the_manual() {
           --config <FILE>    The config; if left out, the one kept in --run
           --set <KEY=VALUE>  Override one setting, as if it had been written in the file; may be repeated
           --run <DIR>        The run folder [default: runs/NAME, as the config is named]
-          --resume           Go on with what was stopped in the run folder before its end, or start where nothing
-                             was. This is the default
+          --resume           Go on with a stage that was stopped in the run folder, or start it if none was. This
+                             is the default
           --allow-changes    Go on although settings, data or kernels have changed since
           --fresh            Start anew
       -h, --help             Print help
@@ -88,14 +88,15 @@ fn help_is_the_manual() {
     reported at once (exit code 2).
 
     A second stage given the same --run finds what the first left there. Without
-    --config it takes the config kept there. What was made with other settings, or
-    has changed since, is refused with the command that makes it (exit code 4).
+    --config it takes the config kept there. An artefact that was made with other
+    settings, or has changed since, is refused (exit code 4); the message names the
+    command that makes it.
 
     A stage that was stopped, by Ctrl-C or in any other way, goes on from its last
     checkpoint when the command is given again, and leaves the same bytes as if it
-    had not been stopped. If settings, data or kernels have changed since, that is
-    refused (exit code 4): see --allow-changes and --fresh. One process at a time
-    works in a run folder.
+    had not been stopped. If settings, data or kernels have changed since, the
+    stage refuses (exit code 4): see --allow-changes and --fresh. One process at a
+    time works in a run folder.
     ");
 }
 

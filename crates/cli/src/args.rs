@@ -1,4 +1,4 @@
-//! The command line; its help texts are the manual.
+//! The command line. Its help texts are the manual.
 
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ Exit codes:
     2        the command line or the config is wrong
     3        a data file is missing or wrong, or its schema or its labels
     4        something in the run folder is missing, stale, truncated or foreign
-    5        numbers that have stopped being numbers
+    5        non-finite values (NaN, Inf), or layers that no longer learn
     6        disk full, permission denied, out of address space and the like
   130, 143   stopped by Ctrl-C, by SIGTERM";
 
@@ -42,14 +42,15 @@ does not exist or a value that makes no sense is an error, and all of them are
 reported at once (exit code 2).
 
 A second stage given the same --run finds what the first left there. Without
---config it takes the config kept there. What was made with other settings, or
-has changed since, is refused with the command that makes it (exit code 4).
+--config it takes the config kept there. An artefact that was made with other
+settings, or has changed since, is refused (exit code 4); the message names the
+command that makes it.
 
 A stage that was stopped, by Ctrl-C or in any other way, goes on from its last
 checkpoint when the command is given again, and leaves the same bytes as if it
-had not been stopped. If settings, data or kernels have changed since, that is
-refused (exit code 4): see --allow-changes and --fresh. One process at a time
-works in a run folder.";
+had not been stopped. If settings, data or kernels have changed since, the
+stage refuses (exit code 4): see --allow-changes and --fresh. One process at a
+time works in a run folder.";
 
 /// Self-supervised intrusion detection on plain CPUs
 ///
@@ -113,16 +114,16 @@ pub(crate) enum Command {
     },
     /// Write which rows to label next
     ///
-    /// One row number a line, counted from 0, those that stand for most rows first: what `finetune.label_rows` takes.
-    /// Rows with equal features count as one. Without a classifier the rows are those that stand for all others in
-    /// the latent space of the pretrained encoder; with one, those of which it is not sure and that differ from one
-    /// another. (Before, this command was called `select`; that name still works.)
+    /// Prints one row number a line, counted from 0, as `finetune.label_rows` takes them. Rows that stand for most
+    /// others come first; rows with equal features count as one. Without a classifier, the rows stand for all others in
+    /// the latent space of the pretrained encoder. With a classifier, they are rows of which it is not sure and that
+    /// differ from one another. (This command was called `select` before; that name still works.)
     #[command(alias = "select")]
     Query {
         /// The run folder that `pretrain` has filled, and perhaps `finetune`
         #[arg(long, value_name = "DIR")]
         run: PathBuf,
-        /// How many rows
+        /// Number of rows to label
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         budget: u32,
         /// Flows to choose from, CSV or Parquet; if left out, the training rows of the run that have no label yet
@@ -139,10 +140,10 @@ pub(crate) enum Command {
     ///
     /// The same rows and seed give the same bytes.
     Synth {
-        /// How many
+        /// Number of rows
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
         rows: u32,
-        /// What they follow from
+        /// Seed of the generator
         #[arg(long, value_name = "S", default_value_t = 0)]
         seed: u64,
         /// Where to write; stdout if left out. The file appears whole or not at all
@@ -170,7 +171,7 @@ pub(crate) enum Command {
         /// Timed steps or passes of each; the median counts
         #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         steps: u32,
-        /// Workers; 0 is one a core [default: the config's]
+        /// Worker threads; 0 means one for each core [default: the config's]
         #[arg(long, value_name = "N")]
         threads: Option<u32>,
         /// GEMM backend: openblas, tiles or bf16 [default: the config's]
@@ -182,8 +183,8 @@ pub(crate) enum Command {
     },
     /// Turn a checkpoint of the numpy MLP-Mixer into safetensors
     ///
-    /// Reads a pickled `.npy` checkpoint without executing anything of it: whatever is not an array in a dictionary is
-    /// refused, with its place in the file. Parameters get their names by position.
+    /// Reads a pickled `.npy` checkpoint and executes nothing in it. Everything except arrays in dictionaries is refused,
+    /// with its place in the file. Parameters get their names by position.
     Import {
         /// The checkpoint
         #[arg(value_name = "FILE")]
@@ -232,7 +233,7 @@ pub(crate) struct StageArgs {
     /// The run folder [default: runs/NAME, as the config is named]
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
-    /// Go on with what was stopped in the run folder before its end, or start where nothing was. This is the default
+    /// Go on with a stage that was stopped in the run folder, or start it if none was. This is the default
     #[arg(long, conflicts_with = "fresh")]
     pub(crate) resume: bool,
     /// Go on although settings, data or kernels have changed since
