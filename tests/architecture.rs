@@ -10,8 +10,8 @@ use serde_json::Value as Json;
 const CRATES: &[(&str, &[&str])] = &[
     ("kernels", &[]),
     ("flows", &[]),
-    ("interop", &[]),
     ("nn", &["kernels"]),
+    ("interop", &["nn"]),
     ("models", &["kernels", "nn"]),
     ("eval", &["kernels"]),
     ("config", &["flows", "nn", "models"]),

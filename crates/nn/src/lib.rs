@@ -49,6 +49,7 @@ mod pool;
 mod prepared;
 mod residual;
 pub mod schedule;
+pub mod tensor_file;
 pub mod weights;
 
 pub use activation::{ActivationCache, ActivationLayer};

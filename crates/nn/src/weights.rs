@@ -1,39 +1,28 @@
 //! Parameters as safetensors, strictly: every name and shape of the table, and no other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use nids_kernels::{Buffer, Real};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use thiserror::Error;
 
+use crate::tensor_file::{self, Dtype, FormatError, NamedTensor, TensorFile, TensorView};
 use crate::{Param, ParamTable};
-
-/// Names and shapes of a thousand parameters take some 100 KB; a header that comes near this is an attack on its parser.
-const MAX_HEADER: u64 = 1 << 20;
 
 /// Why weights could not be read.
 #[derive(Debug, Error)]
 pub enum WeightsError {
     /// The bytes are no safetensors file.
-    #[error("not a readable safetensors file: {0}")]
-    Format(String),
+    #[error(transparent)]
+    Format(#[from] FormatError),
     /// Names, shapes or types differ from the network's.
     #[error("the file does not fit this network:\n  {}", .0.join("\n  "))]
     Mismatch(Vec<String>),
 }
 
-/// The table's parameters as a safetensors file of F32 tensors. `metadata` is one JSON text, kept under the key `nids_mixer`
-/// (several keys would be written in random order); the same numbers give the same bytes.
+/// The table's parameters as a safetensors file of F32 tensors. `metadata` is one JSON text; the same numbers give the same bytes.
 pub fn to_bytes(table: &ParamTable, params: &[f32], metadata: &str) -> Vec<u8> {
-    let bytes: Vec<Vec<u8>> =
-        table.specs().iter().map(|spec| spec.param.of(params).iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
-    let views = table.specs().iter().zip(&bytes).map(|(spec, bytes)| {
-        let view =
-            TensorView::new(Dtype::F32, spec.shape.clone(), bytes).expect("a parameter has as many numbers as its shape says");
-        (spec.name.as_str(), view)
-    });
-    let metadata = HashMap::from([("nids_mixer".to_owned(), metadata.to_owned())]);
-    safetensors::serialize(views, Some(metadata)).expect("names are unique and sizes fit")
+    let tensors = table.specs().iter().map(|spec| NamedTensor::f32(&spec.name, &spec.shape, spec.param.of(params)));
+    tensor_file::to_bytes(&tensors.collect::<Vec<_>>(), metadata)
 }
 
 /// The metadata text of a file written by [`to_bytes`].
@@ -41,9 +30,7 @@ pub fn to_bytes(table: &ParamTable, params: &[f32], metadata: &str) -> Vec<u8> {
 /// # Errors
 /// If the bytes are no safetensors file.
 pub fn metadata(bytes: &[u8]) -> Result<Option<String>, WeightsError> {
-    check_header(bytes)?;
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| WeightsError::Format(error.to_string()))?;
-    Ok(header.metadata().as_ref().and_then(|map| map.get("nids_mixer").cloned()))
+    Ok(TensorFile::read(bytes)?.metadata().map(str::to_owned))
 }
 
 /// How many tensors a file says that it holds: at most as many as its header, which is limited, has room for.
@@ -51,7 +38,7 @@ pub fn metadata(bytes: &[u8]) -> Result<Option<String>, WeightsError> {
 /// # Errors
 /// If the bytes are no safetensors file.
 pub fn n_tensors(bytes: &[u8]) -> Result<usize, WeightsError> {
-    Ok(parse(bytes)?.len())
+    Ok(TensorFile::read(bytes)?.n_tensors())
 }
 
 /// Requires what [`load`] does of names, shapes and types. Nothing of the network's size is allocated: to be asked before that is.
@@ -69,10 +56,9 @@ pub fn check(table: &ParamTable, prefixes: &[&str], bytes: &[u8]) -> Result<(), 
 /// # Errors
 /// Every missing, foreign, mis-shaped or mistyped name at once.
 pub fn load(table: &ParamTable, prefixes: &[&str], bytes: &[u8], params: &mut [f32]) -> Result<(), WeightsError> {
-    read(table, prefixes, bytes, |param, data| {
-        let values = data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    read(table, prefixes, bytes, |param, view| {
         let into = param.of_mut(params);
-        into.iter_mut().zip(values).for_each(|(into, value)| *into = value);
+        into.iter_mut().zip(tensor_file::numbers(view)).for_each(|(into, value)| *into = value);
         into.iter().all(|value| value.is_finite())
     })
 }
@@ -82,11 +68,11 @@ fn read(
     table: &ParamTable,
     prefixes: &[&str],
     bytes: &[u8],
-    mut take: impl FnMut(Param, &[u8]) -> bool,
+    mut take: impl FnMut(Param, &TensorView<'_>) -> bool,
 ) -> Result<(), WeightsError> {
-    let file = parse(bytes)?;
     let concerns = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
-    let tensors: BTreeMap<String, TensorView<'_>> = file.tensors().into_iter().filter(|(name, _)| concerns(name)).collect();
+    let mut tensors: BTreeMap<String, TensorView<'_>> = TensorFile::read(bytes)?.tensors();
+    tensors.retain(|name, _| concerns(name));
     let mut problems = Vec::new();
     for spec in table.specs().iter().filter(|spec| concerns(&spec.name)) {
         match tensors.get(&spec.name) {
@@ -95,7 +81,7 @@ fn read(
                 problems.push(format!("`{}` has shape {:?}, the network has {:?}", spec.name, view.shape(), spec.shape));
             }
             Some(view) if view.dtype() != Dtype::F32 => problems.push(format!("`{}` is {:?}, not F32", spec.name, view.dtype())),
-            Some(view) if !take(spec.param, view.data()) => {
+            Some(view) if !take(spec.param, view) => {
                 problems.push(format!("`{}` holds a number that is not finite", spec.name));
             }
             Some(_) => {}
@@ -109,24 +95,6 @@ fn read(
             .map(|name| format!("`{}` is not in the network", name.escape_debug())),
     );
     if problems.is_empty() { Ok(()) } else { Err(WeightsError::Mismatch(problems)) }
-}
-
-fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>, WeightsError> {
-    check_header(bytes)?;
-    SafeTensors::deserialize(bytes).map_err(|error| WeightsError::Format(error.to_string()))
-}
-
-/// Refuses a safetensors file whose header is longer than any that is written here; to be asked before it is parsed.
-///
-/// # Errors
-/// If the length that the first eight bytes say is larger.
-pub fn check_header(bytes: &[u8]) -> Result<(), WeightsError> {
-    match bytes.first_chunk().map(|len| u64::from_le_bytes(*len)) {
-        Some(len) if len > MAX_HEADER => {
-            Err(WeightsError::Format(format!("a header of {len} bytes, expected at most {MAX_HEADER}")))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The same parameters in another number type.

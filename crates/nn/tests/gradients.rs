@@ -64,7 +64,7 @@ fn rows() -> Vec<Row> {
 }
 
 /// Files that hold no layer and no loss.
-const NO_LAYERS: [&str; 10] = [
+const NO_LAYERS: [&str; 11] = [
     "context.rs",
     "ema.rs",
     "engine.rs",
@@ -74,6 +74,7 @@ const NO_LAYERS: [&str; 10] = [
     "params.rs",
     "prepared.rs",
     "schedule.rs",
+    "tensor_file.rs",
     "weights.rs",
 ];
 

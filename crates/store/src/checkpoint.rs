@@ -9,8 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nids_nn::weights;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use nids_nn::tensor_file::{self, Dtype, NamedTensor, TensorFile};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -364,27 +363,21 @@ fn index_name(stage: Stage) -> String {
 
 fn to_bytes(header: &Header, tensors: &[(&str, &[f32])]) -> Vec<u8> {
     let header = serde_json::to_string(header).expect("plain numbers and names");
-    let bytes: Vec<Vec<u8>> =
-        tensors.iter().map(|(_, numbers)| numbers.iter().flat_map(|number| number.to_le_bytes()).collect()).collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, numbers), bytes)| {
-        (*name, TensorView::new(Dtype::F32, vec![numbers.len()], bytes).expect("four bytes a number"))
-    });
-    safetensors::serialize(views, Some([("nids_mixer".to_owned(), header)].into())).expect("names are unique and sizes fit")
+    let tensors = tensors.iter().map(|(name, numbers)| NamedTensor::f32(name, &[numbers.len()], numbers));
+    tensor_file::to_bytes(&tensors.collect::<Vec<_>>(), &header)
 }
 
 fn parse(bytes: &[u8]) -> std::result::Result<(Header, BTreeMap<String, Vec<f32>>), String> {
-    weights::check_header(bytes).map_err(|error| error.to_string())?;
-    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("not a readable safetensors file: {error}"))?;
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
-    let header = metadata.metadata().as_ref().and_then(|map| map.get("nids_mixer")).ok_or("it has no header")?;
+    let file = TensorFile::read(bytes).map_err(|error| error.to_string())?;
+    let header = file.metadata().ok_or("it has no header")?;
     let header: Header = serde_json::from_str(header).map_err(|error| format!("invalid header: {error}"))?;
     let mut tensors = BTreeMap::new();
     for (name, view) in file.tensors() {
         if view.dtype() != Dtype::F32 {
             return Err(format!("`{name}` is {:?}, not F32", view.dtype()));
         }
-        let numbers = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        tensors.insert(name, numbers.collect());
+        let numbers = tensor_file::numbers(&view).collect();
+        tensors.insert(name, numbers);
     }
     Ok((header, tensors))
 }

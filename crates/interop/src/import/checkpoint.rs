@@ -1,9 +1,9 @@
 //! Arrays by position to parameters by name.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use safetensors::tensor::{Dtype, TensorView};
+use nids_nn::tensor_file::{self, Dtype, NamedTensor};
 use serde_json::json;
 
 use super::Imported;
@@ -117,7 +117,8 @@ impl<'f> Checkpoint<'f> {
         let mut add = |group: &str, name: &str, value: Value<'f>| {
             let array = numbers(pickle, value).expect("checked when it was read");
             let dtype = if array.element == Element::F64 { Dtype::F64 } else { Dtype::F32 };
-            tensors.push((format!("{group}.{name}"), dtype, array.shape.clone(), row_major(array)));
+            let (name, shape) = (format!("{group}.{name}").into(), array.shape.clone());
+            tensors.push(NamedTensor { name, dtype, shape, bytes: row_major(array) });
         };
         let mut steps = Vec::new();
         for Param { name, value, moments } in &self.params {
@@ -125,17 +126,12 @@ impl<'f> Checkpoint<'f> {
             if let Some(Moments { step, exp_avg, exp_avg_sq }) = moments {
                 add("exp_avg", name, *exp_avg);
                 add("exp_avg_sq", name, *exp_avg_sq);
-                steps.push((format!("step.{name}"), Dtype::I64, vec![1], Cow::Owned(step.to_le_bytes().to_vec())));
+                let (name, bytes) = (format!("step.{name}").into(), step.to_le_bytes().to_vec().into());
+                steps.push(NamedTensor { name, dtype: Dtype::I64, shape: vec![1], bytes });
             }
         }
         tensors.append(&mut steps);
-        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
-            let view = TensorView::new(*dtype, shape.clone(), bytes).expect("as many bytes as the shape says");
-            (name.as_str(), view)
-        });
-        let metadata = json!({"kind": "imported checkpoint", "depth": self.depth}).to_string();
-        let metadata = HashMap::from([("nids_mixer".to_owned(), metadata)]);
-        safetensors::serialize(views, Some(metadata)).expect("names are unique and sizes fit")
+        tensor_file::to_bytes(&tensors, &json!({"kind": "imported checkpoint", "depth": self.depth}).to_string())
     }
 }
 
