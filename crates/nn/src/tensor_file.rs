@@ -126,9 +126,6 @@ mod tests {
         let text = format!("{{\"__metadata__\":{{\"a\":\"{}\"}}}}", "x".repeat(1 << 20));
         let bytes = [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
         let error = TensorFile::read(&bytes).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            format!("not a readable safetensors file: a header of {} bytes, expected at most 1048576", text.len())
-        );
+        assert_eq!(error, format!("not a readable safetensors file: a header of {} bytes, expected at most 1048576", text.len()));
     }
 }

@@ -7,10 +7,32 @@ use std::path::Path;
 use ndarray::{Array, ArrayBase, ArrayView, Data, Dimension};
 use ndarray_npy::{ViewElement, ViewNpyExt, WritableElement, WriteNpyExt};
 
+use thiserror::Error;
+
 use crate::error::{Error, Result};
 
 /// numpy writes headers of 128 bytes; one far longer is an attack on the parser.
 const MAX_HEADER: usize = 1024;
+
+/// Why bytes do not start with the header of an `.npy` file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum HeaderError {
+    /// Another kind of file.
+    #[error("not an `.npy` file")]
+    Foreign,
+    /// Neither version 1 nor 2 nor 3.
+    #[error("an `.npy` header of an unknown version")]
+    Version,
+    /// Longer than any that numpy writes; so many bytes.
+    #[error("an `.npy` header of {0} bytes, expected at most {MAX_HEADER}")]
+    Long(usize),
+    /// The file ends before its header does.
+    #[error("truncated in the `.npy` header")]
+    Truncated,
+    /// Not UTF-8.
+    #[error("an `.npy` header that is no text")]
+    NotText,
+}
 
 /// Writes an array of any layout.
 pub fn write<A, S, D>(array: &ArrayBase<S, D>, out: &mut dyn Write) -> io::Result<()>
@@ -42,33 +64,39 @@ where
     let refuse = |what: String| Error::artefact(path, what, "run the stage that makes it again");
     let dimensions = D::NDIM.map_or_else(|| "any number of".to_owned(), |n| n.to_string());
     let wanted = format!("expected {dimensions} dimensions of {}", std::any::type_name::<A>());
-    let (start, length) = header(bytes).ok_or_else(|| refuse("foreign: not an `.npy` file".to_owned()))?;
-    if length > MAX_HEADER {
-        return Err(refuse(format!("foreign: an `.npy` header of {length} bytes, expected at most {MAX_HEADER}")));
-    }
-    if !bytes.get(start..start + length).is_none_or(is_plain) {
+    let (text, _) = header(bytes).map_err(|error| refuse(format!("foreign: {error}")))?;
+    if !is_plain(text) {
         return Err(refuse(format!("foreign: the `.npy` header is not that of a plain array; {wanted}")));
     }
     let view = ArrayView::<A, D>::view_npy(bytes).map_err(|error| refuse(format!("unreadable `.npy`: {error}; {wanted}")))?;
     Ok(view.to_owned())
 }
 
-/// Where the header's text starts and its length, which takes 2 bytes in version 1, 4 in versions 2 and 3.
-fn header(bytes: &[u8]) -> Option<(usize, usize)> {
-    let rest = bytes.strip_prefix(b"\x93NUMPY")?;
-    match rest {
-        [1, _, a, b, ..] => Some((10, usize::from(u16::from_le_bytes([*a, *b])))),
-        [2 | 3, _, a, b, c, d, ..] => Some((12, usize::try_from(u32::from_le_bytes([*a, *b, *c, *d])).ok()?)),
-        _ => None,
+/// The text of a file's header, and where the data start. The text's length takes 2 bytes in version 1, 4 in versions 2 and 3.
+///
+/// # Errors
+/// If the bytes start with no such header.
+pub fn header(file: &[u8]) -> std::result::Result<(&str, usize), HeaderError> {
+    let rest = file.strip_prefix(b"\x93NUMPY").ok_or(HeaderError::Foreign)?;
+    let (len, rest) = match rest {
+        [1, 0, a, b, rest @ ..] => (usize::from(u16::from_le_bytes([*a, *b])), rest),
+        [2 | 3, 0, a, b, c, d, rest @ ..] => (u32::from_le_bytes([*a, *b, *c, *d]) as usize, rest),
+        [] | [1..=3] | [1..=3, 0, ..] => return Err(HeaderError::Truncated),
+        _ => return Err(HeaderError::Version),
+    };
+    if len > MAX_HEADER {
+        return Err(HeaderError::Long(len));
     }
+    let text = rest.get(..len).ok_or(HeaderError::Truncated)?;
+    let text = str::from_utf8(text).map_err(|_| HeaderError::NotText)?;
+    Ok((text, file.len() - rest.len() + len))
 }
 
 /// Whether a header is one dictionary with one tuple of sizes whose product, but for those of 0, an array can index.
 ///
 /// ndarray-npy asks for less. What it parses headers with takes forever over nested lists; and an array with a size of 0 has no
 /// elements, so that `view_npy` lets the other sizes pass whatever they are, and panics when ndarray does not.
-fn is_plain(header: &[u8]) -> bool {
-    let Ok(header) = str::from_utf8(header) else { return false };
+fn is_plain(header: &str) -> bool {
     let sizes = || {
         let sizes = header.split_once('(')?.1.split_once(')')?.0.split(',').map(str::trim).filter(|size| !size.is_empty());
         sizes.map(str::parse::<isize>).try_fold(1, |product: isize, size| product.checked_mul(size.ok()?.max(1)))
@@ -106,6 +134,28 @@ mod tests {
         let error = read::<A, D>(file.path()).map(|_| ()).unwrap_err();
         assert_eq!(error.exit_code(), 4);
         error.to_string().replace(&file.path().display().to_string(), "x.npy")
+    }
+
+    #[test]
+    fn a_header_is_read_in_every_version() {
+        let file = |version: &[u8], text: &[u8]| [b"\x93NUMPY", version, text].concat();
+        assert_eq!(header(&file(&[1, 0, 3, 0], b"{a}data")), Ok(("{a}", 13)));
+        for version in [2, 3] {
+            assert_eq!(header(&file(&[version, 0, 3, 0, 0, 0], b"{a}data")), Ok(("{a}", 15)));
+        }
+        for (bytes, wanted) in [
+            (b"\x93NUMP".to_vec(), HeaderError::Foreign),
+            (file(&[4, 0, 3, 0], b"{a}"), HeaderError::Version),
+            (file(&[1, 1, 3, 0], b"{a}"), HeaderError::Version),
+            (file(&[], b""), HeaderError::Truncated),
+            (file(&[2, 0, 3, 0], b""), HeaderError::Truncated),
+            (file(&[1, 0, 4, 0], b"{a}"), HeaderError::Truncated),
+            (file(&[1, 0, 1, 4], &[b' '; 1025]), HeaderError::Long(1025)),
+            (file(&[1, 0, 3, 0], b"{\xff}"), HeaderError::NotText),
+        ] {
+            assert_eq!(header(&bytes), Err(wanted), "{bytes:?}");
+        }
+        assert!(header(&file(&[1, 0, 0, 4], &[b' '; 1024])).is_ok());
     }
 
     #[test]

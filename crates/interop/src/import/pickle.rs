@@ -8,10 +8,10 @@
 //! Numbers of arrays stay where they are in the file, and an opcode makes a hundred bytes at most of all else, so that
 //! [`MAX_OPCODES`] bounds memory to that of the file and 32 MiB.
 
+use nids_store::npy::{self, HeaderError};
+
 /// `numpy.save` writes this before a pickled object, padded with spaces; `True` or another shape would be no checkpoint.
 const HEADER: &str = "{'descr': '|O', 'fortran_order': False, 'shape': (), }";
-/// numpy writes headers of 128 bytes.
-const MAX_HEADER: usize = 1024;
 /// Thirty an array: room for some two hundred blocks and their moments.
 const MAX_OPCODES: usize = 1 << 18;
 /// Python fills a dictionary a thousand items at a time.
@@ -100,7 +100,7 @@ type Read<T> = Result<T, String>;
 impl<'f> Pickle<'f> {
     /// Reads an `.npy` file that holds one pickled object. The error says where and what.
     pub(super) fn read(file: &'f [u8]) -> Read<Self> {
-        let start = header(file)?;
+        let start = start(file)?;
         let mut machine =
             Machine { file, at: start, opcode: start, stack: Vec::new(), marks: Vec::new(), memo: Vec::new(), nodes: Vec::new() };
         let root = machine.run()?;
@@ -134,23 +134,15 @@ impl<'f> Pickle<'f> {
 }
 
 /// Where the pickle starts.
-fn header(file: &[u8]) -> Read<usize> {
+fn start(file: &[u8]) -> Read<usize> {
     let wanted = "expected what `numpy.save` makes of one object: is it a checkpoint of the numpy MLP-Mixer?";
-    let rest = file.strip_prefix(b"\x93NUMPY").ok_or_else(|| format!("not an `.npy` file; {wanted}"))?;
-    let (len, text) = match rest {
-        [1, 0, a, b, text @ ..] => (usize::from(u16::from_le_bytes([*a, *b])), text),
-        [2 | 3, 0, a, b, c, d, text @ ..] => (u32::from_le_bytes([*a, *b, *c, *d]) as usize, text),
-        _ => return Err(format!("an `.npy` header of an unknown version; {wanted}")),
-    };
-    if len > MAX_HEADER {
-        return Err(format!("an `.npy` header of {len} bytes, expected at most {MAX_HEADER}"));
-    }
-    let start = file.len() - text.len();
-    let text = text.get(..len).ok_or("truncated in the `.npy` header")?;
-    match std::str::from_utf8(text) {
-        Ok(found) if found.trim_end() == HEADER => Ok(start + len),
-        Ok(found) => Err(format!("an array of {}; {wanted}", shown(found.trim_end()))),
-        Err(_) => Err(format!("an `.npy` header that is no text; {wanted}")),
+    let (text, start) = npy::header(file).map_err(|error| match error {
+        HeaderError::Long(_) | HeaderError::Truncated => error.to_string(),
+        _ => format!("{error}; {wanted}"),
+    })?;
+    match text.trim_end() {
+        HEADER => Ok(start),
+        text => Err(format!("an array of {}; {wanted}", shown(text))),
     }
 }
 
