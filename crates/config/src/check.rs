@@ -8,6 +8,7 @@ use super::keys::{self, Key, Rule, quoted};
 use super::retired;
 use super::yaml::{self, Entry, Node, Position, Value};
 use crate::problem::Problem;
+use nids_flows::nearest;
 
 /// Puts `--set path=value` into the tree, as if it had been written there.
 pub(super) fn apply_override(root: &mut Node, text: &str) -> Result<(), Vec<Problem>> {
@@ -182,7 +183,7 @@ fn wrong(key: &Key, node: &Node) -> Problem {
     if let Some(advice) = retired::value(&key.path, &node.found()) {
         message = format!("{message}: {advice}");
     } else if let Value::Scalar { text, .. } = &node.value
-        && let Some(name) = nearest(text, &key.names())
+        && let Some(name) = nearest(text, key.names())
     {
         message = format!("{message}: did you mean `{name}`?");
     }
@@ -199,7 +200,7 @@ fn unknown(entry: &Entry, path: &str, full: &str) -> Problem {
         .map(|key| format!("`{}`", key.path))
         .take(3)
         .collect();
-    let hint = if let Some(name) = nearest(&entry.key, &siblings) {
+    let hint = if let Some(name) = nearest(&entry.key, siblings.iter().copied()) {
         let name = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         format!("did you mean `{name}`?")
     } else if elsewhere.is_empty() {
@@ -208,13 +209,4 @@ fn unknown(entry: &Entry, path: &str, full: &str) -> Problem {
         format!("did you mean {}?", elsewhere.join(" or "))
     };
     Problem::new(entry.key_at.0.clone(), format!("unknown key `{full}`: {hint}"))
-}
-
-fn nearest<'a>(word: &str, names: &[&'a str]) -> Option<&'a str> {
-    names
-        .iter()
-        .map(|name| (strsim::damerau_levenshtein(word, name), *name))
-        .filter(|(distance, name)| *distance <= name.len().max(3) / 3)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
 }

@@ -385,7 +385,7 @@ finetune: { labels: many, steps: null, optimiser: {} }
     c.yaml:9:7: `pretrain.lr`: expected a number above 0, found `.inf`
     c.yaml:10:14: `pretrain.clip_norm`: expected a number above 0 or `null`, found `0`
     c.yaml:11:35: `pretrain.objective.mae.mask_ratio`: expected a number between 0 and 1, both excluded, found `1.5`
-    c.yaml:11:49: `pretrain.objective.mae.encoder`: expected one of `mask_token`, `visible_only`, found `visible`
+    c.yaml:11:49: `pretrain.objective.mae.encoder`: expected one of `mask_token`, `visible_only`, found `visible`: did you mean `visible_only`?
     c.yaml:12:14: `pretrain.optimiser`: expected one of `adamw`, `adam`, found `lion`
     c.yaml:13:36: `pretrain.schedule`: expected exactly one of `cosine`, `constant`, `cosine_restarts`, `one_cycle`, found `cosine_restarts` and `constant`
     c.yaml:14:18: `encode.noise`: expected a mapping, found `3`

@@ -16,6 +16,7 @@
 mod classes;
 mod error;
 mod flows;
+mod nearest;
 mod reader;
 mod schema;
 mod split;
@@ -25,6 +26,7 @@ mod tokeniser;
 pub use classes::Classes;
 pub use error::{At, Error, Result};
 pub use flows::{FeatureColumn, Flows, TextColumn, write_csv};
+pub use nearest::nearest;
 pub use reader::{FlowReader, Labels, Lines, MAX_MAGNITUDE, read, some_of};
 pub use schema::{Column, ColumnKind, Schema};
 pub use split::{Split, draw_labelled, equal_rows, split};

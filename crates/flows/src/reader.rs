@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::schema::{folded, nearest};
+use crate::nearest::{folded, nearest};
 use crate::{At, ColumnKind, Error, Flows, Result, Schema};
 
 mod columnar;

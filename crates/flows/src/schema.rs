@@ -5,6 +5,7 @@ use std::path::Path;
 use saphyr_parser::{Event, Parser};
 use serde::{Deserialize, Serialize};
 
+use crate::nearest::{folded, nearest};
 use crate::{Error, Result};
 
 /// What a column is for.
@@ -198,18 +199,6 @@ fn check_nesting(text: &str) -> std::result::Result<(), (usize, String)> {
         }
     }
     Ok(())
-}
-
-/// A column name as it is compared: without surrounding blanks, in lower case.
-pub(crate) fn folded(name: &str) -> String {
-    name.trim().to_lowercase()
-}
-
-/// The candidate that `name` is most likely a misspelling of.
-pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let name = folded(name);
-    let scored = candidates.into_iter().map(|c| (strsim::jaro_winkler(&name, &folded(c)), c));
-    scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score >= 0.8).map(|(_, c)| c)
 }
 
 #[cfg(test)]
