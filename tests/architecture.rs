@@ -14,7 +14,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("models", &["kernels", "nn"]),
     ("eval", &["kernels"]),
     ("config", &["flows", "nn", "models"]),
-    ("store", &["kernels", "flows", "nn", "config"]),
+    ("store", &["kernels", "flows", "nn", "eval", "config"]),
     ("interop", &["nn", "store"]),
     ("train", &["kernels", "nn", "config", "store"]),
     ("pipeline", &["kernels", "flows", "interop", "nn", "models", "eval", "config", "store", "train"]),

@@ -18,7 +18,7 @@ pub struct RidgeProbe {
 }
 
 /// How well a probe does on rows that it was not fitted on.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ProbeScore {
     /// Share of rows on the right side of 0; null without rows.
     pub accuracy: Option<f64>,

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod disk;
 mod error;
 mod lock;
+pub mod log;
 pub mod npy;
 pub mod output;
 pub mod progress;

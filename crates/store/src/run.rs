@@ -17,6 +17,7 @@ use crate::checkpoint::{self, AFRESH, Arithmetic, Checkpoint, Circumstances, Pos
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
+use crate::log::{Line, MonitorLine, StageLine};
 use crate::progress::{Event, Progress};
 use nids_config::{Config, Stage};
 
@@ -169,6 +170,14 @@ impl Run {
     /// An artefact of `stage`, if it is there, unchanged, and made from what is still there.
     pub fn require(&self, stage: Stage, name: &str) -> Result<PathBuf> {
         self.check(stage, name).map(|(path, ..)| path)
+    }
+
+    /// The lines of `metrics.jsonl` that `stage` wrote. Those that were cut short are left out.
+    pub fn metrics(&self, stage: Stage) -> Result<Vec<Line>> {
+        let path = self.folder.join("metrics.jsonl");
+        let text = fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<StageLine<Line>>(line).ok());
+        Ok(lines.filter(|line| line.stage == stage).map(|line| line.line).collect())
     }
 
     /// Writes a file that belongs to no stage.
@@ -476,19 +485,25 @@ impl StageRun<'_> {
         Ok(path)
     }
 
-    /// Appends a line to `metrics.jsonl`: the fields of `line`, which must be a mapping, after the stage.
+    /// Appends a line to `metrics.jsonl`.
     ///
     /// # Panics
-    /// If `line` does not become a JSON object.
-    pub fn log(&mut self, line: &impl Serialize) -> Result<()> {
-        #[derive(Serialize)]
-        struct Line<'a, T> {
-            stage: Stage,
-            #[serde(flatten)]
-            line: &'a T,
-        }
+    /// Never: every line becomes a JSON object.
+    pub fn log(&mut self, line: &Line) -> Result<()> {
+        self.append(line)
+    }
+
+    /// Appends a line of the monitor to `metrics.jsonl`.
+    ///
+    /// # Panics
+    /// Never: every line becomes a JSON object.
+    pub fn log_monitor(&mut self, line: &MonitorLine<'_>) -> Result<()> {
+        self.append(line)
+    }
+
+    fn append(&mut self, line: &impl Serialize) -> Result<()> {
         self.start()?;
-        let text = serde_json::to_string(&Line { stage: self.stage, line }).expect("a line of metrics is a mapping");
+        let text = serde_json::to_string(&StageLine { stage: self.stage, line }).expect("numbers and texts under names");
         artefacts::append_line(&self.metrics_path(), &text)?;
         self.metrics.add(&text);
         Ok(())

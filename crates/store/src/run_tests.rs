@@ -20,8 +20,12 @@ fn filled() -> (TempDir, Run) {
 fn pretrain(run: &Run, weights: &str, config: &Config) {
     let mut stage = run.begin(Stage::Pretrain, config, &mut Silent).unwrap();
     stage.write("weights", weights.as_bytes()).unwrap();
-    stage.log(&serde_json::json!({ "step": 1, "loss": 0.5 })).unwrap();
+    stage.log(&line(1)).unwrap();
     stage.finish("scalar").unwrap();
+}
+
+fn line(step: u64) -> Line {
+    Line::Step { step, member: None, loss: 0.5, lr: 1.0, grad_norm: 2.0, terms: BTreeMap::new() }
 }
 
 fn finetune(run: &Run) {
@@ -152,14 +156,29 @@ fn a_stage_run_again_replaces_its_own_metrics() {
     let (_guard, run) = filled();
     let config = config(&[]);
     let mut stage = run.begin(Stage::Finetune, &config, &mut Silent).unwrap();
-    stage.log(&serde_json::json!({ "step": 1 })).unwrap();
+    stage.log(&line(2)).unwrap();
     stage.finish("scalar").unwrap();
     pretrain(&run, "weights of seed 0", &config);
     let text = fs::read_to_string(run.folder().join("metrics.jsonl")).unwrap();
     insta::assert_snapshot!(text, @r#"
-    {"stage":"finetune","step":1}
-    {"stage":"pretrain","loss":0.5,"step":1}
+    {"stage":"finetune","step":2,"loss":0.5,"lr":1.0,"grad_norm":2.0}
+    {"stage":"pretrain","step":1,"loss":0.5,"lr":1.0,"grad_norm":2.0}
     "#);
+}
+
+#[test]
+fn lines_of_metrics_are_read_by_stage_but_for_those_cut_short() {
+    let (_guard, run) = filled();
+    let config = config(&[]);
+    let mut stage = run.begin(Stage::Finetune, &config, &mut Silent).unwrap();
+    stage.log(&line(2)).unwrap();
+    stage.log(&line(3)).unwrap();
+    drop(stage);
+    let text = fs::read_to_string(run.folder().join("metrics.jsonl")).unwrap();
+    overwrite(&run, "metrics.jsonl", &text[..text.len() - 3]);
+    assert_eq!(run.metrics(Stage::Pretrain).unwrap(), [line(1)]);
+    assert_eq!(run.metrics(Stage::Finetune).unwrap(), [line(2)]);
+    assert_eq!(run.metrics(Stage::Encode).unwrap(), []);
 }
 
 #[test]
@@ -310,7 +329,7 @@ fn a_folder_that_is_replaced_under_a_stage_is_noticed_and_left_alone() {
     type Write<'w> = &'w dyn Fn(&mut StageRun<'_>) -> Result<()>;
     let writes: [(&str, Write<'_>); 3] = [
         ("an artefact", &|stage| stage.write("new/weights", b"w").map(drop)),
-        ("metrics", &|stage| stage.log(&serde_json::json!({ "step": 2 }))),
+        ("metrics", &|stage| stage.log(&line(2))),
         ("nothing before the end", &|_| Ok(())),
     ];
     for (what, write) in writes {

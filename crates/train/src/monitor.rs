@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::Limits;
 use crate::step::StepReport;
 use nids_config::Stage;
+use nids_store::log::MonitorLine;
 
 /// The loss is flat where it has not fallen by this share of itself.
 const FLAT: f64 = 0.01;
@@ -52,16 +53,10 @@ pub(crate) struct MonitorState {
     still: BTreeMap<String, (u64, bool)>,
 }
 
-/// What a look found; a line of metrics.jsonl.
-#[derive(Serialize)]
+/// What a look found.
 pub(crate) struct Observation<'m> {
-    step: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    member: Option<usize>,
-    /// max |w_after - w_before| of this one step, by layer.
-    max_update: BTreeMap<&'m str, f32>,
+    pub(crate) line: MonitorLine<'m>,
     /// The layers that have just been found not to learn, in words.
-    #[serde(skip)]
     pub(crate) warning: Option<String>,
 }
 
@@ -149,7 +144,7 @@ impl Monitor {
             let of_member = self.member.map_or_else(String::new, |member| format!(" member {member},"));
             warning(self.stage, &of_member, &self.limits, step, &vanished)
         });
-        Some(Observation { step, member: self.member, max_update, warning })
+        Some(Observation { line: MonitorLine { step, member: self.member, max_update }, warning })
     }
 }
 
@@ -215,7 +210,7 @@ mod tests {
             let taken = StepReport { loss: loss(step), lr, grad_norm: 1.0 };
             let look = monitor.after(step, &taken, &params, &optimiser);
             assert_eq!(look.is_some(), step % 2 == 0, "step {step}");
-            if let Some(Observation { max_update, warning, .. }) = look {
+            if let Some(Observation { line: MonitorLine { max_update, .. }, warning }) = look {
                 assert_eq!(
                     max_update.keys().copied().collect::<Vec<_>>(),
                     ["a", "b"],

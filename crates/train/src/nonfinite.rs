@@ -1,7 +1,6 @@
 //! A loss, a gradient or a weight that is NaN or infinite: where, and what to say of it.
 
 use nids_nn::ParamTable;
-use serde::Serialize;
 
 use crate::plan::TrainPlan;
 use nids_config::NonfinitePolicy;
@@ -21,7 +20,7 @@ pub enum What {
 }
 
 impl What {
-    fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Loss => "the loss",
             Self::Gradient => "the gradient",
@@ -75,26 +74,6 @@ fn names(rows: &[u32], row: &dyn Fn(u32) -> String) -> String {
     match rows.len().saturating_sub(SHOWN) {
         0 => names.join(", "),
         more => format!("{} and {more} more rows of the batch", names.join(", ")),
-    }
-}
-
-/// A line of metrics.jsonl.
-#[derive(Serialize)]
-pub(crate) struct Line<'l> {
-    step: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    member: Option<usize>,
-    nonfinite: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    layer: Option<&'l str>,
-    rows: Vec<String>,
-    action: &'l str,
-}
-
-impl<'l> Line<'l> {
-    pub(crate) fn new(found: &'l Nonfinite, member: Option<usize>, row: &dyn Fn(u32) -> String, action: &'l str) -> Self {
-        let rows = found.rows.iter().map(|&index| row(index)).collect();
-        Self { step: found.step, member, nonfinite: found.what.text(), layer: found.layer.as_deref(), rows, action }
     }
 }
 

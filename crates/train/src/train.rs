@@ -1,42 +1,25 @@
 //! The one training loop.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Instant;
 
 use nids_kernels::{Buffer, Key};
 use nids_nn::engine::{Engine, Objective, Sample};
 use nids_nn::{Ema, ParamTable};
-use serde::Serialize;
 
 use crate::monitor::Monitor;
-use crate::nonfinite::{self, Nonfinite, What};
+use crate::nonfinite::{Nonfinite, What};
 use crate::plan::TrainPlan;
 use crate::sampler::Sampler;
 use crate::state::{LogWindow, RecoveryState, RollbackPoint, State};
 use crate::step::{Outcome, StepReport, StepRunner};
 use nids_config::{MonitorPolicy, NonfinitePolicy, Stage};
 use nids_store::checkpoint::{Checkpoint, Position};
+use nids_store::log::Line;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::StageRun;
 use nids_store::{Error, Result};
-
-/// A line of metrics.jsonl.
-#[derive(Serialize)]
-struct StepLine<'p> {
-    step: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    member: Option<usize>,
-    /// Mean over the steps since the last line.
-    loss: f64,
-    lr: f64,
-    /// Gradient norm of the last step, before clipping.
-    grad_norm: f64,
-    /// Means of the loss's parts, where it has any.
-    #[serde(flatten)]
-    parts: &'p BTreeMap<Cow<'static, str>, f64>,
-}
 
 /// What is trained, and on what.
 #[derive(Clone, Copy)]
@@ -214,18 +197,18 @@ impl<'j> Training<'j> {
         self.window.steps += 1.0;
         progress.event(Event::Step { step: done, loss, lr });
         if done % plan.log_every == 0 || done == plan.steps {
-            let LogWindow { loss, steps, mut parts } = std::mem::take(&mut self.window);
-            for part in parts.values_mut() {
-                *part /= steps;
+            let LogWindow { loss, steps, parts: mut terms } = std::mem::take(&mut self.window);
+            for term in terms.values_mut() {
+                *term /= steps;
             }
-            run.log(&StepLine { step: done, member: plan.member, loss: loss / steps, lr, grad_norm, parts: &parts })?;
+            run.log(&Line::Step { step: done, member: plan.member, loss: loss / steps, lr, grad_norm, terms })?;
             if plan.stage == Stage::Pretrain {
                 self.score = Some(loss / steps);
             }
         }
         let look = self.monitor.as_mut().and_then(|monitor| monitor.after(done, &taken, params, &self.trainer.optimiser));
         if let Some(look) = look {
-            run.log(&look)?;
+            run.log_monitor(&look.line)?;
             match look.warning {
                 Some(warning) if plan.monitor == MonitorPolicy::Stop => return Err(Error::Numerics(warning)),
                 Some(warning) => progress.event(Event::Message(&format!("warning: {warning}"))),
@@ -270,7 +253,15 @@ impl<'j> Training<'j> {
             }
             _ => return stop(""),
         };
-        run.log(&nonfinite::Line::new(found, plan.member, row, &action))?;
+        let line = Line::Nonfinite {
+            step: found.step,
+            member: plan.member,
+            nonfinite: found.what.text().into(),
+            layer: found.layer.clone(),
+            rows: found.rows.iter().map(|&index| row(index)).collect(),
+            action: action.clone(),
+        };
+        run.log(&line)?;
         progress.event(Event::Message(&format!("warning: {}: {action}", found.text(plan, row, ""))));
         Ok(())
     }

@@ -4,14 +4,12 @@
 //! chosen config can be scored on them. Each trial is a run folder of its own below the sweep's: one that has finished is not
 //! trained again.
 
-use std::fs;
-
 use serde::Serialize;
-use serde_json::Value as Json;
 
 use crate::stages::{encode, finetune, pretrain};
 use nids_config::{Config, FinetuneFrom, HalvingConfig, Stage, SweepStrategy, WidthDepthConfig};
 use nids_store::Lock;
+use nids_store::log::Line;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{Resume, Run};
 use nids_store::{Error, Result};
@@ -289,19 +287,26 @@ fn is_promising(trial: &Trial, min_drop: f64) -> bool {
 
 /// From the trial's metrics: training loss first and last, validation loss first and last, accuracy.
 fn losses(run: &Run) -> Result<([f64; 2], [f64; 2], f64)> {
-    let path = run.folder().join("metrics.jsonl");
-    let text = fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok());
-    let lines: Vec<Json> = lines.filter(|line| line["stage"] == Stage::Finetune.name()).collect();
-    let ends = |values: Vec<f64>| Some([*values.first()?, *values.last()?]);
-    let train = ends(lines.iter().filter_map(|line| line["loss"].as_f64()).collect());
-    let validation = ends(lines.iter().filter_map(|line| line["validation"]["log_loss"].as_f64()).collect());
-    let accuracy = lines.iter().rev().find_map(|line| line["validation"]["accuracy"].as_f64());
-    train
-        .zip(validation)
-        .zip(accuracy)
-        .map(|((train, validation), accuracy)| (train, validation, accuracy))
-        .ok_or_else(|| Error::artefact(&path, "lacks the losses of a finished training", "remove the trial's folder"))
+    let (mut train, mut validation, mut accuracy) = (Vec::new(), Vec::new(), None);
+    for line in run.metrics(Stage::Finetune)? {
+        match line {
+            Line::Step { loss, .. } => train.push(loss),
+            Line::Validation { validation: found, .. } => {
+                validation.extend(found.log_loss);
+                accuracy = found.accuracy.or(accuracy);
+            }
+            Line::Probe { .. } | Line::Nonfinite { .. } => {}
+        }
+    }
+    let ends = |losses: Vec<f64>| Some([*losses.first()?, *losses.last()?]);
+    let (train, validation) = (ends(train), ends(validation));
+    train.zip(validation).zip(accuracy).map(|((train, validation), accuracy)| (train, validation, accuracy)).ok_or_else(|| {
+        Error::artefact(
+            run.folder().join("metrics.jsonl"),
+            "lacks the losses of a finished training",
+            "remove the trial's folder",
+        )
+    })
 }
 
 #[cfg(test)]

@@ -1,17 +1,17 @@
 //! Stage 2: the latents of every labelled row, noisy copies of them, and the accuracy of a linear probe.
 
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
-use nids_eval::probe::{ProbeScore, RidgeProbe};
+use nids_eval::probe::RidgeProbe;
 use nids_kernels::Key;
 use nids_nn::{ParamTable, Prepared};
 use rand_distr::{Distribution, StandardNormal};
-use serde::Serialize;
 
 use crate::data::{labelled, read_tokeniser};
 use crate::engine::reserve_openblas;
 use crate::judging;
 use crate::network::{LatentEncoder, WeightsFile, widths};
 use nids_config::{Config, Stage};
+use nids_store::log::Line;
 use nids_store::npy;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{PRETRAINED, TOKENISER};
@@ -69,7 +69,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let repeat = 1 + config.encode.noise.copies;
     write(&mut stage, "val", &val, &shape(val.nrows()), &val_labels, &labelled.split.val)?;
     write(&mut stage, "train", &all, &shape(all.nrows()), &train_labels.repeat(repeat), &labelled.split.train.repeat(repeat))?;
-    stage.log(&ProbeLine { ridge_probe: probe })?;
+    stage.log(&Line::Probe { ridge_probe: probe })?;
     stage.finish(&nids_kernels::describe(engine.gemm()))?;
     let of = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     let summary = format!(
@@ -82,11 +82,6 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     );
     progress.event(Event::Finished { stage: Stage::Encode, summary: &summary });
     Ok(())
-}
-
-#[derive(Serialize)]
-struct ProbeLine {
-    ridge_probe: ProbeScore,
 }
 
 /// The standard deviation of every latent dimension: what noise is scaled by.   x: [rows, width] -> [width]

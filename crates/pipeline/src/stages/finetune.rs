@@ -12,7 +12,6 @@ use nids_kernels::{Buffer, Key};
 use nids_nn::engine::{Engine, Objective};
 use nids_nn::{Ema, ParamTable, Prepared, weights};
 use rand::RngExt as _;
-use serde::Serialize;
 use serde_json::json;
 
 use super::mean_teacher::MeanTeacherObjective;
@@ -24,6 +23,7 @@ use crate::verdicts::Scores;
 use nids_config::{Config, FinetuneConfig, FinetuneFrom, Stage};
 use nids_store::Result;
 use nids_store::checkpoint::Checkpoint;
+use nids_store::log::Line;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{MODEL, PRETRAINED, TOKENISER};
 use nids_store::run::{Run, StageRun};
@@ -122,7 +122,8 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     }
     if members > 1 {
         let found = held_out.validate(&ensemble, &of_all, &engine, &params, progress)?;
-        stage.log(&ValidationLine { step: plan.steps, member: None, members: Some(members), validation: &found })?;
+        let validation = Box::new(found.clone());
+        stage.log(&Line::Validation { step: plan.steps, member: None, members: Some(members), validation })?;
         tell(&format!("finetune: {members} members averaged"), &found, progress);
         metrics = Some(found);
     }
@@ -186,7 +187,8 @@ impl Trained<'_> {
                     return Ok(None);
                 }
                 let metrics = held_out.validate(network, table, engine, params, progress)?;
-                stage.log(&ValidationLine { step, member: plan.member, members: None, validation: &metrics })?;
+                let validation = Box::new(metrics.clone());
+                stage.log(&Line::Validation { step, member: plan.member, members: None, validation })?;
                 let of_member = plan.member.map_or_else(String::new, |k| format!("member {k}, "));
                 tell(&format!("finetune: {of_member}step {step}"), &metrics, progress);
                 let loss = metrics.log_loss;
@@ -242,18 +244,6 @@ fn lr_scale(settings: &FinetuneConfig, was_pretrained: bool) -> f64 {
         (FinetuneFrom::Pretrained, true) => settings.encoder_lr_scale,
         _ => 1.0,
     }
-}
-
-#[derive(Serialize)]
-struct ValidationLine<'m> {
-    step: u64,
-    /// Of independent members, this one; none where there is but one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    member: Option<usize>,
-    /// So many averaged.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    members: Option<usize>,
-    validation: &'m Metrics,
 }
 
 #[cfg(test)]
