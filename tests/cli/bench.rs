@@ -66,7 +66,12 @@ impl Bench {
 
     /// The lines of `run`'s metrics.jsonl that a stage wrote.
     pub(crate) fn metrics(&self, run: &str, stage: &str) -> Vec<Json> {
-        let lines = self.read(&format!("{run}/metrics.jsonl"));
+        self.lines(&format!("{run}/metrics.jsonl"), stage)
+    }
+
+    /// The lines of a file that a stage wrote.
+    pub(crate) fn lines(&self, name: &str, stage: &str) -> Vec<Json> {
+        let lines = self.read(name);
         let lines = lines.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
         lines.filter(|line| line["stage"] == stage).collect()
     }

@@ -35,6 +35,7 @@ fn nothing_that_is_read_and_no_artefact_is_written_over() {
         (PREDICT, "run/manifest-pretrain.json"),
         (PREDICT, "run/config.yaml"),
         (PREDICT, "run/metrics.jsonl"),
+        (PREDICT, "run/monitor.jsonl"),
         (PREDICT, "run/.lock"),
         (PREDICT, "run/latents/val.npy"),
         ("query --run run --budget 3 --data other.csv", "other.csv"),

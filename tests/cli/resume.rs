@@ -32,15 +32,15 @@ fn send(signal: &str, child: &Child) {
 }
 
 /// What a run that nobody stops leaves.
-fn wanted(args: &str) -> [Vec<u8>; 3] {
+fn wanted(args: &str) -> [Vec<u8>; 4] {
     let bench = Bench::new();
     bench.prints(args);
     left(&bench)
 }
 
-fn left(bench: &Bench) -> [Vec<u8>; 3] {
+fn left(bench: &Bench) -> [Vec<u8>; 4] {
     assert!(!bench.path("run/checkpoints").exists(), "a finished stage keeps no checkpoints");
-    ["pretrained.safetensors", "metrics.jsonl", "manifest-pretrain.json"]
+    ["pretrained.safetensors", "metrics.jsonl", "monitor.jsonl", "manifest-pretrain.json"]
         .map(|name| fs::read(bench.path("run").join(name)).unwrap())
 }
 

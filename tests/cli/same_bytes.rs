@@ -23,6 +23,7 @@ fn artefacts(gemm: &str, objective: &str, threads: usize) -> Vec<(&'static str, 
         "latents/rows_train.npy",
         "model.safetensors",
         "metrics.jsonl",
+        "monitor.jsonl",
         "manifest-pretrain.json",
         "manifest-encode.json",
         "manifest-finetune.json",
@@ -52,7 +53,8 @@ fn threads_change_no_byte_of_any_classifier() {
             bench.flows();
             let more = format!("--set finetune.from=scratch --set finetune.{settings} --set engine.threads={threads}");
             bench.prints(&on_flows("finetune", &more));
-            ["model.safetensors", "metrics.jsonl", "manifest-finetune.json"].map(|name| bench.bytes(&format!("run/{name}")))
+            ["model.safetensors", "metrics.jsonl", "monitor.jsonl", "manifest-finetune.json"]
+                .map(|name| bench.bytes(&format!("run/{name}")))
         };
         assert!([2, 8].iter().all(|&threads| model(threads) == model(1)), "{settings}");
     }

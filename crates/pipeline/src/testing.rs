@@ -82,7 +82,12 @@ pub(crate) fn column(cells: &[Vec<String>], name: &str) -> usize {
 
 /// The lines of a run folder's `metrics.jsonl`.
 pub(crate) fn metrics(folder: &Path) -> Vec<Json> {
-    let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    lines(folder, "metrics.jsonl")
+}
+
+/// The lines of a file of a run folder, each a JSON text.
+pub(crate) fn lines(folder: &Path, name: &str) -> Vec<Json> {
+    let text = fs::read_to_string(folder.join(name)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 

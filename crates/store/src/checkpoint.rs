@@ -126,25 +126,31 @@ pub struct Position {
 struct Header {
     /// Whatever whoever trains needs to go on.
     state: Json,
-    /// The lines of metrics that the stage had written.
-    metrics: Digest,
-    lines: u64,
+    /// What the stage had logged, by file: [`crate::log::LogFile::ALL`].
+    logs: [Mark; 2],
+}
+
+/// The lines that a stage had written to a file when a checkpoint was taken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mark {
+    pub(crate) lines: u64,
+    pub(crate) content: Digest,
 }
 
 /// A checkpoint read back.
 #[derive(Debug)]
 pub struct Checkpoint {
     state: Json,
-    pub(crate) metrics: Digest,
-    pub(crate) lines: u64,
+    pub(crate) logs: [Mark; 2],
     tensors: BTreeMap<String, Vec<f32>>,
     path: PathBuf,
 }
 
 /// Reads a checkpoint's file; what is wrong with it otherwise. Takes at most twice its size.
 pub fn from_bytes(bytes: &[u8], path: &Path) -> std::result::Result<Checkpoint, String> {
-    let (Header { state, metrics, lines }, tensors) = parse(bytes)?;
-    Ok(Checkpoint { state, metrics, lines, tensors, path: path.to_owned() })
+    let (Header { state, logs }, tensors) = parse(bytes)?;
+    Ok(Checkpoint { state, logs, tensors, path: path.to_owned() })
 }
 
 /// Reads an index; the files that it lists.
@@ -285,8 +291,7 @@ impl Store {
         at: Position,
         is_periodic: bool,
         state: &impl Serialize,
-        metrics: Digest,
-        lines: u64,
+        logs: [Mark; 2],
         tensors: &[(&str, &[f32])],
     ) -> Result<()> {
         if !self.folder.is_dir() {
@@ -295,7 +300,7 @@ impl Store {
         let Position { member, step, score } = at;
         let of_member = member.map_or_else(String::new, |member| format!("-member-{member}"));
         let file = format!("{}{of_member}-step-{step}.safetensors", self.stage);
-        let header = Header { state: serde_json::to_value(state).expect("plain numbers and names"), metrics, lines };
+        let header = Header { state: serde_json::to_value(state).expect("plain numbers and names"), logs };
         let bytes = to_bytes(&header, tensors);
         let content = artefacts::write(&self.place(&file)?, |out| out.write_all(&bytes))?;
         let mut entries = self.entries.clone();
@@ -416,9 +421,9 @@ mod tests {
     }
 
     fn commit(store: &mut Store, at: Position, is_periodic: bool) {
-        let metrics = Digest { sha256: artefacts::sha256(b"lines"), bytes: 5 };
+        let mark = |lines| Mark { lines, content: Digest { sha256: artefacts::sha256(b"lines"), bytes: 5 } };
         let params = [at.step as f32, f32::NAN];
-        store.commit(at, is_periodic, &state(at.step), metrics, 7, &[("params", &params), ("m", &[-0.0])]).unwrap();
+        store.commit(at, is_periodic, &state(at.step), [mark(7), mark(3)], &[("params", &params), ("m", &[-0.0])]).unwrap();
     }
 
     fn opened(run: &Path) -> Store {
@@ -433,7 +438,8 @@ mod tests {
         assert_eq!(store(run.path()).open().unwrap(), None);
         commit(&mut store(run.path()), at(9, Some(0.3)), true);
         let found = opened(run.path()).latest(&mut |what| panic!("{what}")).unwrap();
-        assert_eq!((found.state::<BTreeMap<String, f64>>().unwrap(), found.lines), (state(9), 7));
+        assert_eq!(found.state::<BTreeMap<String, f64>>().unwrap(), state(9));
+        assert_eq!(found.logs.each_ref().map(|mark| mark.lines), [7, 3]);
         let (mut params, mut m) = ([0.0; 2], [0.0]);
         let found = opened(run.path()).latest(&mut |_| ()).unwrap();
         found.copy("params", &mut params).unwrap();

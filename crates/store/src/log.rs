@@ -1,4 +1,4 @@
-//! The lines that stages log: what `metrics.jsonl` of a run folder holds.
+//! The lines that stages log: what `metrics.jsonl` and `monitor.jsonl` of a run folder hold.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -66,7 +66,7 @@ pub enum Line {
     },
 }
 
-/// What the monitor saw, a line of `metrics.jsonl`, after the stage that wrote it: how far linear layers moved in one step.
+/// A line of `monitor.jsonl`, after the stage that wrote it: how far linear layers moved in one step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MonitorLine<'m> {
     /// The step, counted from 1.
@@ -78,12 +78,30 @@ pub struct MonitorLine<'m> {
     pub max_update: BTreeMap<&'m str, f32>,
 }
 
-/// A line, with the stage before its fields.
+/// A line of either file, with the stage before its fields.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StageLine<T> {
     pub(crate) stage: Stage,
     #[serde(flatten)]
     pub(crate) line: T,
+}
+
+/// A file that stages append lines to. Each replaces its own lines when it runs again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFile {
+    Metrics,
+    Monitor,
+}
+
+impl LogFile {
+    pub(crate) const ALL: [Self; 2] = [Self::Metrics, Self::Monitor];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Metrics => "metrics.jsonl",
+            Self::Monitor => "monitor.jsonl",
+        }
+    }
 }
 
 #[cfg(test)]

@@ -13,11 +13,11 @@ use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
 use crate::artefacts::{self, Digest};
-use crate::checkpoint::{self, AFRESH, Arithmetic, Checkpoint, Circumstances, Position, Store, difference};
+use crate::checkpoint::{self, AFRESH, Arithmetic, Checkpoint, Circumstances, Mark, Position, Store, difference};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
-use crate::log::{Line, MonitorLine, StageLine};
+use crate::log::{Line, LogFile, MonitorLine, StageLine};
 use crate::progress::{Event, Progress};
 use nids_config::{Config, Stage};
 
@@ -33,8 +33,18 @@ pub const PRETRAINED: &str = "pretrained.safetensors";
 /// The classifier that `finetune` leaves.
 pub const MODEL: &str = "model.safetensors";
 /// What stages keep in a run folder beside their manifests, and what those list.
-const OWN_FILES: [&str; 9] =
-    [".lock", "config.yaml", "metrics.jsonl", TOKENISER, PRETRAINED, MODEL, "chosen.yaml", "sweep.json", "sweep.svg"];
+const OWN_FILES: [&str; 10] = [
+    ".lock",
+    "config.yaml",
+    LogFile::Metrics.name(),
+    LogFile::Monitor.name(),
+    TOKENISER,
+    PRETRAINED,
+    MODEL,
+    "chosen.yaml",
+    "sweep.json",
+    "sweep.svg",
+];
 const OWN_FOLDERS: [&str; 2] = ["latents", "checkpoints"];
 
 /// What a stage read, wrote and was told.
@@ -174,7 +184,7 @@ impl Run {
 
     /// The lines of `metrics.jsonl` that `stage` wrote. Those that were cut short are left out.
     pub fn metrics(&self, stage: Stage) -> Result<Vec<Line>> {
-        let path = self.folder.join("metrics.jsonl");
+        let path = self.folder.join(LogFile::Metrics.name());
         let text = fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
         let lines = text.lines().filter_map(|line| serde_json::from_str::<StageLine<Line>>(line).ok());
         Ok(lines.filter(|line| line.stage == stage).map(|line| line.line).collect())
@@ -251,7 +261,7 @@ impl Run {
     /// Refuses a folder whose `config.yaml` is somebody else's: a stage writes its own under that name.
     fn check_config_file(&self) -> Result<()> {
         let path = self.folder.join("config.yaml");
-        let is_of_a_run = [".lock", "metrics.jsonl"].iter().any(|name| self.folder.join(name).exists());
+        let is_of_a_run = [".lock", LogFile::Metrics.name()].iter().any(|name| self.folder.join(name).exists());
         if is_of_a_run || self.has_finished_any() || !path.exists() {
             return Ok(());
         }
@@ -274,7 +284,7 @@ impl Run {
             inputs: BTreeMap::new(),
             upstream: BTreeMap::new(),
             outputs: BTreeMap::new(),
-            metrics: Lines::default(),
+            logs: Default::default(),
             checkpoints: None,
         }
     }
@@ -392,8 +402,8 @@ pub struct StageRun<'a> {
     inputs: BTreeMap<Stage, BTreeMap<String, Digest>>,
     upstream: BTreeMap<Stage, Manifest>,
     outputs: BTreeMap<String, Digest>,
-    /// Those of this stage.
-    metrics: Lines,
+    /// What this stage has written to each of [`LogFile::ALL`].
+    logs: [Lines; 2],
     checkpoints: Option<Store>,
 }
 
@@ -413,8 +423,9 @@ impl Lines {
         self.hash.update("\n");
     }
 
-    fn digest(&self) -> Digest {
-        Digest { sha256: hex::encode(self.hash.clone().finalize()), bytes: self.bytes }
+    fn mark(&self) -> Mark {
+        let content = Digest { sha256: hex::encode(self.hash.clone().finalize()), bytes: self.bytes };
+        Mark { lines: self.n, content }
     }
 }
 
@@ -490,22 +501,22 @@ impl StageRun<'_> {
     /// # Panics
     /// Never: every line becomes a JSON object.
     pub fn log(&mut self, line: &Line) -> Result<()> {
-        self.append(line)
+        self.append(LogFile::Metrics, line)
     }
 
-    /// Appends a line of the monitor to `metrics.jsonl`.
+    /// Appends a line to `monitor.jsonl`.
     ///
     /// # Panics
     /// Never: every line becomes a JSON object.
     pub fn log_monitor(&mut self, line: &MonitorLine<'_>) -> Result<()> {
-        self.append(line)
+        self.append(LogFile::Monitor, line)
     }
 
-    fn append(&mut self, line: &impl Serialize) -> Result<()> {
+    fn append(&mut self, file: LogFile, line: &impl Serialize) -> Result<()> {
         self.start()?;
         let text = serde_json::to_string(&StageLine { stage: self.stage, line }).expect("numbers and texts under names");
-        artefacts::append_line(&self.metrics_path(), &text)?;
-        self.metrics.add(&text);
+        artefacts::append_line(&self.log_path(file), &text)?;
+        self.logs[file as usize].add(&text);
         Ok(())
     }
 
@@ -566,10 +577,10 @@ impl StageRun<'_> {
         tensors: &[(&str, &[f32])],
     ) -> Result<()> {
         self.start()?;
-        self.sync_metrics()?;
-        let (lines, metrics) = (self.metrics.n, self.metrics.digest());
+        self.sync_logs()?;
+        let logs = self.logs.each_ref().map(Lines::mark);
         let store = self.checkpoints.as_mut().expect("`resume` comes first");
-        store.commit(at, is_periodic, state, metrics, lines, tensors)
+        store.commit(at, is_periodic, state, logs, tensors)
     }
 
     /// Steps between checkpoints.
@@ -577,58 +588,65 @@ impl StageRun<'_> {
         self.config.checkpoint.every
     }
 
-    /// Takes back the lines of metrics that came after a checkpoint.
+    /// Takes back the lines that were logged after a checkpoint.
     fn rewind(&mut self, to: &Checkpoint) -> Result<()> {
         self.check_folder()?;
-        let path = self.metrics_path();
-        let kept = self.keep_metrics(to.lines)?;
-        if self.metrics.digest() != to.metrics {
-            let what = format!("lacks lines that `{}` had written, or has others", self.stage);
-            return Err(Error::artefact(path, what, format!("put it back as it was; {AFRESH}")));
+        let mut kept = Vec::with_capacity(LogFile::ALL.len());
+        for (file, mark) in LogFile::ALL.into_iter().zip(&to.logs) {
+            kept.push(self.keep_lines(file, mark.lines)?);
+            if self.logs[file as usize].mark() != *mark {
+                let what = format!("lacks lines that `{}` had written, or has others", self.stage);
+                return Err(Error::artefact(self.log_path(file), what, format!("put it back as it was; {AFRESH}")));
+            }
         }
-        artefacts::write(&path, |out| out.write_all(kept.unwrap_or_default().as_bytes()))?;
+        for (file, kept) in LogFile::ALL.into_iter().zip(kept) {
+            artefacts::write(&self.log_path(file), |out| out.write_all(kept.as_bytes()))?;
+        }
         self.started = true;
         Ok(())
     }
 
-    /// Lines of metrics of other stages and the first `n` of this one, which are those written so far; nothing where there is no
-    /// file.
-    fn keep_metrics(&mut self, n: u64) -> Result<Option<String>> {
-        let path = self.metrics_path();
+    /// The lines of other stages and the first `n` of this one, which are those written so far; nothing where there is no file.
+    fn keep_lines(&mut self, file: LogFile, n: u64) -> Result<String> {
+        let path = self.log_path(file);
+        let written = &mut self.logs[file as usize];
+        *written = Lines::default();
         let text = match fs::read(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
             Err(error) => return Err(Error::io(&path, "read")(error)),
         };
-        self.metrics = Lines::default();
         let mut kept = String::new();
         for line in text.lines() {
             match stage_of(line) {
                 Some(stage) if stage != self.stage.name() => {}
-                Some(_) if self.metrics.n < n => self.metrics.add(line),
+                Some(_) if written.n < n => written.add(line),
                 _ => continue,
             }
             kept.push_str(line);
             kept.push('\n');
         }
-        Ok(Some(kept))
+        Ok(kept)
     }
 
     /// Puts the lines written so far on the disk: what is committed next counts them.
-    fn sync_metrics(&self) -> Result<()> {
-        let path = self.metrics_path();
-        disk::sync_appended(&path).map_err(Error::io(&path, "write"))
+    fn sync_logs(&self) -> Result<()> {
+        for file in LogFile::ALL {
+            let path = self.log_path(file);
+            disk::sync_appended(&path).map_err(Error::io(&path, "write"))?;
+        }
+        Ok(())
     }
 
-    fn metrics_path(&self) -> PathBuf {
-        self.run.folder.join("metrics.jsonl")
+    fn log_path(&self, file: LogFile) -> PathBuf {
+        self.run.folder.join(file.name())
     }
 
     /// Makes what was written real: `config.yaml`, without the number of threads, and, last, the manifest. `kernels` says who did
     /// the sums.
     pub fn finish(mut self, kernels: &str) -> Result<()> {
         self.start()?;
-        self.sync_metrics()?;
+        self.sync_logs()?;
         let yaml = self.config.without_threads().to_yaml();
         artefacts::write(&self.run.folder.join("config.yaml"), |out| out.write_all(yaml.as_bytes()))?;
         let manifest = Manifest {
@@ -656,21 +674,24 @@ impl StageRun<'_> {
         self.lock.as_ref().expect("who only looks does not write").check()
     }
 
-    /// Before every write. With the first one what the stage left earlier no longer counts, nor do its lines of metrics.
+    /// Before every write. With the first one what the stage left earlier no longer counts, nor do the lines that it logged.
     fn start(&mut self) -> Result<()> {
         self.check_folder()?;
         if self.started {
             return Ok(());
         }
-        for name in ["config.yaml", "metrics.jsonl", &format!("manifest-{}.json", self.stage)] {
+        let manifest = format!("manifest-{}.json", self.stage);
+        for name in LogFile::ALL.map(LogFile::name).into_iter().chain(["config.yaml", &manifest]) {
             self.run.path(name)?;
         }
         // in this order: a manifest says that checkpoints are leftovers
         checkpoint::forget(&self.run.folder, self.stage)?;
         artefacts::remove(&self.run.manifest_path(self.stage))?;
         // made here where there is none: lines that are appended to a file that is on the disk need no more than a sync of it
-        let kept = self.keep_metrics(0)?.unwrap_or_default();
-        artefacts::write(&self.metrics_path(), |out| out.write_all(kept.as_bytes()))?;
+        for file in LogFile::ALL {
+            let kept = self.keep_lines(file, 0)?;
+            artefacts::write(&self.log_path(file), |out| out.write_all(kept.as_bytes()))?;
+        }
         self.started = true;
         Ok(())
     }
@@ -689,7 +710,7 @@ impl StageRun<'_> {
     }
 }
 
-/// Whose line of metrics it is; nobody's if it was cut short.
+/// Whose line it is; nobody's if it was cut short.
 fn stage_of(line: &str) -> Option<String> {
     serde_json::from_str::<Json>(line).ok()?.get("stage")?.as_str().map(ToOwned::to_owned)
 }

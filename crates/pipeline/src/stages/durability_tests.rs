@@ -82,7 +82,8 @@ impl Disk {
             Call::Rename => {
                 assert!(!self.unsynced.contains(&paths[0]), "{path:?} is renamed before it is synced");
                 let name = path.strip_prefix(&self.folder).unwrap().to_str().unwrap();
-                let is_artefact = !name.starts_with("checkpoints/") && !["metrics.jsonl", "config.yaml"].contains(&name);
+                let is_artefact =
+                    !name.starts_with("checkpoints/") && !["metrics.jsonl", "monitor.jsonl", "config.yaml"].contains(&name);
                 if self.is_index(path) || self.is_manifest(path) {
                     self.assert_all_is_on_disk(&format!("when {name} is replaced"));
                     self.commits += 1;

@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use super::resume_tests::{files, run_stage};
 use crate::commands::{Axis, sweep};
 use crate::data::labelled;
-use crate::testing::{Folder, flows, metrics};
+use crate::testing::{Folder, flows, lines};
 use Effect::{Bytes, Checkpoints, End, Learning, Log, Nothing, Rounding, Told};
 use nids_config::{Config, Stage, SweepStrategy, every_key};
 use nids_store::Result;
@@ -27,7 +27,7 @@ enum Effect {
     Learning,
     /// Weights, latents or what a sweep finds, but no loss of a step.
     Bytes,
-    /// `metrics.jsonl` alone.
+    /// `metrics.jsonl` or `monitor.jsonl` alone.
     Log,
     /// What is told of the run alone.
     Told,
@@ -378,8 +378,9 @@ impl Bench {
             }
         }
         let of_work = |line: &Json| matches!(work, Work::Stage(stage) if line["stage"] == stage.name());
-        let log = if folder.join("metrics.jsonl").exists() { metrics(&folder) } else { Vec::new() };
-        let log: Vec<Json> = log.into_iter().filter(of_work).collect();
+        let log = ["metrics.jsonl", "monitor.jsonl"]
+            .map(|name| if folder.join(name).exists() { lines(&folder, name) } else { Vec::new() });
+        let log: Vec<Json> = log.concat().into_iter().filter(of_work).collect();
         let here = |text: &str| text.replace(&folder.display().to_string(), "RUN");
         Outcome {
             end: end.map_err(|error| here(&error.to_string())),

@@ -335,14 +335,25 @@ fn afresh_is_from_the_first_step() {
 }
 
 #[test]
-fn lost_metrics_are_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = Run::create(folder.path()).unwrap();
-    pretrain(&config(&[]), &run, &mut StopsAfter(3)).unwrap_err();
-    overwrite(&folder.path().join("metrics.jsonl"), b"");
-    let error = pretrain(&config(&[]), &run, &mut Silent).unwrap_err();
-    let text = error.to_string().replace(&folder.path().display().to_string(), "RUN");
-    insta::assert_snapshot!(text, @"RUN/metrics.jsonl: lacks lines that `pretrain` had written, or has others: put it back as it was; `--fresh` starts the stage anew");
+fn lost_lines_are_told() {
+    for name in ["metrics.jsonl", "monitor.jsonl"] {
+        let folder = tempfile::tempdir().unwrap();
+        let run = Run::create(folder.path()).unwrap();
+        pretrain(&config(&[]), &run, &mut StopsAfter(3)).unwrap_err();
+        let others = files(folder.path());
+        overwrite(&folder.path().join(name), b"");
+        let error = pretrain(&config(&[]), &run, &mut Silent).unwrap_err();
+        let text = error.to_string().replace(&folder.path().display().to_string(), "RUN").replace(name, "FILE");
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(text, @"RUN/FILE: lacks lines that `pretrain` had written, or has others: put it back as it was; `--fresh` starts the stage anew");
+        }
+        // the other file is as it was, for whoever puts this one back
+        let left = files(folder.path());
+        assert!(
+            ["metrics.jsonl", "monitor.jsonl"].iter().all(|other| other == &name || left[*other] == others[*other]),
+            "{name}"
+        );
+    }
 }
 
 #[test]
