@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nids_kernels::Key;
 use nids_models::MixerConfig;
-use nids_nn::engine::{Cut, Engine};
+use nids_nn::engine::{Cut, Engine, Loss};
 use nids_nn::optim::{AdamConfig, AdamWConfig, Decay, Optimiser, OptimiserConfig};
 use nids_nn::{Activation, Ema};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -40,7 +40,15 @@ fn twenty_steps_allocate_nothing() {
                 grads.fill(0.0);
                 // in two micro-batches, as a large batch comes
                 for samples in samples.chunks(32) {
-                    engine.accumulate(&task, &params, Key::new(4).child(number), samples, &mut grads);
+                    engine.accumulate(
+                        &task,
+                        &params,
+                        Key::new(4).child(number),
+                        &mut grads,
+                        &mut Loss::default(),
+                        number,
+                        samples,
+                    );
                 }
                 engine.grad_norm(&grads);
                 for optimiser in &mut optimisers {

@@ -24,13 +24,29 @@ pub struct Sample {
     pub key: u32,
 }
 
+/// A loss, or a shard's share of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Loss {
+    /// What is minimised.
+    pub total: f64,
+    /// The term of it that is logged beside it, without its weight; 0 where it has only one.
+    pub term: f64,
+}
+
+impl From<f64> for Loss {
+    fn from(total: f64) -> Self {
+        Self { total, term: 0.0 }
+    }
+}
+
 /// Something to minimise.
 pub trait Objective<R: Real>: Sync {
-    /// Takes one shard through the network and back: adds to `grads`, returns the shard's share of
-    /// the step's loss. The divisor is that of the whole step, so that shards add up.
-    fn shard(&self, cx: &Cx<'_, R>, grads: &mut [R], samples: &[Sample]) -> f64;
+    /// Takes one shard of `step`, counted from 0, through the network and back: adds to `grads`, returns
+    /// the shard's share of the step's loss. The divisor is that of the whole step, so that shards add
+    /// up.
+    fn shard(&self, cx: &Cx<'_, R>, grads: &mut [R], step: u64, samples: &[Sample]) -> Loss;
 
-    /// Called before the shards of `step`, counted from 0: for losses that change over a run.
+    /// Called before the shards of `step`.
     fn begin(&self, _step: u64) {}
 
     /// Members of an ensemble that see each sample ([`crate::MemberScales`]). Member k of sample j has the mask key at k·b + j of a
@@ -39,8 +55,8 @@ pub trait Objective<R: Real>: Sync {
         1
     }
 
-    /// Names the parts of the last step's `loss`, for the log.
-    fn parts(&self, _loss: f64, _each: &mut dyn FnMut(&'static str, f64)) {}
+    /// Names the terms of the `loss` of `step`, for the log, where it has several.
+    fn terms(&self, _step: u64, _loss: Loss, _each: &mut dyn FnMut(&'static str, f64)) {}
 }
 
 /// How a batch is cut; both numbers are part of the algorithm, unlike the number of threads.
@@ -60,6 +76,8 @@ pub struct Engine<R: Real> {
     groups: Buffer<R>,
     /// A loss a group.
     losses: Vec<f64>,
+    /// [`Loss::term`] a shard, group after group.
+    terms: Vec<f64>,
     prepared: Prepared<R>,
     /// Σ g² of each piece of a gradient.
     squares: Vec<f64>,
@@ -104,7 +122,7 @@ impl<R: Real> Engine<R> {
         let arenas = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
         let (groups, losses) = (Buffer::zeros(cut.groups * table.buffer_len()), vec![0.0; cut.groups]);
         let squares = vec![0.0; table.buffer_len().div_ceil(PIECE)];
-        Ok(Self { pool, arenas, groups, losses, prepared: Prepared::new(table, gemm), squares, gemm, cut })
+        Ok(Self { pool, arenas, groups, losses, terms: Vec::new(), prepared: Prepared::new(table, gemm), squares, gemm, cut })
     }
 
     /// Runs `work` on one of the workers. A training loop belongs here: from outside of the pool
@@ -150,35 +168,43 @@ impl<R: Real> Engine<R> {
         (arenas + self.groups.len() + self.prepared.capacity()) * size_of::<R>()
     }
 
-    /// Adds the gradient of one micro-batch to `grads`; returns its share of the step's loss.
+    /// Adds the gradient of one micro-batch of `step` to `grads`, and its share of the step's loss to `loss`: `total` by group, as
+    /// gradients are added, `term` shard by shard.
     pub fn accumulate(
         &mut self,
         objective: &dyn Objective<R>,
         params: &[R],
         key: Key,
-        samples: &[Sample],
         grads: &mut [R],
-    ) -> f64 {
-        let Self { pool, arenas, groups, losses, prepared, gemm, cut, .. } = self;
+        loss: &mut Loss,
+        step: u64,
+        samples: &[Sample],
+    ) {
+        let Self { pool, arenas, groups, losses, terms, prepared, gemm, cut, .. } = self;
         let (n_groups, len, members) = (losses.len(), grads.len(), objective.members());
         assert!(n_groups > 0, "an engine for inference has no gradients");
         assert!(cut.shard * members <= MAX_SHARD, "a shard of {} samples for {members} members", cut.shard);
         assert_eq!(groups.len(), n_groups * len, "a gradient of the table's length");
+        let shards = samples.len().div_ceil(n_groups).div_ceil(cut.shard).max(1); // of the largest group
+        terms.clear();
+        terms.resize(n_groups * shards, 0.0);
         pool.install(|| {
             prepared.update(params);
-            let of_groups = groups.par_chunks_mut(len).zip(losses.par_iter_mut());
-            of_groups.with_max_len(1).enumerate().for_each(|(g, (grads, loss))| {
+            let of_groups = groups.par_chunks_mut(len).zip(losses.par_iter_mut()).zip(terms.par_chunks_mut(shards));
+            of_groups.with_max_len(1).enumerate().for_each(|(g, ((grads, total), terms))| {
                 let worker = rayon::current_thread_index().expect("a group runs on a worker of the pool");
                 let mut arena = lock(&arenas[worker]);
                 grads.fill(R::zero());
-                *loss = 0.0;
+                *total = 0.0;
                 let of_group = &samples[g * samples.len() / n_groups..(g + 1) * samples.len() / n_groups];
-                for shard in of_group.chunks(cut.shard) {
+                for (shard, of_shard) in of_group.chunks(cut.shard).zip(terms) {
                     let of_member = |k: u32| shard.iter().map(move |sample| sample.key ^ (k << MEMBER_BIT));
                     let keys: Samples = (0..members as u32).flat_map(of_member).collect();
                     let mode = Mode::Train { key, samples: &keys };
                     let cx = Cx::new(params, &arena, mode).with(*gemm, Some(prepared));
-                    *loss += objective.shard(&cx, grads, shard);
+                    let loss = objective.shard(&cx, grads, step, shard);
+                    *total += loss.total;
+                    *of_shard = loss.term;
                     drop(cx);
                     arena.reset();
                 }
@@ -196,7 +222,10 @@ impl<R: Real> Engine<R> {
                 }
             });
         });
-        losses.iter().sum()
+        loss.total += losses.iter().sum::<f64>();
+        for term in terms {
+            loss.term += *term;
+        }
     }
 
     /// The Euclidean norm of a gradient.
@@ -271,4 +300,51 @@ const PIECE: usize = 1 << 14;
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // an arena holds no invariant that a panicking worker could have broken
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Init;
+
+    /// Terms whose sum depends on the order in which they are added.
+    struct Terms(ParamTable);
+
+    fn share(samples: &[Sample]) -> f64 {
+        samples.iter().map(|sample| 0.1 * f64::from(sample.key + 1)).sum()
+    }
+
+    impl Objective<f32> for Terms {
+        fn shard(&self, _: &Cx<'_, f32>, _: &mut [f32], step: u64, samples: &[Sample]) -> Loss {
+            assert_eq!(step, 7);
+            Loss { total: 1.0, term: share(samples) }
+        }
+    }
+
+    #[test]
+    fn terms_are_added_shard_by_shard_whatever_the_threads_and_groups() {
+        let mut table = ParamTable::default();
+        table.root().param("weight", &[1], Init::Zeros);
+        let (params, terms) = (table.zeros(), Terms(table));
+        let samples: Vec<Sample> = (0..27).map(|row| Sample { row, key: row }).collect();
+        for (groups, threads) in [(1, 1), (3, 1), (3, 2), (3, 4), (9, 2), (20, 4)] {
+            let cut = Cut { shard: 2, groups };
+            let mut engine = Engine::new(&terms.0, threads, Gemm::Tiles, cut).unwrap();
+            let mut found = Loss::default();
+            let mut wanted = Loss::default();
+            // the second micro-batch is the smaller one
+            for samples in samples.chunks(18) {
+                engine.accumulate(&terms, &params, Key::new(1), &mut terms.0.zeros(), &mut found, 7, samples);
+                for group in 0..groups {
+                    let group = &samples[group * samples.len() / groups..(group + 1) * samples.len() / groups];
+                    for shard in group.chunks(2) {
+                        wanted.total += 1.0;
+                        wanted.term += share(shard);
+                    }
+                }
+            }
+            let bits = |loss: Loss| [loss.total, loss.term].map(f64::to_bits);
+            assert_eq!(bits(found), bits(wanted), "{groups} groups, {threads} threads: {found:?}, not {wanted:?}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nids_kernels::Key;
 use nids_nn::ParamTable;
-use nids_nn::engine::{Engine, Objective, Sample};
+use nids_nn::engine::{Engine, Loss, Objective, Sample};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
@@ -99,17 +99,20 @@ pub(crate) fn slope_error(
     engine: &mut Engine<f32>,
     samples: &[Sample],
 ) -> f64 {
-    const STEP: f32 = 1e-3;
+    const STEP: u64 = 2;
+    const AHEAD: f32 = 1e-3;
     let (key, params) = (Key::new(3), table.init::<f32>(1));
-    objective.begin(2);
+    objective.begin(STEP);
     let mut grads = table.zeros();
-    engine.accumulate(objective, &params, key, samples, &mut grads);
+    engine.accumulate(objective, &params, key, &mut grads, &mut Loss::default(), STEP, samples);
     let norm = engine.grad_norm(&grads);
-    let mut loss_at = |step: f32| {
+    let mut loss_at = |ahead: f32| {
         let mut moved = params.clone();
-        moved.iter_mut().zip(&*grads).for_each(|(param, grad)| *param += step / norm as f32 * grad);
-        engine.accumulate(objective, &moved, key, samples, &mut table.zeros())
+        moved.iter_mut().zip(&*grads).for_each(|(param, grad)| *param += ahead / norm as f32 * grad);
+        let mut loss = Loss::default();
+        engine.accumulate(objective, &moved, key, &mut table.zeros(), &mut loss, STEP, samples);
+        loss.total
     };
-    let slope = (loss_at(STEP) - loss_at(-STEP)) / (2.0 * f64::from(STEP));
+    let slope = (loss_at(AHEAD) - loss_at(-AHEAD)) / (2.0 * f64::from(AHEAD));
     (slope / norm - 1.0).abs()
 }

@@ -3,7 +3,6 @@
 //! **Invariant:** nothing here knows flows or YAML. A step is a function of seed and step number.
 #![forbid(unsafe_code)]
 
-mod loss_term;
 mod monitor;
 mod nonfinite;
 mod plan;
@@ -13,7 +12,6 @@ mod step;
 pub mod stream;
 mod train;
 
-pub use loss_term::{LossTerm, Subset};
 pub use nonfinite::What;
 pub use plan::TrainPlan;
 pub use sampler::Sampler;

@@ -46,7 +46,7 @@ pub(crate) struct RollbackPoint {
 pub(crate) struct LogWindow {
     pub(crate) loss: f64,
     pub(crate) steps: f64,
-    pub(crate) parts: BTreeMap<Cow<'static, str>, f64>,
+    pub(crate) terms: BTreeMap<Cow<'static, str>, f64>,
 }
 
 /// What numbers that were none have done to a run.

@@ -2,7 +2,7 @@
 
 use nids_kernels::{Buffer, Key};
 use nids_nn::ParamTable;
-use nids_nn::engine::{Cut, Engine, Objective, Sample};
+use nids_nn::engine::{Cut, Engine, Loss, Objective, Sample};
 use nids_nn::optim::{Optimiser, clip};
 
 use crate::nonfinite::{self, Nonfinite, What};
@@ -56,7 +56,7 @@ impl<'o> StepRunner<'o> {
         Self { table, objective, plan, key, optimiser, grads: table.zeros() }
     }
 
-    /// Takes `step`, counted from 0, on its `samples`, with `lr_scale` on the learning rate; `parts` hears what the loss is made of.
+    /// Takes `step`, counted from 0, on its `samples`, with `lr_scale` on the learning rate; `terms` hears what the loss is made of.
     pub fn step(
         &mut self,
         engine: &mut Engine<f32>,
@@ -64,18 +64,18 @@ impl<'o> StepRunner<'o> {
         samples: &[Sample],
         lr_scale: f64,
         params: &mut Buffer<f32>,
-        parts: &mut dyn FnMut(&'static str, f64),
+        terms: &mut dyn FnMut(&'static str, f64),
     ) -> Outcome {
         let Self { table, objective, plan, key, optimiser, grads } = self;
         let key = key.child(step);
         let (loss, grad_norm) = gradient(engine, *objective, plan, key, step, samples, params, grads);
-        if !loss.is_finite() {
+        if !loss.total.is_finite() {
             return Outcome::Nonfinite(What::Loss);
         }
         if !grad_norm.is_finite() {
             return Outcome::Nonfinite(What::Gradient);
         }
-        objective.parts(loss, parts);
+        objective.terms(step, loss, terms);
         let grad_scale = clip(grad_norm, plan.clip_norm);
         let lr = lr_scale * plan.lr(step);
         engine.update(optimiser, lr, grad_scale, params, grads);
@@ -83,7 +83,7 @@ impl<'o> StepRunner<'o> {
         if !engine.grad_norm(params).is_finite() && nonfinite::layer(table, params).is_some() {
             return Outcome::Nonfinite(What::Weight);
         }
-        Outcome::Taken(StepReport { loss, lr, grad_norm })
+        Outcome::Taken(StepReport { loss: loss.total, lr, grad_norm })
     }
 
     /// Which rows and which layer of a step it was.
@@ -106,8 +106,9 @@ impl<'o> StepRunner<'o> {
         let mut parts: Vec<&[Sample]> = samples.chunks(plan.micro_batch).rev().collect();
         while let Some(part) = parts.pop() {
             grads.fill(0.0);
-            let loss = engine.accumulate(*objective, params, key.child(step), part, grads);
-            if loss.is_finite() && engine.grad_norm(grads).is_finite() {
+            let mut loss = Loss::default();
+            engine.accumulate(*objective, params, key.child(step), grads, &mut loss, step, part);
+            if loss.total.is_finite() && engine.grad_norm(grads).is_finite() {
                 continue;
             }
             if let [sample] = part {
@@ -131,12 +132,12 @@ fn gradient(
     samples: &[Sample],
     params: &[f32],
     grads: &mut [f32],
-) -> (f64, f64) {
+) -> (Loss, f64) {
     grads.fill(0.0);
     objective.begin(step);
-    let mut loss = 0.0;
+    let mut loss = Loss::default();
     for micro_batch in samples.chunks(plan.micro_batch) {
-        loss += engine.accumulate(objective, params, key, micro_batch, grads);
+        engine.accumulate(objective, params, key, grads, &mut loss, step, micro_batch);
     }
     (loss, engine.grad_norm(grads))
 }
@@ -174,10 +175,10 @@ mod tests {
     }
 
     impl Objective<f32> for Bowl {
-        fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
+        fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], _step: u64, samples: &[Sample]) -> Loss {
             if samples.iter().any(|sample| self.bad_rows.contains(&sample.row)) {
                 self.weight.of_mut(grads)[1] = f32::NAN;
-                return f64::NAN;
+                return Loss::from(f64::NAN);
             }
             let share = samples.len() as f32 / ROWS as f32;
             self.frozen.of_mut(grads)[0] += share * 7.0;
@@ -185,7 +186,7 @@ mod tests {
             for ((dw, w), a) in self.weight.of_mut(grads).iter_mut().zip(w).zip(A) {
                 *dw += share * a * w;
             }
-            w.iter().zip(A).map(|(w, a)| f64::from(share * a * w * w / 2.0)).sum()
+            w.iter().zip(A).map(|(w, a)| f64::from(share * a * w * w / 2.0)).sum::<f64>().into()
         }
     }
 
@@ -202,7 +203,7 @@ mod tests {
         let mut params = bowl.table.zeros::<f32>();
         bowl.weight.of_mut(&mut params).copy_from_slice(&W);
         let samples: Vec<Sample> = (0..ROWS as u32).map(|row| Sample { row, key: row }).collect();
-        let outcome = trainer.step(&mut engine, 6, &samples, 1.0, &mut params, &mut |_, _| panic!("no parts"));
+        let outcome = trainer.step(&mut engine, 6, &samples, 1.0, &mut params, &mut |_, _| panic!("no terms"));
         let Outcome::Nonfinite(what) = outcome else { panic!("a number") };
         let found = trainer.nonfinite(&mut engine, what, 6, &samples, &params);
         assert_eq!((found.what, found.step, found.layer.as_deref()), (What::Loss, 7, Some("weight")));

@@ -175,9 +175,9 @@ impl<'j> Training<'j> {
         if let Some(monitor) = &mut self.monitor {
             monitor.before(done, params);
         }
-        let mut parts = Vec::new();
-        let mut part = |name, part| parts.push((name, part));
-        let taken = match self.trainer.step(engine, step, samples, self.trouble.lr_scale, params, &mut part) {
+        let mut terms = Vec::new();
+        let mut term = |name, term| terms.push((name, term));
+        let taken = match self.trainer.step(engine, step, samples, self.trouble.lr_scale, params, &mut term) {
             Outcome::Taken(taken) => taken,
             Outcome::Nonfinite(what) => {
                 let found = self.trainer.nonfinite(engine, what, step, samples, params);
@@ -191,13 +191,13 @@ impl<'j> Training<'j> {
         }
         let StepReport { loss, lr, grad_norm } = taken;
         self.window.loss += loss;
-        for (name, part) in parts {
-            *self.window.parts.entry(Cow::Borrowed(name)).or_insert(0.0) += part;
+        for (name, term) in terms {
+            *self.window.terms.entry(Cow::Borrowed(name)).or_insert(0.0) += term;
         }
         self.window.steps += 1.0;
         progress.event(Event::Step { step: done, loss, lr });
         if done % plan.log_every == 0 || done == plan.steps {
-            let LogWindow { loss, steps, parts: mut terms } = std::mem::take(&mut self.window);
+            let LogWindow { loss, steps, mut terms } = std::mem::take(&mut self.window);
             for term in terms.values_mut() {
                 *term /= steps;
             }

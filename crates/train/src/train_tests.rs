@@ -1,7 +1,7 @@
 use std::fs;
 
 use nids_kernels::{Gemm, Key};
-use nids_nn::engine::Cut;
+use nids_nn::engine::{Cut, Loss};
 use nids_nn::{Cx, Init, Param};
 
 use super::*;
@@ -42,12 +42,12 @@ impl Cliff {
 }
 
 impl Objective<f32> for Cliff {
-    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
+    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], _step: u64, samples: &[Sample]) -> Loss {
         let share = samples.len() as f32 / ROWS as f32;
         self.weight.of_mut(grads)[0] += share;
         let weight = self.weight.of(cx.params)[0];
         let is_bad = samples.iter().any(|sample| Some(sample.row) == self.bad_row);
-        f64::from(if weight < self.edge || is_bad { f32::NAN } else { share * weight })
+        f64::from(if weight < self.edge || is_bad { f32::NAN } else { share * weight }).into()
     }
 }
 

@@ -6,7 +6,7 @@ use nids_models::{
     Classifier, Elbo, Input, Masked, MembersConfig, MixerConfig, Student, StudentLoss, Target, Vae, VaeConfig, VaeLatent,
     random_masking,
 };
-use nids_nn::engine::{Cut, Engine, Objective, Sample};
+use nids_nn::engine::{Cut, Engine, Loss, Objective, Sample};
 use nids_nn::gradcheck::uniform;
 use nids_nn::loss::{BceWeights, bce_with_logits, sigmoid};
 use nids_nn::optim::{AdamWConfig, Decay, Optimiser, OptimiserConfig, clip};
@@ -107,14 +107,14 @@ impl<R: Real> Task<R> {
     }
 
     /// Loss and gradient of one step whose samples come in `micro_batches`.
-    pub(crate) fn gradient(&self, cut: Cut, micro_batches: &[usize]) -> (f64, Buffer<R>) {
+    pub(crate) fn gradient(&self, cut: Cut, micro_batches: &[usize]) -> (Loss, Buffer<R>) {
         let mut engine = Engine::new(&self.table, 1, self.gemm, self.cut(cut)).unwrap();
         let (params, mut grads) = (self.table.init::<R>(3), self.table.zeros());
         let samples = self.samples();
-        let (mut loss, mut rest) = (0.0, &samples[..]);
+        let (mut loss, mut rest) = (Loss::default(), &samples[..]);
         for &size in micro_batches {
             let (micro_batch, after) = rest.split_at(size);
-            loss += engine.accumulate(self, &params, Key::new(4).child(1), micro_batch, &mut grads);
+            engine.accumulate(self, &params, Key::new(4).child(1), &mut grads, &mut loss, 1, micro_batch);
             rest = after;
         }
         assert!(rest.is_empty(), "every sample is in a micro-batch");
@@ -122,16 +122,23 @@ impl<R: Real> Task<R> {
     }
 
     /// Weights and the last loss after `steps` of clipped AdamW; `after_step` looks at the engine.
-    pub(crate) fn train(&self, threads: usize, cut: Cut, steps: u64, mut after_step: impl FnMut(&Engine<R>)) -> (Buffer<R>, f64) {
+    pub(crate) fn train(
+        &self,
+        threads: usize,
+        cut: Cut,
+        steps: u64,
+        mut after_step: impl FnMut(&Engine<R>),
+    ) -> (Buffer<R>, Loss) {
         let mut engine = Engine::new(&self.table, threads, self.gemm, self.cut(cut)).unwrap();
         let config = OptimiserConfig::AdamW(AdamWConfig::default());
         let mut optimiser = Optimiser::new(&self.table, config, Decay::Matrices, |_| 1.0);
         let (mut params, mut grads) = (self.table.init::<R>(3), self.table.zeros());
         let samples = self.samples();
-        let mut loss = f64::NAN;
+        let mut loss = Loss::from(f64::NAN);
         for step in 0..steps {
             grads.fill(R::zero());
-            loss = engine.accumulate(self, &params, Key::new(4).child(step), &samples, &mut grads);
+            loss = Loss::default();
+            engine.accumulate(self, &params, Key::new(4).child(step), &mut grads, &mut loss, step, &samples);
             let norm = engine.grad_norm(&grads);
             engine.update(&mut optimiser, 3e-3, clip(norm, Some(1.0)), &mut params, &grads);
             after_step(&engine);
@@ -145,7 +152,7 @@ impl<R: Real> Objective<R> for Task<R> {
         if let Model::Classifier(classifier) = &self.model { classifier.encoder().members() } else { 1 }
     }
 
-    fn shard(&self, cx: &Cx<'_, R>, grads: &mut [R], samples: &[Sample]) -> f64 {
+    fn shard(&self, cx: &Cx<'_, R>, grads: &mut [R], _step: u64, samples: &[Sample]) -> Loss {
         let b = samples.len();
         let x = cx.alloc(b * self.width);
         for (x, sample) in x.chunks_exact_mut(self.width).zip(samples) {
@@ -161,15 +168,15 @@ impl<R: Real> Objective<R> for Task<R> {
                 let divisor = divisor * R::from_f64(self.members() as f64);
                 let of_members = logits.data.chunks_exact(b).zip(dlogits.data.chunks_exact_mut(b));
                 let of_member = |(x, dx): (&[R], &mut [R])| bce_with_logits(x, labels, BceWeights::default(), divisor, dx);
-                let loss = of_members.map(of_member).sum();
+                let loss: f64 = of_members.map(of_member).sum();
                 classifier.backward(cx, grads, cache, dlogits);
-                loss
+                loss.into()
             }
             Model::Vae(vae) => {
                 let (features, targets) = (cx.alloc(x.len()), cx.alloc(FEATURES.len() * b));
                 self.features(samples, x, features, targets);
                 let Elbo { reconstruction, kl } = vae.loss(cx, Some(grads), b, features, targets, R::from_f64(BETA), divisor);
-                reconstruction + BETA * kl
+                Loss { total: reconstruction + BETA * kl, term: kl }
             }
             Model::Student(classifier, teacher, prepared) => {
                 let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
@@ -190,7 +197,7 @@ impl<R: Real> Objective<R> for Task<R> {
                 let masked = Masked { mask, token: None };
                 let StudentLoss { supervised, consistency } =
                     classifier.student_loss(cx, grads, b, features, masked, labels, labelled, student);
-                supervised + consistency
+                Loss { total: supervised + consistency, term: consistency }
             }
         }
     }

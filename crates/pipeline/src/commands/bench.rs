@@ -6,7 +6,7 @@ use std::time::Instant;
 use nids_flows::{Classes, Labels, Tokeniser, synthetic, write_csv};
 use nids_kernels::{Activation, Buffer, Key};
 use nids_models::{Classifier, Encoder, Input, MixerConfig};
-use nids_nn::engine::{Objective, Sample};
+use nids_nn::engine::{Loss, Objective, Sample};
 use nids_nn::{Cx, ParamTable};
 use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
@@ -254,13 +254,13 @@ struct LabelledNoise {
 }
 
 impl Objective<f32> for LabelledNoise {
-    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
+    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], _step: u64, samples: &[Sample]) -> Loss {
         let b = samples.len();
         let x = cx.alloc(b * self.width);
         for (x, sample) in x.chunks_exact_mut(self.width).zip(samples) {
             x.copy_from_slice(&self.x[sample.row as usize * self.width..][..self.width]);
         }
-        classify(cx, grads, &self.classifier, b, x, &self.targets, &samples.iter().map(|sample| sample.row), self.divisor)
+        classify(cx, grads, &self.classifier, b, x, &self.targets, &samples.iter().map(|sample| sample.row), self.divisor).into()
     }
 }
 

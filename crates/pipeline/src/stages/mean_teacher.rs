@@ -4,13 +4,12 @@ use std::sync::{PoisonError, RwLock};
 
 use nids_flows::TokenTable;
 use nids_models::{Classifier, Masked, Student, StudentLoss, random_masking};
-use nids_nn::engine::{Objective, Sample};
+use nids_nn::engine::{Loss, Objective, Sample};
 use nids_nn::loss::sigmoid;
 use nids_nn::{Cx, Ema, Mode, Prepared};
 
 use crate::data::fill;
 use nids_config::{FinetuneConfig, MeanTeacherConfig, RampConfig};
-use nids_train::{LossTerm, Subset};
 
 /// Binary cross-entropy with the labels of the first rows of a step and with what the teacher says of the others
 /// ([`nids_models::Classifier::student_loss`]).
@@ -28,8 +27,6 @@ pub(super) struct MeanTeacherObjective<'d> {
     steps: u64,
     n_labelled: usize,
     pos_weight: f32,
-    weight: Subset,
-    consistency: LossTerm,
 }
 
 impl<'d> MeanTeacherObjective<'d> {
@@ -54,9 +51,12 @@ impl<'d> MeanTeacherObjective<'d> {
             steps: config.training.steps,
             n_labelled: config.training.batch_size,
             pos_weight: config.loss.pos_weight as f32,
-            weight: Subset::default(),
-            consistency: LossTerm::new(config.training.batch_size + settings.batch_size),
         }
+    }
+
+    /// The weight of the rows without labels at a step.
+    fn weight(&self, step: u64) -> f64 {
+        self.settings.weight * risen(self.settings.ramp, step as f64 / self.steps as f64)
     }
 
     /// The teacher's probabilities of rows without labels.
@@ -72,7 +72,7 @@ impl<'d> MeanTeacherObjective<'d> {
 }
 
 impl Objective<f32> for MeanTeacherObjective<'_> {
-    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
+    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], step: u64, samples: &[Sample]) -> Loss {
         let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
         let (b, n) = (samples.len(), self.widths.len());
         let labelled = keys.iter().filter(|&&key| (key as usize) < self.n_labelled).count();
@@ -87,7 +87,7 @@ impl Objective<f32> for MeanTeacherObjective<'_> {
         mask.chunks_exact_mut(b).for_each(|mask| mask[..labelled].fill(0.0));
         let x = cx.alloc(b * self.widths.iter().sum::<usize>());
         fill(self.encoded, self.widths, samples.iter().map(|sample| sample.row), x);
-        let weight = self.weight.get();
+        let weight = self.weight(step);
         let student = Student {
             pos_weight: self.pos_weight,
             n_labelled: self.n_labelled as f32,
@@ -97,20 +97,16 @@ impl Objective<f32> for MeanTeacherObjective<'_> {
         let masked = Masked { mask, token: self.mask_token.as_deref() };
         let StudentLoss { supervised, consistency } =
             self.classifier.student_loss(cx, grads, b, x, masked, targets, labelled, student);
-        self.consistency.set(keys[0], consistency);
-        supervised + weight * consistency
+        Loss { total: supervised + weight * consistency, term: consistency }
     }
 
-    fn begin(&self, step: u64) {
-        self.weight.set(self.settings.weight * risen(self.settings.ramp, step as f64 / self.steps as f64));
-        self.consistency.begin();
+    fn begin(&self, _step: u64) {
         let teacher = self.teacher.read().unwrap_or_else(PoisonError::into_inner);
         self.prepared.write().unwrap_or_else(PoisonError::into_inner).update(teacher.params());
     }
 
-    fn parts(&self, loss: f64, each: &mut dyn FnMut(&'static str, f64)) {
-        let consistency = self.consistency.sum();
-        each("supervised", loss - self.weight.get() * consistency);
+    fn terms(&self, step: u64, Loss { total, term: consistency }: Loss, each: &mut dyn FnMut(&'static str, f64)) {
+        each("supervised", total - self.weight(step) * consistency);
         each("consistency", consistency);
     }
 }
@@ -205,9 +201,10 @@ mod tests {
             for (step, [teacher, other]) in [(0, [&first, &second]), (1, [&second, &first])] {
                 average.write().unwrap().set_state(teacher, 0);
                 taught.begin(step);
-                let loss = engine.accumulate(&taught, &student, Key::new(1), &samples, &mut table.zeros());
+                let mut loss = Loss::default();
+                engine.accumulate(&taught, &student, Key::new(1), &mut table.zeros(), &mut loss, step, &samples);
                 let mut found = f64::NAN;
-                taught.parts(loss, &mut |name, part| found = if name == "consistency" { part } else { found });
+                taught.terms(step, loss, &mut |name, term| found = if name == "consistency" { term } else { found });
                 let cross_entropy = |teacher: &Buffer<f32>| {
                     let pairs = attacks(teacher, &engine).into_iter().zip(attacks(&student, &engine));
                     let of_row =

@@ -3,7 +3,7 @@
 use nids_flows::{Flows, TokenTable};
 use nids_kernels::Key;
 use nids_models::{Elbo, VaeConfig, random_masking};
-use nids_nn::engine::{Engine, Objective, Sample};
+use nids_nn::engine::{Engine, Loss, Objective, Sample};
 use nids_nn::schedule::{Schedule, Warmup};
 use nids_nn::{Cx, Mode, ParamTable, weights};
 use serde_json::json;
@@ -17,7 +17,7 @@ use nids_store::progress::{Event, Progress};
 use nids_store::run::{PRETRAINED, TOKENISER};
 use nids_store::run::{Run, StageRun};
 use nids_train::stream;
-use nids_train::{Job, LossTerm, Sampler, Subset, TrainPlan, arithmetic};
+use nids_train::{Job, Sampler, TrainPlan, arithmetic};
 
 /// Trains the autoencoder of `pretrain.objective` on the unlabelled rows and on the training part of the labelled ones, whose labels it does
 /// not see. Leaves `tokeniser.json` and `pretrained.safetensors`.
@@ -67,30 +67,20 @@ pub(crate) struct ReconstructionObjective<'d> {
     /// Tokens of a whole step that are predicted.
     divisor: f32,
     beta: Schedule,
-    beta_now: Subset,
-    kl: LossTerm,
 }
 
 impl<'d> ReconstructionObjective<'d> {
     pub(crate) fn new(config: &PretrainConfig, pretext: &'d Pretext, encoded: &'d TokenTable, widths: Vec<usize>) -> Self {
-        let (n_predicted, beta, n_kl) = match (pretext, &config.objective) {
-            (Pretext::Vae(vae), ObjectiveConfig::Vae(settings)) => {
-                (vae.n_features(), beta(settings, config.training.steps), config.training.batch_size)
-            }
-            (Pretext::Mae(mae), _) => {
-                (mae.n_masked(), Schedule::Constant { lr: 0.0, warmup: Warmup { steps: 0, start: 0.0 } }, 0)
-            }
+        let (n_predicted, beta) = match (pretext, &config.objective) {
+            (Pretext::Vae(vae), ObjectiveConfig::Vae(settings)) => (vae.n_features(), beta(settings, config.training.steps)),
+            (Pretext::Mae(mae), _) => (mae.n_masked(), Schedule::Constant { lr: 0.0, warmup: Warmup { steps: 0, start: 0.0 } }),
             (Pretext::Vae(_), ObjectiveConfig::Mae(_)) => unreachable!("the network is the objective's"),
         };
-        Self {
-            pretext,
-            encoded,
-            widths,
-            divisor: (config.training.batch_size * n_predicted) as f32,
-            beta,
-            beta_now: Subset::default(),
-            kl: LossTerm::new(n_kl),
-        }
+        Self { pretext, encoded, widths, divisor: (config.training.batch_size * n_predicted) as f32, beta }
+    }
+
+    fn beta_of(&self, step: u64) -> f64 {
+        self.beta.lr(usize::try_from(step).unwrap_or(usize::MAX))
     }
 }
 
@@ -101,7 +91,7 @@ fn beta(settings: &VaeConfig, steps: u64) -> Schedule {
 }
 
 impl Objective<f32> for ReconstructionObjective<'_> {
-    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
+    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], step: u64, samples: &[Sample]) -> Loss {
         let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
         let (b, n) = (samples.len(), self.widths.len());
         let x = cx.alloc(b * self.widths.iter().sum::<usize>());
@@ -116,26 +106,19 @@ impl Objective<f32> for ReconstructionObjective<'_> {
             Pretext::Mae(mae) => {
                 let mask = cx.alloc(n * b);
                 random_masking(key, keys, n, mae.n_masked(), mask);
-                mae.loss(cx, Some(grads), b, x, mask, targets, self.divisor)
+                mae.loss(cx, Some(grads), b, x, mask, targets, self.divisor).into()
             }
             Pretext::Vae(vae) => {
-                let beta = self.beta_now.get();
+                let beta = self.beta_of(step);
                 let Elbo { reconstruction, kl } = vae.loss(cx, Some(grads), b, x, targets, beta as f32, self.divisor);
-                self.kl.set(keys[0], kl);
-                reconstruction + beta * kl
+                Loss { total: reconstruction + beta * kl, term: kl }
             }
         }
     }
 
-    fn begin(&self, step: u64) {
-        self.beta_now.set(self.beta.lr(usize::try_from(step).unwrap_or(usize::MAX)));
-        self.kl.begin();
-    }
-
-    fn parts(&self, loss: f64, each: &mut dyn FnMut(&'static str, f64)) {
+    fn terms(&self, step: u64, Loss { total, term: kl }: Loss, each: &mut dyn FnMut(&'static str, f64)) {
         if let Pretext::Vae(_) = self.pretext {
-            let kl = self.kl.sum();
-            each("reconstruction", loss - self.beta_now.get() * kl);
+            each("reconstruction", total - self.beta_of(step) * kl);
             each("kl", kl);
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use ndarray::{Array1, Array2, ArrayD};
 use nids_flows::TokenTable;
 use nids_models::Classifier;
-use nids_nn::engine::{Objective, Sample};
+use nids_nn::engine::{Loss, Objective, Sample};
 use nids_nn::{Cx, Mode};
 
 use super::targets::{Targets, classify};
@@ -34,11 +34,11 @@ impl Objective<f32> for SupervisedObjective<'_> {
         self.classifier.encoder().members()
     }
 
-    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
+    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], _step: u64, samples: &[Sample]) -> Loss {
         let b = samples.len();
         let x = cx.alloc(b * self.widths.iter().sum::<usize>());
         fill(self.encoded, self.widths, samples.iter().map(|sample| sample.row), x);
-        classify(cx, grads, self.classifier, b, x, &self.targets, &samples.iter().map(|sample| sample.row), self.divisor)
+        classify(cx, grads, self.classifier, b, x, &self.targets, &samples.iter().map(|sample| sample.row), self.divisor).into()
     }
 }
 
@@ -110,7 +110,7 @@ impl Objective<f32> for LatentObjective<'_> {
         self.head.encoder().members()
     }
 
-    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
+    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], _step: u64, samples: &[Sample]) -> Loss {
         let (b, width) = (samples.len(), self.z.ncols());
         let x = cx.alloc(b * width);
         for (x, sample) in x.chunks_exact_mut(width).zip(samples) {
@@ -120,6 +120,6 @@ impl Objective<f32> for LatentObjective<'_> {
                 add_noise(key.child(stream::LATENT_NOISE), sample.key, *sigma, spread, x);
             }
         }
-        classify(cx, grads, self.head, b, x, &self.targets, &samples.iter().map(|sample| sample.row), self.divisor)
+        classify(cx, grads, self.head, b, x, &self.targets, &samples.iter().map(|sample| sample.row), self.divisor).into()
     }
 }
