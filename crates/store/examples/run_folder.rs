@@ -1,12 +1,14 @@
 //! A stage writes an artefact into a run folder; it is read back, found in the manifest, and refused once it was changed.
 #![allow(clippy::print_stdout, reason = "an example prints what it shows")]
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 
 use nids_config::{Config, Stage};
 use nids_store::Run;
 use nids_store::artefacts::write_atomic;
+use nids_store::log::Line;
 use nids_store::progress::Silent;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -15,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let run = Run::create(&folder.path().join("run"))?;
     let mut stage = run.begin(Stage::Pretrain, &config, &mut Silent)?;
     stage.write("weights.bin", &[1, 2, 3, 4])?;
-    stage.log(&serde_json::json!({ "step": 1, "loss": 0.5 }))?;
+    stage.log(&Line::Step { step: 1, member: None, loss: 0.5, lr: 1e-3, grad_norm: 2.0, terms: BTreeMap::new() })?;
     // the manifest is written last; before it, the artefact does not count
     assert!(run.require(Stage::Pretrain, "weights.bin").is_err());
     stage.finish("no kernels")?;

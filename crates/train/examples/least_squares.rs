@@ -5,7 +5,7 @@ use std::error::Error;
 
 use nids_config::{Config, Stage};
 use nids_kernels::{Gemm, Key};
-use nids_nn::engine::{Cut, Engine, Objective, Sample};
+use nids_nn::engine::{Cut, Engine, Loss, Objective, Sample};
 use nids_nn::{Cx, Init, Param, ParamTable};
 use nids_train::{Outcome, Sampler, StepRunner, TrainPlan};
 
@@ -18,7 +18,7 @@ struct LeastSquares {
 }
 
 impl Objective<f32> for LeastSquares {
-    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], samples: &[Sample]) -> f64 {
+    fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], _step: u64, samples: &[Sample]) -> Loss {
         let w = self.weight.of(cx.params);
         let dw = self.weight.of_mut(grads);
         let mut loss = 0.0;
@@ -30,7 +30,7 @@ impl Objective<f32> for LeastSquares {
             dw[1] += 2.0 * error * cos / BATCH as f32;
             loss += f64::from(error * error) / BATCH as f64;
         }
-        loss
+        loss.into()
     }
 }
 
