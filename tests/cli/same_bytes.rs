@@ -75,3 +75,21 @@ fn fine_tuning_uses_the_kernels_of_pretraining() {
     bench.prints(&on_flows("encode", "--set engine.gemm=openblas"));
     bench.prints(&on_flows("finetune", "--set engine.gemm=openblas --set finetune.from=latents --fresh"));
 }
+
+/// OpenBLAS takes its kernels by the CPU, or by a variable of its own; others add in another order. Where the variable changes
+/// bytes, OpenBLAS has multiplied.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn openblas_multiplies_where_it_is_asked_for_and_nowhere_else() {
+    let weights = |gemm: &str, kernels: &str| {
+        let bench = Bench::new();
+        bench.flows();
+        let settings = format!("--set engine.gemm={gemm} --set model.dim=32");
+        let mut command = bench.command(&on_flows("pretrain", &settings));
+        let output = command.env("OPENBLAS_CORETYPE", kernels).output().unwrap();
+        assert!(output.status.success(), "{gemm}, {kernels}");
+        bench.bytes("run/pretrained.safetensors")
+    };
+    assert!(weights("openblas", "Prescott") != weights("openblas", "Haswell"), "OpenBLAS was not called");
+    assert!(weights("auto", "Prescott") == weights("auto", "Haswell"), "OpenBLAS was called");
+}

@@ -29,7 +29,7 @@ pub use flows::{FeatureColumn, Flows, TextColumn, write_csv};
 pub use nearest::nearest;
 pub use reader::{FlowReader, Labels, Lines, MAX_MAGNITUDE, read, some_of};
 pub use schema::{Column, ColumnKind, Schema};
-pub use split::{Split, draw_labelled, equal_rows, split};
+pub use split::{Split, all_rows, draw_labelled, equal_rows, split};
 pub use synthetic::{synthetic, write_synthetic};
 pub use tokeniser::{Normalisation, TokenKind, TokenSpec, TokenTable, Tokeniser, TokeniserConfig, global_max};
 

@@ -53,6 +53,14 @@ pub fn split(flows: &Flows, validation_fraction: f64, seed: u64) -> Result<Split
     Ok(split)
 }
 
+/// 0..n as row numbers.
+///
+/// # Panics
+/// If there are more than 32 bits count: no reader gives so many.
+pub fn all_rows(n: usize) -> Vec<u32> {
+    (0..u32::try_from(n).expect("a reader's rows are counted in 32 bits")).collect()
+}
+
 /// Groups of rows with equal features (see [`split()`]), each ascending, ordered by their first row.
 pub fn equal_rows(flows: &Flows) -> Vec<Vec<u32>> {
     let mut keys: Vec<([u8; 16], u32)> = (0..flows.len()).map(|row| (digest(flows, row), row as u32)).collect();

@@ -105,6 +105,13 @@ impl Error {
     }
 }
 
+/// What is measured of numbers that are not finite, or of none, is a matter of numerics.
+impl From<nids_eval::Error> for Error {
+    fn from(error: nids_eval::Error) -> Self {
+        Self::Numerics(error.to_string())
+    }
+}
+
 impl From<nids_flows::Error> for Error {
     fn from(error: nids_flows::Error) -> Self {
         match error {

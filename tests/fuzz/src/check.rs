@@ -336,7 +336,7 @@ impl Folder<'_> {
         let classes: Option<Classes> = serde_json::from_value(json!({ "names": names, "normal": 0 })).ok();
         let mut model = trained.model.clone();
         if let (true, Some(classes)) = (self.fits, classes) {
-            let table = commands::parameters(&config, tokeniser, Some(&classes));
+            let table = nids_detect::parameters(&config, tokeniser, Some(&classes));
             if let Ok(table) = table
                 && table.n_params() < 1 << 20
                 && table.specs().len() < 8192

@@ -118,6 +118,33 @@ impl TokenTable {
         self.n_rows
     }
 
+    /// Tokens of a row.
+    pub fn n_tokens(&self) -> usize {
+        self.plan.len()
+    }
+
+    /// Numbers of a row, once bins and one-hots are written out: the sum of the tokens' widths.
+    pub fn width(&self) -> usize {
+        self.plan.iter().map(|plan| plan.width).sum()
+    }
+
+    /// Writes the tokens of `rows` one feature after the other, each `[b, F_t]`: the input of a network over features.
+    ///
+    /// # Panics
+    /// If a row is out of range, or `x` is not rows · [`TokenTable::width`] long.
+    #[expect(clippy::needless_pass_by_value, reason = "an iterator, cloned for every token")]
+    pub fn fill(&self, rows: impl ExactSizeIterator<Item = u32> + Clone, x: &mut [f32]) {
+        assert_eq!(x.len(), rows.len() * self.width());
+        let mut rest = x;
+        for (token, plan) in self.plan.iter().enumerate() {
+            let (values, after) = rest.split_at_mut(rows.len() * plan.width);
+            for (out, row) in values.chunks_exact_mut(plan.width).zip(rows.clone()) {
+                self.expand(row as usize, token, out);
+            }
+            rest = after;
+        }
+    }
+
     /// Writes the values of one token of one row.
     ///
     /// # Panics

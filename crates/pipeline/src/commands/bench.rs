@@ -3,7 +3,9 @@
 use std::io::BufWriter;
 use std::time::Instant;
 
-use nids_flows::{Classes, Labels, Tokeniser, synthetic, write_csv};
+use nids_detect::engine::{engine, inference_engine};
+use nids_detect::{Detector, ReadSummary, wants_classes};
+use nids_flows::{Classes, Labels, Tokeniser, all_rows, synthetic, write_csv};
 use nids_kernels::{Activation, Buffer, Key};
 use nids_models::{Classifier, Encoder, Input, MixerConfig};
 use nids_nn::engine::{Loss, Objective, Sample};
@@ -11,11 +13,7 @@ use nids_nn::{Cx, ParamTable};
 use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 
-use super::predict::{Detector, PredictSummary};
-use crate::classifier::wants_classes;
-use crate::data::all_rows;
-use crate::engine::{engine, inference_engine};
-use crate::network::{Pretext, widths};
+use crate::pretext::Pretext;
 use crate::stages::finetune::targets::{Targets, classify};
 use crate::stages::pretrain::ReconstructionObjective;
 use nids_config::{Config, FinetuneConfig, Stage, TrainingConfig};
@@ -340,7 +338,7 @@ fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) ->
     let mut table = ParamTable::default();
     let pretext = Pretext::new(config, &tokeniser, &mut table)?;
     let plan = TrainPlan::new(Stage::Pretrain, &config.pretrain.training, FLOWS);
-    let objective = ReconstructionObjective::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
+    let objective = ReconstructionObjective::new(&config.pretrain, &pretext, &encoded);
     let flops = 3.0 * plan.batch_size as f64 * pretext.forward_flops();
     measure_steps(
         Case::Mae.name(),
@@ -376,7 +374,7 @@ fn measure_predict(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>
         let (of_network, _) = timed(|| detector.probabilities(&encoded));
         let mut n_rows = 0;
         let (of_csv, read) = timed(|| {
-            detector.each_batch(file.path(), Labels::Optional, &mut PredictSummary::default(), &mut Silent, |_, batch| {
+            detector.each_batch(file.path(), Labels::Optional, &mut ReadSummary::default(), &mut Silent, |_, batch| {
                 n_rows += batch.len();
                 Ok(())
             })

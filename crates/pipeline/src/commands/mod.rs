@@ -12,7 +12,7 @@ use nids_interop::import::Imported;
 use nids_store::{Error, Result};
 
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, bench};
-pub use predict::{PredictSummary, evaluate, parameters, predict};
+pub use predict::{PredictSummary, evaluate, predict};
 pub use query::{QueryOptions, QueryStrategy, query};
 pub use sweep::{Axis, SweepReport, Trial, TrialOutcome, sweep};
 

@@ -7,8 +7,10 @@ use std::fs;
 use super::*;
 use crate::stages::finetune;
 use crate::testing::{Folder, cells, column, csv, flows};
+use nids_config::Stage;
 use nids_store::artefacts::digest;
 use nids_store::progress::Silent;
+use nids_store::run::MODEL;
 
 const SETTINGS: &[&str] = &[
     "name=x",
@@ -49,7 +51,7 @@ fn a_probability_at_the_threshold_is_an_attack() {
     for task in TASKS {
         let folder = folder();
         let data = folder.path("train.csv");
-        let detector = Detector::load(&trained(&folder, task, 0.5)).unwrap();
+        let detector = Detector::open(&trained(&folder, task, 0.5)).unwrap();
         let flows = read(&data, detector.tokeniser().schema(), Labels::Required).unwrap();
         let attacks = detector.attacks(&detector.tokeniser().tokenise(&flows).unwrap());
         let mut sorted = attacks.clone();
@@ -145,7 +147,7 @@ fn a_verdict_is_a_function_of_the_row_alone() {
             if !run.has_finished(Stage::Finetune) {
                 finetune(&config, &run, &mut Silent).unwrap();
             }
-            let detector = Detector::load(&run).unwrap();
+            let detector = Detector::open(&run).unwrap();
             let flows = read(&folder.path("train.csv"), detector.tokeniser().schema(), Labels::Required).unwrap();
             let rows: Vec<u32> = (0..flows.len() as u32).collect();
             let probabilities =

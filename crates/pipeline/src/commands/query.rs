@@ -4,16 +4,15 @@ use std::io::Write;
 use std::path::Path;
 
 use nids_eval::kmeans::medoids;
-use nids_flows::{Flows, Labels, equal_rows};
+use nids_flows::{Flows, Labels, all_rows, equal_rows};
 use nids_kernels::{Gemm, Key};
-use nids_nn::{ParamTable, Prepared};
+use nids_nn::ParamTable;
 
-use super::predict::Detector;
-use crate::data::read_tokeniser;
-use crate::data::{Labelled, all_rows, labelled, read};
+use crate::data::{Labelled, labelled};
 use crate::labels::labelled_rows;
-use crate::network::{LatentEncoder, WeightsFile, widths};
 use nids_config::{Config, FinetuneFrom, Stage};
+use nids_detect::read::{read, read_tokeniser};
+use nids_detect::{Detector, LatentEncoder, LatentSession, WeightsFile};
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{MODEL, PRETRAINED, TOKENISER};
 use nids_store::run::{Run, StageRun};
@@ -115,16 +114,15 @@ pub fn query(run: &Run, options: QueryOptions<'_>, out: &mut dyn Write, progress
     let names = if prefix.is_empty() { "encoder.".to_owned() } else { format!("{prefix}.encoder.") };
     let params = weights.params(&table, &[&names], encoder.tokens())?;
     drop(weights);
-    let engine = encoder.engine(&config, &table)?;
-    let prepared = Prepared::of(&table, engine.gemm(), &params);
-    let detector = if strategy == QueryStrategy::Uncertainty { Some(Detector::load(run)?) } else { None };
-    let (widths, width) = (widths(&tokeniser), encoder.width());
+    let session = LatentSession::new(&config, &table, encoder, params)?;
+    let detector = if strategy == QueryStrategy::Uncertainty { Some(Detector::open(run)?) } else { None };
+    let width = session.encoder().width();
     let mut latents = vec![0.0; n * width];
     let mut weight = pool.counts;
     for ((rows, latents), weight) in pool.rows.chunks(BATCH).zip(latents.chunks_mut(BATCH * width)).zip(weight.chunks_mut(BATCH))
     {
         let encoded = tokeniser.tokenise(&flows.select(rows))?;
-        encoder.latents(&engine, &params, &prepared, &encoded, &widths, latents);
+        session.latents(&encoded, latents);
         if let Some(detector) = &detector {
             let unsure = detector.attacks(&encoded).into_iter().map(|p| f64::from(p) * (1.0 - f64::from(p)));
             weight.iter_mut().zip(unsure).for_each(|(weight, unsure)| *weight *= unsure);

@@ -6,9 +6,10 @@ use nids_flows::draw_labelled;
 use serde_json::Value as Json;
 
 use super::resume_tests::run_stage;
-use crate::data::{Labelled, all_rows, labelled};
+use crate::data::{Labelled, labelled};
 use crate::testing::{Folder, cells, column, csv, flows, metrics};
 use nids_config::Stage;
+use nids_flows::all_rows;
 use nids_store::progress::Silent;
 use nids_train::Sampler;
 

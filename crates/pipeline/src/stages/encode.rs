@@ -3,14 +3,14 @@
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use nids_eval::probe::RidgeProbe;
 use nids_kernels::Key;
-use nids_nn::{ParamTable, Prepared};
+use nids_nn::ParamTable;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::data::{labelled, read_tokeniser};
-use crate::engine::reserve_openblas;
-use crate::judging;
-use crate::network::{LatentEncoder, WeightsFile, widths};
+use crate::data::labelled;
 use nids_config::{Config, Stage};
+use nids_detect::engine::reserve_openblas;
+use nids_detect::read::read_tokeniser;
+use nids_detect::{LatentEncoder, LatentSession, WeightsFile};
 use nids_store::log::Line;
 use nids_store::npy;
 use nids_store::progress::{Event, Progress};
@@ -42,9 +42,8 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let encoder = LatentEncoder::new(config, &tokeniser, &mut table);
     let params = weights.params(&table, encoder.prefixes(), encoder.tokens())?;
     drop(weights);
-    let engine = encoder.engine(config, &table)?;
-    let prepared = Prepared::of(&table, engine.gemm(), &params);
-    let (widths, width) = (widths(&tokeniser), encoder.width());
+    let session = LatentSession::new(config, &table, encoder, params)?;
+    let width = session.encoder().width();
     let mut latents_of = |rows: &[u32]| -> Result<Array2<f32>> {
         let mut out = vec![0.0; rows.len() * width];
         for (rows, out) in rows.chunks(BATCH).zip(out.chunks_mut(BATCH * width)) {
@@ -52,7 +51,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
                 return Err(Error::Interrupted { signal });
             }
             let encoded = tokeniser.tokenise(&labelled.flows.select(rows))?;
-            encoder.latents(&engine, &params, &prepared, &encoded, &widths, out);
+            session.latents(&encoded, out);
         }
         Ok(Array2::from_shape_vec((rows.len(), width), out).expect("one latent a row"))
     };
@@ -62,15 +61,15 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let val = latents_of(&labelled.split.val)?;
     let (train_labels, val_labels) = (labels_of(&labelled.split.train), labels_of(&labelled.split.val));
     reserve_openblas(1, "")?; // whatever multiplies the network's matrices: the probe is Cholesky's
-    let probe = RidgeProbe::fit(&train, &train_labels, config.encode.ridge).map_err(judging)?.score(&val, &val_labels);
+    let probe = RidgeProbe::fit(&train, &train_labels, config.encode.ridge)?.score(&val, &val_labels);
 
     let all = with_copies(&train, config);
-    let shape = |rows: usize| [vec![rows], encoder.shape()].concat();
+    let shape = |rows: usize| [vec![rows], session.encoder().shape()].concat();
     let repeat = 1 + config.encode.noise.copies;
     write(&mut stage, "val", &val, &shape(val.nrows()), &val_labels, &labelled.split.val)?;
     write(&mut stage, "train", &all, &shape(all.nrows()), &train_labels.repeat(repeat), &labelled.split.train.repeat(repeat))?;
     stage.log(&Line::Probe { ridge_probe: probe })?;
-    stage.finish(&nids_kernels::describe(engine.gemm()))?;
+    stage.finish(&nids_kernels::describe(session.engine().gemm()))?;
     let of = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     let summary = format!(
         "{} training and {} validation latents of {width} in {}; a ridge probe: accuracy {}, ROC-AUC {}",

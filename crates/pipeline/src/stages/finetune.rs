@@ -15,12 +15,12 @@ use rand::RngExt as _;
 use serde_json::json;
 
 use super::mean_teacher::MeanTeacherObjective;
-use crate::classifier::Network;
 use crate::data::Labelled;
-use crate::engine::engine;
-use crate::network::{WeightsFile, mask_token, widths};
-use crate::verdicts::Scores;
+use crate::pretext::mask_token;
 use nids_config::{Config, FinetuneConfig, FinetuneFrom, Stage};
+use nids_detect::engine::engine;
+use nids_detect::verdicts::Scores;
+use nids_detect::{Network, WeightsFile};
 use nids_store::Result;
 use nids_store::checkpoint::Checkpoint;
 use nids_store::log::Line;
@@ -50,7 +50,6 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels } =
         Rows::read(config, of_pretrained, &mut stage, progress)?;
     let classes = targets::classes(config, &labelled, &rows)?;
-    let widths = widths(&tokeniser);
     let mut table = ParamTable::default();
     let network = Network::one(config, &tokeniser, classes.as_ref(), &mut table)?;
     if let Some((weights, _)) = &pretrained {
@@ -69,18 +68,18 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         (&of_latents, rows)
     } else if let Some((settings, teacher)) = config.finetune.mean_teacher.as_ref().zip(average.as_ref()) {
         let token = if let Some((weights, _)) = &pretrained { mask_token(run, weights)? } else { None };
-        let flows = (&encoded, &widths[..], labelled.labels());
+        let flows = (&encoded, labelled.labels());
         let prepared = Prepared::new(&table, engine.gemm());
         taught = MeanTeacherObjective::new(&config.finetune, settings, prepared, network.classifier(), flows, token, teacher);
         (&taught, rows)
     } else {
         let (classifier, divisor) = (network.classifier(), batch_size as f32);
-        of_flows = SupervisedObjective { classifier, encoded: &encoded, widths: &widths, targets, divisor };
+        of_flows = SupervisedObjective { classifier, encoded: &encoded, targets, divisor };
         (&of_flows, rows)
     };
 
     let plan = TrainPlan::new(Stage::Finetune, &config.finetune.training, rows.len());
-    let held_out = HeldOut { config, labelled: &labelled, classes: classes.as_ref(), encoded: &encoded, widths: &widths };
+    let held_out = HeldOut { config, labelled: &labelled, classes: classes.as_ref(), encoded: &encoded };
     let mut of_all = ParamTable::default();
     let ensemble = Network::new(config, &tokeniser, classes.as_ref(), &mut of_all)?;
     let (members, mut params) = (config.finetune.independent(), of_all.zeros());
@@ -209,7 +208,6 @@ struct HeldOut<'d> {
     labelled: &'d Labelled,
     classes: Option<&'d Classes>,
     encoded: &'d TokenTable,
-    widths: &'d [usize],
 }
 
 impl HeldOut<'_> {
@@ -223,7 +221,7 @@ impl HeldOut<'_> {
     ) -> Result<Metrics> {
         let val = &self.labelled.split.val;
         let prepared = Prepared::of(table, engine.gemm(), params);
-        let probabilities = network.probabilities(engine, params, &prepared, self.encoded, self.widths, val);
+        let probabilities = network.probabilities(engine, params, &prepared, self.encoded, val);
         let mut scores = Scores::new(network.outputs(), self.classes, self.config.evaluate.threshold);
         scores.add(&self.labelled.flows, val.iter().map(|&row| row as usize), &probabilities);
         scores.metrics("validation", progress)
@@ -248,11 +246,10 @@ fn lr_scale(settings: &FinetuneConfig, was_pretrained: bool) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use nids_flows::{Split, Tokeniser};
+    use nids_flows::{Split, Tokeniser, all_rows};
     use nids_nn::engine::Sample;
 
     use super::*;
-    use crate::data::all_rows;
     use crate::testing::slope_error;
 
     #[test]
@@ -267,14 +264,14 @@ mod tests {
             let config = Config::parse("{}", "c.yaml", &overrides).unwrap();
             let (flows, rows) = (nids_flows::synthetic(32, 1), all_rows(32));
             let tokeniser = Tokeniser::fit(&flows, &rows, &config.tokeniser).unwrap();
-            let (encoded, widths) = (tokeniser.tokenise(&flows).unwrap(), widths(&tokeniser));
+            let encoded = tokeniser.tokenise(&flows).unwrap();
             let labelled = Labelled { flows, split: Split { train: rows.clone(), val: Vec::new() } };
             let classes = targets::classes(&config, &labelled, &rows).unwrap();
             let mut table = ParamTable::default();
             let network = Network::one(&config, &tokeniser, classes.as_ref(), &mut table).unwrap();
             let targets = Targets::new(&config, &labelled, classes.as_ref(), &rows);
             let classifier = network.classifier();
-            let objective = SupervisedObjective { classifier, encoded: &encoded, widths: &widths, targets, divisor: 32.0 };
+            let objective = SupervisedObjective { classifier, encoded: &encoded, targets, divisor: 32.0 };
             let mut engine = engine(&config, &table, network.activations(), network.members(), 32).unwrap();
             let samples: Vec<Sample> = rows.iter().map(|&row| Sample { row, key: row }).collect();
             let error = slope_error(&objective, &table, &mut engine, &samples);

@@ -8,7 +8,6 @@ use nids_nn::engine::{Loss, Objective, Sample};
 use nids_nn::loss::sigmoid;
 use nids_nn::{Cx, Ema, Mode, Prepared};
 
-use crate::data::fill;
 use nids_config::{FinetuneConfig, MeanTeacherConfig, RampConfig};
 
 /// Binary cross-entropy with the labels of the first rows of a step and with what the teacher says of the others
@@ -16,7 +15,6 @@ use nids_config::{FinetuneConfig, MeanTeacherConfig, RampConfig};
 pub(super) struct MeanTeacherObjective<'d> {
     classifier: &'d Classifier,
     encoded: &'d TokenTable,
-    widths: &'d [usize],
     labels: &'d [u8],
     /// Stands for a hidden feature, where pretraining has made the encoder used to it.
     mask_token: Option<Vec<f32>>,
@@ -35,14 +33,13 @@ impl<'d> MeanTeacherObjective<'d> {
         settings: &'d MeanTeacherConfig,
         prepared: Prepared<f32>,
         classifier: &'d Classifier,
-        (encoded, widths, labels): (&'d TokenTable, &'d [usize], &'d [u8]),
+        (encoded, labels): (&'d TokenTable, &'d [u8]),
         mask_token: Option<Vec<f32>>,
         teacher: &'d RwLock<Ema<f32>>,
     ) -> Self {
         Self {
             classifier,
             encoded,
-            widths,
             labels,
             mask_token,
             teacher,
@@ -64,8 +61,8 @@ impl<'d> MeanTeacherObjective<'d> {
         let teacher = self.teacher.read().unwrap_or_else(PoisonError::into_inner);
         let prepared = self.prepared.read().unwrap_or_else(PoisonError::into_inner);
         let cx = cx.with_params(teacher.params(), &prepared);
-        let x = cx.alloc(samples.len() * self.widths.iter().sum::<usize>());
-        fill(self.encoded, self.widths, samples.iter().map(|sample| sample.row), x);
+        let x = cx.alloc(samples.len() * self.encoded.width());
+        self.encoded.fill(samples.iter().map(|sample| sample.row), x);
         let logits = self.classifier.infer(&cx, samples.len(), x);
         probabilities.iter_mut().zip(&*logits.data).for_each(|(p, &logit)| *p = sigmoid(logit));
     }
@@ -74,7 +71,7 @@ impl<'d> MeanTeacherObjective<'d> {
 impl Objective<f32> for MeanTeacherObjective<'_> {
     fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], step: u64, samples: &[Sample]) -> Loss {
         let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
-        let (b, n) = (samples.len(), self.widths.len());
+        let (b, n) = (samples.len(), self.encoded.n_tokens());
         let labelled = keys.iter().filter(|&&key| (key as usize) < self.n_labelled).count();
         let (known, unknown) = samples.split_at(labelled);
         let targets = cx.alloc(b);
@@ -85,8 +82,8 @@ impl Objective<f32> for MeanTeacherObjective<'_> {
         let mask = cx.alloc(n * b);
         random_masking(key, keys, n, n_masked(self.settings.mask_ratio, n), mask);
         mask.chunks_exact_mut(b).for_each(|mask| mask[..labelled].fill(0.0));
-        let x = cx.alloc(b * self.widths.iter().sum::<usize>());
-        fill(self.encoded, self.widths, samples.iter().map(|sample| sample.row), x);
+        let x = cx.alloc(b * self.encoded.width());
+        self.encoded.fill(samples.iter().map(|sample| sample.row), x);
         let weight = self.weight(step);
         let student = Student {
             pos_weight: self.pos_weight,
@@ -135,11 +132,10 @@ mod tests {
     use nids_nn::engine::Engine;
 
     use super::*;
-    use crate::classifier::Network;
-    use crate::data::all_rows;
-    use crate::engine::engine;
-    use crate::network::widths;
     use nids_config::Config;
+    use nids_detect::Network;
+    use nids_detect::engine::engine;
+    use nids_flows::all_rows;
 
     #[test]
     fn a_ramp_rises_in_its_share_of_the_steps() {
@@ -176,7 +172,7 @@ mod tests {
             let config = Config::parse("{}", "c.yaml", &overrides).unwrap();
             let flows = synthetic(16, 1);
             let tokeniser = Tokeniser::fit(&flows, &all_rows(16), &config.tokeniser).unwrap();
-            let (encoded, widths) = (tokeniser.tokenise(&flows).unwrap(), widths(&tokeniser));
+            let encoded = tokeniser.tokenise(&flows).unwrap();
             let mut table = ParamTable::default();
             let network = Network::one(&config, &tokeniser, None, &mut table).unwrap();
             let mut engine = engine(&config, &table, network.activations(), 1, 16).unwrap();
@@ -190,13 +186,13 @@ mod tests {
             let average = RwLock::new(Ema::new(&first, 0.9));
             let of_teacher = config.finetune.mean_teacher.as_ref().unwrap();
             let prepared = Prepared::new(&table, engine.gemm());
-            let flows = (&encoded, &widths[..], flows.labels().unwrap());
+            let flows = (&encoded, flows.labels().unwrap());
             let taught =
                 MeanTeacherObjective::new(&config.finetune, of_teacher, prepared, network.classifier(), flows, None, &average);
             let samples: Vec<Sample> = (0..16).map(|row| Sample { row, key: row }).collect();
             let attacks = |params: &Buffer<f32>, engine: &Engine<f32>| {
                 let prepared = Prepared::of(&table, engine.gemm(), params);
-                network.probabilities(engine, params, &prepared, &encoded, &widths, &all_rows(16)[4..])
+                network.probabilities(engine, params, &prepared, &encoded, &all_rows(16)[4..])
             };
             for (step, [teacher, other]) in [(0, [&first, &second]), (1, [&second, &first])] {
                 average.write().unwrap().set_state(teacher, 0);

@@ -1,6 +1,6 @@
 //! Stage 1: an autoencoder on rows without labels.
 
-use nids_flows::{Flows, TokenTable};
+use nids_flows::{Flows, TokenTable, all_rows};
 use nids_kernels::Key;
 use nids_models::{Elbo, VaeConfig, random_masking};
 use nids_nn::engine::{Engine, Loss, Objective, Sample};
@@ -8,10 +8,10 @@ use nids_nn::schedule::{Schedule, Warmup};
 use nids_nn::{Cx, Mode, ParamTable, weights};
 use serde_json::json;
 
-use crate::data::{all_rows, fill, fit_tokeniser, labelled, unlabelled};
-use crate::engine::engine;
-use crate::network::{Pretext, widths};
+use crate::data::{fit_tokeniser, labelled, unlabelled};
+use crate::pretext::Pretext;
 use nids_config::{Config, ObjectiveConfig, PretrainConfig, Stage};
+use nids_detect::engine::engine;
 use nids_store::Result;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{PRETRAINED, TOKENISER};
@@ -36,7 +36,7 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let mut table = ParamTable::default();
     let pretext = Pretext::new(config, &tokeniser, &mut table)?;
     let plan = TrainPlan::new(Stage::Pretrain, &config.pretrain.training, encoded.n_rows());
-    let objective = ReconstructionObjective::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
+    let objective = ReconstructionObjective::new(&config.pretrain, &pretext, &encoded);
     let mut engine = engine(config, &table, pretext.activations(), 1, config.pretrain.training.micro_batch)?;
     let mut params = table.init(config.seed);
     let mut sampler = Sampler::new(config.seed, all_rows(encoded.n_rows()));
@@ -63,20 +63,19 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
 pub(crate) struct ReconstructionObjective<'d> {
     pretext: &'d Pretext,
     encoded: &'d TokenTable,
-    widths: Vec<usize>,
     /// Tokens of a whole step that are predicted.
     divisor: f32,
     beta: Schedule,
 }
 
 impl<'d> ReconstructionObjective<'d> {
-    pub(crate) fn new(config: &PretrainConfig, pretext: &'d Pretext, encoded: &'d TokenTable, widths: Vec<usize>) -> Self {
+    pub(crate) fn new(config: &PretrainConfig, pretext: &'d Pretext, encoded: &'d TokenTable) -> Self {
         let (n_predicted, beta) = match (pretext, &config.objective) {
             (Pretext::Vae(vae), ObjectiveConfig::Vae(settings)) => (vae.n_features(), beta(settings, config.training.steps)),
             (Pretext::Mae(mae), _) => (mae.n_masked(), Schedule::Constant { lr: 0.0, warmup: Warmup { steps: 0, start: 0.0 } }),
             (Pretext::Vae(_), ObjectiveConfig::Mae(_)) => unreachable!("the network is the objective's"),
         };
-        Self { pretext, encoded, widths, divisor: (config.training.batch_size * n_predicted) as f32, beta }
+        Self { pretext, encoded, divisor: (config.training.batch_size * n_predicted) as f32, beta }
     }
 
     fn beta_of(&self, step: u64) -> f64 {
@@ -93,9 +92,9 @@ fn beta(settings: &VaeConfig, steps: u64) -> Schedule {
 impl Objective<f32> for ReconstructionObjective<'_> {
     fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], step: u64, samples: &[Sample]) -> Loss {
         let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
-        let (b, n) = (samples.len(), self.widths.len());
-        let x = cx.alloc(b * self.widths.iter().sum::<usize>());
-        fill(self.encoded, &self.widths, samples.iter().map(|sample| sample.row), x);
+        let (b, n) = (samples.len(), self.encoded.n_tokens());
+        let x = cx.alloc(b * self.encoded.width());
+        self.encoded.fill(samples.iter().map(|sample| sample.row), x);
         let targets = cx.alloc(n * b);
         for (token, targets) in targets.chunks_exact_mut(b).enumerate() {
             for (target, sample) in targets.iter_mut().zip(samples) {
@@ -129,7 +128,6 @@ mod tests {
     use nids_flows::Tokeniser;
 
     use super::*;
-    use crate::data::all_rows;
     use crate::testing::slope_error;
 
     #[test]
@@ -161,7 +159,7 @@ mod tests {
             let encoded = tokeniser.tokenise(&flows).unwrap();
             let mut table = ParamTable::default();
             let pretext = Pretext::new(&config, &tokeniser, &mut table).unwrap();
-            let found = ReconstructionObjective::new(&config.pretrain, &pretext, &encoded, widths(&tokeniser));
+            let found = ReconstructionObjective::new(&config.pretrain, &pretext, &encoded);
             let mut engine = engine(&config, &table, pretext.activations(), 1, 16).unwrap();
             let samples: Vec<Sample> = (0..16).map(|row| Sample { row, key: row }).collect();
             let error = slope_error(&found, &table, &mut engine, &samples);

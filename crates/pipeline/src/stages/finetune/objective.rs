@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ndarray::{Array1, Array2, ArrayD};
-use nids_flows::TokenTable;
+use nids_detect::again;
+use nids_flows::{TokenTable, all_rows};
 use nids_models::Classifier;
 use nids_nn::engine::{Loss, Objective, Sample};
 use nids_nn::{Cx, Mode};
 
 use super::targets::{Targets, classify};
-use crate::again;
-use crate::data::{Labelled, all_rows, fill};
+use crate::data::Labelled;
 use crate::stages::encode::{add_noise, spread};
 use nids_config::{Config, Stage};
 use nids_store::npy;
@@ -23,7 +23,6 @@ use nids_train::stream;
 pub(crate) struct SupervisedObjective<'d> {
     pub(crate) classifier: &'d Classifier,
     pub(crate) encoded: &'d TokenTable,
-    pub(crate) widths: &'d [usize],
     pub(crate) targets: Targets,
     /// Rows of a whole step.
     pub(crate) divisor: f32,
@@ -36,8 +35,8 @@ impl Objective<f32> for SupervisedObjective<'_> {
 
     fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], _step: u64, samples: &[Sample]) -> Loss {
         let b = samples.len();
-        let x = cx.alloc(b * self.widths.iter().sum::<usize>());
-        fill(self.encoded, self.widths, samples.iter().map(|sample| sample.row), x);
+        let x = cx.alloc(b * self.encoded.width());
+        self.encoded.fill(samples.iter().map(|sample| sample.row), x);
         classify(cx, grads, self.classifier, b, x, &self.targets, &samples.iter().map(|sample| sample.row), self.divisor).into()
     }
 }

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use nids_flows::{Flows, TokenTable, Tokeniser};
+use nids_flows::{Flows, TokenTable, Tokeniser, all_rows};
 
-use crate::data::read_tokeniser;
-use crate::data::{Labelled, all_rows, fit_tokeniser, labelled, unlabelled};
+use crate::data::{Labelled, fit_tokeniser, labelled, unlabelled};
 use crate::labels::labelled_rows;
 use nids_config::{Config, Stage};
+use nids_detect::read::read_tokeniser;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::StageRun;
 use nids_store::{Error, Result};

@@ -5,9 +5,9 @@ use nids_models::Classifier;
 use nids_nn::Cx;
 use nids_nn::loss::{BceWeights, bce_with_logits, class_balance, weighted_cross_entropy};
 
-use crate::classifier::wants_classes;
 use crate::data::Labelled;
 use nids_config::{Config, MulticlassConfig, Task};
+use nids_detect::wants_classes;
 use nids_store::{Error, Result};
 
 /// The class of a row that is not trained on, where it is none of the classes of those that are.

@@ -7,7 +7,6 @@ use nids_models::{Classifier, Input, MembersConfig, MixerConfig};
 use nids_nn::engine::Engine;
 use nids_nn::{Cx, Init, Param, ParamTable, Prepared, Scope};
 
-use crate::data::fill;
 use crate::network::{LatentEncoder, features, mixer};
 use crate::verdicts::Outputs;
 use nids_config::{Config, FinetuneConfig, FinetuneFrom, Scales, Task};
@@ -15,7 +14,7 @@ use nids_store::{Error, Result};
 
 /// A classifier over features, or over the latents of features; or several, whose probabilities are averaged.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub struct Network {
     outputs: Outputs,
     /// Frozen, with `finetune.from: latents`, and shared by all.
     encoder: Option<LatentEncoder>,
@@ -27,12 +26,12 @@ impl Network {
     /// The network of `finetune.from`, with all its members; `classes` where it learns categories.
     ///
     /// Independent members have their parameters under `members.{k}`.
-    pub(crate) fn new(config: &Config, tokeniser: &Tokeniser, classes: Option<&Classes>, table: &mut ParamTable) -> Result<Self> {
+    pub fn new(config: &Config, tokeniser: &Tokeniser, classes: Option<&Classes>, table: &mut ParamTable) -> Result<Self> {
         Self::with(config, tokeniser, classes, config.finetune.independent(), table)
     }
 
     /// One independent member of it, alone and under the names of a single network: what is trained at once.
-    pub(crate) fn one(config: &Config, tokeniser: &Tokeniser, classes: Option<&Classes>, table: &mut ParamTable) -> Result<Self> {
+    pub fn one(config: &Config, tokeniser: &Tokeniser, classes: Option<&Classes>, table: &mut ParamTable) -> Result<Self> {
         Self::with(config, tokeniser, classes, 1, table)
     }
 
@@ -63,49 +62,49 @@ impl Network {
     }
 
     /// What its outputs are.
-    pub(crate) fn outputs(&self) -> Outputs {
+    pub fn outputs(&self) -> Outputs {
         self.outputs
     }
 
     /// The part that is trained; the first member's, where there are several.
-    pub(crate) fn classifier(&self) -> &Classifier {
+    pub fn classifier(&self) -> &Classifier {
         &self.classifiers[0]
     }
 
     /// Members that share a classifier.
-    pub(crate) fn members(&self) -> usize {
+    pub fn members(&self) -> usize {
         self.classifier().encoder().members()
     }
 
     /// What to read of the pretrained weights.
-    pub(crate) fn prefixes(&self) -> &'static [&'static str] {
+    pub fn prefixes(&self) -> &'static [&'static str] {
         self.encoder.as_ref().map_or(&["encoder."], LatentEncoder::prefixes)
     }
 
     /// Whether a parameter is among what is read of the pretrained weights.
-    pub(crate) fn is_pretrained(&self, name: &str) -> bool {
+    pub fn is_pretrained(&self, name: &str) -> bool {
         self.prefixes().iter().any(|prefix| name.starts_with(prefix))
     }
 
     /// Numbers that training keeps of one flow for backward.
-    pub(crate) fn activations(&self) -> usize {
+    pub fn activations(&self) -> usize {
         self.classifier().encoder().activations()
     }
 
     /// Numbers of a row's tokens.
-    pub(crate) fn tokens(&self) -> usize {
+    pub fn tokens(&self) -> usize {
         self.encoder.as_ref().map_or(0, LatentEncoder::tokens) + self.classifier().encoder().token_numbers()
     }
 
     /// Floating-point operations of the matrix products of one flow.
-    pub(crate) fn forward_flops(&self) -> f64 {
+    pub fn forward_flops(&self) -> f64 {
         let of_encoder = self.encoder.as_ref().map_or(0.0, |encoder| encoder.encoder().forward_flops());
         of_encoder + self.classifiers.len() as f64 * self.classifier().encoder().forward_flops()
     }
 
     /// Copies the parameters of member `k`, which was trained alone, to where this network has them. `table` is of this network,
     /// `of_one` of [`Network::one`].
-    pub(crate) fn adopt(&self, k: usize, table: &ParamTable, of_one: &ParamTable, member: &[f32], params: &mut [f32]) {
+    pub fn adopt(&self, k: usize, table: &ParamTable, of_one: &ParamTable, member: &[f32], params: &mut [f32]) {
         let places: BTreeMap<&str, Param> = table.specs().iter().map(|spec| (spec.name.as_str(), spec.param)).collect();
         for spec in of_one.specs() {
             let is_shared = self.classifiers.len() == 1 || (self.encoder.is_some() && self.is_pretrained(&spec.name));
@@ -115,10 +114,10 @@ impl Network {
     }
 
     /// The mean over members of what each makes of a shard.   out: [b, W]
-    fn infer(&self, cx: &Cx<'_, f32>, encoded: &TokenTable, widths: &[usize], rows: &[u32], out: &mut [f32]) {
+    fn infer(&self, cx: &Cx<'_, f32>, encoded: &TokenTable, rows: &[u32], out: &mut [f32]) {
         let b = rows.len();
-        let mut x = cx.alloc(b * widths.iter().sum::<usize>());
-        fill(encoded, widths, rows.iter().copied(), x);
+        let mut x = cx.alloc(b * encoded.width());
+        encoded.fill(rows.iter().copied(), x);
         if let Some(encoder) = &self.encoder {
             let z = cx.alloc(b * encoder.width());
             encoder.infer(cx, b, x, z);
@@ -148,18 +147,17 @@ impl Network {
     }
 
     /// The probabilities of [`Outputs`] for `rows`: [rows, W].
-    pub(crate) fn probabilities(
+    pub fn probabilities(
         &self,
         engine: &Engine<f32>,
         params: &[f32],
         prepared: &Prepared<f32>,
         encoded: &TokenTable,
-        widths: &[usize],
         rows: &[u32],
     ) -> Vec<f32> {
         let width = self.outputs.width();
         let mut out = vec![0.0; rows.len() * width];
-        engine.infer(params, prepared, rows, width, &mut out, |cx, rows, out| self.infer(cx, encoded, widths, rows, out));
+        engine.infer(params, prepared, rows, width, &mut out, |cx, rows, out| self.infer(cx, encoded, rows, out));
         out
     }
 }
@@ -193,6 +191,6 @@ fn patches(encoder: &LatentEncoder, width: usize) -> Result<(Input<'static>, usi
 }
 
 /// Whether there is something to learn of categories.
-pub(crate) fn wants_classes(config: &Config) -> bool {
+pub fn wants_classes(config: &Config) -> bool {
     matches!(config.finetune.task, Task::Multiclass(_))
 }

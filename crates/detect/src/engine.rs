@@ -8,7 +8,7 @@ use nids_store::{Error, Result};
 
 /// An engine for a network that keeps `activations` numbers of a row and passes it once for each of
 /// `members`.
-pub(crate) fn engine(
+pub fn engine(
     config: &Config,
     table: &ParamTable,
     activations: usize,
@@ -22,7 +22,7 @@ pub(crate) fn engine(
 
 /// The same for passes without backward of a network of which a row's tokens have `tokens` numbers: of so many rows at once that
 /// these stay within [`most_tokens`].
-pub(crate) fn inference_engine(
+pub fn inference_engine(
     config: &Config,
     table: &ParamTable,
     activations: usize,
@@ -36,7 +36,7 @@ pub(crate) fn inference_engine(
 
 /// Numbers of tokens that a worker may hold at once of a network that others may have made: no more than its weights account for,
 /// or 4 MiB.
-pub(crate) fn most_tokens(table: &ParamTable) -> usize {
+pub fn most_tokens(table: &ParamTable) -> usize {
     table.buffer_len().max(1 << 20)
 }
 
@@ -74,7 +74,7 @@ fn with_buffers(engine: Engine<f32>) -> Result<Engine<f32>> {
 }
 
 /// Gets the buffers of OpenBLAS for so many threads, before its first use.
-pub(crate) fn reserve_openblas(threads: usize, or: &str) -> Result<()> {
+pub fn reserve_openblas(threads: usize, or: &str) -> Result<()> {
     nids_kernels::reserve_openblas(threads).map_err(|_| {
         Error::System(format!(
             "no address space for OpenBLAS, which takes 128 MiB a thread ({threads} of them here): raise `ulimit -v`{or}"

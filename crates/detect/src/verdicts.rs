@@ -4,7 +4,6 @@ use nids_eval::metrics::{Confusion, Metrics};
 use nids_flows::{Classes, Flows};
 use nids_nn::loss::{sigmoid, softmax};
 
-use crate::judging;
 use nids_config::{Config, Task};
 use nids_store::Result;
 use nids_store::progress::{Event, Progress};
@@ -14,16 +13,21 @@ const SHOWN: usize = 10;
 
 /// What the outputs of a classifier are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outputs {
+pub enum Outputs {
     /// The logit of an attack.
     Attack,
     /// A logit for each of `n` classes, one of which is the benign one.
-    Classes { n: usize, normal: usize },
+    Classes {
+        /// How many.
+        n: usize,
+        /// The benign one.
+        normal: usize,
+    },
 }
 
 impl Outputs {
     /// Those of the config's task; `classes` where there is something to learn of them.
-    pub(crate) fn new(config: &Config, classes: Option<&Classes>) -> Self {
+    pub fn new(config: &Config, classes: Option<&Classes>) -> Self {
         match (&config.finetune.task, classes) {
             (Task::Multiclass(_), Some(classes)) => Self::Classes { n: classes.names().len(), normal: classes.normal() },
             (Task::Multiclass(_), None) => unreachable!("the task has classes"),
@@ -32,7 +36,7 @@ impl Outputs {
     }
 
     /// C
-    pub(crate) fn n(self) -> usize {
+    pub fn n(self) -> usize {
         match self {
             Self::Attack => 1,
             Self::Classes { n, .. } => n,
@@ -40,7 +44,7 @@ impl Outputs {
     }
 
     /// W, the probabilities of a row: that of an attack, or of every class.
-    pub(crate) fn width(self) -> usize {
+    pub fn width(self) -> usize {
         match self {
             Self::Attack => 1,
             Self::Classes { n, .. } => n,
@@ -48,7 +52,7 @@ impl Outputs {
     }
 
     /// Adds the probabilities of logits, which are overwritten.   logits: [C]   out: [W]
-    pub(crate) fn add_probabilities(self, logits: &mut [f32], out: &mut [f32]) {
+    pub fn add_probabilities(self, logits: &mut [f32], out: &mut [f32]) {
         match self {
             Self::Attack => out[0] += sigmoid(logits[0]),
             Self::Classes { .. } => {
@@ -60,7 +64,7 @@ impl Outputs {
 
     /// The probability of an attack: of every class but the benign one. Summed, not taken from 1, so that small ones differ.
     /// probabilities: [W]
-    pub(crate) fn attack(self, probabilities: &[f32]) -> f32 {
+    pub fn attack(self, probabilities: &[f32]) -> f32 {
         match self {
             Self::Attack => probabilities[0],
             Self::Classes { normal, .. } => (sum(&probabilities[..normal]) + sum(&probabilities[normal + 1..])).min(1.0),
@@ -69,7 +73,7 @@ impl Outputs {
 
     /// The class that a row is called: the benign one where it is no attack, else the most probable of the others. None where
     /// the classifier knows no classes.   probabilities: [W]
-    pub(crate) fn class(self, probabilities: &[f32], is_attack: bool) -> Option<usize> {
+    pub fn class(self, probabilities: &[f32], is_attack: bool) -> Option<usize> {
         let Self::Classes { normal, .. } = self else { return None };
         let others = probabilities.iter().enumerate().filter(|&(class, _)| class != normal);
         // the first of those that are as probable
@@ -83,7 +87,7 @@ fn sum(probabilities: &[f32]) -> f32 {
 }
 
 /// Collects what rows are and what a classifier says of them.
-pub(crate) struct Scores<'c> {
+pub struct Scores<'c> {
     outputs: Outputs,
     threshold: f64,
     classes: Option<&'c Classes>,
@@ -95,14 +99,17 @@ pub(crate) struct Scores<'c> {
 
 impl<'c> Scores<'c> {
     /// No rows yet.
-    pub(crate) fn new(outputs: Outputs, classes: Option<&'c Classes>, threshold: f64) -> Self {
+    pub fn new(outputs: Outputs, classes: Option<&'c Classes>, threshold: f64) -> Self {
         let classes = classes.filter(|_| matches!(outputs, Outputs::Classes { .. }));
         let confusion = classes.map(|classes| Confusion::new(classes.names()));
         Self { outputs, threshold, classes, attack: Vec::new(), labels: Vec::new(), confusion }
     }
 
     /// Adds rows of labelled flows.   probabilities: [rows, W]
-    pub(crate) fn add(&mut self, flows: &Flows, rows: impl Iterator<Item = usize>, probabilities: &[f32]) {
+    ///
+    /// # Panics
+    /// If the flows have no labels.
+    pub fn add(&mut self, flows: &Flows, rows: impl Iterator<Item = usize>, probabilities: &[f32]) {
         if flows.categories().is_none() {
             self.confusion = None;
         }
@@ -119,8 +126,8 @@ impl<'c> Scores<'c> {
     }
 
     /// What they amount to. Says which categories training has not seen, and where there are no categories at all.
-    pub(crate) fn metrics(&self, of: &str, progress: &mut dyn Progress) -> Result<Metrics> {
-        let mut metrics = Metrics::new(&self.attack, &self.labels, self.threshold).map_err(judging)?;
+    pub fn metrics(&self, of: &str, progress: &mut dyn Progress) -> Result<Metrics> {
+        let mut metrics = Metrics::new(&self.attack, &self.labels, self.threshold)?;
         metrics.categories = self.confusion.as_ref().map(Confusion::metrics);
         if self.classes.is_some() && self.confusion.is_none() {
             progress

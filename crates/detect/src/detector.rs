@@ -1,0 +1,216 @@
+//! A trained classifier, ready to run.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use nids_config::{Config, FinetuneFrom, Stage};
+use nids_flows::{Classes, FlowReader, Flows, Labels, Schema, TokenTable, Tokeniser, all_rows};
+use nids_kernels::Buffer;
+use nids_nn::ParamTable;
+use nids_nn::engine::Engine;
+use nids_store::progress::{Event, Progress};
+use nids_store::run::{MODEL, Run, TOKENISER};
+use nids_store::{Error, Result};
+use serde::Deserialize;
+
+use crate::classifier::{Network, wants_classes};
+use crate::read::{read_tokeniser, tell_ignored, tell_lines};
+use crate::session::Session;
+use crate::verdicts::Outputs;
+use crate::weights_file::WeightsFile;
+
+/// Rows read and scored at once, at most: what bounds the memory, whatever the file's size.
+const BATCH: usize = 8192;
+/// Features of these rows.
+const BATCH_FEATURES: usize = 128 * BATCH;
+
+/// What a classifier says of a flow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// The probability of an attack, between 0 and 1.
+    pub probability: f32,
+    /// Whether that reaches the run's threshold.
+    pub is_attack: bool,
+    /// What kind of attack, or the name of benign flows; None where the classifier knows no categories.
+    pub category: Option<String>,
+}
+
+/// What was seen of a file beside the verdicts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadSummary {
+    /// Rows read.
+    pub rows: u64,
+    /// Values never seen in training, by column.
+    pub unknown_categories: BTreeMap<String, u64>,
+}
+
+/// The parameters of the classifier that a config describes: for tests, which make weights that fit.
+#[doc(hidden)]
+pub fn parameters(config: &Config, tokeniser: &Tokeniser, classes: Option<&Classes>) -> Result<ParamTable> {
+    let mut table = ParamTable::default();
+    Network::new(config, tokeniser, classes.filter(|_| wants_classes(config)), &mut table)?;
+    Ok(table)
+}
+
+/// A classifier, ready to run.
+#[derive(Debug)]
+pub struct Detector {
+    threshold: f64,
+    tokeniser: Tokeniser,
+    classes: Option<Classes>,
+    network: Network,
+    session: Session,
+}
+
+impl Detector {
+    /// The classifier that `finetune` left in a run folder.
+    pub fn open(run: &Run) -> Result<Self> {
+        let weights = WeightsFile::read(&run.require(Stage::Finetune, MODEL)?, Stage::Finetune)?;
+        let tokeniser = read_tokeniser(&run.require(Stage::Finetune, TOKENISER)?, Stage::Finetune)?;
+        let config = run.config_of(Stage::Finetune)?;
+        let classes = if wants_classes(&config) { Some(read_classes(&weights)?) } else { None };
+        let embeddings = if config.finetune.from == FinetuneFrom::Latents { 1 } else { config.finetune.independent() };
+        weights.check_features(embeddings * tokeniser.tokens().len())?;
+        Self::new(&config, tokeniser, classes, move |table, network| weights.params(table, &[""], network.tokens()))
+    }
+
+    /// The network of a config with weights of the caller's.
+    pub fn new(
+        config: &Config,
+        tokeniser: Tokeniser,
+        classes: Option<Classes>,
+        params: impl FnOnce(&ParamTable, &Network) -> Result<Buffer<f32>>,
+    ) -> Result<Self> {
+        let mut table = ParamTable::default();
+        let network = Network::new(config, &tokeniser, classes.as_ref(), &mut table)?;
+        let params = params(&table, &network)?;
+        let sizes = [network.activations(), network.members(), network.tokens()];
+        let session = Session::new(config, &table, sizes, params)?;
+        Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, network, session })
+    }
+
+    /// The columns that its flows have.
+    pub fn schema(&self) -> &Schema {
+        self.tokeniser.schema()
+    }
+
+    /// What it makes of columns.
+    pub fn tokeniser(&self) -> &Tokeniser {
+        &self.tokeniser
+    }
+
+    /// The network.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The engine that it runs on.
+    pub fn engine(&self) -> &Engine<f32> {
+        self.session.engine()
+    }
+
+    /// What its outputs are.
+    pub fn outputs(&self) -> Outputs {
+        self.network.outputs()
+    }
+
+    /// The categories that it tells apart.
+    pub fn classes(&self) -> Option<&Classes> {
+        self.classes.as_ref()
+    }
+
+    /// A probability at or above it is an attack.
+    pub fn threshold(&self) -> f64 {
+        self.threshold
+    }
+
+    /// A verdict for every row of `flows`, which were read by [`Detector::schema`]. A verdict is a function of the row alone.
+    pub fn score(&self, flows: &Flows) -> Result<Vec<Verdict>> {
+        let probabilities = self.probabilities(&self.tokeniser.tokenise(flows)?);
+        self.check(flows, &probabilities, "the flows")?;
+        Ok(probabilities.chunks_exact(self.outputs().width()).map(|row| self.verdict(row)).collect())
+    }
+
+    /// What the probabilities of a row amount to.   probabilities: [W]
+    pub fn verdict(&self, probabilities: &[f32]) -> Verdict {
+        let outputs = self.outputs();
+        let probability = outputs.attack(probabilities);
+        let is_attack = f64::from(probability) >= self.threshold;
+        let class = self.classes.as_ref().zip(outputs.class(probabilities, is_attack));
+        Verdict { probability, is_attack, category: class.map(|(classes, class)| classes.names()[class].clone()) }
+    }
+
+    /// The probabilities of [`Outputs`] for every row: [rows, W].
+    pub fn probabilities(&self, encoded: &TokenTable) -> Vec<f32> {
+        let (session, rows) = (&self.session, all_rows(encoded.n_rows()));
+        self.network.probabilities(session.engine(), session.params(), session.prepared(), encoded, &rows)
+    }
+
+    /// The probability of an attack for every row.
+    pub fn attacks(&self, encoded: &TokenTable) -> Vec<f32> {
+        let outputs = self.outputs();
+        self.probabilities(encoded).chunks_exact(outputs.width()).map(|row| outputs.attack(row)).collect()
+    }
+
+    /// Refuses probabilities that are no numbers.
+    fn check(&self, flows: &Flows, probabilities: &[f32], origin: &str) -> Result<()> {
+        let Some(place) = probabilities.iter().position(|p| !p.is_finite()) else { return Ok(()) };
+        let row = place / self.outputs().width();
+        Err(Error::Numerics(format!("{origin}: the model gives no number for row `{}`", flows.ids()[row])))
+    }
+
+    /// Reads a file batch by batch and calls `each` with its rows and their probabilities, [rows, W]. The next batch is read while the
+    /// network looks at this one.
+    pub fn each_batch(
+        &self,
+        data: &Path,
+        labels: Labels,
+        summary: &mut ReadSummary,
+        progress: &mut dyn Progress,
+        mut each: impl FnMut(&Flows, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let mut reader = FlowReader::open(data, self.tokeniser.schema(), labels)?;
+        tell_ignored(&reader, data, progress);
+        let batch = (BATCH_FEATURES / self.tokeniser.tokens().len().max(1)).clamp(1, BATCH);
+        let mut read = || -> Result<Option<(Flows, TokenTable)>> {
+            let Some(flows) = reader.next_batch(batch)? else { return Ok(None) };
+            let encoded = self.tokeniser.tokenise(&flows)?;
+            Ok(Some((flows, encoded)))
+        };
+        let mut next = read();
+        while let Some((flows, encoded)) = next? {
+            if let Some(signal) = progress.stop() {
+                return Err(Error::Interrupted { signal });
+            }
+            let probabilities;
+            (probabilities, next) = self.engine().join(|| self.probabilities(&encoded), &mut read);
+            self.check(&flows, &probabilities, &data.display().to_string())?;
+            summary.rows += flows.len() as u64;
+            for (column, n) in encoded.unknown_counts() {
+                if *n > 0 {
+                    *summary.unknown_categories.entry(column.clone()).or_default() += *n as u64;
+                }
+            }
+            each(&flows, &probabilities)?;
+        }
+        tell_lines(&reader, data, progress);
+        for (column, n) in &summary.unknown_categories {
+            let (path, rows) = (data.display(), summary.rows);
+            let message = format!("{path}: {n} of {rows} rows: `{column}` not known from training, read as unknown");
+            progress.event(Event::Message(&message));
+        }
+        Ok(())
+    }
+}
+
+/// The classes that finetune has written beside the weights.
+fn read_classes(weights: &WeightsFile) -> Result<Classes> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        classes: Classes,
+    }
+    let metadata = weights.metadata()?;
+    let read = serde_json::from_str(metadata.as_deref().unwrap_or("{}"));
+    let Metadata { classes } = read.map_err(|error| weights.refuse(format!("metadata without classes: {error}")))?;
+    Ok(classes)
+}

@@ -1,0 +1,44 @@
+//! A trained run as a library: what programs embed that give verdicts on flows.
+//!
+//! **Invariant:** nothing here trains or writes a run folder.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use nids_detect::Detector;
+//! use nids_flows::{Labels, read};
+//! use nids_store::Run;
+//!
+//! let detector = Detector::open(&Run::open("runs/unsw-nb15".as_ref())?)?;
+//! let flows = read("flows.csv".as_ref(), detector.schema(), Labels::Optional)?;
+//! for (id, verdict) in flows.ids().iter().zip(detector.score(&flows)?) {
+//!     println!("{id}: {:.6}{}", verdict.probability, if verdict.is_attack { ", attack" } else { "" });
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod classifier;
+mod detector;
+pub mod engine;
+mod network;
+pub mod read;
+mod session;
+pub mod verdicts;
+mod weights_file;
+
+use nids_config::Stage;
+
+pub use classifier::{Network, wants_classes};
+#[doc(hidden)]
+pub use detector::parameters;
+pub use detector::{Detector, ReadSummary, Verdict};
+pub use network::{LatentEncoder, features, mixer};
+pub use session::{LatentSession, Session};
+pub use weights_file::WeightsFile;
+
+/// What to do about an artefact of `stage` that cannot be used.
+pub fn again(stage: Stage) -> String {
+    format!("run `nids-mixer {stage}` again")
+}
