@@ -339,10 +339,11 @@ fn lost_lines_are_told() {
     for name in ["metrics.jsonl", "monitor.jsonl"] {
         let folder = tempfile::tempdir().unwrap();
         let run = Run::create(folder.path()).unwrap();
-        pretrain(&config(&[]), &run, &mut StopsAfter(3)).unwrap_err();
+        let config = config(&["pretrain.steps=60"]); // the monitor looks at step 50
+        pretrain(&config, &run, &mut StopsAfter(52)).unwrap_err();
         let others = files(folder.path());
         overwrite(&folder.path().join(name), b"");
-        let error = pretrain(&config(&[]), &run, &mut Silent).unwrap_err();
+        let error = pretrain(&config, &run, &mut Silent).unwrap_err();
         let text = error.to_string().replace(&folder.path().display().to_string(), "RUN").replace(name, "FILE");
         insta::allow_duplicates! {
             insta::assert_snapshot!(text, @"RUN/FILE: lacks lines that `pretrain` had written, or has others: put it back as it was; `--fresh` starts the stage anew");
