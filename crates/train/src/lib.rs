@@ -12,7 +12,7 @@ mod step;
 pub mod stream;
 mod train;
 
-pub use nonfinite::What;
+pub use nonfinite::NonfiniteKind;
 pub use plan::TrainPlan;
 pub use sampler::Sampler;
 pub use state::member_in_training;

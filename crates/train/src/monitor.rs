@@ -79,8 +79,8 @@ impl Monitor {
     }
 
     pub(crate) fn state(&self) -> MonitorState {
-        let of = |layer: &Layer| (layer.name.clone(), (layer.still, layer.is_reported));
-        let still = self.layers.iter().map(of).collect();
+        let entry = |layer: &Layer| (layer.name.clone(), (layer.still, layer.is_reported));
+        let still = self.layers.iter().map(entry).collect();
         MonitorState { window: self.window, losses: self.losses.iter().copied().collect(), still }
     }
 
@@ -103,11 +103,11 @@ impl Monitor {
     pub(crate) fn after(
         &mut self,
         step: u64,
-        taken: &StepReport,
+        report: &StepReport,
         params: &[f32],
         optimiser: &Optimiser<f32>,
     ) -> Option<Observation<'_>> {
-        self.window.0 += taken.loss;
+        self.window.0 += report.loss;
         self.window.1 += 1;
         if !step.is_multiple_of(self.limits.monitor_every) {
             return None;
@@ -122,14 +122,14 @@ impl Monitor {
         let mut max_update = BTreeMap::new();
         let mut vanished = Vec::new();
         for layer in &mut self.layers {
-            let shrink = optimiser.shrink(taken.lr, layer.weight);
+            let shrink = optimiser.shrink(report.lr, layer.weight);
             let (mut moved, mut learned) = (0.0_f32, 0.0_f32);
             for (after, before) in layer.weight.of(params).iter().zip(layer.weight.of::<f32>(&self.before)) {
                 moved = moved.max((after - before).abs());
                 learned = learned.max((after - before * shrink).abs());
             }
             max_update.insert(layer.name.as_str(), moved);
-            let lr = taken.lr * layer.lr_scale;
+            let lr = report.lr * layer.lr_scale;
             if lr > 0.0 {
                 let is_still = f64::from(learned) < self.limits.threshold * lr;
                 layer.still = if is_still { layer.still + 1 } else { 0 };
@@ -141,8 +141,8 @@ impl Monitor {
             }
         }
         let warning = (!vanished.is_empty()).then(|| {
-            let of_member = self.member.map_or_else(String::new, |member| format!(" member {member},"));
-            warning(self.stage, &of_member, &self.limits, step, &vanished)
+            let member_label = self.member.map_or_else(String::new, |member| format!(" member {member},"));
+            warning(self.stage, &member_label, &self.limits, step, &vanished)
         });
         Some(Observation { line: MonitorLine { step, member: self.member, max_update }, warning })
     }
@@ -156,14 +156,14 @@ fn is_flat(losses: &VecDeque<f64>) -> bool {
     }
 }
 
-fn warning(stage: Stage, of_member: &str, limits: &Limits, step: u64, vanished: &[&str]) -> String {
+fn warning(stage: Stage, member_label: &str, limits: &Limits, step: u64, vanished: &[&str]) -> String {
     let names: Vec<String> = vanished.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
     let more = match vanished.len().saturating_sub(SHOWN) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
     format!(
-        "{stage}{of_member} step {step}: the gradient vanishes in {}{more}: weights moved by less than {:e} of the learning rate at {} looks in \
+        "{stage}{member_label} step {step}: the gradient vanishes in {}{more}: weights moved by less than {:e} of the learning rate at {} looks in \
          a row, and the loss is flat: lower `model.depth`, take `model.activation: gelu`, raise `{stage}.lr`, or set `{stage}.monitor: off`",
         names.join(", "),
         limits.threshold,
@@ -207,10 +207,10 @@ mod tests {
             frozen.of_mut(&mut grads).fill(1.0);
             monitor.before(step, &params);
             optimiser.step(lr, 1.0, &mut params, &grads);
-            let taken = StepReport { loss: loss(step), lr, grad_norm: 1.0 };
-            let look = monitor.after(step, &taken, &params, &optimiser);
-            assert_eq!(look.is_some(), step % 2 == 0, "step {step}");
-            if let Some(Observation { line: MonitorLine { max_update, .. }, warning }) = look {
+            let report = StepReport { loss: loss(step), lr, grad_norm: 1.0 };
+            let observation = monitor.after(step, &report, &params, &optimiser);
+            assert_eq!(observation.is_some(), step % 2 == 0, "step {step}");
+            if let Some(Observation { line: MonitorLine { max_update, .. }, warning }) = observation {
                 assert_eq!(
                     max_update.keys().copied().collect::<Vec<_>>(),
                     ["a", "b"],

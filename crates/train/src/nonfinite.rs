@@ -10,7 +10,7 @@ const SHOWN: usize = 8;
 
 /// What stopped being a number first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum NonfiniteKind {
     /// The loss.
     Loss,
     /// The gradient.
@@ -19,7 +19,7 @@ pub enum What {
     Weight,
 }
 
-impl What {
+impl NonfiniteKind {
     pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Loss => "the loss",
@@ -31,8 +31,8 @@ impl What {
 
 /// A step that went wrong.
 #[derive(Debug)]
-pub(crate) struct Nonfinite {
-    pub(crate) what: What,
+pub(crate) struct NonfiniteFinding {
+    pub(crate) kind: NonfiniteKind,
     /// Counted from 1.
     pub(crate) step: u64,
     /// The first parameter in whose gradient (or which, after the update) it shows.
@@ -47,14 +47,14 @@ pub(crate) fn layer(table: &ParamTable, numbers: &[f32]) -> Option<String> {
     table.specs().iter().find(|spec| is_bad(spec.param.of(numbers))).map(|spec| spec.name.clone())
 }
 
-impl Nonfinite {
+impl NonfiniteFinding {
     /// For an error or a warning; `why` it is one although the config wants to go on.
     pub(crate) fn text(&self, plan: &TrainPlan, row: &dyn Fn(u32) -> String, why: &str) -> String {
         let stage = plan.stage;
-        let of_member = plan.member.map_or_else(String::new, |member| format!(" member {member},"));
+        let member_label = plan.member.map_or_else(String::new, |member| format!(" member {member},"));
         let layer = self.layer.as_ref().map_or_else(String::new, |layer| format!(", first in `{layer}`"));
-        let rows = match (self.what, self.rows.as_slice()) {
-            (What::Weight, _) => String::new(),
+        let rows = match (self.kind, self.rows.as_slice()) {
+            (NonfiniteKind::Weight, _) => String::new(),
             (_, []) => ", of no row of the batch alone".to_owned(),
             (_, rows) => format!(", by {}", names(rows, row)),
         };
@@ -64,8 +64,8 @@ impl Nonfinite {
         } else {
             String::new()
         };
-        let (step, what) = (self.step, self.what.text());
-        format!("{stage}{of_member} step {step}: {what} is not finite{layer}{rows}{why}: lower `{stage}.lr`{rescue}")
+        let (step, what) = (self.step, self.kind.text());
+        format!("{stage}{member_label} step {step}: {what} is not finite{layer}{rows}{why}: lower `{stage}.lr`{rescue}")
     }
 }
 
@@ -85,12 +85,12 @@ mod tests {
     #[test]
     fn a_message_names_step_layer_and_rows() {
         let plan = |nonfinite| TrainPlan::new(Stage::Pretrain, &TrainingConfig { nonfinite, ..TrainingConfig::default() }, 100);
-        let text = |what, rows: &[u32], policy, why: &str| {
-            let found = Nonfinite { what, step: 7, layer: Some("encoder.norm.weight".to_owned()), rows: rows.to_vec() };
-            found.text(&plan(policy), &|row| format!("row {row}"), why)
+        let text = |kind, rows: &[u32], policy, why: &str| {
+            let finding = NonfiniteFinding { kind, step: 7, layer: Some("encoder.norm.weight".to_owned()), rows: rows.to_vec() };
+            finding.text(&plan(policy), &|row| format!("row {row}"), why)
         };
-        insta::assert_snapshot!(text(What::Loss, &[3, 5], Policy::Stop, ""), @"pretrain step 7: the loss is not finite, first in `encoder.norm.weight`, by row 3, row 5: lower `pretrain.lr`, or set `pretrain.nonfinite: rollback`");
-        insta::assert_snapshot!(text(What::Gradient, &[], Policy::Stop, ""), @"pretrain step 7: the gradient is not finite, first in `encoder.norm.weight`, of no row of the batch alone: lower `pretrain.lr`, or set `pretrain.nonfinite: rollback`");
-        insta::assert_snapshot!(text(What::Weight, &[], Policy::Rollback, "it has gone back 5 times"), @"pretrain step 7: a weight after the update is not finite, first in `encoder.norm.weight`; it has gone back 5 times: lower `pretrain.lr`");
+        insta::assert_snapshot!(text(NonfiniteKind::Loss, &[3, 5], Policy::Stop, ""), @"pretrain step 7: the loss is not finite, first in `encoder.norm.weight`, by row 3, row 5: lower `pretrain.lr`, or set `pretrain.nonfinite: rollback`");
+        insta::assert_snapshot!(text(NonfiniteKind::Gradient, &[], Policy::Stop, ""), @"pretrain step 7: the gradient is not finite, first in `encoder.norm.weight`, of no row of the batch alone: lower `pretrain.lr`, or set `pretrain.nonfinite: rollback`");
+        insta::assert_snapshot!(text(NonfiniteKind::Weight, &[], Policy::Rollback, "it has gone back 5 times"), @"pretrain step 7: a weight after the update is not finite, first in `encoder.norm.weight`; it has gone back 5 times: lower `pretrain.lr`");
     }
 }

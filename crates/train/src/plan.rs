@@ -51,7 +51,7 @@ impl TrainPlan {
 
     /// The same for one of several independent members.
     #[must_use]
-    pub fn of_member(self, member: Option<usize>) -> Self {
+    pub fn for_member(self, member: Option<usize>) -> Self {
         Self { member, ..self }
     }
 

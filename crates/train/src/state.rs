@@ -25,11 +25,11 @@ pub(crate) struct State {
     pub(crate) window: LogWindow,
     pub(crate) monitor: Option<MonitorState>,
     /// What the run has gone through; see [`RecoveryState`].
-    pub(crate) trouble: RecoveryState,
+    pub(crate) recovery: RecoveryState,
     /// The last validation loss; in pretraining, which has none, the last loss logged.
     pub(crate) score: Option<f64>,
     /// Where a rollback goes.
-    pub(crate) back: Option<RollbackPoint>,
+    pub(crate) rollback_point: Option<RollbackPoint>,
 }
 
 /// A step to go back to.

@@ -5,7 +5,7 @@ use nids_nn::ParamTable;
 use nids_nn::engine::{Cut, Engine, Loss, Objective, Sample};
 use nids_nn::optim::{Optimiser, clip};
 
-use crate::nonfinite::{self, Nonfinite, What};
+use crate::nonfinite::{self, NonfiniteFinding, NonfiniteKind};
 use crate::plan::TrainPlan;
 use nids_store::checkpoint::Arithmetic;
 
@@ -29,8 +29,8 @@ pub struct StepRunner<'o> {
 pub enum Outcome {
     /// The weights have moved.
     Taken(StepReport),
-    /// Nothing was changed, but for [`What::Weight`].
-    Nonfinite(What),
+    /// Nothing was changed, but for [`NonfiniteKind::Weight`].
+    Nonfinite(NonfiniteKind),
 }
 
 /// What a step was.
@@ -70,10 +70,10 @@ impl<'o> StepRunner<'o> {
         let key = key.child(step);
         let (loss, grad_norm) = gradient(engine, *objective, plan, key, step, samples, params, grads);
         if !loss.total.is_finite() {
-            return Outcome::Nonfinite(What::Loss);
+            return Outcome::Nonfinite(NonfiniteKind::Loss);
         }
         if !grad_norm.is_finite() {
-            return Outcome::Nonfinite(What::Gradient);
+            return Outcome::Nonfinite(NonfiniteKind::Gradient);
         }
         objective.terms(step, loss, terms);
         let grad_scale = clip(grad_norm, plan.clip_norm);
@@ -81,7 +81,7 @@ impl<'o> StepRunner<'o> {
         engine.update(optimiser, lr, grad_scale, params, grads);
         // squares overflow before the weights do
         if !engine.grad_norm(params).is_finite() && nonfinite::layer(table, params).is_some() {
-            return Outcome::Nonfinite(What::Weight);
+            return Outcome::Nonfinite(NonfiniteKind::Weight);
         }
         Outcome::Taken(StepReport { loss: loss.total, lr, grad_norm })
     }
@@ -90,16 +90,16 @@ impl<'o> StepRunner<'o> {
     pub(crate) fn nonfinite(
         &mut self,
         engine: &mut Engine<f32>,
-        what: What,
+        kind: NonfiniteKind,
         step: u64,
         samples: &[Sample],
         params: &[f32],
-    ) -> Nonfinite {
+    ) -> NonfiniteFinding {
         let Self { table, objective, plan, key, grads, .. } = self;
-        let layer = if what == What::Weight { nonfinite::layer(table, params) } else { nonfinite::layer(table, grads) };
-        if what == What::Weight {
+        let layer = if kind == NonfiniteKind::Weight { nonfinite::layer(table, params) } else { nonfinite::layer(table, grads) };
+        if kind == NonfiniteKind::Weight {
             // with NaN weights every row fails, so no rows are named
-            return Nonfinite { what, step: step + 1, layer, rows: Vec::new() };
+            return NonfiniteFinding { kind, step: step + 1, layer, rows: Vec::new() };
         }
         // what is no number in a row is none in every sum with it
         let mut rows = Vec::new();
@@ -118,7 +118,7 @@ impl<'o> StepRunner<'o> {
                 parts.extend([second, first]);
             }
         }
-        Nonfinite { what, step: step + 1, layer, rows }
+        NonfiniteFinding { kind, step: step + 1, layer, rows }
     }
 }
 
@@ -199,15 +199,15 @@ mod tests {
             ROWS,
         );
         let mut engine = Engine::new(&bowl.table, 1, Gemm::Tiles, Cut { shard: 2, groups: 1 }).unwrap();
-        let mut trainer = StepRunner::new(&bowl.table, &bowl, &plan, Key::new(KEY), |_| 1.0);
+        let mut runner = StepRunner::new(&bowl.table, &bowl, &plan, Key::new(KEY), |_| 1.0);
         let mut params = bowl.table.zeros::<f32>();
         bowl.weight.of_mut(&mut params).copy_from_slice(&W);
         let samples: Vec<Sample> = (0..ROWS as u32).map(|row| Sample { row, key: row }).collect();
-        let outcome = trainer.step(&mut engine, 6, &samples, 1.0, &mut params, &mut |_, _| panic!("no terms"));
-        let Outcome::Nonfinite(what) = outcome else { panic!("a number") };
-        let found = trainer.nonfinite(&mut engine, what, 6, &samples, &params);
-        assert_eq!((found.what, found.step, found.layer.as_deref()), (What::Loss, 7, Some("weight")));
-        assert_eq!((found.rows.as_slice(), bowl.weight.of::<f32>(&params)), (&[0, 2][..], &W[..]));
-        assert_eq!(trainer.optimiser.moments().2, 0);
+        let outcome = runner.step(&mut engine, 6, &samples, 1.0, &mut params, &mut |_, _| panic!("no terms"));
+        let Outcome::Nonfinite(kind) = outcome else { panic!("a number") };
+        let finding = runner.nonfinite(&mut engine, kind, 6, &samples, &params);
+        assert_eq!((finding.kind, finding.step, finding.layer.as_deref()), (NonfiniteKind::Loss, 7, Some("weight")));
+        assert_eq!((finding.rows.as_slice(), bowl.weight.of::<f32>(&params)), (&[0, 2][..], &W[..]));
+        assert_eq!(runner.optimiser.moments().2, 0);
     }
 }

@@ -9,7 +9,7 @@ use nids_nn::engine::{Engine, Objective, Sample};
 use nids_nn::{Ema, ParamTable};
 
 use crate::monitor::Monitor;
-use crate::nonfinite::{Nonfinite, What};
+use crate::nonfinite::{NonfiniteFinding, NonfiniteKind};
 use crate::plan::TrainPlan;
 use crate::sampler::Sampler;
 use crate::state::{LogWindow, RecoveryState, RollbackPoint, State};
@@ -60,7 +60,7 @@ impl<'j> Job<'j> {
         mut each_step: impl FnMut(u64, &Engine<f32>, &[f32], &mut StageRun<'_>, &mut dyn Progress) -> Result<Option<f64>> + Send,
     ) -> Result<()> {
         let plan = self.plan;
-        let mut training = Training::start(self, lr_scale, params, from)?;
+        let mut train_loop = TrainLoop::start(self, lr_scale, params, from)?;
         let mut samples: Vec<Sample> = Vec::with_capacity(plan.batch_size);
         progress.event(Event::Message(&format!(
             "{} parameters, {} threads, {}",
@@ -69,26 +69,26 @@ impl<'j> Job<'j> {
             nids_kernels::describe(engine.gemm())
         )));
         progress.event(Event::Started { stage: plan.stage, steps: plan.steps });
-        let first = training.step;
+        let first = train_loop.step;
         if first > 0 {
             progress.event(Event::Message(&format!("{}: goes on after step {first} of {}", plan.stage, plan.steps)));
         }
         let started = Instant::now();
         engine.run(|engine| -> Result<()> {
-            while training.step < plan.steps {
-                sampler.batch(training.step, plan.batch_size, &mut samples);
-                training.advance(engine, &samples, params, run, progress)?;
-                let done = training.step;
+            while train_loop.step < plan.steps {
+                sampler.batch(train_loop.step, plan.batch_size, &mut samples);
+                train_loop.advance(engine, &samples, params, run, progress)?;
+                let done = train_loop.step;
                 let average = self.average();
                 let kept = average.as_ref().map_or(&**params, |average| average.params());
                 if let Some(loss) = each_step(done, engine, kept, run, progress)? {
-                    training.score = Some(loss);
+                    train_loop.score = Some(loss);
                 }
                 drop(average);
                 let signal = progress.stop();
                 let is_periodic = done.is_multiple_of(run.checkpoint_every());
                 if done < plan.steps && (is_periodic || signal.is_some()) {
-                    training.checkpoint(params, is_periodic, run)?;
+                    train_loop.checkpoint(params, is_periodic, run)?;
                     if let Some(signal) = signal {
                         return Err(Error::Interrupted { signal });
                     }
@@ -109,17 +109,17 @@ impl<'j> Job<'j> {
 }
 
 /// A training between two steps.
-struct Training<'j> {
+struct TrainLoop<'j> {
     job: &'j Job<'j>,
-    trainer: StepRunner<'j>,
+    runner: StepRunner<'j>,
     monitor: Option<Monitor>,
     /// Steps taken.
     step: u64,
     window: LogWindow,
-    trouble: RecoveryState,
+    recovery: RecoveryState,
     score: Option<f64>,
     /// Where a rollback goes.
-    back: Option<Snapshot>,
+    rollback_point: Option<Snapshot>,
 }
 
 /// The weights and what moves them.
@@ -131,7 +131,7 @@ struct Snapshot {
     average: Option<Buffer<f32>>,
 }
 
-impl<'j> Training<'j> {
+impl<'j> TrainLoop<'j> {
     fn start(
         job: &'j Job<'j>,
         lr_scale: impl Fn(&str) -> f64,
@@ -141,24 +141,24 @@ impl<'j> Training<'j> {
         let Job { table, objective, plan, key, .. } = *job;
         let is_watched = plan.monitor != MonitorPolicy::Off;
         let monitor = is_watched.then(|| Monitor::new(table, plan.stage, plan.member, plan.limits, &lr_scale));
-        let trainer = StepRunner::new(table, objective, plan, key, lr_scale);
-        let mut training = Self {
+        let runner = StepRunner::new(table, objective, plan, key, lr_scale);
+        let mut train_loop = Self {
             job,
-            trainer,
+            runner,
             monitor,
             step: 0,
             window: LogWindow::default(),
-            trouble: RecoveryState::default(),
+            recovery: RecoveryState::default(),
             score: None,
-            back: None,
+            rollback_point: None,
         };
         if plan.nonfinite == NonfinitePolicy::Rollback {
-            training.back = Some(training.snapshot(params));
+            train_loop.rollback_point = Some(train_loop.snapshot(params));
         }
         if let Some(from) = from {
-            training.restore(from, params)?;
+            train_loop.restore(from, params)?;
         }
-        Ok(training)
+        Ok(train_loop)
     }
 
     /// Takes the next step, with what is to be logged of it.
@@ -177,19 +177,19 @@ impl<'j> Training<'j> {
         }
         let mut terms = Vec::new();
         let mut term = |name, term| terms.push((name, term));
-        let taken = match self.trainer.step(engine, step, samples, self.trouble.lr_scale, params, &mut term) {
-            Outcome::Taken(taken) => taken,
-            Outcome::Nonfinite(what) => {
-                let found = self.trainer.nonfinite(engine, what, step, samples, params);
-                return self.handle(&found, params, run, progress);
+        let report = match self.runner.step(engine, step, samples, self.recovery.lr_scale, params, &mut term) {
+            Outcome::Taken(report) => report,
+            Outcome::Nonfinite(kind) => {
+                let finding = self.runner.nonfinite(engine, kind, step, samples, params);
+                return self.handle(&finding, params, run, progress);
             }
         };
         self.step = done;
-        self.trouble.skipped = 0;
+        self.recovery.skipped = 0;
         if let Some(mut average) = self.job.average() {
             average.update(params);
         }
-        let StepReport { loss, lr, grad_norm } = taken;
+        let StepReport { loss, lr, grad_norm } = report;
         self.window.loss += loss;
         for (name, term) in terms {
             *self.window.terms.entry(Cow::Borrowed(name)).or_insert(0.0) += term;
@@ -206,17 +206,17 @@ impl<'j> Training<'j> {
                 self.score = Some(loss / steps);
             }
         }
-        let look = self.monitor.as_mut().and_then(|monitor| monitor.after(done, &taken, params, &self.trainer.optimiser));
-        if let Some(look) = look {
-            run.log_monitor(&look.line)?;
-            match look.warning {
+        let observation = self.monitor.as_mut().and_then(|monitor| monitor.after(done, &report, params, &self.runner.optimiser));
+        if let Some(observation) = observation {
+            run.log_monitor(&observation.line)?;
+            match observation.warning {
                 Some(warning) if plan.monitor == MonitorPolicy::Stop => return Err(Error::Numerics(warning)),
                 Some(warning) => progress.event(Event::Message(&format!("warning: {warning}"))),
                 None => {}
             }
         }
         if plan.nonfinite == NonfinitePolicy::Rollback && done.is_multiple_of(plan.limits.rollback_every) {
-            self.back = Some(self.snapshot(params));
+            self.rollback_point = Some(self.snapshot(params));
         }
         Ok(())
     }
@@ -224,18 +224,18 @@ impl<'j> Training<'j> {
     /// Does what the config says about a step with non-finite values.
     fn handle(
         &mut self,
-        found: &Nonfinite,
+        finding: &NonfiniteFinding,
         params: &mut Buffer<f32>,
         run: &mut StageRun<'_>,
         progress: &mut dyn Progress,
     ) -> Result<()> {
         let Job { plan, row, .. } = *self.job;
-        let stop = |why: &str| Err(Error::Numerics(found.text(plan, row, why)));
+        let stop = |why: &str| Err(Error::Numerics(finding.text(plan, row, why)));
         let action = match plan.nonfinite {
-            NonfinitePolicy::Skip if found.what != What::Weight => {
+            NonfinitePolicy::Skip if finding.kind != NonfiniteKind::Weight => {
                 let max = plan.limits.max_skips;
-                self.trouble.skipped += 1;
-                if self.trouble.skipped > max {
+                self.recovery.skipped += 1;
+                if self.recovery.skipped > max {
                     return stop(&format!("{max} steps in a row have been skipped"));
                 }
                 self.step += 1;
@@ -243,31 +243,31 @@ impl<'j> Training<'j> {
             }
             NonfinitePolicy::Rollback => {
                 let max = plan.limits.max_rollbacks;
-                self.trouble.rollbacks += 1;
-                if self.trouble.rollbacks > max {
+                self.recovery.rollbacks += 1;
+                if self.recovery.rollbacks > max {
                     return stop(&format!("it has gone back {max} times"));
                 }
-                self.trouble.lr_scale *= plan.limits.rollback_lr_factor;
-                let to = self.go_back(params);
-                format!("back to step {to}, learning rates now x {}", self.trouble.lr_scale)
+                self.recovery.lr_scale *= plan.limits.rollback_lr_factor;
+                let to = self.roll_back(params);
+                format!("back to step {to}, learning rates now x {}", self.recovery.lr_scale)
             }
             _ => return stop(""),
         };
         let line = Line::Nonfinite {
-            step: found.step,
+            step: finding.step,
             member: plan.member,
-            nonfinite: found.what.text().into(),
-            layer: found.layer.clone(),
-            rows: found.rows.iter().map(|&index| row(index)).collect(),
+            nonfinite: finding.kind.text().into(),
+            layer: finding.layer.clone(),
+            rows: finding.rows.iter().map(|&index| row(index)).collect(),
             action: action.clone(),
         };
         run.log(&line)?;
-        progress.event(Event::Message(&format!("warning: {}: {action}", found.text(plan, row, ""))));
+        progress.event(Event::Message(&format!("warning: {}: {action}", finding.text(plan, row, ""))));
         Ok(())
     }
 
     fn snapshot(&self, params: &Buffer<f32>) -> Snapshot {
-        let (m, v, updates) = self.trainer.optimiser.moments();
+        let (m, v, updates) = self.runner.optimiser.moments();
         let average = self.job.average();
         Snapshot {
             at: RollbackPoint { step: self.step, updates, averaged: average.as_ref().map_or(0, |average| average.updates()) },
@@ -279,10 +279,10 @@ impl<'j> Training<'j> {
     }
 
     /// Puts the weights back to where they were; the step it was.
-    fn go_back(&mut self, params: &mut Buffer<f32>) -> u64 {
-        let Snapshot { at, params: then, m, v, average } = self.back.as_ref().expect("taken at the start");
+    fn roll_back(&mut self, params: &mut Buffer<f32>) -> u64 {
+        let Snapshot { at, params: then, m, v, average } = self.rollback_point.as_ref().expect("taken at the start");
         params.copy_from_slice(then);
-        self.trainer.optimiser.set_state(m, v, at.updates);
+        self.runner.optimiser.set_state(m, v, at.updates);
         if let Some((mut average, then)) = self.job.average().zip(average.as_ref()) {
             average.set_state(then, at.averaged);
         }
@@ -292,7 +292,7 @@ impl<'j> Training<'j> {
     }
 
     fn checkpoint(&self, params: &[f32], is_periodic: bool, run: &mut StageRun<'_>) -> Result<()> {
-        let (m, v, updates) = self.trainer.optimiser.moments();
+        let (m, v, updates) = self.runner.optimiser.moments();
         let average = self.job.average();
         let state = State {
             member: self.job.plan.member,
@@ -301,18 +301,22 @@ impl<'j> Training<'j> {
             averaged: average.as_ref().map_or(0, |average| average.updates()),
             window: self.window.clone(),
             monitor: self.monitor.as_ref().map(Monitor::state),
-            trouble: self.trouble,
+            recovery: self.recovery,
             score: self.score,
-            back: self.back.as_ref().map(|back| back.at),
+            rollback_point: self.rollback_point.as_ref().map(|snapshot| snapshot.at),
         };
         let mut tensors: Vec<(&str, &[f32])> = vec![("params", params), ("m", m), ("v", v)];
         tensors.extend(average.as_ref().map(|average| ("average", average.params())));
         if !self.job.finished.is_empty() {
             tensors.push(("finished", self.job.finished));
         }
-        if let Some(back) = &self.back {
-            tensors.extend([("back.params", &*back.params), ("back.m", &*back.m), ("back.v", &*back.v)]);
-            tensors.extend(back.average.as_ref().map(|average| ("back.average", &**average)));
+        if let Some(snapshot) = &self.rollback_point {
+            tensors.extend([
+                ("rollback_point.params", &*snapshot.params),
+                ("rollback_point.m", &*snapshot.m),
+                ("rollback_point.v", &*snapshot.v),
+            ]);
+            tensors.extend(snapshot.average.as_ref().map(|average| ("rollback_point.average", &**average)));
         }
         let at = Position { member: state.member, step: state.step, score: state.score };
         run.checkpoint(at, is_periodic, &state, &tensors)
@@ -321,8 +325,8 @@ impl<'j> Training<'j> {
     fn restore(&mut self, from: &Checkpoint, params: &mut Buffer<f32>) -> Result<()> {
         let (state, plan) = (from.state::<State>()?, self.job.plan);
         if state.step >= plan.steps || state.member != plan.member {
-            let of_member = |member: Option<usize>| member.map_or_else(String::new, |member| format!(" of member {member}"));
-            let (at, wanted) = (of_member(state.member), of_member(plan.member));
+            let member_label = |member: Option<usize>| member.map_or_else(String::new, |member| format!(" of member {member}"));
+            let (at, wanted) = (member_label(state.member), member_label(plan.member));
             let what =
                 format!("it is at step {}{at}, beyond the {} steps{wanted} of `{}.steps`", state.step, plan.steps, plan.stage);
             return Err(from.refuse(what));
@@ -331,7 +335,7 @@ impl<'j> Training<'j> {
         for (name, buffer) in [("params", &mut *params), ("m", &mut m), ("v", &mut v)] {
             from.copy(name, buffer)?;
         }
-        self.trainer.optimiser.set_state(&m, &v, state.updates);
+        self.runner.optimiser.set_state(&m, &v, state.updates);
         if let Some(mut average) = self.job.average() {
             let mut then = self.job.table.zeros();
             from.copy("average", &mut then)?;
@@ -340,18 +344,22 @@ impl<'j> Training<'j> {
         if let (Some(monitor), Some(state)) = (&mut self.monitor, &state.monitor) {
             monitor.restore(state);
         }
-        if let (Some(back), Some(at)) = (&mut self.back, state.back) {
-            back.at = at;
-            for (name, buffer) in [("back.params", &mut back.params), ("back.m", &mut back.m), ("back.v", &mut back.v)] {
+        if let (Some(snapshot), Some(at)) = (&mut self.rollback_point, state.rollback_point) {
+            snapshot.at = at;
+            for (name, buffer) in [
+                ("rollback_point.params", &mut snapshot.params),
+                ("rollback_point.m", &mut snapshot.m),
+                ("rollback_point.v", &mut snapshot.v),
+            ] {
                 from.copy(name, buffer)?;
             }
-            if let Some(average) = &mut back.average {
-                from.copy("back.average", average)?;
+            if let Some(average) = &mut snapshot.average {
+                from.copy("rollback_point.average", average)?;
             }
         }
         self.step = state.step;
         self.window = state.window.clone();
-        self.trouble = state.trouble;
+        self.recovery = state.recovery;
         self.score = state.score;
         Ok(())
     }

@@ -109,7 +109,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         }
         let number = (members > 1).then_some(k);
         let (average, without_labels) = (average.as_ref(), &without_labels[..]);
-        let plan = plan.of_member(number);
+        let plan = plan.for_member(number);
         let finished: &[f32] = if members > 1 { &params } else { &[] };
         let key = Key::new(seed).child(stream::FINETUNE);
         let job = Job { table: &table, objective, plan: &plan, key, average, finished, row: &row };
