@@ -53,13 +53,13 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Finetune(args) => {
             let (config, run) = open(&args)?;
-            let out = Output::open(None, &of_stage(&args, &config, &run))?;
+            let out = Output::open(None, &stage_sources(&args, &config, &run))?;
             let metrics = stages::finetune(&config, &run, &mut progress)?;
             out.print(&metrics_text(&metrics, false))
         }
         Command::Sweep { stage, grid } => {
             let (config, run) = open(&stage)?;
-            let out = Output::open(None, &of_stage(&stage, &config, &run))?;
+            let out = Output::open(None, &stage_sources(&stage, &config, &run))?;
             let report = commands::sweep(&config, &run, &grid, &mut progress)?;
             out.print(&sweep::table(&report))?;
             let chosen = run.folder().join("chosen.yaml");
@@ -131,7 +131,7 @@ fn run(command: Command) -> Result<()> {
 }
 
 /// What a stage reads.
-fn of_stage<'s>(args: &'s StageArgs, config: &'s Config, run: &'s Run) -> Vec<Source<'s>> {
+fn stage_sources<'s>(args: &'s StageArgs, config: &'s Config, run: &'s Run) -> Vec<Source<'s>> {
     let file = args.config.as_deref().map(|path| Source::File("--config", path));
     file.into_iter().chain([Source::Config(config), Source::Run(run)]).collect()
 }

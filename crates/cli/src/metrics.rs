@@ -23,7 +23,7 @@ pub(crate) fn tables(metrics: &Metrics) -> String {
         ("log loss", metrics.log_loss),
         ("Brier score", metrics.brier),
     ];
-    let of_categories = metrics.categories.as_ref().map(|categories| {
+    let category_rows = metrics.categories.as_ref().map(|categories| {
         [
             ("category accuracy", categories.accuracy),
             ("balanced category accuracy", categories.balanced_accuracy),
@@ -31,19 +31,19 @@ pub(crate) fn tables(metrics: &Metrics) -> String {
         ]
     });
     let mut table = table(["metric", "value"]);
-    for (name, value) in rows.into_iter().chain(of_categories.into_iter().flatten()) {
+    for (name, value) in rows.into_iter().chain(category_rows.into_iter().flatten()) {
         table.add_row([name.to_owned(), shown(value)]);
     }
     table.add_row(["rows".to_owned(), metrics.n.to_string()]);
     let mut tables = vec![aligned(table)];
     if let Some(categories) = &metrics.categories {
-        tables.extend([of_classes(categories), confusion(categories)]);
+        tables.extend([class_table(categories), confusion(categories)]);
     }
     tables.join("\n\n")
 }
 
 /// A line for each category.
-fn of_classes(categories: &CategoryMetrics) -> String {
+fn class_table(categories: &CategoryMetrics) -> String {
     let mut table = table(["category", "precision", "recall", "F1", "rows"]);
     for class in &categories.classes {
         let [precision, recall, f1] = [class.precision, class.recall, class.f1].map(shown);

@@ -61,7 +61,7 @@ impl KMeans<'_> {
             centre.iter().enumerate().for_each(|(i, &value)| transposed[i * k + c] = value);
         }
         let zeros = vec![0.0; width];
-        let of_centres: Vec<f32> = centres.chunks_exact(width).map(|c| squared_distance(c, &zeros)).collect();
+        let centre_norms: Vec<f32> = centres.chunks_exact(width).map(|c| squared_distance(c, &zeros)).collect();
         let (mut products, mut scratch) = (vec![0.0; BLOCK * k], Vec::new());
         let mut changed = false;
         for (block, x) in x.chunks(BLOCK * width).enumerate() {
@@ -73,9 +73,9 @@ impl KMeans<'_> {
             for (row, products) in products.chunks_exact(k).take(rows).enumerate() {
                 let row = block * BLOCK + row;
                 let (mut best, mut least) = (0, f32::INFINITY);
-                for (c, (&product, &of_centre)) in products.iter().zip(&of_centres).enumerate() {
+                for (c, (&product, &centre_norm)) in products.iter().zip(&centre_norms).enumerate() {
                     // |x - c|² less |x|², which is the same for all centres
-                    let d = of_centre - 2.0 * product;
+                    let d = centre_norm - 2.0 * product;
                     if d < least {
                         (best, least) = (c, d);
                     }
@@ -112,16 +112,16 @@ impl KMeans<'_> {
     /// The row nearest to each centre, heaviest cluster first. Centres that coincide have no rows
     /// of their own; the rows that are farthest from any centre then make up the number.
     fn medoids(&self, k: usize) -> Vec<usize> {
-        let mut of_cluster: Vec<(f64, Option<usize>)> = vec![(0.0, None); self.centres.len() / self.width];
+        let mut clusters: Vec<(f64, Option<usize>)> = vec![(0.0, None); self.centres.len() / self.width];
         for (row, &c) in self.nearest.iter().enumerate() {
-            let (weight, medoid) = &mut of_cluster[c];
+            let (weight, medoid) = &mut clusters[c];
             *weight += self.weight[row];
             if medoid.is_none_or(|medoid| self.distance[row] < self.distance[medoid]) {
                 *medoid = Some(row);
             }
         }
-        of_cluster.sort_by(|(a, _), (b, _)| b.total_cmp(a)); // stable: of equal ones the first
-        let mut picked: Vec<usize> = of_cluster.into_iter().filter_map(|(_, medoid)| medoid).collect();
+        clusters.sort_by(|(a, _), (b, _)| b.total_cmp(a)); // stable: of equal ones the first
+        let mut picked: Vec<usize> = clusters.into_iter().filter_map(|(_, medoid)| medoid).collect();
         let mut is_picked = vec![false; self.weight.len()];
         for &row in &picked {
             is_picked[row] = true;

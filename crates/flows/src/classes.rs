@@ -44,12 +44,12 @@ impl Classes {
         let missing = || Error::classes(format!("column \"{column}\" is missing, which says what kind of attack a row is"));
         let labels = flows.labels().ok_or_else(missing)?;
         let categories = flows.categories().ok_or_else(missing)?;
-        let mut of_label = [BTreeMap::new(), BTreeMap::new()];
+        let mut label_counts = [BTreeMap::new(), BTreeMap::new()];
         for &row in rows {
-            let counts: &mut BTreeMap<&str, usize> = &mut of_label[usize::from(labels[row as usize])];
+            let counts: &mut BTreeMap<&str, usize> = &mut label_counts[usize::from(labels[row as usize])];
             *counts.entry(categories.get(row as usize)).or_default() += 1;
         }
-        let [benign, mut names] = of_label;
+        let [benign, mut names] = label_counts;
         // the first of those that are as frequent
         let most = benign.iter().filter(|(name, _)| !name.is_empty()).max_by(|a, b| a.1.cmp(b.1).then(b.0.cmp(a.0)));
         let normal = most.map_or(NORMAL, |(name, _)| *name);

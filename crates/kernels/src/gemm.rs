@@ -60,16 +60,16 @@ pub struct Mat<'a, R> {
 #[derive(Clone, Copy, Debug)]
 pub struct Pairs<'a, R> {
     /// Pairs along its columns: [⌈rows / 2⌉, cols]
-    pub of_rows: &'a [R],
+    pub row_pairs: &'a [R],
     /// Pairs along its rows, transposed: [⌈cols / 2⌉, rows]
-    pub of_columns: &'a [R],
+    pub column_pairs: &'a [R],
 }
 
 impl<R> Pairs<'_, R> {
     /// The pairs of the transposed matrix.
     #[must_use]
     pub fn exchanged(self) -> Self {
-        Self { of_rows: self.of_columns, of_columns: self.of_rows }
+        Self { row_pairs: self.column_pairs, column_pairs: self.row_pairs }
     }
 }
 
@@ -322,16 +322,16 @@ mod tests {
                     return;
                 }
                 let pairs_of = |rows: usize, cols: usize, x: &[f32]| {
-                    let (mut xt, mut of_rows, mut of_columns) =
+                    let (mut xt, mut row_pairs, mut column_pairs) =
                         (vec![0.0; x.len()], vec![f32::NAN; rows.div_ceil(2) * cols], vec![f32::NAN; cols.div_ceil(2) * rows]);
                     transpose(Store::Set, [rows, cols], x, cols, &mut xt, rows);
-                    pair_rows([rows, cols], x, &mut of_rows);
-                    pair_rows([cols, rows], &xt, &mut of_columns);
-                    (xt, of_rows, of_columns)
+                    pair_rows([rows, cols], x, &mut row_pairs);
+                    pair_rows([cols, rows], &xt, &mut column_pairs);
+                    (xt, row_pairs, column_pairs)
                 };
                 let ((at, a_rows, a_columns), (bt, b_rows, b_columns)) = (pairs_of(m, k, &a), pairs_of(k, n, &b));
-                let a_pairs = Pairs { of_rows: &a_rows, of_columns: &a_columns };
-                let b_pairs = Pairs { of_rows: &b_rows, of_columns: &b_columns };
+                let a_pairs = Pairs { row_pairs: &a_rows, column_pairs: &a_columns };
+                let b_pairs = Pairs { row_pairs: &b_rows, column_pairs: &b_columns };
                 let run = |a, b| {
                     let (mut c, product) = (vec![f32::NAN; m * n], Product::new([m, n, k], a, b, Store::Set));
                     product.run(Gemm::Bf16, &mut c, n, &mut vec![f32::NAN; product.scratch_len(Gemm::Bf16)]);

@@ -104,9 +104,9 @@ impl Classifier {
     fn logits<'a, R: Real>(&self, cx: &Cx<'a, R>, pooled: &Tensor<'a, R>) -> Tensor<'a, R> {
         let [n, b, _] = pooled.shape;
         let logits = cx.tensor([n, b, self.n_outputs()]);
-        let (of_pooled, of_logits) = (self.chunk(pooled), self.chunk(&logits));
+        let (pooled_len, logits_len) = (self.chunk(pooled), self.chunk(&logits));
         for ((head, x), y) in
-            self.heads.iter().zip(pooled.data.chunks_exact(of_pooled)).zip(logits.data.chunks_exact_mut(of_logits))
+            self.heads.iter().zip(pooled.data.chunks_exact(pooled_len)).zip(logits.data.chunks_exact_mut(logits_len))
         {
             head.apply(cx, x, y);
         }
@@ -132,9 +132,9 @@ impl Classifier {
         dlogits: Tensor<'a, R>,
     ) -> Option<Tensor<'a, R>> {
         let ClassifierCache { encoder, pooled } = cache;
-        let (of_pooled, of_logits) = (self.chunk(&pooled), self.chunk(&dlogits));
+        let (pooled_len, logits_len) = (self.chunk(&pooled), self.chunk(&dlogits));
         for ((head, x), dy) in
-            self.heads.iter().zip(pooled.data.chunks_exact_mut(of_pooled)).zip(dlogits.data.chunks_exact(of_logits))
+            self.heads.iter().zip(pooled.data.chunks_exact_mut(pooled_len)).zip(dlogits.data.chunks_exact(logits_len))
         {
             head.add_gradients(cx, grads, x, dy);
             head.input_gradient(cx, dy, x);

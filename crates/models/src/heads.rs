@@ -55,10 +55,10 @@ impl Heads {
         let ddecoded = cx.zeros(decoded.shape);
         let mut loss = 0.0;
         for (t, (head, target)) in self.0.iter().enumerate() {
-            let of_token = t * b * d..(t + 1) * b * d;
+            let token_range = t * b * d..(t + 1) * b * d;
             let outputs = target.outputs();
             let (y, dy) = (cx.alloc(b * outputs), cx.alloc(b * outputs));
-            head.apply(cx, &decoded.data[of_token.clone()], y);
+            head.apply(cx, &decoded.data[token_range.clone()], y);
             dy.fill(R::zero());
             for j in 0..b {
                 if mask.is_some_and(|mask| mask[t * b + j] == R::zero()) {
@@ -75,8 +75,8 @@ impl Heads {
                 };
             }
             if let Some(grads) = grads.as_deref_mut() {
-                head.add_gradients(cx, grads, &decoded.data[of_token.clone()], dy);
-                head.input_gradient(cx, dy, &mut ddecoded.data[of_token]);
+                head.add_gradients(cx, grads, &decoded.data[token_range.clone()], dy);
+                head.input_gradient(cx, dy, &mut ddecoded.data[token_range]);
             }
             cx.recycle(y);
             cx.recycle(dy);

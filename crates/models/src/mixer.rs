@@ -185,7 +185,7 @@ impl Encoder {
     /// Adds `proj` or `embed.{feature}`, `registers` where there are any, `blocks.{i}` and `norm`.
     pub fn new(scope: &mut Scope<'_>, input: Input<'_>, config: &MixerConfig) -> Self {
         let dim = config.dim;
-        let (embedding, of_input) = match input {
+        let (embedding, n_inputs) = match input {
             Input::Patches { n_tokens, width } => {
                 (Embedding::Patches { proj: Linear::new(&mut scope.at("proj"), width, dim), n_tokens, width }, n_tokens)
             }
@@ -194,7 +194,7 @@ impl Encoder {
                 (Embedding::Features(FeatureEmbedding::new(&mut scope.at("embed"), named, dim)), features.len())
             }
         };
-        let n_tokens = of_input + config.n_registers;
+        let n_tokens = n_inputs + config.n_registers;
         Self {
             embedding,
             registers: (config.n_registers > 0).then(|| RegisterTokens::new(&mut scope.at("registers"), config.n_registers, dim)),
@@ -296,10 +296,10 @@ impl Encoder {
     pub fn infer<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, x: &'a mut [R]) -> Tensor<'a, R> {
         let (tokens, _) = self.embed(cx, b, x);
         let through = |blocks: &[Block], tokens| blocks.iter().fold(tokens, |tokens, block| block.infer(cx, tokens));
-        let (shared, own) = self.parted();
+        let (shared, own_blocks) = self.parted();
         let tokens = through(shared, tokens);
         let tokens = if let Some(members) = &self.members { members.scales.infer(cx, tokens) } else { tokens };
-        let tokens = through(own, tokens);
+        let tokens = through(own_blocks, tokens);
         let normed = cx.tensor(tokens.shape);
         self.norm.infer(cx, tokens.data, normed.data);
         cx.recycle(tokens.data);
@@ -403,8 +403,8 @@ impl Encoder {
         visible: Option<Visible<'a, R>>,
         tokens: Tensor<'a, R>,
     ) -> (Tensor<'a, R>, MembersCache<'a, R>) {
-        let (of_all, own) = self.parted();
-        let (tokens, shared) = forward_blocks(cx, of_all, visible, tokens);
+        let (shared_blocks, own_blocks) = self.parted();
+        let (tokens, shared) = forward_blocks(cx, shared_blocks, visible, tokens);
         let (tokens, scales) = match &self.members {
             Some(members) => {
                 let (tokens, cache) = members.scales.forward(cx, tokens);
@@ -412,7 +412,7 @@ impl Encoder {
             }
             None => (tokens, None),
         };
-        let (tokens, trunk) = forward_trunk(cx, own, &self.norm, visible, tokens);
+        let (tokens, trunk) = forward_trunk(cx, own_blocks, &self.norm, visible, tokens);
         (tokens, MembersCache { shared, scales, trunk })
     }
 
@@ -424,12 +424,12 @@ impl Encoder {
         dtokens: Tensor<'a, R>,
     ) -> Tensor<'a, R> {
         let MembersCache { shared, scales, trunk } = cache;
-        let (of_all, own) = self.parted();
-        let mut dtokens = backward_trunk(cx, grads, own, &self.norm, trunk, dtokens);
+        let (shared_blocks, own_blocks) = self.parted();
+        let mut dtokens = backward_trunk(cx, grads, own_blocks, &self.norm, trunk, dtokens);
         if let Some((members, cache)) = self.members.as_ref().zip(scales) {
             dtokens = members.scales.backward(cx, grads, cache, dtokens);
         }
-        backward_blocks(cx, grads, of_all, shared, dtokens)
+        backward_blocks(cx, grads, shared_blocks, shared, dtokens)
     }
 }
 

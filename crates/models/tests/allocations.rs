@@ -28,7 +28,7 @@ fn twenty_steps_allocate_nothing() {
         dropout: 0.2,
         drop_path: 0.4,
     };
-    for task in Task::<f32>::of_models(&mixer, 7, 64) {
+    for task in Task::<f32>::every_model(&mixer, 7, 64) {
         let mut engine = Engine::new(&task.table, 2, task.gemm, Cut { shard: 4, groups: 4 }).unwrap();
         let configs = [OptimiserConfig::AdamW(AdamWConfig::default()), OptimiserConfig::Adam(AdamConfig::default())];
         let mut optimisers = configs.map(|config| Optimiser::new(&task.table, config, Decay::Matrices, |_| 1.0));

@@ -38,13 +38,13 @@ impl Differentiable for Classified {
         let (logits, cache) = self.0.forward(cx, B, input);
         let dlogits = cx.tensor(logits.shape);
         let target = [1.0, 0.0, 1.0].map(R::from_f64);
-        let of_members = logits.data.chunks_exact(B).zip(dlogits.data.chunks_exact_mut(B)).enumerate();
+        let member_logits = logits.data.chunks_exact(B).zip(dlogits.data.chunks_exact_mut(B)).enumerate();
         // members whose losses differ in weight, so that one in the place of another shows
-        let of_member = |(k, (logits, dlogits)): (usize, (&[R], &mut [R]))| {
+        let member_loss = |(k, (logits, dlogits)): (usize, (&[R], &mut [R]))| {
             let weights = BceWeights { pos_weight: R::from_f64(1.0 + k as f64), weight: None };
             bce_with_logits(logits, &target, weights, R::from_f64(B as f64), dlogits)
         };
-        let loss = of_members.map(of_member).sum();
+        let loss = member_logits.map(member_loss).sum();
         let dx = self.0.backward(cx, grads, cache, dlogits).map(|mut dpatches| {
             // [N, b, P] as the input has it, [b, N·P]
             let [n, b, _] = dpatches.shape;
@@ -64,8 +64,8 @@ impl Differentiable for Taught {
     fn pass<R: Real>(&self, cx: &Cx<'_, R>, grads: &mut [R], x: &[R]) -> (f64, Option<Vec<R>>) {
         let input = cx.alloc(x.len());
         input.copy_from_slice(x);
-        let mask = TWO_OF_FOUR.map(|of_feature| {
-            let hidden = |j: usize| if j < LABELLED { R::zero() } else { R::from_f64(of_feature[j]) };
+        let mask = TWO_OF_FOUR.map(|feature_mask| {
+            let hidden = |j: usize| if j < LABELLED { R::zero() } else { R::from_f64(feature_mask[j]) };
             std::array::from_fn::<R, B, _>(hidden)
         });
         let token = [0.3, -0.2, 0.5, 0.1, 0.0, -0.7].map(R::from_f64);

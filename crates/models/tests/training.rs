@@ -29,7 +29,7 @@ const PLAIN: MixerConfig = MixerConfig { dropout: 0.0, drop_path: 0.0, ..MIXER }
 
 #[test]
 fn no_cut_of_a_batch_changes_its_gradient() {
-    for task in Task::<f64>::of_models(&MIXER, 5, 24) {
+    for task in Task::<f64>::every_model(&MIXER, 5, 24) {
         cuts_agree(&task);
     }
 }
@@ -57,7 +57,7 @@ const BROAD: MixerConfig = MixerConfig { dim: 83, token_hidden: 17, channel_hidd
 fn every_instruction_set_trains_and_infers_to_the_same_bits() {
     const B: usize = 7;
     for mixer in [MIXER, WIDE, BROAD, MixerConfig { activation: Activation::Tanh, ..MIXER }] {
-        for task in Task::<f32>::of_models(&mixer, 17, 14).filter(|task| task.gemm != Gemm::OpenBlas) {
+        for task in Task::<f32>::every_model(&mixer, 17, 14).filter(|task| task.gemm != Gemm::OpenBlas) {
             let mut first = None;
             nids_kernels::each_arch(|name| {
                 let (params, loss) = task.train(1, Cut { shard: 5, groups: 2 }, 3, |_| ());
@@ -98,7 +98,7 @@ fn bfloat16_gives_a_gradient_within_its_rounding() {
 #[test]
 fn any_number_of_threads_gives_the_same_bytes() {
     let wide = Task { gemm: Gemm::Bf16, ..Task::new(&WIDE, 17, 40) };
-    for task in Task::<f32>::of_models(&MIXER, 5, 40).chain([wide]) {
+    for task in Task::<f32>::every_model(&MIXER, 5, 40).chain([wide]) {
         let [one, two, four, eight] = [1, 2, 4, 8].map(|threads| {
             let (params, loss) = task.train(threads, Cut { shard: 3, groups: 4 }, 50, |_| ());
             let params: Vec<u32> = params.iter().map(|value| value.to_bits()).collect();
@@ -114,7 +114,7 @@ fn memory_is_settled_after_the_first_step() {
     let mixer = MixerConfig { dim: 64, token_hidden: 32, channel_hidden: 64, ..MIXER };
     let mut grew = Vec::new();
     for shard in [8, 9, 21, 22, 23, 32] {
-        for task in Task::<f32>::of_models(&mixer, 15, 2 * shard) {
+        for task in Task::<f32>::every_model(&mixer, 15, 2 * shard) {
             let mut held = Vec::new();
             task.train(1, Cut { shard, groups: 1 }, 20, |engine| held.push(engine.memory_bytes()));
             if held.iter().any(|&bytes| bytes != held[0]) {
@@ -168,7 +168,7 @@ fn an_autoencoder_learns_one_batch_by_heart() {
 fn a_pass_without_caches_gives_the_same_logits() {
     // wide enough for several strips of both MLPs, and no size a multiple of a vector
     let mixer = MixerConfig { dim: 70, token_hidden: 130, channel_hidden: 150, ..MIXER };
-    for task in Task::<f64>::of_backends(&mixer, 9, 7).into_iter().chain([Task::ensemble(&mixer, 9, 7)]) {
+    for task in Task::<f64>::every_backend(&mixer, 9, 7).into_iter().chain([Task::ensemble(&mixer, 9, 7)]) {
         let params = task.table.init::<f64>(3);
         let prepared = Prepared::of(&task.table, task.gemm, &params);
         let arena = Arena::default();

@@ -190,21 +190,21 @@ impl<R: Real> Engine<R> {
         terms.resize(n_groups * shards, 0.0);
         pool.install(|| {
             prepared.update(params);
-            let of_groups = groups.par_chunks_mut(len).zip(losses.par_iter_mut()).zip(terms.par_chunks_mut(shards));
-            of_groups.with_max_len(1).enumerate().for_each(|(g, ((grads, total), terms))| {
+            let group_buffers = groups.par_chunks_mut(len).zip(losses.par_iter_mut()).zip(terms.par_chunks_mut(shards));
+            group_buffers.with_max_len(1).enumerate().for_each(|(g, ((grads, total), terms))| {
                 let worker = rayon::current_thread_index().expect("a group runs on a worker of the pool");
                 let mut arena = lock(&arenas[worker]);
                 grads.fill(R::zero());
                 *total = 0.0;
-                let of_group = &samples[g * samples.len() / n_groups..(g + 1) * samples.len() / n_groups];
-                for (shard, of_shard) in of_group.chunks(cut.shard).zip(terms) {
-                    let of_member = |k: u32| shard.iter().map(move |sample| sample.key ^ (k << MEMBER_BIT));
-                    let keys: Samples = (0..members as u32).flat_map(of_member).collect();
+                let group_samples = &samples[g * samples.len() / n_groups..(g + 1) * samples.len() / n_groups];
+                for (shard, shard_term) in group_samples.chunks(cut.shard).zip(terms) {
+                    let member_keys = |k: u32| shard.iter().map(move |sample| sample.key ^ (k << MEMBER_BIT));
+                    let keys: Samples = (0..members as u32).flat_map(member_keys).collect();
                     let mode = Mode::Train { key, samples: &keys };
                     let cx = Cx::new(params, &arena, mode).with(*gemm, Some(prepared));
                     let loss = objective.shard(&cx, grads, step, shard);
                     *total += loss.total;
-                    *of_shard = loss.term;
+                    *shard_term = loss.term;
                     drop(cx);
                     arena.reset();
                 }
@@ -278,9 +278,9 @@ impl<R: Real> Engine<R> {
                 if gemm == Gemm::Bf16 && rows.len() < cut.shard {
                     let mut full = rows.to_vec();
                     full.resize(cut.shard, rows[rows.len() - 1]);
-                    let mut of_full = vec![R::zero(); cut.shard * width];
-                    forward(&cx, &full, &mut of_full);
-                    out.copy_from_slice(&of_full[..out.len()]);
+                    let mut full_out = vec![R::zero(); cut.shard * width];
+                    forward(&cx, &full, &mut full_out);
+                    out.copy_from_slice(&full_out[..out.len()]);
                 } else {
                     forward(&cx, rows, out);
                 }

@@ -32,8 +32,8 @@ pub fn check<F: Differentiable>(table: &ParamTable, samples: &[u32], x: &[f64], 
         spec.param.of_mut::<f64>(&mut params).copy_from_slice(&uniform(spec.param.offset() as u64, spec.shape.iter().product()));
     }
     let x = x.to_vec();
-    let of_backend = |gemm| check_backend(table, samples, &params, &mut x.clone(), gemm, f);
-    let [openblas, tiles] = [Gemm::OpenBlas, Gemm::Tiles].map(of_backend);
+    let backend_errors = |gemm| check_backend(table, samples, &params, &mut x.clone(), gemm, f);
+    let [openblas, tiles] = [Gemm::OpenBlas, Gemm::Tiles].map(backend_errors);
     Errors { params: openblas.params.max(tiles.params), x: openblas.x.max(tiles.x), f32: openblas.f32.max(tiles.f32) }
 }
 
@@ -55,8 +55,8 @@ fn check_backend<F: Differentiable>(
         arena.reset();
         loss
     };
-    let (of_params, _) = max_relative_error(&mut params.clone(), &grads, |params| loss(params, x));
-    let mut errors = Errors { params: of_params, x: 0.0, f32: max_scaled_difference(&grads_f32, &grads) };
+    let (params_error, _) = max_relative_error(&mut params.clone(), &grads, |params| loss(params, x));
+    let mut errors = Errors { params: params_error, x: 0.0, f32: max_scaled_difference(&grads_f32, &grads) };
     if let (Some(dx), Some(dx_f32)) = (dx, dx_f32) {
         errors.x = max_relative_error(x, &dx, |x| loss(params, x)).0;
         errors.f32 = errors.f32.max(max_scaled_difference(&dx_f32, &dx));

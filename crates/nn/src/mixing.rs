@@ -166,9 +166,9 @@ impl Mixing {
         let [n, b, d] = x.shape;
         let hidden = self.config.hidden;
         let keys = taken.keys(cx);
-        let of_sample = self.hidden_numbers(n, d);
-        let (g, derivative) = (cx.alloc(of_sample * taken.b), cx.alloc(of_sample * taken.b));
-        let (h, dh) = (&mut g[..of_sample * b], &mut derivative[..of_sample * b]);
+        let sample_len = self.hidden_numbers(n, d);
+        let (g, derivative) = (cx.alloc(sample_len * taken.b), cx.alloc(sample_len * taken.b));
+        let (h, dh) = (&mut g[..sample_len * b], &mut derivative[..sample_len * b]);
         let z = taken.tensor(cx, n, d);
         let mask = cx.mask(self.site_hidden, self.config.dropout, &keys);
         match self.config.axis {
@@ -229,9 +229,9 @@ impl Mixing {
                 let rows = n * b;
                 let (w1, w2) = (cx.weight(self.weight1, d), cx.weight(self.weight2, hidden));
                 let (x, dz) = (Mat::new(x.packed(), d), Mat::new(dz.packed(), d));
-                let of_all = n * taken.b;
-                cx.reserve([d, hidden, of_all], dz.t(), Mat::new(g, hidden), Store::Add);
-                cx.reserve([of_all, hidden, d], dz, w2, Store::Times);
+                let most_rows = n * taken.b;
+                cx.reserve([d, hidden, most_rows], dz.t(), Mat::new(g, hidden), Store::Add);
+                cx.reserve([most_rows, hidden, d], dz, w2, Store::Times);
                 cx.gemm([d, hidden, rows], dz.t(), Mat::new(g, hidden), Store::Add, self.weight2.of_mut(grads), hidden);
                 let dh = &mut derivative[..len];
                 cx.gemm([rows, hidden, d], dz, w2, Store::Times, dh, hidden);
@@ -244,10 +244,10 @@ impl Mixing {
                 let m = b * d;
                 let (w1, w2) = (cx.weight(self.weight1, n), cx.weight(self.weight2, hidden));
                 let (x, dz) = (Mat::new(x.packed(), m), Mat::new(dz.packed(), m));
-                let of_all = taken.b * d;
-                cx.reserve([n, hidden, of_all], dz, Mat::new(g, m).t(), Store::Add);
-                cx.reserve([hidden, of_all, n], w2.t(), dz, Store::Times);
-                cx.reserve([hidden, n, of_all], dz, x.t(), Store::Add);
+                let most_columns = taken.b * d;
+                cx.reserve([n, hidden, most_columns], dz, Mat::new(g, m).t(), Store::Add);
+                cx.reserve([hidden, most_columns, n], w2.t(), dz, Store::Times);
+                cx.reserve([hidden, n, most_columns], dz, x.t(), Store::Add);
                 cx.gemm([n, hidden, m], dz, Mat::new(g, m).t(), Store::Add, self.weight2.of_mut(grads), hidden);
                 let dh = &mut derivative[..len];
                 cx.gemm([hidden, m, n], w2.t(), dz, Store::Times, dh, m);
@@ -320,13 +320,13 @@ impl Mixing {
             branch_gradient(taken.rows(n, d), mask, R::from_f64(taken.scale), dy.data, dz.packed_mut());
             dz
         });
-        let of_dz = dz.as_ref().unwrap_or(dy).packed();
+        let dz_or_dy = dz.as_ref().unwrap_or(dy).packed();
         let dbias = self.bias2.of_mut(grads);
         match (self.config.axis, visible) {
-            (Axis::Channel, _) => add_column_sums(of_dz, dbias),
-            (Axis::Token, None) => add_row_sums(of_dz, dbias),
+            (Axis::Channel, _) => add_column_sums(dz_or_dy, dbias),
+            (Axis::Token, None) => add_row_sums(dz_or_dy, dbias),
             (Axis::Token, Some(visible)) => {
-                for (row, dz) in of_dz.chunks_exact(d).enumerate() {
+                for (row, dz) in dz_or_dy.chunks_exact(d).enumerate() {
                     let token = visible.token(row / b, taken.kept[row % b]);
                     add_row_sums(dz, &mut dbias[token..=token]);
                 }

@@ -23,8 +23,8 @@ struct Matrix<R: Real> {
 
 #[derive(Clone, Debug)]
 struct InPairs<R: Real> {
-    of_rows: Buffer<R>,
-    of_columns: Buffer<R>,
+    row_pairs: Buffer<R>,
+    column_pairs: Buffer<R>,
 }
 
 impl<R: Real> Prepared<R> {
@@ -33,7 +33,7 @@ impl<R: Real> Prepared<R> {
         let matrix = |spec: &ParamSpec| {
             let shape @ [rows, cols] = spec.shape[..].try_into().ok()?;
             let pairs = |of: usize, each: usize| Buffer::zeros(of.div_ceil(2) * each);
-            let pairs = takes_pairs::<R>(gemm).then(|| InPairs { of_rows: pairs(rows, cols), of_columns: pairs(cols, rows) });
+            let pairs = takes_pairs::<R>(gemm).then(|| InPairs { row_pairs: pairs(rows, cols), column_pairs: pairs(cols, rows) });
             Some(Matrix { weight: spec.param, shape, transposed: Buffer::zeros(rows * cols), pairs })
         };
         Self { matrices: table.specs().iter().filter_map(matrix).collect() }
@@ -72,8 +72,8 @@ impl<R: Real> Prepared<R> {
 
     /// Numbers that it holds memory for.
     pub fn capacity(&self) -> usize {
-        let of_pairs = |pairs: &InPairs<R>| pairs.of_rows.len() + pairs.of_columns.len();
-        self.matrices.iter().map(|matrix| matrix.transposed.len() + matrix.pairs.as_ref().map_or(0, of_pairs)).sum()
+        let pairs_len = |pairs: &InPairs<R>| pairs.row_pairs.len() + pairs.column_pairs.len();
+        self.matrices.iter().map(|matrix| matrix.transposed.len() + matrix.pairs.as_ref().map_or(0, pairs_len)).sum()
     }
 }
 
@@ -82,13 +82,13 @@ impl<R: Real> Matrix<R> {
         let Self { weight, shape: [rows, cols], transposed, pairs } = self;
         let weight = weight.of(params);
         transpose(Store::Set, [*rows, *cols], weight, *cols, transposed, *rows);
-        if let Some(InPairs { of_rows, of_columns }) = pairs {
-            pair_rows([*rows, *cols], weight, of_rows);
-            pair_rows([*cols, *rows], transposed, of_columns);
+        if let Some(InPairs { row_pairs, column_pairs }) = pairs {
+            pair_rows([*rows, *cols], weight, row_pairs);
+            pair_rows([*cols, *rows], transposed, column_pairs);
         }
     }
 
     fn pairs(&self) -> Option<Pairs<'_, R>> {
-        self.pairs.as_ref().map(|InPairs { of_rows, of_columns }| Pairs { of_rows, of_columns })
+        self.pairs.as_ref().map(|InPairs { row_pairs, column_pairs }| Pairs { row_pairs, column_pairs })
     }
 }

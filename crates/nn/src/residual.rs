@@ -95,8 +95,8 @@ impl PreNormResidual {
         let [n, _, d] = dy.shape;
         let mut normed = taken.tensor(cx, n, d);
         self.norm.output(cx, &norm, normed.packed_mut());
-        let of_dz = dz.as_ref().unwrap_or(&dy);
-        let dnormed = self.mixing.backward_open(cx, grads, mixing, visible, &taken, &normed, of_dz);
+        let dz_or_dy = dz.as_ref().unwrap_or(&dy);
+        let dnormed = self.mixing.backward_open(cx, grads, mixing, visible, &taken, &normed, dz_or_dy);
         dz.into_iter().chain([normed]).for_each(|tensor| cx.recycle(tensor.data));
         self.norm.backward_taken(cx, grads, norm, &taken, dnormed, dy)
     }

@@ -147,9 +147,10 @@ mod tests {
     fn rates_are_those_of_pytorch() {
         let one_cycle = Schedule::OneCycle { lr: 1.0, steps: 10, pct_start: 0.4, first: 1.0 / 25.0, last: 1.0 / 25.0 / 100.0 };
         let cosine = Schedule::Cosine { lr: 2.0, warmup: NONE, t_max: 4.0, eta_min: 0.5 };
-        let of_one_cycle = [0.04, 0.28, 0.76, 1.0, 0.933_039_496_811_46, 0.7501, 0.5002, 0.2503, 0.067_360_503_188_538, 0.0004];
-        let of_cosine = [2.0, 1.780_330_085_889_9, 1.25, 0.719_669_914_110_09, 0.5];
-        for (schedule, rates) in [(one_cycle, &of_one_cycle[..]), (cosine, &of_cosine)] {
+        let one_cycle_rates =
+            [0.04, 0.28, 0.76, 1.0, 0.933_039_496_811_46, 0.7501, 0.5002, 0.2503, 0.067_360_503_188_538, 0.0004];
+        let cosine_rates = [2.0, 1.780_330_085_889_9, 1.25, 0.719_669_914_110_09, 0.5];
+        for (schedule, rates) in [(one_cycle, &one_cycle_rates[..]), (cosine, &cosine_rates)] {
             for (t, want) in rates.iter().enumerate() {
                 assert!((schedule.lr(t) - want).abs() < 1e-12, "{schedule:?}, step {t}: {}, not {want}", schedule.lr(t));
             }

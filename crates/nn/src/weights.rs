@@ -169,14 +169,14 @@ mod tests {
 
     #[test]
     fn every_misfit_is_told_at_once() {
-        let of_file = table(|scope| {
+        let file_table = table(|scope| {
             Linear::new(&mut scope.at("head"), 5, 2);
             Linear::without_bias(&mut scope.at("foreign"), 1, 1);
         });
-        let mut params = of_file.init::<f32>(1);
-        let proj_bias = of_file.specs()[1].param;
+        let mut params = file_table.init::<f32>(1);
+        let proj_bias = file_table.specs()[1].param;
         proj_bias.of_mut::<f32>(&mut params)[2] = f32::NAN;
-        let bytes = to_bytes(&of_file, &params, "");
+        let bytes = to_bytes(&file_table, &params, "");
         let network = table(|scope| {
             Linear::new(&mut scope.at("head"), 4, 2);
             Linear::without_bias(&mut scope.at("wanted"), 1, 1);

@@ -142,12 +142,12 @@ fn a_sample_takes_a_branch_scaled_or_not_at_all() {
             y.data.to_vec()
         });
         let x = uniform(4, N * B * D);
-        let of_sample = |y: &[f64], j: usize| -> Vec<f64> {
+        let sample_branch = |y: &[f64], j: usize| -> Vec<f64> {
             let branch: Vec<f64> = y.iter().zip(&x).map(|(y, x)| y - x).collect();
             branch.chunks_exact(D).skip(j).step_by(B).flatten().copied().collect()
         };
         let dropped = (0..B).filter(|&j| {
-            let (branch, taken) = (of_sample(&always, j), of_sample(&sometimes, j));
+            let (branch, taken) = (sample_branch(&always, j), sample_branch(&sometimes, j));
             let dropped = taken.iter().all(|&branch| branch == 0.0);
             if !dropped {
                 assert_close(&taken, &branch.iter().map(|branch| branch / 0.6).collect::<Vec<_>>(), "branch");
@@ -161,7 +161,7 @@ fn a_sample_takes_a_branch_scaled_or_not_at_all() {
 #[test]
 fn visible_token_mixing_is_full_mixing_of_zeros_in_place_of_hidden_tokens() {
     // three tokens of N for each sample, by token and then by sample
-    let index = [[0, 1, 0, 0, 1, 0], [1, 2, 2, 1, 2, 2], [2, 3, 3, 3, 3, 3]].map(|of_token| of_token.map(f64::from));
+    let index = [[0, 1, 0, 0, 1, 0], [1, 2, 2, 1, 2, 2], [2, 3, 3, 3, 3, 3]].map(|token_row| token_row.map(f64::from));
     let (k, scale) = (index.len(), N as f64 / index.len() as f64);
     let index = index.as_flattened();
     let mut table = ParamTable::default();

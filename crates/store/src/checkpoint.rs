@@ -298,8 +298,8 @@ impl Store {
             disk::make_folder(&self.folder).map_err(Error::io(&self.folder, "make the folder"))?;
         }
         let Position { member, step, score } = at;
-        let of_member = member.map_or_else(String::new, |member| format!("-member-{member}"));
-        let file = format!("{}{of_member}-step-{step}.safetensors", self.stage);
+        let member_suffix = member.map_or_else(String::new, |member| format!("-member-{member}"));
+        let file = format!("{}{member_suffix}-step-{step}.safetensors", self.stage);
         let header = Header { state: serde_json::to_value(state).expect("plain numbers and names"), logs };
         let bytes = to_bytes(&header, tensors);
         let content = artefacts::write(&self.place(&file)?, |out| out.write_all(&bytes))?;
@@ -354,8 +354,8 @@ fn remove_files(folder: &Path, stage: Stage, kept: &BTreeSet<&str>) -> Result<()
         let entry = entry.map_err(Error::io(folder, "list"))?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        let is_of_stage = name.strip_prefix(stage.name()).is_some_and(|rest| rest.starts_with('-'));
-        if is_of_stage && name.ends_with(".safetensors") && !kept.contains(name) {
+        let belongs_to_stage = name.strip_prefix(stage.name()).is_some_and(|rest| rest.starts_with('-'));
+        if belongs_to_stage && name.ends_with(".safetensors") && !kept.contains(name) {
             artefacts::remove(&entry.path())?;
         }
     }

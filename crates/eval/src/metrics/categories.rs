@@ -78,7 +78,7 @@ impl Confusion {
     pub fn metrics(&self) -> CategoryMetrics {
         let rows = || self.known.iter().chain(self.unknown.values());
         let called: Vec<u64> = (0..self.names.len()).map(|class| rows().map(|counts| counts[class]).sum()).collect();
-        let of_class = |(class, (name, counts)): (usize, (&String, &Vec<u64>))| {
+        let class_metrics = |(class, (name, counts)): (usize, (&String, &Vec<u64>))| {
             let support: u64 = counts.iter().sum();
             let (hits, called) = counts.get(class).zip(called.get(class)).map_or((0, 0), |(&hits, &called)| (hits, called));
             ClassMetrics {
@@ -91,7 +91,7 @@ impl Confusion {
             }
         };
         let named = self.names.iter().chain(self.unknown.keys()).zip(rows());
-        let classes: Vec<ClassMetrics> = named.enumerate().map(of_class).collect();
+        let classes: Vec<ClassMetrics> = named.enumerate().map(class_metrics).collect();
         let mean = |of: fn(&ClassMetrics) -> Option<f64>| {
             let defined: Vec<f64> = classes.iter().filter_map(of).collect();
             ratio(defined.iter().sum(), defined.len() as f64)

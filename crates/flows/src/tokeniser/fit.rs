@@ -125,11 +125,11 @@ fn affine(values: &[f64]) -> Affine {
 fn categorical(from: &[Part<'_>], feature: usize, config: &TokeniserConfig) -> Feature {
     let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
     for (texts, rows) in texts(from, feature) {
-        let mut of_codes = vec![0_usize; texts.vocabulary().len()];
+        let mut code_counts = vec![0_usize; texts.vocabulary().len()];
         for &row in rows {
-            of_codes[texts.codes()[row as usize] as usize] += 1;
+            code_counts[texts.codes()[row as usize] as usize] += 1;
         }
-        for (text, n) in texts.vocabulary().iter().zip(of_codes) {
+        for (text, n) in texts.vocabulary().iter().zip(code_counts) {
             *counts.entry(text).or_default() += n;
         }
     }

@@ -174,8 +174,8 @@ fn names(depth: usize) -> impl Iterator<Item = (String, &'static str)> {
 
 /// The sizes of a parameter: P of a patch, D, N, hidden, C.
 fn dims(name: &str) -> &'static [&'static str] {
-    let of_layer = name.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')).map_or(name, |(_, layer)| layer);
-    match of_layer {
+    let layer = name.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')).map_or(name, |(_, rest)| rest);
+    match layer {
         "proj.weight" => &["dim", "patch"],
         "token_mixing.linear1.weight" => &["token hidden", "tokens"],
         "token_mixing.linear1.bias" => &["token hidden"],

@@ -17,14 +17,14 @@ pub(super) fn pays([m, n, _]: [usize; 3]) -> bool {
 /// Numbers of scratch that [`gemm`] needs.
 pub(super) fn scratch_len<R>(product: &Product<'_, R>) -> usize {
     let Product { sizes: [m, n, k], a, b, .. } = product;
-    let of_operand = if is_native() { k.div_ceil(2) } else { *k };
-    let of_a = if a.pairs.is_some() { 0 } else { *m };
-    let of_b = match b.pairs {
+    let k_len = if is_native() { k.div_ceil(2) } else { *k };
+    let a_rows = if a.pairs.is_some() { 0 } else { *m };
+    let b_columns = match b.pairs {
         Some(_) => 0,
         None if b.transposed => 2 * n,
         None => *n,
     };
-    (of_a + of_b) * of_operand
+    (a_rows + b_columns) * k_len
 }
 
 /// [`Product::run`] with rounded operands, for products that are not exchanged.
@@ -134,8 +134,8 @@ mod avx512 {
     /// where x does not come with its pairs, and then lies as x does.
     pub(super) fn pack<'o>(_: Native, x: Mat<'o, f32>, [rows, k]: [usize; 2], out: &'o mut [f32]) -> Mat<'o, f32> {
         let pairs = k.div_ceil(2);
-        if let Some(Pairs { of_rows, of_columns }) = x.pairs {
-            let packed = if x.transposed { of_rows } else { of_columns };
+        if let Some(Pairs { row_pairs, column_pairs }) = x.pairs {
+            let packed = if x.transposed { row_pairs } else { column_pairs };
             assert_eq!(packed.len(), pairs * rows, "pairs of all numbers");
             return Mat::new(packed, rows).t();
         }
@@ -178,18 +178,18 @@ mod avx512 {
             let first = &x[2 * pair * ld..][..cols];
             let is_pair = 2 * pair + 1 < k;
             let second = if is_pair { &x[(2 * pair + 1) * ld..][..cols] } else { first };
-            let of_second = if is_pair { u16::MAX } else { 0 };
+            let second_mask = if is_pair { u16::MAX } else { 0 };
             let whole = cols / LANES * LANES;
             // SAFETY: each of the slices has `cols` numbers; the mask leaves those beyond the last whole vector.
             unsafe {
                 for i in (0..whole).step_by(LANES) {
-                    let second = _mm512_maskz_loadu_ps(of_second, second.as_ptr().add(i));
+                    let second = _mm512_maskz_loadu_ps(second_mask, second.as_ptr().add(i));
                     let pairs = pair_up(_mm512_loadu_ps(first.as_ptr().add(i)), second);
                     _mm512_storeu_epi32(out.as_mut_ptr().add(i).cast(), pairs);
                 }
                 let mask = first_lanes(cols - whole);
                 if mask > 0 {
-                    let second = _mm512_maskz_loadu_ps(mask & of_second, second.as_ptr().add(whole));
+                    let second = _mm512_maskz_loadu_ps(mask & second_mask, second.as_ptr().add(whole));
                     let pairs = pair_up(_mm512_maskz_loadu_ps(mask, first.as_ptr().add(whole)), second);
                     _mm512_mask_storeu_epi32(out.as_mut_ptr().add(whole).cast(), mask, pairs);
                 }

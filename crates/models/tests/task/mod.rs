@@ -85,14 +85,14 @@ impl<R: Real> Task<R> {
     }
 
     /// The same task for each backend.
-    pub(crate) fn of_backends(mixer: &MixerConfig, n_tokens: usize, n_samples: usize) -> [Self; 3] {
+    pub(crate) fn every_backend(mixer: &MixerConfig, n_tokens: usize, n_samples: usize) -> [Self; 3] {
         [Gemm::OpenBlas, Gemm::Tiles, Gemm::Bf16].map(|gemm| Self { gemm, ..Self::new(mixer, n_tokens, n_samples) })
     }
 
-    /// [`Task::of_backends`], members that share a classifier, both kinds of variational autoencoder, and a student.
-    pub(crate) fn of_models(mixer: &MixerConfig, n_tokens: usize, n_samples: usize) -> impl Iterator<Item = Self> {
+    /// [`Task::every_backend`], members that share a classifier, both kinds of variational autoencoder, and a student.
+    pub(crate) fn every_model(mixer: &MixerConfig, n_tokens: usize, n_samples: usize) -> impl Iterator<Item = Self> {
         let vae = |latent| Self { gemm: Gemm::Tiles, ..Self::autoencoder(mixer, latent, n_samples) };
-        let classifiers = Self::of_backends(mixer, n_tokens, n_samples).into_iter();
+        let classifiers = Self::every_backend(mixer, n_tokens, n_samples).into_iter();
         let others = [Self::ensemble(mixer, n_tokens, n_samples), Self::student(mixer, n_samples)];
         classifiers.chain(others).chain([VaeLatent::Token, VaeLatent::Pooled].map(vae))
     }
@@ -166,9 +166,9 @@ impl<R: Real> Objective<R> for Task<R> {
                 let (logits, cache) = classifier.forward(cx, b, x);
                 let dlogits = cx.tensor(logits.shape);
                 let divisor = divisor * R::from_f64(self.members() as f64);
-                let of_members = logits.data.chunks_exact(b).zip(dlogits.data.chunks_exact_mut(b));
-                let of_member = |(x, dx): (&[R], &mut [R])| bce_with_logits(x, labels, BceWeights::default(), divisor, dx);
-                let loss: f64 = of_members.map(of_member).sum();
+                let member_logits = logits.data.chunks_exact(b).zip(dlogits.data.chunks_exact_mut(b));
+                let member_loss = |(x, dx): (&[R], &mut [R])| bce_with_logits(x, labels, BceWeights::default(), divisor, dx);
+                let loss: f64 = member_logits.map(member_loss).sum();
                 classifier.backward(cx, grads, cache, dlogits);
                 loss.into()
             }
@@ -184,8 +184,8 @@ impl<R: Real> Objective<R> for Task<R> {
                 let labelled = samples.iter().filter(|sample| (sample.row as usize) < n_labelled).count();
                 let (features, targets) = (cx.alloc(x.len()), cx.alloc(FEATURES.len() * b));
                 let teaching = cx.with_params(teacher, prepared);
-                let (whole, of_whole) = (teaching.alloc(x.len()), teaching.alloc(FEATURES.len() * b));
-                self.features(samples, x, whole, of_whole);
+                let (whole, whole_targets) = (teaching.alloc(x.len()), teaching.alloc(FEATURES.len() * b));
+                self.features(samples, x, whole, whole_targets);
                 let taught = classifier.infer(&teaching, b, whole);
                 labels[labelled..].iter_mut().zip(&taught.data[labelled..]).for_each(|(label, &logit)| *label = sigmoid(logit));
                 self.features(samples, x, features, targets);
