@@ -341,7 +341,7 @@ fn mu_needs_a_variational_autoencoder_of_the_same_shape() {
     bench.prints(&on_flows("encode", &format!("{mu} --set pretrain.objective.vae.beta=0.5")));
     insta::assert_snapshot!(all.join("\n"), @r#"
     exit code 2
-    error: --set encode.latents=mu: `encode.latents`: `mu` is what a variational autoencoder has: name `vae` in `pretrain.objective`, or take `mean` or `tokens`
+    error: --set encode.latents=mu: `encode.latents`: only a variational autoencoder has `mu`: set `pretrain.objective: vae`, or take `mean` or `tokens`
 
     exit code 4
     error: run/pretrained.safetensors: made by another config: `pretrain.objective.vae.latent` was unset and is "token"; `pretrain.objective.vae.latent_dim` was unset and is 16: run `nids-mixer pretrain --config FILE --run run` first, or keep its settings

@@ -143,7 +143,7 @@ fn configs() {
         ],
     );
     let error = Config::parse(&"a: 1\n".repeat(10_000), "c.yaml", &[]).unwrap_err();
-    assert_eq!(error.to_string(), "c.yaml:5001:1: more than 10000 keys and values, hence no config");
+    assert_eq!(error.to_string(), "c.yaml:5001:1: more than 10000 keys and values, the limit for a config");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! From a marked tree to values that are known to be good, with every problem found on the way.
+//! Turns the tree of a YAML file into checked values and collects every problem.
 
 use std::ops::RangeBounds;
 
@@ -10,7 +10,7 @@ use super::yaml::{self, Entry, Node, Position, Value};
 use crate::problem::Problem;
 use nids_flows::nearest;
 
-/// Puts `--set path=value` into the tree, as if it had been written there.
+/// Puts `--set path=value` into the tree, as if it were written in the file.
 pub(super) fn apply_override(root: &mut Node, text: &str) -> Result<(), Vec<Problem>> {
     let at = Position(format!("--set {text}"));
     let refuse = |message: &str| Err(vec![Problem::new(at.0.clone(), message)]);
@@ -22,9 +22,9 @@ pub(super) fn apply_override(root: &mut Node, text: &str) -> Result<(), Vec<Prob
         return refuse("expected `dotted.key=value`, found an empty key");
     }
     if path.split('.').count() > yaml::MAX_DEPTH {
-        return refuse("expected `dotted.key=value`, found a key of more parts than any setting has");
+        return refuse("expected `dotted.key=value`, found a key with more parts than any setting has");
     }
-    // Text is taken as it stands, so that no path or name needs quoting twice.
+    // Text is taken literally, so that a path or name need not be quoted twice.
     let is_text = keys::find(path).is_some_and(|key| matches!(key.rule, Rule::Text));
     let value = match raw.trim() {
         "" | "null" | "~" => Node { at: at.clone(), value: Value::Null },
@@ -40,7 +40,7 @@ pub(super) fn apply_override(root: &mut Node, text: &str) -> Result<(), Vec<Prob
         }
         let Value::Map(entries) = &mut node.value else { unreachable!("made a mapping just above") };
         if keys::find(&so_far).is_some_and(Key::is_choice) {
-            entries.retain(|entry| entry.key == segment); // another choice replaces the one made
+            entries.retain(|entry| entry.key == segment); // the new choice replaces the old one
         }
         let index = entries.iter().position(|entry| entry.key == segment).unwrap_or_else(|| {
             let value = Node { at: at.clone(), value: Value::Null };
@@ -57,7 +57,7 @@ pub(super) fn apply_override(root: &mut Node, text: &str) -> Result<(), Vec<Prob
     Ok(())
 }
 
-/// Reads the section at `path`; what is wrong is left out and reported.
+/// Reads the section at `path`. Entries with a problem are reported and left out.
 pub(super) fn section(node: &Node, path: &str, problems: &mut Vec<Problem>) -> Map<String, Json> {
     let mut out = Map::new();
     let entries = match &node.value {
@@ -128,7 +128,7 @@ fn number(text: &str) -> Option<f64> {
     text.parse().ok().filter(|value: &f64| is_decimal && value.is_finite())
 }
 
-/// `mae: { … }`, or the bare name for its defaults, or where it has no settings.
+/// Reads `mae: { … }`, or the bare name, which stands for its defaults.
 fn choice(key: &Key, names: &[&str], node: &Node, problems: &mut Vec<Problem>) -> Option<Json> {
     let mut out = Map::new();
     match &node.value {
@@ -171,7 +171,7 @@ fn choice(key: &Key, names: &[&str], node: &Node, problems: &mut Vec<Problem>) -
     Some(Json::Object(out))
 }
 
-/// A name that has no settings is given some.
+/// The problem of a choice that has no settings and is given some.
 fn bare(key: &Key, entry: &Entry) -> Problem {
     let full = format!("{}.{}", key.path, entry.key);
     let plain = || format!("`{full}` has no settings of its own: write `{}: {}`", key.path, entry.key);

@@ -1,4 +1,4 @@
-//! Settings that are good by themselves and not together.
+//! Settings that are valid on their own and contradict each other.
 
 use super::{
     BatchEnsembleConfig, Ensemble, FinetuneFrom, GemmBackend, Latents, LossConfig, ObjectiveConfig, Precision, RampConfig,
@@ -6,11 +6,11 @@ use super::{
 };
 
 impl Settings {
-    /// The keys to blame, and why.
+    /// The keys of settings that contradict others, each with a message.
     pub(super) fn contradictions(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
         if self.name.starts_with('.') || self.name.contains(['/', '\\']) {
-            found.push(("name", format!("expected a name that can be a folder's, found `{}`", self.name)));
+            found.push(("name", format!("expected a valid name of a folder, found `{}`", self.name)));
         }
         for (training, [batch_size, min_lr]) in [
             (&self.pretrain.training, ["pretrain.batch_size", "pretrain.min_lr"]),
@@ -21,34 +21,39 @@ impl Settings {
                 found.push((batch_size, format!("expected a multiple of `micro_batch` ({micro}), found `{batch}`")));
             }
             if training.schedule == ScheduleConfig::Constant && last > 0.0 {
-                found.push((min_lr, "`schedule: constant` stays at `lr`: leave it out".to_owned()));
+                found.push((min_lr, "it has no effect with `schedule: constant`: leave it out".to_owned()));
             } else if last > lr {
                 found.push((min_lr, format!("expected at most `lr` ({lr}), found {last}")));
             }
         }
         if self.engine.gemm == GemmBackend::Openblas && self.engine.precision == Precision::Bf16 {
-            let message = "OpenBLAS multiplies in f32 here: leave it out, or take `engine.gemm: auto`";
+            let message = "OpenBLAS multiplies in f32 only: leave it out, or set `engine.gemm: auto`";
             found.push(("engine.precision", message.to_owned()));
         }
         if let Some(teacher) = &self.finetune.mean_teacher {
             let mut refuse = |path, message: String| found.push((path, message));
             let RampConfig { from, to } = teacher.ramp;
             if from > to {
-                refuse("finetune.mean_teacher.ramp", format!("expected `from` up to `to`, found {from} and {to}"));
+                refuse("finetune.mean_teacher.ramp", format!("expected `from` to be at most `to`, found {from} and {to}"));
             }
             if self.finetune.ema.is_some() {
-                refuse("finetune.ema", "the mean teacher is an average already: leave one of the two out".to_owned());
+                refuse(
+                    "finetune.ema",
+                    "`finetune.mean_teacher` already averages the weights: leave one of the two out".to_owned(),
+                );
             }
             if matches!(self.finetune.task, Task::Multiclass(_)) {
-                let message = "tells attacks from other rows: keep `finetune.task: binary`";
+                let message = "a mean teacher supports two classes only: set `finetune.task: binary`";
                 refuse("finetune.mean_teacher", message.to_owned());
             }
             if self.finetune.batch_ensemble().is_some() {
-                refuse("finetune.ensemble", "a mean teacher teaches one network at a time: take `independent`".to_owned());
+                refuse(
+                    "finetune.ensemble",
+                    "a mean teacher trains one network at a time: set `finetune.ensemble: independent`".to_owned(),
+                );
             }
             if self.finetune.from == FinetuneFrom::Latents {
-                let message =
-                    "hides features, which frozen latents no longer have: take `pretrained` or `scratch` in `finetune.from`";
+                let message = "a mean teacher hides features, which frozen latents do not have: set `finetune.from` to `pretrained` or `scratch`";
                 refuse("finetune.mean_teacher", message.to_owned());
             }
         }
@@ -56,8 +61,7 @@ impl Settings {
             found.push(("tokeniser", message));
         }
         if matches!(self.encode.latents, Latents::Mu) && !matches!(self.pretrain.objective, ObjectiveConfig::Vae(_)) {
-            let message =
-                "`mu` is what a variational autoencoder has: name `vae` in `pretrain.objective`, or take `mean` or `tokens`";
+            let message = "only a variational autoencoder has `mu`: set `pretrain.objective: vae`, or take `mean` or `tokens`";
             found.push(("encode.latents", message.to_owned()));
         }
         if let Ensemble::Batch(BatchEnsembleConfig { shared_blocks, .. }) = self.finetune.ensemble
@@ -67,11 +71,13 @@ impl Settings {
             found.push(("finetune.ensemble.batch.shared_blocks", message));
         }
         if matches!(self.finetune.task, Task::Multiclass(_)) && self.finetune.loss != LossConfig::default() {
-            let message = "weighs attacks with `task: binary` alone: leave it out, and set `class_balance`";
+            let message =
+                "it applies to `finetune.task: binary` only: leave it out, and set `finetune.task.multiclass.class_balance`";
             found.push(("finetune.loss.pos_weight", message.to_owned()));
         }
         if self.finetune.labels.is_some() && self.finetune.label_rows.is_some() {
-            found.push(("finetune.label_rows", "`finetune.labels` draws rows: leave one of the two out".to_owned()));
+            found
+                .push(("finetune.label_rows", "`finetune.labels` chooses the rows as well: leave one of the two out".to_owned()));
         }
         if let SweepStrategy::WidthDepth(sweep) = &self.sweep.strategy {
             for (key, name, [from, to]) in [
@@ -84,11 +90,15 @@ impl Settings {
             }
         }
         if self.data.train.is_none() && self.data.schema != "unsw-nb15" {
-            let message = "without it flows shaped like `unsw-nb15` are generated: give the file, or leave `data.schema` out";
+            let message =
+                "without it, flows of the schema `unsw-nb15` are generated: set it to a file, or leave `data.schema` out";
             found.push(("data.train", message.to_owned()));
         }
         if self.data.train.is_none() && self.data.unlabelled.is_some() {
-            found.push(("data.unlabelled", "is only read beside `data.train`, which is missing".to_owned()));
+            found.push((
+                "data.unlabelled",
+                "it is read only together with `data.train`, which is missing: set `data.train`, or leave it out".to_owned(),
+            ));
         }
         found
     }

@@ -13,28 +13,29 @@ use super::training::TrainingConfig;
 pub struct FinetuneConfig {
     /// What the classifier starts from.
     pub from: FinetuneFrom,
-    /// The seed of this stage alone: of the labels drawn, the head's first weights, masks and the order of rows; `null`: the run's
-    /// `seed`. Ten fine-tunings of ten seeds share one encoder.
+    /// Seed of this stage alone: of the labels that are drawn, the head's initial weights, masks and the order of rows. With
+    /// `null`, it is the run's `seed`. Fine-tunings with different seeds can share one encoder.
     pub seed: Option<u64>,
-    /// Labelled training rows drawn by seed, the classes in proportion, those for fewer among those for more; `null`: all.
+    /// Number of labelled training rows, drawn by seed with the classes in proportion. The rows of a smaller number are among
+    /// those of a larger one. With `null`, all labels are used.
     #[schemars(range(min = 2))]
     pub labels: Option<usize>,
-    /// A text file of the training rows whose labels are used: the number of a row of `data.train` a line, counted from 0, as
-    /// `query` writes them; `null`: all.
+    /// Text file that lists the training rows whose labels are used: one row number of `data.train` per line, counted from 0, as
+    /// `query` writes them. With `null`, all labels are used.
     pub label_rows: Option<String>,
-    /// What is learned of a row.
+    /// What the classifier learns about a row.
     pub task: Task,
-    /// Networks whose probabilities are averaged; 1 is one alone.
+    /// Number of networks whose probabilities are averaged.
     #[schemars(range(min = 1, max = 64))]
     #[default(1)]
     pub members: usize,
     /// What the members share.
     pub ensemble: Ensemble,
-    /// Latent values a token, where `from` is `latents`.
+    /// Latent values per token, if `from` is `latents`.
     #[schemars(range(min = 1, max = 65_536))]
     #[default(4)]
     pub patch_size: usize,
-    /// How it is learned.
+    /// How fine-tuning learns.
     #[serde(flatten)]
     #[default(TrainingConfig {
         steps: 600,
@@ -44,15 +45,15 @@ pub struct FinetuneConfig {
         ..TrainingConfig::default()
     })]
     pub training: TrainingConfig,
-    /// The pretrained encoder's learning rate over `lr`.
+    /// Learning rate of the pretrained encoder, divided by `lr`.
     #[schemars(extend("minimum" = 0))]
     #[default(1.0)]
     pub encoder_lr_scale: f64,
     /// Binary cross-entropy with logits.
     pub loss: LossConfig,
-    /// Average of the weights over the steps, which then is what is validated and kept; `null`: the last step's.
+    /// Moving average of the weights, which is then validated and kept. With `null`, the weights of the last step are.
     pub ema: Option<EmaConfig>,
-    /// A teacher on rows without labels (Tarvainen and Valpola 2017); its weights are kept. `null`: none.
+    /// Mean teacher, which uses rows without labels (Tarvainen and Valpola 2017). Its weights are kept. `null` means no teacher.
     pub mean_teacher: Option<MeanTeacherConfig>,
     /// Steps between validations.
     #[schemars(range(min = 1))]
@@ -73,14 +74,14 @@ pub enum FinetuneFrom {
     Scratch,
 }
 
-/// What the classifier learns of a row.
+/// What the classifier learns about a row.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
-    /// Whether it is an attack.
+    /// Whether the row is an attack.
     #[default]
     Binary,
-    /// Its category: the kind of attack, or none.
+    /// The row's category: the kind of attack, or no attack.
     Multiclass(MulticlassConfig),
 }
 
@@ -88,7 +89,7 @@ pub enum Task {
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct MulticlassConfig {
-    /// β of class-balanced weights (Cui et al. 2019): 0 weighs all rows alike, towards 1 all categories.
+    /// β of class-balanced weights (Cui et al. 2019): with 0 all rows weigh the same, towards 1 all categories do.
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     #[default(0.999)]
     pub class_balance: f64,
@@ -98,10 +99,10 @@ pub struct MulticlassConfig {
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ensemble {
-    /// Tokeniser, labels and pretrained weights: each is a network of its own, trained after the other.
+    /// Tokeniser, labels and pretrained weights. Each member is a separate network; they are trained one after another.
     #[default]
     Independent,
-    /// One network, in which each scales the tokens in its own way and has a head of its own.
+    /// One network. Each member has its own scales of the tokens and its own head.
     Batch(BatchEnsembleConfig),
 }
 
@@ -109,37 +110,38 @@ pub enum Ensemble {
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct BatchEnsembleConfig {
-    /// Where the members' scales start.
+    /// Initial values of the members' scales.
     pub scales: Scales,
-    /// Mixer blocks before the members part; these are computed once for all. With 0 they part at the embedded tokens.
+    /// Number of Mixer blocks that all members share and that are computed once. With 0, members differ from the embedded
+    /// tokens on.
     #[schemars(range(min = 0, max = 32))]
     pub shared_blocks: usize,
 }
 
-/// Where the scales of members start.
+/// Initial values of the members' scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scales {
-    /// N(1, ½²): each sees much of what was pretrained.
+    /// N(1, ½²), which keeps much of the pretrained features in each member.
     #[default]
     Normal,
-    /// -1 or 1.
+    /// -1 or 1, at random.
     Signs,
 }
 
 impl FinetuneConfig {
-    /// Decay of the average of the weights that is kept, where one is.
+    /// Decay of the average of the weights, if one is kept.
     pub fn decay(&self) -> Option<f64> {
         let teacher_decay = self.mean_teacher.as_ref().map(|teacher| teacher.decay);
         teacher_decay.or(self.ema.as_ref().map(|ema| ema.decay))
     }
 
-    /// Networks that are trained one after the other.
+    /// Number of networks that are trained one after another.
     pub fn independent(&self) -> usize {
         if self.ensemble == Ensemble::Independent { self.members } else { 1 }
     }
 
-    /// Members in one network, and what they share; None where there is but one.
+    /// Number of members in one network and what they share; `None` for a single member.
     pub fn batch_ensemble(&self) -> Option<(usize, &BatchEnsembleConfig)> {
         match &self.ensemble {
             Ensemble::Batch(settings) if self.members > 1 => Some((self.members, settings)),
@@ -152,7 +154,7 @@ impl FinetuneConfig {
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct LossConfig {
-    /// Weight of an attack over that of a normal row.
+    /// Weight of an attack, relative to a normal row.
     #[schemars(extend("exclusiveMinimum" = 0))]
     #[default(1.0)]
     pub pos_weight: f64,
@@ -162,46 +164,46 @@ pub struct LossConfig {
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct EmaConfig {
-    /// How much of the average a step leaves; less in the first steps.
+    /// Share of the average that a step keeps; it is smaller in the first steps.
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     #[default(0.998)]
     pub decay: f64,
 }
 
-/// A teacher, the average of the student's weights, whose verdicts on rows without labels the student learns to give although
-/// features are hidden from it (Tarvainen and Valpola 2017).
+/// A mean teacher (Tarvainen and Valpola 2017). The teacher's weights are the average of the student's. On rows without labels the
+/// student learns to give the teacher's verdicts although some features are hidden from it.
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct MeanTeacherConfig {
-    /// How much of the average a step leaves; less in the first steps.
+    /// Share of the average that a step keeps; it is smaller in the first steps.
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     #[default(0.998)]
     pub decay: f64,
-    /// Weight of agreeing with the teacher over that of the labels.
+    /// Weight of the agreement with the teacher, relative to the loss on labels.
     #[schemars(extend("minimum" = 0))]
     #[default(1.0)]
     pub weight: f64,
-    /// Shares of the steps between which the weight rises from 0.
+    /// The part of the run in which the weight rises from 0.
     pub ramp: RampConfig,
-    /// Rows without labels a step, beside the `batch_size` with.
+    /// Rows without labels per step, in addition to the `batch_size` labelled ones.
     #[schemars(range(min = 1, max = 1_048_576))]
     #[default(256)]
     pub batch_size: usize,
-    /// Share of their features that is hidden from the student.
+    /// Share of the features of these rows that is hidden from the student.
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     #[default(0.4)]
     pub mask_ratio: f64,
 }
 
-/// Where something starts to rise and where it has risen, in shares of the steps.
+/// The part of a run in which something rises.
 #[derive(Clone, Copy, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RampConfig {
-    /// Where it starts to rise.
+    /// Share of the steps after which it starts to rise.
     #[schemars(extend("minimum" = 0, "maximum" = 1))]
     #[default(0.1)]
     pub from: f64,
-    /// Where it has risen; at least `from`.
+    /// Share of the steps after which it has risen; at least `from`.
     #[schemars(extend("minimum" = 0, "maximum" = 1))]
     #[default(0.4)]
     pub to: f64,

@@ -1,5 +1,5 @@
-//! Every key of a config, read from the declarations of [`Settings`]: what it accepts, its default, what it means and which
-//! stage's output depends on it. The checker, the suggestions, the stage hashes and the reference page walk this one table.
+//! A table of every key of a config, derived from the declarations of [`Settings`]: what the key accepts, its default, its meaning
+//! and which stage's output depends on it. The checker, the suggestions, the stage hashes and the reference page use this table.
 
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
 use std::sync::LazyLock;
@@ -16,9 +16,9 @@ pub(super) struct Key {
     pub(super) rule: Rule,
     pub(super) nullable: bool,
     pub(super) scope: Scope,
-    /// What it means, in Markdown.
+    /// Its meaning, in Markdown.
     pub(super) doc: String,
-    /// Its value where nothing is written; that of a section or a choice is made of those below it.
+    /// Its value when nothing is written. The default of a section or a choice consists of the defaults below it.
     pub(super) default: Json,
 }
 
@@ -29,9 +29,9 @@ pub(super) enum Rule {
     Switch,
     Text,
     OneOf(Vec<Choice>),
-    /// Exactly one of these, each a mapping of its own settings; a bare name where there are none.
+    /// Exactly one of these: a mapping of its own settings, or the bare name if it has none.
     Choice(Vec<Choice>),
-    /// A mapping of the settings below it, where it is not `null`.
+    /// A mapping of the settings below it, or `null`.
     Section,
 }
 
@@ -41,18 +41,20 @@ pub(super) struct Choice {
     pub(super) doc: String,
 }
 
-/// Whose output a setting changes.
+/// The stages whose output a setting changes.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Scope {
-    /// Nobody's: a name, a number of threads, how often to print.
+    /// No stage, as with a name, a number of threads or how often to print.
     Nothing,
+    /// Every stage.
     Every,
-    /// Every stage's, each for itself: a later stage may differ, as what it reads means the same whatever this was.
+    /// Each stage separately. A later stage may use another value, since the meaning of its inputs does not depend on it.
     Each,
+    /// This stage.
     Of(Stage),
 }
 
-/// The schema of a config as its declarations give it, nothing left to look up elsewhere.
+/// The schema of a config, derived from the declarations, with every reference inlined.
 pub(super) fn declared() -> Json {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     settings.into_generator().into_root_schema_for::<Settings>().to_value()
@@ -105,7 +107,7 @@ impl Walk {
             Some(&"object") => Rule::Section,
             _ => {
                 let choices: Vec<Choice> = variants.iter().map(choice).collect();
-                assert!(!choices.is_empty(), "`{path}`: a declaration of a kind that no rule is for: {schema}");
+                assert!(!choices.is_empty(), "`{path}`: no rule fits this kind of declaration: {schema}");
                 if variants.iter().any(|variant| variant["properties"].is_object()) {
                     Rule::Choice(choices)
                 } else {
@@ -159,7 +161,7 @@ fn choice(variant: &Json) -> Choice {
     Choice { name, doc: variant["description"].as_str().unwrap_or_default().replace('\n', " ") }
 }
 
-/// Every setting there is.
+/// Every setting.
 pub(super) fn all() -> impl Iterator<Item = &'static Key> {
     KEYS.iter()
 }
@@ -197,7 +199,7 @@ impl Key {
         matches!(self.rule, Rule::Choice(_))
     }
 
-    /// The names that it accepts, where it accepts names.
+    /// The names that the setting accepts; empty if it accepts other values.
     pub(super) fn names(&self) -> Vec<&str> {
         match &self.rule {
             Rule::OneOf(choices) | Rule::Choice(choices) => choices.iter().map(|choice| choice.name.as_str()).collect(),

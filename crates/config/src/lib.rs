@@ -1,4 +1,4 @@
-//! The typed config: raw YAML in, every problem out, or a [`Config`] that is known to be good.
+//! The typed config. Raw YAML goes in; a checked [`Config`] comes out, or every problem at once.
 //!
 //! **Invariant:** nothing here trains or writes.
 //!
@@ -51,18 +51,19 @@ pub use problem::{Error, Problem, Result};
 use keys::Scope;
 use yaml::{Node, Position, Value};
 
-/// A config larger than this is some other file. Parsing takes some ninety times as much memory.
+/// The largest config that is read. Parsing takes about ninety times as much memory.
 const MAX_BYTES: u64 = 1 << 18;
+const TOO_LARGE: &str = "the file is larger than 256 KiB, the limit for a config";
 
 /// A stage that leaves artefacts in a run folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// An autoencoder on rows without labels.
+    /// Trains an autoencoder on rows without labels.
     Pretrain,
-    /// Latents of every row, and the ridge probe on them.
+    /// Writes the latents of every row and fits a ridge probe on them.
     Encode,
-    /// The classifier.
+    /// Trains the classifier.
     Finetune,
 }
 
@@ -86,7 +87,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Checked settings, to be read only; the one thing a stage takes.
+/// Checked, read-only settings. A stage takes all its settings from here.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     settings: Settings,
@@ -101,7 +102,7 @@ impl Deref for Config {
 }
 
 impl Config {
-    /// Reads and checks a file, with `dotted.key=value` overrides put in as if they had been written there.
+    /// Reads and checks a file. `dotted.key=value` overrides count as if they were written in it.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         let origin = path.display().to_string();
         let refuse = |message: String| Error(vec![Problem::new(origin.clone(), message)]);
@@ -110,16 +111,16 @@ impl Config {
         let file = File::open(path).map_err(cannot_read)?;
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(cannot_read)?;
         if bytes.len() as u64 > MAX_BYTES {
-            return Err(refuse("larger than 256 KiB, hence no config".to_owned()));
+            return Err(refuse(TOO_LARGE.to_owned()));
         }
         let text = String::from_utf8(bytes).map_err(|error| refuse(format!("not UTF-8: {}", error.utf8_error())))?;
         Self::parse(&text, &origin, overrides)
     }
 
-    /// As [`Config::load`], from text; `origin` is the file name that errors show.
+    /// Like [`Config::load`], but from text. Errors show `origin` as the file name.
     pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
         if text.len() as u64 > MAX_BYTES {
-            return Err(Error(vec![Problem::new(origin, "larger than 256 KiB, hence no config")]));
+            return Err(Error(vec![Problem::new(origin, TOO_LARGE)]));
         }
         let position = |line, column| Position(format!("{origin}:{line}:{column}"));
         let mut root = yaml::parse(text.trim_start_matches('\u{feff}'), position).map_err(Error)?;
@@ -147,17 +148,18 @@ impl Config {
             );
             if problems.is_empty() {
                 let config = Self { settings };
-                // or what a run keeps of it could not be read again
+                // a run folder keeps the text with all defaults, and has to read it again
                 if config.to_yaml().len() as u64 <= MAX_BYTES {
                     return Ok(config);
                 }
-                problems.push(Problem::new(origin, "larger than 256 KiB with all defaults written out, hence no config"));
+                problems
+                    .push(Problem::new(origin, "with all defaults written out, the config is larger than the limit of 256 KiB"));
             }
         }
         Err(Error(problems))
     }
 
-    /// This config with `dotted.key=value` overrides.
+    /// This config with `dotted.key=value` overrides applied.
     pub fn with(&self, overrides: &[String]) -> Result<Self> {
         Self::parse(&self.to_yaml(), "the config", overrides)
     }
@@ -167,12 +169,12 @@ impl Config {
         self.settings.text()
     }
 
-    /// SHA-256 of the resolved text. The number of threads changes no result and is left out.
+    /// SHA-256 of the config with all defaults. The number of threads is left out, since it changes no result.
     pub fn hash(&self) -> String {
         sha256(&self.without_threads().to_yaml())
     }
 
-    /// SHA-256 over just those settings that the stage's output depends on, those of the stages before it included.
+    /// SHA-256 of the settings that the stage's output depends on, including those of earlier stages.
     pub fn stage_hash(&self, stage: Stage) -> String {
         let text = Json::from_iter(self.stage_keys(stage)).to_string();
         sha256(&text)
@@ -191,9 +193,10 @@ impl Config {
         keys
     }
 
-    /// The settings on which a stage that reads from `producer` must agree with it: those of [`Config::stage_keys`] but for
-    /// pretraining's own (its steps, its unlabelled rows), which no later stage reads and which stand as they were, and for
-    /// those that each stage takes for itself (dropout, shards).
+    /// The settings on which `producer` and a stage that reads its artefacts must agree.
+    ///
+    /// These are the [`Config::stage_keys`] of `producer` without two groups. Settings of pretraining alone (its steps, its
+    /// unlabelled rows) are not read by later stages. Settings that each stage takes for itself (dropout, shards) may differ.
     pub fn keys_shared_with(&self, producer: Stage) -> BTreeMap<String, Json> {
         let mut keys = self.stage_keys(producer);
         keys.retain(|path, _| keys::find(path).is_none_or(|key| !matches!(key.scope, Scope::Each | Scope::Of(Stage::Pretrain))));
@@ -209,12 +212,12 @@ impl Config {
         }
     }
 
-    /// The seed of fine-tuning: `finetune.seed`, or the run's.
+    /// The seed of fine-tuning: `finetune.seed`, or else the run's `seed`.
     pub fn finetune_seed(&self) -> u64 {
         self.finetune.seed.unwrap_or(self.seed)
     }
 
-    /// The files that it names, by key.
+    /// The files that the config names, by key.
     pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let DataConfig { schema, train, unlabelled, .. } = &self.data;
         let schema = Some(schema).filter(|schema| Path::new(schema).is_file()); // or a built-in one
@@ -232,7 +235,7 @@ impl Config {
         self.without_threads().settings.json()
     }
 
-    /// The config without the number of threads, which changes no result: what a run folder keeps.
+    /// The config as a run folder keeps it: without the number of threads, which changes no result.
     #[must_use]
     pub fn without_threads(&self) -> Self {
         let mut same = self.clone();
@@ -264,7 +267,7 @@ fn sha256(text: &str) -> String {
     hex::encode(Sha256::digest(text))
 }
 
-/// Fills in what was not written. A choice other than the default one starts from its own defaults.
+/// Fills in the settings that were not written. A choice other than the default one starts from its own defaults.
 fn with_defaults(written: Map<String, Json>) -> Settings {
     fn merge(base: &mut Map<String, Json>, over: Map<String, Json>, path: &str) {
         for (name, value) in over {
@@ -287,7 +290,7 @@ fn with_defaults(written: Map<String, Json>) -> Settings {
     serde_json::from_value(Json::Object(all)).expect("the checker has seen every value")
 }
 
-/// Where the setting, or the nearest section around it, was written.
+/// The place where the setting, or the nearest section around it, was written.
 fn nearest_position(root: &Node, path: &str, origin: &str) -> String {
     let mut node = root;
     let mut at = origin.to_owned();

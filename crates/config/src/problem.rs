@@ -1,4 +1,4 @@
-//! What is wrong with a config.
+//! The problems of a config.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ pub struct Error(pub Vec<Problem>);
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// One thing wrong with a config.
+/// One problem of a config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// `file:line:column` or `--set key=value`.

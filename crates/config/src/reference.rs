@@ -1,4 +1,4 @@
-//! What the declarations say of themselves: a JSON schema for editors, and the page of the docs.
+//! Texts made from the declarations: a JSON schema for editors, and the page `docs/settings.md`.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use super::Stage;
 use super::keys::{self, Key, Rule, Scope, declared};
 
-/// The JSON schema (draft 2020-12) of a config, so that editors complete and check it.
+/// The JSON schema (draft 2020-12) of a config, with which editors complete and check one.
 pub fn schema() -> Json {
     let mut schema = declared();
     close(&mut schema, "");
@@ -16,7 +16,7 @@ pub fn schema() -> Json {
     schema
 }
 
-/// Makes a schema as strict as the checker: no other keys, the defaults that hold at `path`, and a bare name for a choice.
+/// Makes a schema as strict as the checker: it allows no other keys, has the defaults of `path`, and takes a bare name as a choice.
 fn close(schema: &mut Json, path: &str) {
     let Some(object) = schema.as_object_mut() else { return };
     object.remove("format"); // widths of Rust's numbers
@@ -66,12 +66,16 @@ const PREFACE: &str = "# Settings
 
 <!-- Made from the declarations in crates/config by `nids-mixer config reference`; a test keeps it current. -->
 
-A config is YAML; only `name` must be written. `--set dotted.key=value` overrides a line of it. `nids-mixer config --config FILE`
-prints every setting as it would be used, and `nids-mixer config schema` a JSON schema with which editors complete and check a
-config (`# yaml-language-server: $schema=FILE` in its first line).
+A config is a YAML file in which only `name` must be written. `--set dotted.key=value` overrides one
+setting. `nids-mixer config --config FILE` prints every setting with the value that would be used.
+`nids-mixer config schema` prints a JSON schema, with which editors complete and check a config
+(`# yaml-language-server: $schema=FILE` in its first line).
 
-\"Changes\" says whose results become stale with another value: those of that stage and of the stages after it; of \"each\" stage
-for itself, so that stages may differ; or none.
+The column \"changes\" says which results become stale when a setting changes:
+
+- the name of a stage: the results of this stage and of the stages after it
+- `each`: the results of the stage that is run with the new value; stages may have different values
+- `none`: no results
 
 ";
 const HEAD: &str = "| key | accepts | default | changes | meaning |\n|---|---|---|---|---|\n";

@@ -1,8 +1,8 @@
 //! The settings of a run, each declared once: its name, its default, its rule (`range`, `extend`), its meaning (the doc comment) and
 //! whose artefacts it changes (`x-changes`, which the settings of a section inherit from it).
 //!
-//! From here come the checker, the suggestions, the stage hashes, the JSON schema and the page `docs/settings.md`. A type that a
-//! lower crate needs for itself is declared there, in the same way.
+//! The checker, the suggestions, the stage hashes, the JSON schema and the page `docs/settings.md` follow from these declarations.
+//! A type that a lower crate needs is declared in that crate, in the same way.
 
 use std::num::NonZero;
 
@@ -27,7 +27,7 @@ pub struct Settings {
     /// Name of the run; `runs/<name>` is the default run folder. The one setting that must be written.
     #[schemars(extend("x-changes" = "nothing"))]
     pub name: String,
-    /// Everything random follows from it.
+    /// Seed of everything that is random in a run.
     #[schemars(extend("x-changes" = "every"))]
     pub seed: u64,
     /// Where the rows come from.
@@ -39,10 +39,10 @@ pub struct Settings {
     /// The Mixer.
     #[schemars(extend("x-changes" = "every"))]
     pub model: ModelConfig,
-    /// How the work is cut up. The number of threads changes no result; the others change the order of sums.
+    /// How the work is split. The number of threads changes no result; the other settings change the order of sums.
     #[schemars(extend("x-changes" = "each"))]
     pub engine: EngineConfig,
-    /// From where a stage that was stopped goes on.
+    /// Checkpoints, from which a stopped stage goes on.
     #[schemars(extend("x-changes" = "nothing"))]
     pub checkpoint: CheckpointConfig,
     /// The first stage: an autoencoder on rows without labels.
@@ -54,7 +54,7 @@ pub struct Settings {
     /// The third stage: the classifier.
     #[schemars(extend("x-changes" = "finetune"))]
     pub finetune: FinetuneConfig,
-    /// What a verdict is.
+    /// How a probability becomes a verdict.
     #[schemars(extend("x-changes" = "nothing"))]
     pub evaluate: EvaluateConfig,
     /// How `sweep` looks for better settings.
@@ -69,30 +69,31 @@ pub struct DataConfig {
     /// A built-in schema (`unsw-nb15`, `nsl-kdd`) or the path of a schema file.
     #[default("unsw-nb15".to_owned())]
     pub schema: String,
-    /// Labelled rows, CSV or Parquet; `null`: synthetic flows are generated.
+    /// File of labelled rows, CSV or Parquet. With `null`, synthetic flows are generated.
     pub train: Option<String>,
-    /// Rows for pretraining beside those of `train`; `null`: those of `train` alone, or synthetic ones.
+    /// File of more rows for pretraining, which need no labels. With `null`, pretraining uses the rows of `train` alone, or
+    /// synthetic flows if there is no `train`.
     #[schemars(extend("x-changes" = "pretrain"))]
     pub unlabelled: Option<String>,
-    /// Share of `train` that is held out; rows with equal features never straddle the cut.
+    /// Share of the rows of `train` that is held out. Rows with equal features stay on the same side of the split.
     #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     #[default(0.2)]
     pub validation_fraction: f64,
-    /// Cut the validation rows from the training rows once more and leave those held out alone: for choosing settings.
+    /// Take the validation rows from the training rows and leave the held-out rows unused; for choosing settings.
     pub inner_validation: bool,
-    /// The flows that are generated where `train` is `null`.
+    /// Synthetic flows, generated when `train` is `null`.
     pub synthetic: SyntheticConfig,
 }
 
-/// The flows that are generated where there are no data.
+/// Synthetic flows, generated when there is no data file.
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct SyntheticConfig {
-    /// Labelled rows.
+    /// Number of labelled rows.
     #[schemars(range(min = 10, max = 100_000_000))]
     #[default(20_000)]
     pub rows: usize,
-    /// Rows for pretraining beside them.
+    /// Number of further rows, without labels, for pretraining.
     #[schemars(range(min = 0, max = 100_000_000), extend("x-changes" = "pretrain"))]
     #[default(30_000)]
     pub unlabelled_rows: usize,
@@ -106,65 +107,65 @@ pub struct ModelConfig {
     #[schemars(range(min = 1, max = 4096))]
     #[default(64)]
     pub dim: usize,
-    /// Mixer blocks.
+    /// Number of Mixer blocks.
     #[schemars(range(min = 1, max = 32))]
     #[default(4)]
     pub depth: usize,
-    /// Hidden width of token mixing over the number of tokens.
+    /// Hidden width of token mixing, divided by the number of tokens.
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 64))]
     #[default(2.0)]
     pub token_expansion: f64,
-    /// Hidden width of channel mixing over D.
+    /// Hidden width of channel mixing, divided by D.
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 64))]
     #[default(2.0)]
     pub channel_expansion: f64,
-    /// Learned tokens beside those of the features.
+    /// Number of register tokens, which are learned and added to those of the features.
     #[schemars(range(min = 0, max = 1024))]
     #[default(6)]
     pub n_registers: usize,
-    /// Non-linearity between the two linear maps of a mixing.
+    /// Activation between the two linear layers of a mixing.
     #[default(Activation::Gelu)]
     pub activation: Activation,
-    /// Probability of dropping a hidden value.
+    /// Probability that a hidden value is dropped.
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1, "x-changes" = "each"))]
     #[default(0.1)]
     pub dropout: f64,
-    /// Stochastic depth: probability of skipping the last block for a row; it grows from 0 over depth.
+    /// Stochastic depth: probability that a row skips the last block. It rises linearly from 0 at the first block.
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1, "x-changes" = "each"))]
     #[default(0.1)]
     pub drop_path: f64,
 }
 
-/// How the work is cut up. All but `threads` belong to the algorithm: they change the order of sums.
+/// How the work is split. `threads` changes no result; the other settings change the order of sums.
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct EngineConfig {
-    /// Workers; 0 is one per core. Any number gives the same bytes.
+    /// Number of worker threads; 0 means one per core. Any number gives the same bytes.
     #[schemars(range(min = 0, max = 1024), extend("x-changes" = "nothing"))]
     pub threads: usize,
     /// GEMM backend of training; inference always runs on tiles.
     pub gemm: GemmBackend,
-    /// What the operands of large products are rounded to; sums are in f32.
+    /// Precision to which the operands of large products are rounded. Sums are in f32.
     pub precision: Precision,
-    /// Rows that go through the whole network at once; 0 is as many, up to 8, as keep their activations within 3 MiB.
+    /// Rows that go through the whole network at once. 0 means as many as keep their activations within 3 MiB, at most 8.
     #[schemars(range(min = 0, max = 64))]
     pub shard: usize,
-    /// Gradient buffers, which are summed in fixed order; 0 is a 64th of the batch, between 2 and 16.
+    /// Number of gradient buffers, which are summed in a fixed order. 0 means a 64th of the batch size, between 2 and 16.
     #[schemars(range(min = 0, max = 256))]
     pub gradient_groups: usize,
 }
 
 impl EngineConfig {
-    /// The rows that go through a network at once of which training keeps `activations` numbers a row.
+    /// The number of rows that go through a network at once, if training keeps `activations` numbers per row.
     pub fn shard(&self, activations: usize) -> usize {
         const BYTES: usize = 3 << 20;
         if self.shard == 0 { (BYTES / (size_of::<f32>() * activations.max(1))).clamp(1, 8) } else { self.shard }
     }
 
-    /// Refuses workers far beyond what the machine has cores for: each takes memory.
+    /// Refuses far more workers than the machine has cores, since each worker takes memory.
     ///
     /// # Errors
-    /// Says how many are allowed here.
+    /// The message says how many workers are allowed.
     pub fn check(&self) -> Result<(), String> {
         const A_CORE: usize = 16;
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -172,12 +173,11 @@ impl EngineConfig {
             return Ok(());
         }
         let (threads, most) = (self.threads, A_CORE * cores);
-        let message =
-            format!("`engine.threads: {threads}`: expected at most {most}, {A_CORE} for each of the {cores} cores here");
+        let message = format!("`engine.threads: {threads}`: expected at most {most}, {A_CORE} for each of the {cores} cores");
         Err(message)
     }
 
-    /// The gradient groups of a batch of that size.
+    /// The number of gradient groups of a batch of that size.
     pub fn groups(&self, batch_size: usize) -> usize {
         if self.gradient_groups == 0 { (batch_size / 64).clamp(2, 16) } else { self.gradient_groups }
     }
@@ -187,27 +187,27 @@ impl EngineConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GemmBackend {
-    /// The fastest of those below for the network's width, by the table in docs/benchmarks.md.
+    /// The fastest backend for the network's width, by the table in docs/benchmarks.md.
     #[default]
     Auto,
-    /// Tiles of our own, made for products of this size.
+    /// Register tiles, written for products of this size.
     Tiles,
-    /// The system's OpenBLAS.
+    /// OpenBLAS of the system.
     Openblas,
 }
 
-/// What the operands of large products are rounded to.
+/// Precision to which the operands of large products are rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
-    /// Not rounded.
+    /// No rounding.
     #[default]
     F32,
-    /// bfloat16: a third less time on CPUs with AVX-512 BF16, no gain elsewhere.
+    /// bfloat16, which saves a third of the time on CPUs with AVX-512 BF16 and nothing on others.
     Bf16,
 }
 
-/// From where a stage that was stopped goes on.
+/// Checkpoints, from which a stopped stage goes on.
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct CheckpointConfig {
@@ -215,19 +215,19 @@ pub struct CheckpointConfig {
     #[schemars(range(min = 1))]
     #[default(100)]
     pub every: u64,
-    /// How many of the last ones stay, beside the one with the lowest loss.
+    /// Number of the latest checkpoints that are kept, in addition to the one with the lowest loss.
     #[schemars(range(min = 1, max = 100))]
     #[default(2)]
     pub keep: usize,
 }
 
-/// The first stage: learn from rows without labels.
+/// The first stage: an autoencoder on rows without labels.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PretrainConfig {
-    /// What is learned.
+    /// What pretraining learns.
     pub objective: ObjectiveConfig,
-    /// How it is learned.
+    /// How pretraining learns.
     #[serde(flatten)]
     pub training: TrainingConfig,
 }
@@ -238,7 +238,7 @@ pub struct PretrainConfig {
 pub enum ObjectiveConfig {
     /// Masked autoencoder over feature tokens: some are hidden and predicted from the others.
     Mae(MaeConfig),
-    /// Variational autoencoder over feature tokens: all are rebuilt from a draw of the latents.
+    /// Variational autoencoder over feature tokens: all are reconstructed from a sample of the latents.
     Vae(VaeConfig),
 }
 
@@ -252,7 +252,7 @@ impl Default for ObjectiveConfig {
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct EncodeConfig {
-    /// What is kept of the encoder's output.
+    /// The part of the encoder's output that is kept.
     pub latents: Latents,
     /// Augmentation of the latents; raw features are never augmented.
     pub noise: NoiseConfig,
@@ -262,7 +262,7 @@ pub struct EncodeConfig {
     pub ridge: f64,
 }
 
-/// What is kept of the encoder's output.
+/// The part of the encoder's output that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Latents {
@@ -279,11 +279,11 @@ pub enum Latents {
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct NoiseConfig {
-    /// In units of each latent dimension's standard deviation; 0 is off.
+    /// Scale of the noise, in units of each latent dimension's standard deviation; 0 means no noise.
     #[schemars(extend("minimum" = 0))]
     #[default(0.1)]
     pub sigma: f64,
-    /// Noisy copies written beside the clean latents.
+    /// Number of noisy copies written in addition to the clean latents.
     #[schemars(range(min = 0, max = 1024))]
     pub copies: usize,
     /// Whether `finetune` from latents draws new noise each epoch.
@@ -291,18 +291,18 @@ pub struct NoiseConfig {
     pub fresh: bool,
 }
 
-/// What a verdict is.
+/// How a probability becomes a verdict.
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct EvaluateConfig {
-    /// A probability at or above it is an attack.
+    /// A row is called an attack if its probability is at or above this.
     #[schemars(extend("minimum" = 0, "maximum" = 1))]
     #[default(0.5)]
     pub threshold: f64,
 }
 
 impl Settings {
-    /// In the order in which they are declared.
+    /// The settings as YAML, in the order in which they are declared.
     pub(super) fn yaml(&self) -> Yaml {
         singleton_map_recursive::serialize(self, serde_yaml::value::Serializer).expect(PLAIN)
     }

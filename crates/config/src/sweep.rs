@@ -1,4 +1,4 @@
-//! What `sweep` tries.
+//! The settings of `sweep`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,18 +8,18 @@ use smart_default::SmartDefault;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct SweepConfig {
-    /// In which order trials are made, and which of them go on.
+    /// The order of the trials, and which of them the sweep keeps.
     pub strategy: SweepStrategy,
 }
 
-/// In which order trials are made, and which of them go on.
+/// The order of the trials, and which of them the sweep keeps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SweepStrategy {
-    /// The smallest width, then depth, that a larger one does not beat in the first iterations from scratch. Both go up as 8, 12,
-    /// 16, 24, 32, ...
+    /// Finds the smallest width, then the smallest depth, that a larger one does not beat in the first iterations from scratch.
+    /// Both go up as 8, 12, 16, 24, 32, ...
     WidthDepth(WidthDepthConfig),
-    /// Any settings, the best of which go on for longer: successive halving (Jamieson and Talwalkar 2016).
+    /// Tries combinations of any settings and trains the best ones for longer: successive halving (Jamieson and Talwalkar 2016).
     Halving(HalvingConfig),
 }
 
@@ -29,15 +29,15 @@ impl Default for SweepStrategy {
     }
 }
 
-/// Width, then depth.
+/// A search for the width, then for the depth.
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct WidthDepthConfig {
-    /// Steps of a trial.
+    /// Number of steps of a trial.
     #[schemars(range(min = 10))]
     #[default(150)]
     pub iterations: u64,
-    /// Share of ln 2 by which training and validation loss must fall to be promising.
+    /// A trial is promising if its training and validation loss fall by at least this share of ln 2.
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     #[default(0.5)]
     pub min_drop: f64,
@@ -67,15 +67,15 @@ pub struct WidthDepthConfig {
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct HalvingConfig {
-    /// Steps of fine-tuning that every candidate gets.
+    /// Number of steps of fine-tuning that every candidate gets.
     #[schemars(range(min = 10))]
     #[default(75)]
     pub min_steps: u64,
-    /// One in so many goes on, for so many times the steps.
+    /// One candidate in `eta` goes on to the next round, which has `eta` times as many steps.
     #[schemars(range(min = 2, max = 1024))]
     #[default(3)]
     pub eta: usize,
-    /// If the grid has more combinations, so many of them are drawn.
+    /// The most candidates; if the grid has more combinations, this many are drawn at random.
     #[schemars(range(min = 1, max = 100_000))]
     #[default(27)]
     pub max_candidates: usize,

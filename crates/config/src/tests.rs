@@ -165,14 +165,14 @@ fn a_choice_without_settings_is_a_bare_name() {
     assert_eq!(config(vae, &["encode.latents=tokens"]).encode.latents, Latents::Tokens);
     assert!(config("name: x", &[]).to_yaml().contains("latents: mean\n"));
     insta::assert_snapshot!(problems("name: x\nencode: { latents: { mean: {} } }", &[]), @"c.yaml:2:22: `encode.latents.mean` has no settings of its own: write `encode.latents: mean`");
-    insta::assert_snapshot!(problems("name: x\nencode: { latents: mu }", &[]), @"c.yaml:2:20: `encode.latents`: `mu` is what a variational autoencoder has: name `vae` in `pretrain.objective`, or take `mean` or `tokens`");
+    insta::assert_snapshot!(problems("name: x\nencode: { latents: mu }", &[]), @"c.yaml:2:20: `encode.latents`: only a variational autoencoder has `mu`: set `pretrain.objective: vae`, or take `mean` or `tokens`");
 }
 
 #[test]
 fn what_only_the_binary_task_reads_contradicts_the_other() {
     let text = "name: x\nfinetune: { task: multiclass, loss: { pos_weight: 2 } }";
     insta::assert_snapshot!(problems(text, &[]), @r"
-    c.yaml:2:51: `finetune.loss.pos_weight`: weighs attacks with `task: binary` alone: leave it out, and set `class_balance`
+    c.yaml:2:51: `finetune.loss.pos_weight`: it applies to `finetune.task: binary` only: leave it out, and set `finetune.task.multiclass.class_balance`
     ");
     let task = config("name: x", &["finetune.task.multiclass.class_balance=0"]).finetune.task.clone();
     assert_eq!(task, Task::Multiclass(MulticlassConfig { class_balance: 0.0 }));
@@ -221,14 +221,14 @@ fn a_mean_teacher_has_defaults_and_contradictions() {
     assert_eq!(teacher(&["finetune.mean_teacher.ramp.to=0.6"]), later);
     let set = ["finetune.mean_teacher={ramp: {from: 0.5}}", "finetune.ema={}", "finetune.from=latents"];
     insta::assert_snapshot!(problems("name: x", &set), @r"
-    --set finetune.mean_teacher={ramp: {from: 0.5}}: `finetune.mean_teacher.ramp`: expected `from` up to `to`, found 0.5 and 0.4
-    --set finetune.ema={}: `finetune.ema`: the mean teacher is an average already: leave one of the two out
-    --set finetune.mean_teacher={ramp: {from: 0.5}}: `finetune.mean_teacher`: hides features, which frozen latents no longer have: take `pretrained` or `scratch` in `finetune.from`
+    --set finetune.mean_teacher={ramp: {from: 0.5}}: `finetune.mean_teacher.ramp`: expected `from` to be at most `to`, found 0.5 and 0.4
+    --set finetune.ema={}: `finetune.ema`: `finetune.mean_teacher` already averages the weights: leave one of the two out
+    --set finetune.mean_teacher={ramp: {from: 0.5}}: `finetune.mean_teacher`: a mean teacher hides features, which frozen latents do not have: set `finetune.from` to `pretrained` or `scratch`
     ");
     let set = ["finetune.mean_teacher={}", "finetune.task=multiclass", "finetune.ensemble=batch", "finetune.members=2"];
     insta::assert_snapshot!(problems("name: x", &set), @r"
-    --set finetune.mean_teacher={}: `finetune.mean_teacher`: tells attacks from other rows: keep `finetune.task: binary`
-    --set finetune.ensemble=batch: `finetune.ensemble`: a mean teacher teaches one network at a time: take `independent`
+    --set finetune.mean_teacher={}: `finetune.mean_teacher`: a mean teacher supports two classes only: set `finetune.task: binary`
+    --set finetune.ensemble=batch: `finetune.ensemble`: a mean teacher trains one network at a time: set `finetune.ensemble: independent`
     ");
 }
 
@@ -402,21 +402,21 @@ fn contradictions_are_found_once_the_values_are_good() {
     let text = "name: ../x\ndata: { schema: nsl-kdd, unlabelled: u.csv }\npretrain: { batch_size: 100, micro_batch: 30 }";
     let off = "tokeniser={quantile: false, log1p: false, bins: 0}";
     insta::assert_snapshot!(problems(text, &[off]), @r"
-    c.yaml:1:7: `name`: expected a name that can be a folder's, found `../x`
+    c.yaml:1:7: `name`: expected a valid name of a folder, found `../x`
     c.yaml:3:25: `pretrain.batch_size`: expected a multiple of `micro_batch` (30), found `100`
     --set tokeniser={quantile: false, log1p: false, bins: 0}: `tokeniser`: `quantile`, `log1p` and `bins` are all off; switch one on, or use `normalisation: standard`
-    c.yaml:2:7: `data.train`: without it flows shaped like `unsw-nb15` are generated: give the file, or leave `data.schema` out
-    c.yaml:2:38: `data.unlabelled`: is only read beside `data.train`, which is missing
+    c.yaml:2:7: `data.train`: without it, flows of the schema `unsw-nb15` are generated: set it to a file, or leave `data.schema` out
+    c.yaml:2:38: `data.unlabelled`: it is read only together with `data.train`, which is missing: set `data.train`, or leave it out
     ");
     let rates = "name: x\npretrain: { lr: 0.01, min_lr: 0.02 }";
     let set = ["finetune.schedule=constant", "finetune.min_lr=0.001", "engine.gemm=openblas", "engine.precision=bf16"];
     insta::assert_snapshot!(problems(rates, &set), @r"
     c.yaml:2:31: `pretrain.min_lr`: expected at most `lr` (0.01), found 0.02
-    --set finetune.min_lr=0.001: `finetune.min_lr`: `schedule: constant` stays at `lr`: leave it out
-    --set engine.precision=bf16: `engine.precision`: OpenBLAS multiplies in f32 here: leave it out, or take `engine.gemm: auto`
+    --set finetune.min_lr=0.001: `finetune.min_lr`: it has no effect with `schedule: constant`: leave it out
+    --set engine.precision=bf16: `engine.precision`: OpenBLAS multiplies in f32 only: leave it out, or set `engine.gemm: auto`
     ");
     let two = problems("name: x\nfinetune: { labels: 100 }", &["finetune.label_rows=rows.txt"]);
-    insta::assert_snapshot!(two, @"--set finetune.label_rows=rows.txt: `finetune.label_rows`: `finetune.labels` draws rows: leave one of the two out");
+    insta::assert_snapshot!(two, @"--set finetune.label_rows=rows.txt: `finetune.label_rows`: `finetune.labels` chooses the rows as well: leave one of the two out");
     // A batch below the micro-batch is taken whole.
     config("name: x", &["pretrain.batch_size=100"]);
 }
@@ -471,7 +471,7 @@ fn a_missing_huge_or_binary_file_is_refused() {
     }
     insta::assert_snapshot!(all.join("\n"), @r"
     F/none: cannot read the config: No such file or directory (os error 2)
-    F/huge: larger than 256 KiB, hence no config
+    F/huge: the file is larger than 256 KiB, the limit for a config
     F/binary: not UTF-8: invalid utf-8 sequence of 1 bytes from index 0
     ");
 }

@@ -1,15 +1,15 @@
-//! YAML text to a tree in which every key and value knows where it was written.
+//! Parses YAML text into a tree in which every key and value has its position.
 //!
-//! Built from parser events, so that the things a settings file does not need and an attacker does (aliases, deep
-//! nesting, duplicate keys, tags) are refused before anything is expanded.
+//! The tree is built from parser events. Aliases, tags, deep nesting and duplicate keys, which an attacker needs and a config
+//! does not, are thus refused before anything is expanded.
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
 use crate::problem::Problem;
 
-/// Deeper than any config, shallow enough for every recursive walk.
+/// Deepest nesting that is read: deeper than any config, and shallow enough for every recursive walk.
 pub(super) const MAX_DEPTH: usize = 16;
-/// More keys and values than any config has; each takes some hundred bytes, and as few as two in the file.
+/// Most keys and values that are read. Each takes about a hundred bytes of memory, and as few as two in the file.
 const MAX_NODES: usize = 10_000;
 
 /// Where a value was written: `configs/a.yaml:3:5` or `--set seed=1`.
@@ -25,12 +25,12 @@ pub(super) struct Node {
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Null,
-    /// `plain` is false when the text was quoted, hence is text whatever it looks like.
+    /// `plain` is false if the text was quoted; it is then not read as a number or a switch.
     Scalar {
         text: String,
         plain: bool,
     },
-    /// No setting is a list, so what one holds does not matter.
+    /// A list, without its elements, since no setting is a list.
     List,
     Map(Vec<Entry>),
 }
@@ -118,7 +118,7 @@ pub(super) fn parse(text: &str, position: impl Fn(usize, usize) -> Position) -> 
         };
         n_nodes += 1;
         if n_nodes > MAX_NODES {
-            return Err(refuse(span, format!("more than {MAX_NODES} keys and values, hence no config")));
+            return Err(refuse(span, format!("more than {MAX_NODES} keys and values, the limit for a config")));
         }
         match stack.last_mut() {
             None => root = Some(node),
