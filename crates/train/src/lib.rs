@@ -1,4 +1,4 @@
-//! The training loop over any objective: which rows a step takes, the step itself, what is logged, watched and kept.
+//! The training loop over any objective: plan, sampler, step, log, monitor and the state of a checkpoint.
 //!
 //! **Invariant:** nothing here knows flows or YAML. A step is a function of seed and step number.
 #![forbid(unsafe_code)]

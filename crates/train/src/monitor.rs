@@ -12,24 +12,24 @@ use crate::step::StepReport;
 use nids_config::Stage;
 use nids_store::log::MonitorLine;
 
-/// The loss is flat where it has not fallen by this share of itself.
+/// The loss is flat if it has not fallen by this share of itself.
 const FLAT: f64 = 0.01;
-/// Layers that a warning names.
+/// The most layers that a warning names.
 const SHOWN: usize = 4;
 
-/// Watches the weights of linear layers, every so many steps; the steps between cost an addition.
+/// Watches the weights of linear layers at every `monitor_every`-th step. The other steps cost one addition.
 #[derive(Debug)]
 pub(crate) struct Monitor {
     stage: Stage,
-    /// Which of several independent networks is watched.
+    /// The member that is watched, if there are several independent ones.
     member: Option<usize>,
     limits: Limits,
     layers: Vec<Layer>,
-    /// Every weight before the step that is looked at.
+    /// Every parameter before the observed step.
     before: Buffer<f32>,
-    /// Sum and number of the losses since the last look.
+    /// Sum and number of the losses since the last observation.
     window: (f64, u64),
-    /// Mean loss up to each of the last looks, one more than `patience`.
+    /// Mean loss before each of the last `patience + 1` observations.
     losses: VecDeque<f64>,
 }
 
@@ -38,30 +38,30 @@ struct Layer {
     name: String,
     weight: Param,
     lr_scale: f64,
-    /// Looks in a row at which it did not move.
+    /// Consecutive observations at which the layer did not move.
     still: u64,
     is_reported: bool,
 }
 
-/// What a monitor has seen so far, for a checkpoint.
+/// The state of a monitor, for a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct MonitorState {
     window: (f64, u64),
     losses: Vec<f64>,
-    /// By layer: looks in a row at which it did not move, whether that is reported.
+    /// By layer: consecutive observations at which it did not move, and whether this was reported.
     still: BTreeMap<String, (u64, bool)>,
 }
 
-/// What a look found.
+/// What the monitor found at a step.
 pub(crate) struct Observation<'m> {
     pub(crate) line: MonitorLine<'m>,
-    /// The layers that have just been found not to learn, in words.
+    /// A warning that names the layers that no longer learn and were not reported before.
     pub(crate) warning: Option<String>,
 }
 
 impl Monitor {
-    /// Watches the linear layers of `table` that are trained at all.
+    /// Watches the linear layers of `table` that are not frozen.
     pub(crate) fn new(
         table: &ParamTable,
         stage: Stage,
@@ -92,14 +92,14 @@ impl Monitor {
         }
     }
 
-    /// Before the step that is the `step`-th, counted from 1.
+    /// Must be called before step `step`, counted from 1.
     pub(crate) fn before(&mut self, step: u64, params: &[f32]) {
         if step.is_multiple_of(self.limits.monitor_every) {
             self.before.copy_from_slice(params);
         }
     }
 
-    /// After it.
+    /// Must be called after that step.
     pub(crate) fn after(
         &mut self,
         step: u64,
@@ -148,7 +148,7 @@ impl Monitor {
     }
 }
 
-/// Whether the last mean loss is no better than the first.
+/// Whether the last mean loss is no more than [`FLAT`] below the first.
 fn is_flat(losses: &VecDeque<f64>) -> bool {
     match (losses.front(), losses.back()) {
         (Some(first), Some(last)) if losses.len() > 1 => *last > first - FLAT * first.abs(),
@@ -163,8 +163,8 @@ fn warning(stage: Stage, member_label: &str, limits: &Limits, step: u64, vanishe
         more => format!(" and {more} more"),
     };
     format!(
-        "{stage}{member_label} step {step}: the gradient vanishes in {}{more}: weights moved by less than {:e} of the learning rate at {} looks in \
-         a row, and the loss is flat: lower `model.depth`, take `model.activation: gelu`, raise `{stage}.lr`, or set `{stage}.monitor: off`",
+        "{stage}{member_label} step {step}: the gradient vanishes in {}{more}: weights moved by less than {:e} of the learning rate at {} \
+         observations in a row, and the loss is flat: lower `model.depth`, take `model.activation: gelu`, raise `{stage}.lr`, or set `{stage}.monitor: off`",
         names.join(", "),
         limits.threshold,
         limits.patience,
@@ -195,7 +195,7 @@ mod tests {
         table.root().at("registers").param("weight", &[3, 2], Init::Normal { std: 1.0 });
         let lr_scale = |name: &str| if name.starts_with("frozen") { 0.0 } else { 0.5 };
         let mut monitor = Monitor::new(&table, Stage::Pretrain, None, limits(), lr_scale);
-        // no memory of gradients past, so that one that ends is seen at once
+        // without memory of earlier gradients, a gradient that vanishes shows at once
         let config = OptimiserConfig::AdamW(AdamWConfig { beta1: 0.0, beta2: 0.0, eps: 1e-8, weight_decay: 0.1 });
         let mut optimiser = Optimiser::<f32>::new(&table, config, Decay::Matrices, lr_scale);
         let (mut params, lr) = (table.init::<f32>(1), 1e-3);
@@ -214,9 +214,9 @@ mod tests {
                 assert_eq!(
                     max_update.keys().copied().collect::<Vec<_>>(),
                     ["a", "b"],
-                    "frozen layers and registers are none of it"
+                    "frozen layers and registers are not watched"
                 );
-                // a step of 5e-4, and what decay does to a weight below 1
+                // a step of 5e-4, plus the decay of a weight below 1
                 assert!((4e-4..6e-4).contains(&max_update["b"]), "{max_update:?}");
                 found.extend(warning.map(|warning| format!("{step}: {warning}")));
             }
@@ -227,8 +227,8 @@ mod tests {
     #[test]
     fn a_layer_without_a_gradient_is_named_once_the_loss_is_flat() {
         let found = warnings(6, |_| 2.0);
-        insta::assert_snapshot!(found.join("\n"), @"12: pretrain step 12: the gradient vanishes in `a`: weights moved by less than 1e-4 of the learning rate at 3 looks in a row, and the loss is flat: lower `model.depth`, take `model.activation: gelu`, raise `pretrain.lr`, or set `pretrain.monitor: off`");
-        // it falls by 5 % a look up to step 13, and flat is what has not fallen over three looks
+        insta::assert_snapshot!(found.join("\n"), @"12: pretrain step 12: the gradient vanishes in `a`: weights moved by less than 1e-4 of the learning rate at 3 observations in a row, and the loss is flat: lower `model.depth`, take `model.activation: gelu`, raise `pretrain.lr`, or set `pretrain.monitor: off`");
+        // the loss falls by 5 % per observation up to step 13, and is flat after three observations without a fall
         let found = warnings(6, |step| 0.975_f64.powf(step.min(13) as f64));
         assert!(found.len() == 1 && found[0].starts_with("20: "), "{found:?}");
     }
@@ -237,7 +237,7 @@ mod tests {
     fn what_moves_or_learns_is_left_alone() {
         assert!(warnings(20, |_| 2.0).is_empty());
         assert!(warnings(0, |step| 0.975_f64.powf(step as f64)).is_empty());
-        // it stands still at every other look, never at three in a row
+        // the layer is still at every other observation, never at three in a row
         assert!(warnings_where(|step| step % 4 == 0, |_| 2.0).is_empty());
     }
 

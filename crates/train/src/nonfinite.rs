@@ -1,21 +1,21 @@
-//! A loss, a gradient or a weight that is NaN or infinite: where, and what to say of it.
+//! Non-finite values (NaN, Inf) in a loss, a gradient or a weight: where they are, and the message about them.
 
 use nids_nn::ParamTable;
 
 use crate::plan::TrainPlan;
 use nids_config::NonfinitePolicy;
 
-/// Rows that a message names.
+/// The most rows that a message names.
 const SHOWN: usize = 8;
 
-/// What stopped being a number first.
+/// The quantity that was non-finite first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NonfiniteKind {
     /// The loss.
     Loss,
     /// The gradient.
     Gradient,
-    /// After the update.
+    /// A weight after the update.
     Weight,
 }
 
@@ -29,34 +29,34 @@ impl NonfiniteKind {
     }
 }
 
-/// A step that went wrong.
+/// A step with non-finite values.
 #[derive(Debug)]
 pub(crate) struct NonfiniteFinding {
     pub(crate) kind: NonfiniteKind,
     /// Counted from 1.
     pub(crate) step: u64,
-    /// The first parameter in whose gradient (or which, after the update) it shows.
+    /// The first parameter whose gradient is non-finite, or whose value is after the update.
     pub(crate) layer: Option<String>,
-    /// Those of the batch that show it each on their own; none where it takes several.
+    /// The rows of the batch that give non-finite values on their own; empty if only several rows together do.
     pub(crate) rows: Vec<u32>,
 }
 
-/// The first parameter of which a number is none.
+/// The first parameter with a non-finite number.
 pub(crate) fn layer(table: &ParamTable, numbers: &[f32]) -> Option<String> {
     let is_bad = |numbers: &[f32]| numbers.iter().any(|number| !number.is_finite());
     table.specs().iter().find(|spec| is_bad(spec.param.of(numbers))).map(|spec| spec.name.clone())
 }
 
 impl NonfiniteFinding {
-    /// For an error or a warning; `why` it is one although the config wants to go on.
+    /// The text of an error or a warning. `why` says why the stage stops although the policy is to go on.
     pub(crate) fn text(&self, plan: &TrainPlan, row: &dyn Fn(u32) -> String, why: &str) -> String {
         let stage = plan.stage;
         let member_label = plan.member.map_or_else(String::new, |member| format!(" member {member},"));
         let layer = self.layer.as_ref().map_or_else(String::new, |layer| format!(", first in `{layer}`"));
         let rows = match (self.kind, self.rows.as_slice()) {
             (NonfiniteKind::Weight, _) => String::new(),
-            (_, []) => ", of no row of the batch alone".to_owned(),
-            (_, rows) => format!(", by {}", names(rows, row)),
+            (_, []) => ", caused by no single row of the batch".to_owned(),
+            (_, rows) => format!(", caused by {}", names(rows, row)),
         };
         let why = if why.is_empty() { String::new() } else { format!("; {why}") };
         let rescue = if plan.nonfinite == NonfinitePolicy::Stop {
@@ -89,8 +89,8 @@ mod tests {
             let finding = NonfiniteFinding { kind, step: 7, layer: Some("encoder.norm.weight".to_owned()), rows: rows.to_vec() };
             finding.text(&plan(policy), &|row| format!("row {row}"), why)
         };
-        insta::assert_snapshot!(text(NonfiniteKind::Loss, &[3, 5], Policy::Stop, ""), @"pretrain step 7: the loss is not finite, first in `encoder.norm.weight`, by row 3, row 5: lower `pretrain.lr`, or set `pretrain.nonfinite: rollback`");
-        insta::assert_snapshot!(text(NonfiniteKind::Gradient, &[], Policy::Stop, ""), @"pretrain step 7: the gradient is not finite, first in `encoder.norm.weight`, of no row of the batch alone: lower `pretrain.lr`, or set `pretrain.nonfinite: rollback`");
+        insta::assert_snapshot!(text(NonfiniteKind::Loss, &[3, 5], Policy::Stop, ""), @"pretrain step 7: the loss is not finite, first in `encoder.norm.weight`, caused by row 3, row 5: lower `pretrain.lr`, or set `pretrain.nonfinite: rollback`");
+        insta::assert_snapshot!(text(NonfiniteKind::Gradient, &[], Policy::Stop, ""), @"pretrain step 7: the gradient is not finite, first in `encoder.norm.weight`, caused by no single row of the batch: lower `pretrain.lr`, or set `pretrain.nonfinite: rollback`");
         insta::assert_snapshot!(text(NonfiniteKind::Weight, &[], Policy::Rollback, "it has gone back 5 times"), @"pretrain step 7: a weight after the update is not finite, first in `encoder.norm.weight`; it has gone back 5 times: lower `pretrain.lr`");
     }
 }

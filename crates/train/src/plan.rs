@@ -1,19 +1,19 @@
-//! What the training loop needs to know of a stage's config.
+//! The plan of a training run, made from a stage's config.
 
 use nids_nn::optim::{Decay, OptimiserConfig};
 use nids_nn::schedule::{Schedule, Warmup};
 
 use nids_config::{MonitorPolicy, NonfinitePolicy, Per, RestartsConfig, ScheduleConfig, Stage, TrainingConfig};
 
-/// What the loop needs to know of a stage's config.
+/// What the training loop needs to know of a stage's config.
 #[derive(Clone, Copy, Debug)]
 pub struct TrainPlan {
     pub(crate) stage: Stage,
-    /// Which of several independent members is trained.
+    /// The member that is trained, if there are several independent ones.
     pub member: Option<usize>,
-    /// Steps in all.
+    /// Number of steps.
     pub steps: u64,
-    /// Rows a step.
+    /// Rows per step.
     pub batch_size: usize,
     pub(crate) micro_batch: usize,
     pub(crate) optimiser: OptimiserConfig,
@@ -49,7 +49,7 @@ impl TrainPlan {
         }
     }
 
-    /// The same for one of several independent members.
+    /// The same plan for one of several independent members.
     #[must_use]
     pub fn for_member(self, member: Option<usize>) -> Self {
         Self { member, ..self }
@@ -61,23 +61,24 @@ impl TrainPlan {
     }
 }
 
-/// How often the monitor looks, and how often a policy on non-finite values is applied. Nobody has needed other limits; tests take
-/// shorter ones.
+/// Limits of the monitor and of the policy on non-finite values. They are not settings, since nobody has needed other values; tests
+/// use smaller ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Limits {
-    /// Steps between two looks of the monitor.
+    /// Steps between two observations of the monitor.
     pub(crate) monitor_every: u64,
-    /// A layer is still if no weight moves by this much of the learning rate in one step, decay left out.
+    /// A layer is still if every weight moves by less than this share of the learning rate in one step, weight decay left out.
     pub(crate) threshold: f64,
-    /// Looks in a row at which a layer is still, and over which the loss does not fall by 1 %, before it is reported.
+    /// Consecutive observations at which a layer must be still, and over which the loss must not fall by 1 %, before the layer is
+    /// reported.
     pub(crate) patience: u64,
-    /// Steps skipped in a row after which the stage stops.
+    /// The most steps that are skipped in a row before the stage stops.
     pub(crate) max_skips: u64,
-    /// A rollback goes to the last step that this divides.
+    /// A rollback goes to the last step divisible by this.
     pub(crate) rollback_every: u64,
     /// Factor on every learning rate after a rollback.
     pub(crate) rollback_lr_factor: f64,
-    /// Rollbacks after which the stage stops.
+    /// The most rollbacks before the stage stops.
     pub(crate) max_rollbacks: u64,
 }
 
@@ -95,7 +96,7 @@ impl Default for Limits {
     }
 }
 
-/// What a schedule counts.
+/// The time of a schedule: steps or epochs.
 #[derive(Clone, Copy, Debug)]
 struct Clock {
     per: Per,
@@ -104,7 +105,7 @@ struct Clock {
 }
 
 impl Clock {
-    /// The time of `step`, counted from 0: its number, or the epoch that its first row belongs to.
+    /// The time of `step`, counted from 0: the step itself, or the epoch of its first row.
     fn t(self, step: u64) -> u64 {
         match self.per {
             Per::Step => step,
@@ -113,8 +114,8 @@ impl Clock {
     }
 }
 
-/// What weight decay applies to: AdamW spares biases and norms, as is usual; Adam's L2 penalty is on every parameter, as the
-/// numpy predecessor had it.
+/// The parameters that weight decay applies to. AdamW spares biases and norms, as is usual. Adam's L2 penalty applies to every
+/// parameter, as in the numpy predecessor.
 fn decay(optimiser: OptimiserConfig) -> Decay {
     match optimiser {
         OptimiserConfig::AdamW(_) => Decay::Matrices,
@@ -124,14 +125,14 @@ fn decay(optimiser: OptimiserConfig) -> Decay {
 
 /// A schedule over `total` steps, or epochs.
 fn schedule(config: &TrainingConfig, total: u64) -> Schedule {
-    /// `lr` over the first rate of one cycle, as PyTorch's `OneCycleLR` has it.
+    /// `lr`, divided by the first rate of one cycle, as in PyTorch's `OneCycleLR`.
     const DIV_FACTOR: f64 = 25.0;
     let &TrainingConfig { lr, min_lr, warmup: share, .. } = config;
     let warmup = Warmup { steps: (share * total as f64).round() as usize, start: 0.0 };
     match config.schedule {
         ScheduleConfig::Constant => Schedule::Constant { lr, warmup },
         ScheduleConfig::Cosine => {
-            // the last step is the first at which the wave has come down
+            // the cosine reaches its minimum at the last step
             let t_max = total.saturating_sub(warmup.steps as u64 + 1) as f64;
             Schedule::Cosine { lr, warmup, t_max, eta_min: min_lr }
         }
@@ -149,7 +150,7 @@ fn schedule(config: &TrainingConfig, total: u64) -> Schedule {
 mod tests {
     use super::*;
 
-    /// The rates of a run of `steps` of 10 rows out of 25.
+    /// The learning rates of a run of `steps` steps, each of 10 rows out of 25.
     fn rates(schedule: ScheduleConfig, warmup: f64, min_lr: f64, schedule_per: Per, steps: u64) -> Vec<f64> {
         let config = TrainingConfig {
             steps,

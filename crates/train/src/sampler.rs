@@ -1,4 +1,4 @@
-//! Which rows a step takes: a function of seed and step, so that a run can go on from any step.
+//! The rows of a step. They are a function of seed and step, so a run can go on from any step.
 
 use nids_kernels::Key;
 use nids_nn::engine::Sample;
@@ -6,11 +6,11 @@ use rand::seq::SliceRandom;
 
 use crate::stream;
 
-/// Epochs over the rows of a stage and, in the same steps, over others.
+/// Draws the rows of each step, in epochs over the rows of a stage and, if there are any, over rows without labels.
 #[derive(Debug)]
 pub struct Sampler {
     rows: Epochs,
-    /// Rows without labels, and how many of them a step takes.
+    /// Epochs over rows without labels, and the number of these rows per step.
     unlabelled: Option<(Epochs, usize)>,
 }
 
@@ -23,7 +23,7 @@ impl Sampler {
         Self { rows: Epochs::new(Key::new(seed).child(stream::SHUFFLE), rows), unlabelled: None }
     }
 
-    /// The same, with `batch_size` of these rows after each step's own.
+    /// The same sampler with `batch_size` of the `unlabelled` rows after the rows of each step.
     ///
     /// # Panics
     /// If there are no rows.
@@ -33,7 +33,8 @@ impl Sampler {
         Self { unlabelled: Some((unlabelled, batch_size)), ..self }
     }
 
-    /// The samples of `step`, counted from 0: the next `batch_size` of the endless sequence of epochs, then those without labels.
+    /// Fills `out` with the samples of `step`, counted from 0: the next `batch_size` of the endless sequence of epochs, then the rows
+    /// without labels.
     pub fn batch(&mut self, step: u64, batch_size: usize, out: &mut Vec<Sample>) {
         out.clear();
         self.rows.append(step, batch_size, out);
@@ -43,7 +44,7 @@ impl Sampler {
     }
 }
 
-/// Epochs over `rows`, each in an order of its own.
+/// Epochs over `rows`, each in another order.
 #[derive(Debug)]
 struct Epochs {
     key: Key,
@@ -58,7 +59,7 @@ impl Epochs {
         Self { key, order: rows.clone(), rows, epoch: None }
     }
 
-    /// Appends the samples that `step` takes, keyed by their places in it.
+    /// Appends the samples of `step`. A sample's key is its place in the step.
     fn append(&mut self, step: u64, batch_size: usize, out: &mut Vec<Sample>) {
         let n = self.rows.len() as u64;
         for i in 0..batch_size as u64 {

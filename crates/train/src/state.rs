@@ -1,4 +1,4 @@
-//! What a training needs beside its tensors to go on: the state of a checkpoint.
+//! The state of a checkpoint: what a training run needs, in addition to its tensors, to go on.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,30 +9,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::monitor::MonitorState;
 
-/// The numbers of a checkpoint that are no tensors.
+/// The state of a training run between two steps, without its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct State {
-    /// Of independent members, the one in training.
+    /// The member in training, if there are several independent ones.
     pub(crate) member: Option<usize>,
-    /// Steps taken.
+    /// Number of steps taken.
     pub(crate) step: u64,
-    /// Updates of the optimiser: fewer than steps where some were skipped.
+    /// Number of updates of the optimiser; smaller than `step` if steps were skipped.
     pub(crate) updates: u64,
-    /// Updates of the average of the weights.
+    /// Number of updates of the average of the weights.
     pub(crate) averaged: u64,
-    /// What is logged of the steps since the last line.
+    /// Sums over the steps since the last line of the log.
     pub(crate) window: LogWindow,
     pub(crate) monitor: Option<MonitorState>,
-    /// What the run has gone through; see [`RecoveryState`].
+    /// Skipped steps and rollbacks so far.
     pub(crate) recovery: RecoveryState,
-    /// The last validation loss; in pretraining, which has none, the last loss logged.
+    /// The last validation loss. Pretraining has none and uses the last loss in the log.
     pub(crate) score: Option<f64>,
-    /// Where a rollback goes.
+    /// The step that a rollback goes to.
     pub(crate) rollback_point: Option<RollbackPoint>,
 }
 
-/// A step to go back to.
+/// A step that a rollback goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RollbackPoint {
@@ -41,7 +41,7 @@ pub(crate) struct RollbackPoint {
     pub(crate) averaged: u64,
 }
 
-/// Sums since the last line of metrics.
+/// Sums over the steps since the last line of metrics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LogWindow {
     pub(crate) loss: f64,
@@ -49,13 +49,13 @@ pub(crate) struct LogWindow {
     pub(crate) terms: BTreeMap<Cow<'static, str>, f64>,
 }
 
-/// What numbers that were none have done to a run.
+/// How a run has recovered from non-finite values so far.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RecoveryState {
-    /// Steps skipped since the last that was not.
+    /// Number of steps skipped since the last step that was taken.
     pub(crate) skipped: u64,
     pub(crate) rollbacks: u64,
-    /// On every learning rate.
+    /// Factor on every learning rate.
     pub(crate) lr_scale: f64,
 }
 
@@ -65,10 +65,10 @@ impl Default for RecoveryState {
     }
 }
 
-/// Of independent members, the one that was in training when a checkpoint was taken.
+/// The member that was in training when the checkpoint was taken, if there are several independent ones.
 ///
 /// # Errors
-/// A state that cannot be read.
+/// Fails if the state of the checkpoint cannot be read.
 pub fn member_in_training(checkpoint: &Checkpoint) -> Result<Option<usize>> {
     Ok(checkpoint.state::<State>()?.member)
 }

@@ -9,13 +9,13 @@ use crate::nonfinite::{self, NonfiniteFinding, NonfiniteKind};
 use crate::plan::TrainPlan;
 use nids_store::checkpoint::Arithmetic;
 
-/// How an engine adds up, for a checkpoint.
+/// The arithmetic of an engine, which a checkpoint records.
 pub fn arithmetic(engine: &Engine<f32>) -> Arithmetic {
     let Cut { shard, groups } = engine.cut();
     Arithmetic { kernels: nids_kernels::describe(engine.gemm()), shard, groups }
 }
 
-/// What every step works with.
+/// Takes the steps of a plan, one at a time.
 pub struct StepRunner<'o> {
     table: &'o ParamTable,
     objective: &'o dyn Objective<f32>,
@@ -25,26 +25,27 @@ pub struct StepRunner<'o> {
     grads: Buffer<f32>,
 }
 
-/// What became of a step.
+/// The outcome of a step.
 pub enum Outcome {
-    /// The weights have moved.
+    /// The step has changed the weights.
     Taken(StepReport),
-    /// Nothing was changed, but for [`NonfiniteKind::Weight`].
+    /// The step gave non-finite values. It has changed nothing, except with [`NonfiniteKind::Weight`].
     Nonfinite(NonfiniteKind),
 }
 
-/// What a step was.
+/// The numbers of a step.
 pub struct StepReport {
-    /// At the weights before it.
+    /// Loss at the weights before the step.
     pub loss: f64,
     /// The learning rate.
     pub lr: f64,
-    /// Norm of the gradient that the step followed, before clipping.
+    /// Norm of the gradient, before clipping.
     pub grad_norm: f64,
 }
 
 impl<'o> StepRunner<'o> {
-    /// Steps of `plan` towards `objective`; `lr_scale` is on the learning rate of the parameter of that name, 0 freezes it.
+    /// A runner of the steps of `plan`, which minimise `objective`. `lr_scale` gives the factor on the learning rate of the parameter
+    /// with that name; 0 freezes it.
     pub fn new(
         table: &'o ParamTable,
         objective: &'o dyn Objective<f32>,
@@ -56,7 +57,8 @@ impl<'o> StepRunner<'o> {
         Self { table, objective, plan, key, optimiser, grads: table.zeros() }
     }
 
-    /// Takes `step`, counted from 0, on its `samples`, with `lr_scale` on the learning rate; `terms` hears what the loss is made of.
+    /// Takes `step`, counted from 0, on `samples`. `lr_scale` is a factor on the learning rate. `terms` is called with the name and
+    /// the value of each term of the loss.
     pub fn step(
         &mut self,
         engine: &mut Engine<f32>,
@@ -86,7 +88,7 @@ impl<'o> StepRunner<'o> {
         Outcome::Taken(StepReport { loss: loss.total, lr, grad_norm })
     }
 
-    /// Which rows and which layer of a step it was.
+    /// Finds the rows and the layer that gave non-finite values.
     pub(crate) fn nonfinite(
         &mut self,
         engine: &mut Engine<f32>,
@@ -101,28 +103,28 @@ impl<'o> StepRunner<'o> {
             // with NaN weights every row fails, so no rows are named
             return NonfiniteFinding { kind, step: step + 1, layer, rows: Vec::new() };
         }
-        // what is no number in a row is none in every sum with it
+        // a sum is non-finite if one of its rows is: halve the batch until single rows are left
         let mut rows = Vec::new();
-        let mut parts: Vec<&[Sample]> = samples.chunks(plan.micro_batch).rev().collect();
-        while let Some(part) = parts.pop() {
+        let mut halves: Vec<&[Sample]> = samples.chunks(plan.micro_batch).rev().collect();
+        while let Some(half) = halves.pop() {
             grads.fill(0.0);
             let mut loss = Loss::default();
-            engine.accumulate(*objective, params, key.child(step), grads, &mut loss, step, part);
+            engine.accumulate(*objective, params, key.child(step), grads, &mut loss, step, half);
             if loss.total.is_finite() && engine.grad_norm(grads).is_finite() {
                 continue;
             }
-            if let [sample] = part {
+            if let [sample] = half {
                 rows.push(sample.row);
             } else {
-                let (first, second) = part.split_at(part.len() / 2);
-                parts.extend([second, first]);
+                let (first, second) = half.split_at(half.len() / 2);
+                halves.extend([second, first]);
             }
         }
         NonfiniteFinding { kind, step: step + 1, layer, rows }
     }
 }
 
-/// Loss and gradient of a step at `params`; the gradient's norm.
+/// Writes the gradient of a step at `params` to `grads`; returns the loss and the gradient's norm.
 fn gradient(
     engine: &mut Engine<f32>,
     objective: &dyn Objective<f32>,
@@ -204,7 +206,7 @@ mod tests {
         bowl.weight.of_mut(&mut params).copy_from_slice(&W);
         let samples: Vec<Sample> = (0..ROWS as u32).map(|row| Sample { row, key: row }).collect();
         let outcome = runner.step(&mut engine, 6, &samples, 1.0, &mut params, &mut |_, _| panic!("no terms"));
-        let Outcome::Nonfinite(kind) = outcome else { panic!("a number") };
+        let Outcome::Nonfinite(kind) = outcome else { panic!("the loss is finite") };
         let finding = runner.nonfinite(&mut engine, kind, 6, &samples, &params);
         assert_eq!((finding.kind, finding.step, finding.layer.as_deref()), (NonfiniteKind::Loss, 7, Some("weight")));
         assert_eq!((finding.rows.as_slice(), bowl.weight.of::<f32>(&params)), (&[0, 2][..], &W[..]));

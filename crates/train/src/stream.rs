@@ -1,14 +1,14 @@
-//! What random numbers are drawn for: children of the seed's key. No two uses share one.
+//! Streams of random numbers: children of the seed's key, one for each use.
 
 /// Masks and initial weights of pretraining.
 pub const PRETRAIN: u64 = 1;
-/// The same of fine-tuning.
+/// Masks and initial weights of fine-tuning.
 pub const FINETUNE: u64 = 2;
 /// Noise on latents.
 pub const LATENT_NOISE: u64 = 3;
 /// The order of rows in an epoch.
 pub const SHUFFLE: u64 = 4;
-/// Draws from a variational autoencoder's posterior.
+/// Samples from a variational autoencoder's posterior.
 pub const POSTERIOR: u64 = 5;
 /// Members of an ensemble.
 pub const MEMBERS: u64 = 6;

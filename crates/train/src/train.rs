@@ -1,4 +1,4 @@
-//! The one training loop.
+//! The training loop, which every stage that trains uses.
 
 use std::borrow::Cow;
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
@@ -21,33 +21,33 @@ use nids_store::progress::{Event, Progress};
 use nids_store::run::StageRun;
 use nids_store::{Error, Result};
 
-/// What is trained, and on what.
+/// Arguments of [`Job::train`] that stay the same from step to step.
 #[derive(Clone, Copy)]
 pub struct Job<'j> {
-    /// The parameters.
+    /// The table of the parameters.
     pub table: &'j ParamTable,
-    /// What is minimised.
+    /// The objective that is minimised.
     pub objective: &'j dyn Objective<f32>,
     /// The plan.
     pub plan: &'j TrainPlan,
-    /// What its random numbers are drawn with.
+    /// The key of all random numbers.
     pub key: Key,
     /// An average of the weights, updated after every step.
     pub average: Option<&'j RwLock<Ema<f32>>>,
-    /// Weights of members that have been trained; a checkpoint keeps them.
+    /// Weights of the members that have finished, which a checkpoint keeps.
     pub finished: &'j [f32],
-    /// Where a row comes from, in words.
+    /// Names the place that a row comes from.
     pub row: &'j (dyn Fn(u32) -> String + Sync),
 }
 
 impl<'j> Job<'j> {
-    /// The average, once there is no other use of it.
+    /// Locks the average for writing.
     pub fn average(&self) -> Option<RwLockWriteGuard<'j, Ema<f32>>> {
         self.average.map(|average| average.write().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Trains `params` to the plan's last step, from step 0 or from a checkpoint. `each_step` is called after every step with the
-    /// number of steps taken and the weights or their average; where it validates, it returns the loss.
+    /// number of steps taken and the weights or their average. If it validates, it returns the loss.
     pub fn train(
         &self,
         engine: &mut Engine<f32>,
@@ -108,21 +108,21 @@ impl<'j> Job<'j> {
     }
 }
 
-/// A training between two steps.
+/// The training loop between two steps.
 struct TrainLoop<'j> {
     job: &'j Job<'j>,
     runner: StepRunner<'j>,
     monitor: Option<Monitor>,
-    /// Steps taken.
+    /// Number of steps taken.
     step: u64,
     window: LogWindow,
     recovery: RecoveryState,
     score: Option<f64>,
-    /// Where a rollback goes.
+    /// The weights that a rollback restores.
     rollback_point: Option<Snapshot>,
 }
 
-/// The weights and what moves them.
+/// Copies of the weights, of the optimiser's moments and of the average.
 struct Snapshot {
     at: RollbackPoint,
     params: Buffer<f32>,
@@ -161,7 +161,7 @@ impl<'j> TrainLoop<'j> {
         Ok(train_loop)
     }
 
-    /// Takes the next step, with what is to be logged of it.
+    /// Takes the next step and logs it.
     fn advance(
         &mut self,
         engine: &mut Engine<f32>,
@@ -221,7 +221,7 @@ impl<'j> TrainLoop<'j> {
         Ok(())
     }
 
-    /// Does what the config says about a step with non-finite values.
+    /// Applies the policy on non-finite values.
     fn handle(
         &mut self,
         finding: &NonfiniteFinding,
@@ -278,9 +278,10 @@ impl<'j> TrainLoop<'j> {
         }
     }
 
-    /// Puts the weights back to where they were; the step it was.
+    /// Restores the weights of the rollback point and returns its step.
     fn roll_back(&mut self, params: &mut Buffer<f32>) -> u64 {
-        let Snapshot { at, params: then, m, v, average } = self.rollback_point.as_ref().expect("taken at the start");
+        let Snapshot { at, params: then, m, v, average } =
+            self.rollback_point.as_ref().expect("a snapshot is taken at the start");
         params.copy_from_slice(then);
         self.runner.optimiser.set_state(m, v, at.updates);
         if let Some((mut average, then)) = self.job.average().zip(average.as_ref()) {
