@@ -1,8 +1,8 @@
-//! Checkpoints: all that a stage needs to go on from between two steps.
+//! Checkpoints, which hold all that a stage needs to go on after a step.
 //!
-//! Below `checkpoints/` of the run folder a stage has an index, `<stage>.json`, and one safetensors file for each checkpoint that
-//! the index lists by content. The index is replaced last and at once: until then the checkpoints before count. An index with
-//! nothing beside it means nothing; a file that no index lists is removed by the next commit.
+//! In the folder `checkpoints/` of a run folder, a stage has an index, `<stage>.json`, and one safetensors file for each checkpoint
+//! that the index lists by content hash. The index is replaced last, by a rename; until then the earlier checkpoints count. A
+//! listed file that is missing is no checkpoint. A file that no index lists is removed by the next commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,10 +22,10 @@ use nids_config::{CheckpointConfig, Stage};
 const KIND: &str = "nids-mixer checkpoints";
 const VERSION: u32 = 1;
 const FOLDER: &str = "checkpoints";
-/// An index larger than this is some other file.
+/// The largest index that is read.
 const MAX_BYTES: u64 = 1 << 18;
 
-/// How a stage adds up: with which kernels, and in which order.
+/// The arithmetic of a stage: its kernels and the order of its sums.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arithmetic {
     /// Names of the matrix kernels and of the vector instructions.
@@ -36,7 +36,8 @@ pub struct Arithmetic {
     pub groups: usize,
 }
 
-/// What the bytes that a stage leaves depend on: all that must be the same for it to go on as if it had not been stopped.
+/// All that the output of a stage depends on. It must be the same when the stage goes on, so that the stage leaves the same bytes
+/// as without a stop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Circumstances {
@@ -53,7 +54,7 @@ pub(crate) struct Circumstances {
 }
 
 impl Circumstances {
-    /// What has changed since `before`, in words.
+    /// A message that says what has changed since `before`.
     pub(crate) fn difference(&self, before: &Self) -> Option<String> {
         // a file is known by its content, which is compared below, not by its name
         let is_data = |key: &str| self.data.contains_key(key) && before.data.contains_key(key);
@@ -61,7 +62,7 @@ impl Circumstances {
             return Some(difference);
         }
         let was = |what: &str, before: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
-            Some(format!("{what} was {before} and is {now}"))
+            Some(format!("{what} changed from {before} to {now}"))
         };
         if self.tool != before.tool {
             return was("the program", &before.tool, &self.tool);
@@ -70,7 +71,7 @@ impl Circumstances {
             let differs = |role: &&String| self.data.get(*role) != before.data.get(*role);
             let roles: BTreeSet<&String> = self.data.keys().chain(before.data.keys()).filter(differs).collect();
             let roles: Vec<String> = roles.into_iter().map(|role| format!("`{role}`")).collect();
-            return Some(format!("another file is behind {}", roles.join(", ")));
+            return Some(format!("the content of {} has changed", roles.join(", ")));
         }
         if self.inputs != before.inputs {
             return Some("an earlier stage has run again".to_owned());
@@ -81,12 +82,13 @@ impl Circumstances {
         if self.shard != before.shard {
             return was("the shard", &before.shard, &self.shard);
         }
-        (self.groups != before.groups).then(|| format!("{} gradient groups are now {}", before.groups, self.groups))
+        (self.groups != before.groups)
+            .then(|| format!("the number of gradient groups changed from {} to {}", before.groups, self.groups))
     }
 }
 
-/// "`seed` was 0 and is 1; `model.dim` was 64 and is 32", or nothing where the settings agree. Those that name a file whose content
-/// is compared instead, `is_data`, are left out.
+/// "`seed` was 0 and is 1; `model.dim` was 64 and is 32", or nothing if the settings agree. Settings with `is_data` name a file whose
+/// content is compared instead; they are left out.
 pub(crate) fn difference(
     made: &BTreeMap<String, Json>,
     now: &BTreeMap<String, Json>,
@@ -109,22 +111,22 @@ pub(crate) fn difference(
     (!texts.is_empty()).then(|| texts.join("; "))
 }
 
-/// When a checkpoint was taken, and how good the run was then.
+/// The step at which a checkpoint was taken, and the score of the run at that step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Position {
-    /// Of independent members, the one in training.
+    /// The member in training, if there are several independent ones.
     pub member: Option<usize>,
-    /// Steps taken.
+    /// Number of steps taken.
     pub step: u64,
-    /// A loss: the checkpoint with the lowest is kept.
+    /// A loss. The checkpoint with the lowest score is kept.
     pub score: Option<f64>,
 }
 
-/// What the file of a checkpoint says beside its tensors.
+/// The header of a checkpoint's file, which stands before its tensors.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
-    /// Whatever whoever trains needs to go on.
+    /// The state that the training loop needs to go on.
     state: Json,
     /// What the stage had logged, by file: [`crate::log::LogFile::ALL`].
     logs: [Mark; 2],
@@ -138,7 +140,7 @@ pub(crate) struct Mark {
     pub(crate) content: Digest,
 }
 
-/// A checkpoint read back.
+/// A checkpoint that was read.
 #[derive(Debug)]
 pub struct Checkpoint {
     state: Json,
@@ -147,13 +149,13 @@ pub struct Checkpoint {
     path: PathBuf,
 }
 
-/// Reads a checkpoint's file; what is wrong with it otherwise. Takes at most twice its size.
+/// Reads the bytes of a checkpoint's file, or says what is wrong with them. Takes at most twice their size in memory.
 pub fn from_bytes(bytes: &[u8], path: &Path) -> std::result::Result<Checkpoint, String> {
     let (Header { state, logs }, tensors) = parse(bytes)?;
     Ok(Checkpoint { state, logs, tensors, path: path.to_owned() })
 }
 
-/// Reads an index; the files that it lists.
+/// Reads an index and returns the files that it lists.
 pub fn index_from_bytes(bytes: &[u8]) -> std::result::Result<Vec<String>, String> {
     Ok(parse_index(bytes)?.checkpoints.into_iter().map(|entry| entry.file).collect())
 }
@@ -168,17 +170,17 @@ fn parse_index(bytes: &[u8]) -> std::result::Result<Index, String> {
 }
 
 impl Checkpoint {
-    /// For what does not fit the run that is to go on.
+    /// The error for a checkpoint that does not fit the run.
     pub fn refuse(&self, what: String) -> Error {
         Error::artefact(&self.path, what, AFRESH)
     }
 
-    /// The state that was committed with it.
+    /// The state that was committed with the checkpoint.
     pub fn state<S: DeserializeOwned>(&self) -> Result<S> {
         serde_json::from_value(self.state.clone()).map_err(|error| self.refuse(format!("its state cannot be read: {error}")))
     }
 
-    /// Copies a tensor of exactly that length.
+    /// Copies the tensor of that name, which must have the length of `into`.
     pub fn copy(&self, name: &str, into: &mut [f32]) -> Result<()> {
         match self.tensors.get(name) {
             Some(found) if found.len() == into.len() => {
@@ -187,14 +189,15 @@ impl Checkpoint {
             }
             found => {
                 let len = found.map_or(0, Vec::len);
-                let what = format!("`{name}` has {len} numbers, the network wants {}: it is another network's", into.len());
+                let what =
+                    format!("`{name}` has {len} numbers, the network wants {}: the checkpoint is of another network", into.len());
                 Err(self.refuse(what))
             }
         }
     }
 }
 
-/// What helps where nothing else does.
+/// The remedy if no other one applies.
 pub(crate) const AFRESH: &str = "`--fresh` starts the stage anew";
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -204,7 +207,7 @@ struct Entry {
     content: Digest,
     step: u64,
     member: Option<usize>,
-    /// Taken because its step had come, and not because the run was stopped.
+    /// Whether it was taken by `checkpoint.every`, and not because the run was stopped.
     is_periodic: bool,
     score: Option<f64>,
 }
@@ -215,7 +218,7 @@ struct Index {
     kind: String,
     version: u32,
     circumstances: Circumstances,
-    /// The oldest first.
+    /// The checkpoints, oldest first.
     checkpoints: Vec<Entry>,
 }
 
@@ -235,18 +238,18 @@ impl Store {
         Self { run: run.to_owned(), folder: run.join(FOLDER), stage, settings, circumstances, entries: Vec::new() }
     }
 
-    /// Goes on as if there had been none.
+    /// Forgets the checkpoints that were read.
     pub(crate) fn close(&mut self) {
         self.entries.clear();
     }
 
-    /// What an unfinished run was, if there is one.
+    /// Reads the index. Returns the circumstances of the unfinished run, if there is one.
     pub(crate) fn open(&mut self) -> Result<Option<Circumstances>> {
         let path = self.place(&index_name(self.stage))?;
         let refuse = |what: String| Error::artefact(&path, what, AFRESH);
         let bytes = match artefacts::read_at_most(&path, MAX_BYTES) {
             Ok(Some(bytes)) => bytes,
-            Ok(None) => return Err(refuse("larger than 256 KiB, hence no index".to_owned())),
+            Ok(None) => return Err(refuse("it is larger than 256 KiB, the limit for an index".to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(&path, "read")(error)),
         };
@@ -255,7 +258,7 @@ impl Store {
         Ok(Some(index.circumstances))
     }
 
-    /// The newest checkpoint that is whole; `damaged` hears of newer ones that are not.
+    /// The newest checkpoint that is whole. `damaged` is called with an error for each newer one.
     pub(crate) fn latest(&mut self, damaged: &mut dyn FnMut(&str)) -> Result<Checkpoint> {
         while let Some(entry) = self.entries.last() {
             match self.read(entry) {
@@ -277,7 +280,7 @@ impl Store {
         from_bytes(&bytes, &path).map_err(refuse)
     }
 
-    /// Where a file of this name is, which no name and no link takes out of the run folder.
+    /// The path of a file with this name. Refuses names and links that lead out of the run folder.
     fn place(&self, name: &str) -> Result<PathBuf> {
         match artefacts::inside(&self.folder, name) {
             Some(path) if !artefacts::leads_out(&self.run, &path) => Ok(path),
@@ -285,7 +288,7 @@ impl Store {
         }
     }
 
-    /// Writes a checkpoint, which counts once this returns, and drops those that are kept no longer.
+    /// Writes a checkpoint, which counts once this returns, and removes those that are no longer kept.
     pub(crate) fn commit(
         &mut self,
         at: Position,
@@ -323,7 +326,7 @@ impl Store {
     }
 }
 
-/// Those that stay: the last `keep` periodic ones, the newest of all, and the one with the best score.
+/// Keeps the last `keep` periodic checkpoints, the newest of all, and the one with the best score.
 fn retain(entries: &mut Vec<Entry>, keep: usize) {
     let newest = entries.len() - 1;
     let is_better = |a: Option<f64>, b: Option<f64>| a.is_some_and(|a| b.is_none_or(|b| a < b));
@@ -337,7 +340,7 @@ fn retain(entries: &mut Vec<Entry>, keep: usize) {
     });
 }
 
-/// Forgets the checkpoints of a stage: first that there are any, then the files.
+/// Removes the checkpoints of a stage: first the index, then the files.
 pub(crate) fn forget(run: &Path, stage: Stage) -> Result<()> {
     let folder = run.join(FOLDER);
     if !folder.is_dir() {
@@ -345,7 +348,7 @@ pub(crate) fn forget(run: &Path, stage: Stage) -> Result<()> {
     }
     artefacts::remove(&folder.join(index_name(stage)))?;
     remove_files(&folder, stage, &BTreeSet::new())?;
-    let _ = fs::remove_dir(&folder); // unless another stage has some
+    let _ = fs::remove_dir(&folder); // fails if another stage has checkpoints
     Ok(())
 }
 
@@ -374,7 +377,7 @@ fn to_bytes(header: &Header, tensors: &[(&str, &[f32])]) -> Vec<u8> {
 
 fn parse(bytes: &[u8]) -> std::result::Result<(Header, BTreeMap<String, Vec<f32>>), String> {
     let file = TensorFile::read(bytes).map_err(|error| error.to_string())?;
-    let header = file.metadata().ok_or("it has no header")?;
+    let header = file.metadata().ok_or("the header is missing")?;
     let header: Header = serde_json::from_str(header).map_err(|error| format!("invalid header: {error}"))?;
     let mut tensors = BTreeMap::new();
     for (name, view) in file.tensors() {
@@ -391,7 +394,7 @@ fn parse(bytes: &[u8]) -> std::result::Result<(Header, BTreeMap<String, Vec<f32>
 mod tests {
     use super::*;
 
-    /// Numbers that a careless way through text would change.
+    /// Numbers that a lossy conversion to text would change.
     fn state(step: u64) -> BTreeMap<String, f64> {
         [("loss".to_owned(), 0.1 + 0.2), ("kl".to_owned(), 1.0 / 3.0), ("step".to_owned(), step as f64)].into()
     }
@@ -497,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_is_none_is_refused() {
+    fn an_invalid_index_is_refused() {
         let run = tempfile::tempdir().unwrap();
         commit(&mut store(run.path()), at(1, None), true);
         let path = run.path().join(FOLDER).join(index_name(Stage::Pretrain));
@@ -524,10 +527,10 @@ mod tests {
         let digest = Digest { sha256: String::new(), bytes: 0 };
         assert_eq!(
             change(&|now| now.data = [("data.train".to_owned(), digest.clone())].into()),
-            "another file is behind `data.train`"
+            "the content of `data.train` has changed"
         );
         assert_eq!(change(&|now| now.kernels = "OpenBLAS".to_owned()), "the GEMM backend changed from `tiles` to `OpenBLAS`");
-        assert_eq!(change(&|now| now.shard = 4), "the shard was 8 and is 4");
-        assert_eq!(change(&|now| now.groups = 4), "2 gradient groups are now 4");
+        assert_eq!(change(&|now| now.shard = 4), "the shard changed from 8 to 4");
+        assert_eq!(change(&|now| now.groups = 4), "the number of gradient groups changed from 2 to 4");
     }
 }

@@ -1,9 +1,9 @@
-//! The one error of this crate and the exit code that each kind ends a command with.
+//! The error of this crate and the exit code of each kind of error.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What can go wrong in a stage.
+/// An error of a stage or a command.
 ///
 /// | exit code | kind | what it means | what helps |
 /// |---|---|---|---|
@@ -11,18 +11,18 @@ use std::path::{Path, PathBuf};
 /// | 2 | [`Error::Usage`], [`Error::Config`] | the command line or the config is wrong | the message names the argument, or file, line and column |
 /// | 3 | [`Error::Data`] | a CSV or Parquet file is missing or wrong, or its schema or labels | the message names file, line and column |
 /// | 4 | [`Error::Artefact`] | something in the run folder is missing, stale, truncated or foreign | the message names the command that makes it |
-/// | 5 | [`Error::Numerics`] | a loss or weight that is no longer a number, layers that no longer learn (`monitor: stop`), a matrix that cannot be solved | a lower `lr`, a smaller `model.depth`, a larger `encode.ridge` |
+/// | 5 | [`Error::Numerics`] | a loss or a weight is NaN or infinite, layers no longer learn (`monitor: stop`), or a matrix cannot be solved | a lower `lr`, a smaller `model.depth`, a larger `encode.ridge` |
 /// | 6 | [`Error::Io`], [`Error::System`] | disk full, permission denied, no room for buffers or threads | make room, or give another `--run` |
 /// | 130, 143 | [`Error::Interrupted`] | stopped by Ctrl-C or by SIGTERM | run the command again |
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The call makes no sense.
+    /// Invalid arguments.
     #[error("{0}")]
     Usage(String),
     /// Every problem of a config.
     #[error("{0}")]
     Config(#[from] nids_config::Error),
-    /// Flow records or their schema.
+    /// Invalid flow records, or an invalid schema.
     #[error("{0}")]
     Data(String),
     /// An artefact that cannot be used.
@@ -35,26 +35,26 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
-    /// Numbers that have stopped being useful.
+    /// Non-finite or useless numbers.
     #[error("{0}")]
     Numerics(String),
-    /// The file system said no.
+    /// The file system reported an error.
     #[error("{}: cannot {doing}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was being done, as a verb.
+        /// The operation that failed, as a verb.
         doing: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The system has no room for buffers or threads.
+    /// The system has no memory for buffers, or no more threads.
     #[error("{0}")]
     System(String),
-    /// Stopped by a signal.
+    /// The command was stopped by a signal.
     #[error("stopped: give the command again to go on")]
     Interrupted {
-        /// Its number: 2 or 15.
+        /// Number of the signal: 2 or 15.
         signal: u8,
     },
 }
@@ -83,13 +83,13 @@ impl Error {
         }
     }
 
-    /// For `map_err` on an I/O result.
+    /// Converts an I/O error, for use in `map_err`.
     pub fn io(path: impl Into<PathBuf>, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, doing, source }
     }
 
-    /// A data file that cannot be read: bad data where there is no such file, else the file system's no.
+    /// The error for a data file that cannot be read: [`Error::Data`] if there is no such file, else [`Error::Io`].
     pub fn reading_data(path: &Path, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::IsADirectory => {

@@ -1,4 +1,4 @@
-//! The run folder: whole files or none, one process at a time, manifests, checkpoints, metrics.
+//! The run folder: artefacts, manifests, checkpoints, metrics and a lock. A file appears whole or not at all.
 //!
 //! **Invariant:** no other crate writes files, and this one does not know what a checkpoint's state means.
 #![forbid(unsafe_code)]

@@ -1,4 +1,4 @@
-//! One process at a time in a run folder.
+//! The lock of a run folder, in which one process works at a time.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -9,23 +9,23 @@ use crate::disk::FileId;
 use crate::error::{Error, Result};
 
 const NAME: &str = ".lock";
-/// What a lock file says is shorter.
+/// The most bytes of a lock file that are read.
 const MAX_BYTES: u64 = 4096;
 
-/// Held until it is dropped or the process ends, however it ends: the system gives the lock back, so that none is ever stale.
-/// What a killed process leaves is only the text that names it.
+/// The lock of a run folder. It is held until it is dropped or the process ends. The system releases it in every case, so a lock is
+/// never stale. A killed process leaves only the text that names it.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
     folder: PathBuf,
     /// The command that holds it.
     what: String,
-    /// What the file said of an owner that did not end in order.
+    /// The text that an earlier owner left in the file because it was killed.
     pub(crate) left_by: Option<String>,
 }
 
 impl Lock {
-    /// Takes the folder for `what`.
+    /// Locks the folder for the command `what`.
     pub(crate) fn take(folder: &Path, what: &str) -> Result<Self> {
         let path = folder.join(NAME);
         let mut options = OpenOptions::new();
@@ -39,7 +39,7 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let owner = owner().unwrap_or_else(|| "a process that has not said its name yet".to_owned());
+                let owner = owner().unwrap_or_else(|| "a process that has not written its name yet".to_owned());
                 let remedy = "wait until it has ended, or give another folder with `--run`";
                 return Err(Error::artefact(folder, format!("in use by {owner}"), remedy));
             }
@@ -53,8 +53,8 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Refuses where the folder is no longer the one that was taken: it was moved away or removed, or another one is in its place.
-    /// To be asked before each write, as the folder is found by its path.
+    /// Fails if the folder at this path is no longer the locked one: it was moved, removed or replaced. Must be called before each
+    /// write, since the folder is found by its path.
     pub fn check(&self) -> Result<()> {
         let held = self.file.metadata().map_err(Error::io(self.folder.join(NAME), "look at"))?;
         let found = fs::metadata(self.folder.join(NAME));
@@ -69,17 +69,17 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // The file stays: who removes one that is locked lets two in, the next by a file of its own.
-        let _ = self.file.set_len(0); // the text is for messages only
+        // The file stays. If it were removed while it is locked, the next process could lock a new file and enter as well.
+        let _ = self.file.set_len(0); // a failure is harmless: the text is for messages only
     }
 }
 
-/// "started 5 minutes ago", by the clock of the file system.
-#[expect(clippy::disallowed_methods, reason = "for a message, which no result depends on")]
+/// The age of the lock, such as "started 5 minutes ago", by the time stamp of the file.
+#[expect(clippy::disallowed_methods, reason = "the time is for a message and changes no result")]
 fn age(path: &Path) -> String {
     let written = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     let Some(age) = written.and_then(|written| SystemTime::now().duration_since(written).ok()) else {
-        return "started at a time that the clock cannot tell".to_owned();
+        return "started at an unknown time".to_owned();
     };
     let seconds = age.as_secs();
     let (n, unit) = match seconds {

@@ -1,4 +1,4 @@
-//! Arrays as `.npy` files, which numpy opens as they are.
+//! Arrays in `.npy` files, the format of numpy.
 
 use std::fs;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::error::{Error, Result};
 
-/// numpy writes headers of 128 bytes; one far longer is an attack on the parser.
+/// The longest header that is parsed. numpy writes headers of 128 bytes; a far longer one is an attack on the parser.
 const MAX_HEADER: usize = 1024;
 
 /// Why bytes do not start with the header of an `.npy` file.
@@ -44,9 +44,9 @@ where
     array.write_npy(out).map_err(io::Error::other)
 }
 
-/// Reads an array of exactly that element type and number of dimensions.
+/// Reads an array, which must have this element type and this number of dimensions.
 ///
-/// The whole file is read first and looked at in place, so that a header cannot ask for more memory than the file has.
+/// The whole file is read first and parsed in place, so a header cannot ask for more memory than the file has bytes.
 pub fn read<A, D>(path: &Path) -> Result<Array<A, D>>
 where
     A: ViewElement + Clone,
@@ -55,7 +55,7 @@ where
     from_bytes(&fs::read(path).map_err(Error::io(path, "read"))?, path)
 }
 
-/// As [`read`], from the content of a file; `path` is what errors show.
+/// Like [`read`], but from the content of a file. Errors show `path`.
 pub fn from_bytes<A, D>(bytes: &[u8], path: &Path) -> Result<Array<A, D>>
 where
     A: ViewElement + Clone,
@@ -92,7 +92,7 @@ pub fn header(file: &[u8]) -> std::result::Result<(&str, usize), HeaderError> {
     Ok((text, file.len() - rest.len() + len))
 }
 
-/// Whether a header is one dictionary with one tuple of sizes whose product, but for those of 0, an array can index.
+/// Whether a header is one dictionary with one tuple of sizes, and an array can index the product of all sizes other than 0.
 ///
 /// ndarray-npy asks for less. What it parses headers with takes forever over nested lists; and an array with a size of 0 has no
 /// elements, so that `view_npy` lets the other sizes pass whatever they are, and panics when ndarray does not.

@@ -1,4 +1,4 @@
-//! Where the results of a command may go: never over a file that it reads, nor over an artefact of a run.
+//! Where a command may write its results: never over a file that it reads, nor over an artefact of a run.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -15,22 +15,22 @@ use nids_config::Config;
 pub enum Output<'o> {
     /// The file of `--output`.
     File(&'o Path),
-    /// Stdout, which may be a file, too.
+    /// Stdout, which may be a file as well.
     Stdout(&'o File),
 }
 
 /// What a command reads.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'s> {
-    /// The file that this argument names.
+    /// The argument that names a file, and the file.
     File(&'s str, &'s Path),
-    /// The files that a config names.
+    /// A config, which names files.
     Config(&'s Config),
-    /// A run folder, and the data that its stages have read.
+    /// A run folder, together with the data that its stages have read.
     Run(&'s Run),
 }
 
-/// Stdout as a file: writing to it fails where the standard library would hide the failure.
+/// Stdout as a file. Writing to it reports failures that the standard library hides.
 #[cfg(unix)]
 pub fn stdout() -> Result<File> {
     use std::os::fd::AsFd as _;
@@ -39,8 +39,8 @@ pub fn stdout() -> Result<File> {
     file.map(File::from).map_err(Error::io("stdout", "write"))
 }
 
-/// Refuses results that would replace one of the sources, or what a run folder keeps, by this name or another (a link, another
-/// path). To be asked before any work begins.
+/// Refuses an output that would replace one of the sources or a file of a run folder, under this name or another one (a link,
+/// another path). Must be called before any work begins.
 pub fn check(output: Output<'_>, sources: &[Source<'_>]) -> Result<()> {
     let target = Target::new(output);
     let refuse = |what: String, role: &str| {
@@ -64,7 +64,7 @@ pub fn check(output: Output<'_>, sources: &[Source<'_>]) -> Result<()> {
                 }
             }
             Source::Run(run) => {
-                // by content, too: names in a manifest are relative to where the stage was started
+                // the content is compared as well, since names in a manifest are relative to the folder the stage was started in
                 for (key, path, digest) in run.data() {
                     let is_unchanged = || artefacts::digest(&path).is_ok_and(|found| found == digest);
                     if target.is(&path) && !target.may_get_rows(&key) && is_unchanged() {
@@ -75,7 +75,7 @@ pub fn check(output: Output<'_>, sources: &[Source<'_>]) -> Result<()> {
         }
     }
     let given = sources.iter().filter_map(|source| if let Source::Run(run) = source { Some((*run).clone()) } else { None });
-    // the folder of the target, and the one around it where that is `latents` or `checkpoints`
+    // the folder of the target, and the one above it, since the target may be in `latents` or `checkpoints`
     let around =
         target.place.iter().flat_map(|place| place.ancestors().skip(1).take(2)).filter_map(|folder| Run::open(folder).ok());
     for run in given.chain(around.filter(Run::has_finished_any)) {
@@ -89,9 +89,9 @@ pub fn check(output: Output<'_>, sources: &[Source<'_>]) -> Result<()> {
 struct Target {
     /// Whether it is stdout.
     is_stdout: bool,
-    /// Of a plain file that is there.
+    /// Metadata of the file, if it exists and is a plain file.
     metadata: Option<Metadata>,
-    /// Where it is or will be, through all links; unknown of stdout.
+    /// The path of the file, which may not exist yet, with all links resolved; unknown for stdout.
     place: Option<PathBuf>,
 }
 
@@ -108,7 +108,7 @@ impl Target {
         Self { is_stdout, metadata: metadata.ok().filter(Metadata::is_file), place }
     }
 
-    /// Whether it is the file that is found there.
+    /// Whether `path` is the same file.
     fn is(&self, path: &Path) -> bool {
         let Some(metadata) = &self.metadata else { return false };
         if cfg!(unix) {
@@ -117,7 +117,7 @@ impl Target {
         self.place.is_some() && fs::canonicalize(path).ok() == self.place
     }
 
-    /// `query >> rows.txt` adds to the list of labelled rows, which has been read by then.
+    /// Whether rows may be added to the file of `key`, as with `query >> rows.txt`. The list of labelled rows has been read by then.
     fn may_get_rows(&self, key: &str) -> bool {
         self.is_stdout && key == "finetune.label_rows"
     }

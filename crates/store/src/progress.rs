@@ -1,15 +1,15 @@
-//! What a stage tells while it works. The caller decides how to show it.
+//! Events that a stage reports while it works. The caller decides how to show them.
 
 use nids_config::Stage;
 
-/// Something worth showing.
+/// An event of a stage.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Event<'a> {
-    /// A stage begins; `steps` is 0 where there are none to count.
+    /// A stage has started. `steps` is 0 if the stage counts no steps.
     Started {
-        /// Which.
+        /// The stage.
         stage: Stage,
-        /// How many steps it takes.
+        /// Number of steps that it takes.
         steps: u64,
     },
     /// A step is done.
@@ -23,21 +23,21 @@ pub enum Event<'a> {
     },
     /// A line for the reader.
     Message(&'a str),
-    /// The stage has finished, with a line on what it left.
+    /// The stage has finished.
     Finished {
-        /// Which.
+        /// The stage.
         stage: Stage,
-        /// What it left.
+        /// A line about the results.
         summary: &'a str,
     },
 }
 
-/// Whoever listens. Any `FnMut(Event)` does that may move to another thread.
+/// A receiver of events. Every `FnMut(Event)` that is `Send` is one.
 pub trait Progress: Send {
-    /// Called in order, from one thread at a time.
+    /// Receives an event. Events come in order, from one thread at a time.
     fn event(&mut self, event: Event<'_>);
 
-    /// Asked between steps: the signal that wants the stage to save what it has and stop.
+    /// Called between steps. Returns a signal if the stage should save a checkpoint and stop.
     fn stop(&mut self) -> Option<u8> {
         None
     }
@@ -49,7 +49,7 @@ impl<F: FnMut(Event<'_>) + Send> Progress for F {
     }
 }
 
-/// Nobody listens.
+/// A receiver that ignores all events.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 
