@@ -69,7 +69,7 @@ fn help_is_the_manual() {
     Options:
           --config <FILE>    The config; if left out, the one kept in --run
           --set <KEY=VALUE>  Override one setting, as if it had been written in the file; may be repeated
-          --run <DIR>        The run folder [default: runs/NAME, as the config is named]
+          --run <DIR>        The run folder [default: runs/NAME, with the name from the config]
           --resume           Go on with a stage that was stopped in the run folder, or start it if none was. This
                              is the default
           --allow-changes    Go on although settings, data or kernels have changed since
@@ -87,10 +87,10 @@ fn help_is_the_manual() {
     does not exist or a value that makes no sense is an error, and all of them are
     reported at once (exit code 2).
 
-    A second stage given the same --run finds what the first left there. Without
-    --config it takes the config kept there. An artefact that was made with other
-    settings, or has changed since, is refused (exit code 4); the message names the
-    command that makes it.
+    A stage reads the artefacts of earlier stages from the folder of --run. Without
+    --config it uses the config that is kept there. An artefact that was made with
+    other settings, or has changed since, is refused (exit code 4); the message
+    names the command that makes it.
 
     A stage that was stopped, by Ctrl-C or in any other way, goes on from its last
     checkpoint when the command is given again, and leaves the same bytes as if it

@@ -41,10 +41,10 @@ Examples:
 does not exist or a value that makes no sense is an error, and all of them are
 reported at once (exit code 2).
 
-A second stage given the same --run finds what the first left there. Without
---config it takes the config kept there. An artefact that was made with other
-settings, or has changed since, is refused (exit code 4); the message names the
-command that makes it.
+A stage reads the artefacts of earlier stages from the folder of --run. Without
+--config it uses the config that is kept there. An artefact that was made with
+other settings, or has changed since, is refused (exit code 4); the message
+names the command that makes it.
 
 A stage that was stopped, by Ctrl-C or in any other way, goes on from its last
 checkpoint when the command is given again, and leaves the same bytes as if it
@@ -168,7 +168,7 @@ pub(crate) enum Command {
         /// Dropout of S, M, L and M32, and stochastic depth at their last block
         #[arg(long, value_name = "P", default_value_t = 0.1, value_parser = probability)]
         dropout: f64,
-        /// Timed steps or passes of each; the median counts
+        /// Number of timed steps or passes of each case; the median is reported
         #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         steps: u32,
         /// Worker threads; 0 means one for each core [default: the config's]
@@ -208,7 +208,7 @@ pub(crate) enum Command {
     },
 }
 
-/// What there is to know of settings without a config.
+/// What `config` prints without a config.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AboutSettings {
     /// Print a JSON schema of configs, with which editors complete and check them
@@ -230,7 +230,7 @@ pub(crate) struct StageArgs {
     /// Override one setting, as if it had been written in the file; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// The run folder [default: runs/NAME, as the config is named]
+    /// The run folder [default: runs/NAME, with the name from the config]
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
     /// Go on with a stage that was stopped in the run folder, or start it if none was. This is the default

@@ -1,11 +1,11 @@
-//! What `bench` prints.
+//! The output of `bench`.
 
 use comfy_table::{CellAlignment, Table, presets};
 use nids_pipeline::commands::{BenchReport, Case, Measurement};
 use nids_store::{Error, Result};
 use serde::Serialize;
 
-/// The cases of these names; all of them where none is named.
+/// The cases with these names; all cases if there are no names.
 pub(crate) fn cases(names: &[String]) -> Result<Vec<Case>> {
     if names.is_empty() {
         return Ok(Case::all().collect());
@@ -18,13 +18,13 @@ pub(crate) fn cases(names: &[String]) -> Result<Vec<Case>> {
     names.iter().map(find).collect()
 }
 
-/// The report as one line of JSON, with the memory that the process took.
+/// The report as one line of JSON, with the peak memory of the process.
 pub(crate) fn json(report: &BenchReport) -> String {
     #[derive(Serialize)]
     struct Line<'r> {
         #[serde(flatten)]
         report: &'r BenchReport,
-        /// Largest resident memory, MiB; null where the system does not tell.
+        /// Peak resident memory in MiB; null if the system does not report it.
         peak_rss_mb: Option<f64>,
     }
     serde_json::to_string(&Line { report, peak_rss_mb: peak_rss_mib() }).expect("a report is names and numbers")
@@ -75,7 +75,7 @@ pub(crate) fn table(report: &BenchReport) -> String {
     lines.join("\n")
 }
 
-/// VmHWM of this process.
+/// Peak resident memory of this process: its VmHWM.
 fn peak_rss_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,4 +1,4 @@
-//! The `nids-mixer` binary: arguments, progress, exit codes, errors. All else is in `nids-pipeline`.
+//! The `nids-mixer` binary: arguments, progress, exit codes, errors. Everything else is in `nids-pipeline`.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -28,7 +28,7 @@ use terminal::Terminal;
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
-        // `nids-mixer predict … | head` has what it wanted.
+        // the reader needs no more, as in `nids-mixer predict … | head`
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             for message in error.messages() {
@@ -130,7 +130,7 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
-/// What a stage reads.
+/// The files and folders that a stage reads.
 fn stage_sources<'s>(args: &'s StageArgs, config: &'s Config, run: &'s Run) -> Vec<Source<'s>> {
     let file = args.config.as_deref().map(|path| Source::File("--config", path));
     file.into_iter().chain([Source::Config(config), Source::Run(run)]).collect()
@@ -155,14 +155,14 @@ fn open(args: &StageArgs) -> Result<(Config, Run)> {
     Ok((config, Run::create(&folder)?.with_resume(resume)))
 }
 
-/// Where results go.
+/// The destination of results.
 enum Output<'p> {
     File(&'p Path),
     Stdout(File),
 }
 
 impl<'p> Output<'p> {
-    /// The file, or stdout, if it is none of the sources nor an artefact.
+    /// Opens the file, or stdout if there is no path. Fails if it is one of the sources or an artefact.
     fn open(path: Option<&'p Path>, sources: &[Source<'_>]) -> Result<Self> {
         if let Some(path) = path {
             output::check(output::Output::File(path), sources)?;
@@ -197,13 +197,13 @@ impl<'p> Output<'p> {
         }
     }
 
-    /// Writes a text and an end of line.
+    /// Writes a text and a line break.
     fn print(self, text: &str) -> Result<()> {
         self.fill(|out| writeln!(out, "{text}").map_err(Error::io("stdout", "write")))
     }
 }
 
-/// Remembers that the reader has left, however the writer words it.
+/// Stdout, which remembers whether the reader has closed the pipe, whatever error the caller reports.
 struct Stdout {
     inner: BufWriter<File>,
     is_closed: bool,

@@ -1,4 +1,4 @@
-//! What `finetune` and `evaluate` print.
+//! The output of `finetune` and `evaluate`.
 
 use crate::terminal::plain;
 use comfy_table::{CellAlignment, Table, TableComponent, presets};
@@ -9,7 +9,7 @@ pub(crate) fn json(metrics: &Metrics) -> String {
     serde_json::to_string(metrics).expect("metrics are plain numbers")
 }
 
-/// The metrics as a table; as three where categories are told apart.
+/// The metrics as a table, or as three tables if the classifier knows categories.
 pub(crate) fn tables(metrics: &Metrics) -> String {
     let rows = [
         ("accuracy", metrics.accuracy),
@@ -42,7 +42,7 @@ pub(crate) fn tables(metrics: &Metrics) -> String {
     tables.join("\n\n")
 }
 
-/// A line for each category.
+/// The metrics of each category, one line per category.
 fn class_table(categories: &CategoryMetrics) -> String {
     let mut table = table(["category", "precision", "recall", "F1", "rows"]);
     for class in &categories.classes {
@@ -52,7 +52,7 @@ fn class_table(categories: &CategoryMetrics) -> String {
     aligned(table)
 }
 
-/// A line for each category, a column for each that its rows may be called.
+/// The confusion matrix: a line for each category, a column for each category that the classifier knows.
 fn confusion(categories: &CategoryMetrics) -> String {
     let called = categories.classes.iter().filter(|class| class.known).map(|class| plain(&class.name).into_owned());
     let mut table = table(std::iter::once("is \\ called".to_owned()).chain(called));
@@ -79,7 +79,7 @@ fn table(header: impl Into<comfy_table::Row>) -> Table {
     table
 }
 
-/// With numbers on the right.
+/// Formats a table with its numbers aligned to the right.
 fn aligned(mut table: Table) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);

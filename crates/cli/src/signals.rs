@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks, the second is obeyed at once.
+//! Ctrl-C and SIGTERM. The first signal asks the program to stop, the second ends it at once.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 
-/// What has no step to finish has this long to stop in order, that is, to remove its scratch files.
+/// The time that a command without steps has to remove its scratch files.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What the user wants, and whether a step is under way that is worth finishing.
+/// The signal that came, and whether training is under way, whose current step is finished first.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stop {
     signal: Arc<AtomicU8>,
@@ -22,7 +22,7 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// Listens from now on.
+    /// Starts to listen for signals.
     pub(crate) fn listen() -> io::Result<Self> {
         let stop = Self::default();
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
@@ -47,7 +47,7 @@ impl Stop {
                 "stopping: this step is finished and saved first; once more stops at once, with the last checkpoint intact";
             let _ = writeln!(io::stderr(), "{text}"); // a closed stderr is no reason to go on
         } else {
-            // by a thread of its own, so that this one hears the next
+            // in another thread, so that this one receives the next signal
             thread::spawn(move || {
                 thread::sleep(PATIENCE);
                 now()
@@ -55,12 +55,12 @@ impl Stop {
         }
     }
 
-    /// The signal that came.
+    /// The signal that came, if any.
     pub(crate) fn signal(&self) -> Option<u8> {
         Some(self.signal.load(SeqCst)).filter(|&signal| signal != 0)
     }
 
-    /// Whether there are steps, after each of which somebody asks for [`Stop::signal`].
+    /// Sets whether training is under way, which calls [`Stop::signal`] after each step.
     pub(crate) fn set_in_training(&self, in_training: bool) {
         self.in_training.store(in_training, SeqCst);
     }

@@ -1,9 +1,9 @@
-//! How a sweep is shown.
+//! The output of `sweep`.
 
 use comfy_table::{CellAlignment, Table, presets};
 use nids_pipeline::commands::SweepReport;
 
-/// A row a trial, in the order in which they were run.
+/// A table with one row per trial, in the order in which they ran.
 pub(crate) fn table(report: &SweepReport) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);

@@ -8,11 +8,11 @@ use nids_store::progress::{Event, Progress};
 
 use crate::signals::Stop;
 
-/// Lines of a log per stage.
+/// Number of lines of progress per stage, if stderr is not a terminal.
 const LINES: u64 = 20;
 
 pub(crate) struct Terminal {
-    /// None where stderr is no terminal.
+    /// `None` if stderr is not a terminal.
     bar: Option<ProgressBar>,
     label: &'static str,
     steps: u64,
@@ -32,13 +32,14 @@ impl Terminal {
     }
 }
 
-/// A line on stderr. A closed stderr is no reason to stop.
+/// Prints a line on stderr. A closed stderr is ignored.
 pub(crate) fn tell(text: &str) {
     drop(writeln!(io::stderr(), "{}", plain(text)));
 }
 
-/// A text that may hold names from files, as a terminal may show it. Control characters, which move the cursor or set the window's title, and those
-/// that turn the direction of writing are escaped. A line that follows the first is indented, so that no file can forge a message.
+/// Makes a text that may contain names from files safe for a terminal. Control characters, which move the cursor or set the
+/// window's title, are escaped, and so are those that change the direction of writing. Every line after the first is indented, so
+/// that no file can forge a message.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     let is_harmless = |c: char| !c.is_control() && !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if text.chars().all(is_harmless) {
