@@ -173,7 +173,8 @@ impl EngineConfig {
             return Ok(());
         }
         let (threads, most) = (self.threads, A_CORE * cores);
-        let message = format!("`engine.threads: {threads}`: expected at most {most}, {A_CORE} for each of the {cores} cores");
+        let message =
+            format!("`engine.threads: {threads}`: expected at most {most}, {A_CORE} for each of the {cores} cores here");
         Err(message)
     }
 
