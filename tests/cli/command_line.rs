@@ -250,6 +250,13 @@ fn bench_measures_what_it_is_asked_for() {
     assert_eq!(report["threads"], 2);
     assert!(report["kernels"].as_str().unwrap().starts_with("tiles, "));
     assert!(report["results"][0]["step_s"].as_f64().unwrap() > 0.0 && report["peak_gflops"].as_f64().unwrap() > 0.0);
+    // `--gemm` goes before what the config says of precision
+    for (gemm, other, kernels) in [("tiles", "engine.precision=bf16", "tiles, "), ("bf16", "engine.gemm=openblas", "bf16 tiles")]
+    {
+        let text = bench.prints(&format!("bench --only latency --steps 1 --gemm {gemm} --set {other} --set model.dim=8 --json"));
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(report["kernels"].as_str().unwrap().starts_with(kernels), "{gemm}: {report}");
+    }
     insta::assert_snapshot!(bench.fails("bench --only M33"), @r"
     exit code 2
     error: --only: expected any of `S`, `M`, `L`, `M32`, `mae`, `predict`, `latency`, found `M33`

@@ -96,10 +96,10 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Bench { config: path, mut set, only, dropout, steps, threads, gemm, json } => {
             set.extend(threads.map(|threads| format!("engine.threads={threads}")));
-            set.extend(gemm.map(|gemm| match gemm.as_str() {
-                "bf16" => "engine.precision=bf16".to_owned(),
-                gemm => format!("engine.gemm={gemm}"),
-            }));
+            if let Some(gemm) = gemm {
+                let (gemm, precision) = if gemm == "bf16" { ("auto", "bf16") } else { (gemm.as_str(), "f32") };
+                set.extend([format!("engine.gemm={gemm}"), format!("engine.precision={precision}")]);
+            }
             let config = match &path {
                 Some(path) => Config::load(path, &set)?,
                 None => Config::parse("name: bench", "the default settings", &set)?,
