@@ -4,7 +4,7 @@ use std::ops::RangeBounds;
 
 use serde_json::{Map, Value as Json};
 
-use super::keys::{self, Key, Rule, quoted};
+use super::keys::{self, Key, Rule, join, quoted};
 use super::retired;
 use super::yaml::{self, Entry, Node, Position, Value};
 use crate::problem::Problem;
@@ -70,7 +70,7 @@ pub(super) fn section(node: &Node, path: &str, problems: &mut Vec<Problem>) -> M
         }
     };
     for entry in entries {
-        let full = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
+        let full = join(path, &entry.key);
         let value = if let Some(key) = keys::find(&full) {
             setting(key, &entry.value, problems)
         } else if keys::is_section(&full) {
@@ -133,14 +133,14 @@ fn choice(key: &Key, names: &[&str], node: &Node, problems: &mut Vec<Problem>) -
     let mut out = Map::new();
     match &node.value {
         Value::Scalar { text, .. } if names.contains(&text.as_str()) => {
-            if !keys::is_section(&format!("{}.{text}", key.path)) {
+            if !keys::is_section(&join(&key.path, text)) {
                 return Some(text.as_str().into());
             }
             out.insert(text.clone(), Json::Object(Map::new()));
         }
         Value::Map(entries) => match entries.as_slice() {
             [entry] if names.contains(&entry.key.as_str()) => {
-                let full = format!("{}.{}", key.path, entry.key);
+                let full = join(&key.path, &entry.key);
                 if !keys::is_section(&full) {
                     problems.push(bare(key, entry));
                     return None;
@@ -148,7 +148,7 @@ fn choice(key: &Key, names: &[&str], node: &Node, problems: &mut Vec<Problem>) -
                 out.insert(entry.key.clone(), Json::Object(section(&entry.value, &full, problems)));
             }
             [entry] => {
-                let full = format!("{}.{}", key.path, entry.key);
+                let full = join(&key.path, &entry.key);
                 problems.push(unknown(entry, &key.path, &full));
                 return None;
             }
@@ -173,7 +173,7 @@ fn choice(key: &Key, names: &[&str], node: &Node, problems: &mut Vec<Problem>) -
 
 /// The problem of a choice that has no settings and is given some.
 fn bare(key: &Key, entry: &Entry) -> Problem {
-    let full = format!("{}.{}", key.path, entry.key);
+    let full = join(&key.path, &entry.key);
     let plain = || format!("`{full}` has no settings of its own: write `{}: {}`", key.path, entry.key);
     Problem::new(entry.key_at.0.clone(), retired::key(&full).unwrap_or_else(plain))
 }
@@ -201,8 +201,7 @@ fn unknown(entry: &Entry, path: &str, full: &str) -> Problem {
         .take(3)
         .collect();
     let hint = if let Some(name) = nearest(&entry.key, siblings.iter().copied()) {
-        let name = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-        format!("did you mean `{name}`?")
+        format!("did you mean `{}`?", join(path, name))
     } else if elsewhere.is_empty() {
         format!("expected one of {}", quoted(&siblings))
     } else {

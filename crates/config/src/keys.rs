@@ -62,9 +62,9 @@ pub(super) fn declared() -> Json {
 
 static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     let defaults = Settings::default();
-    let walk = Walk { order: defaults.yaml(), defaults: defaults.json(), keys: Vec::new() };
-    let Walk { keys, .. } = walk.section("", &declared(), Scope::Nothing);
-    keys
+    let mut walk = Walk { order: defaults.yaml(), defaults: defaults.json(), keys: Vec::new() };
+    walk.section("", &declared(), Scope::Nothing);
+    walk.keys
 });
 
 /// Collects keys in the order in which they are declared.
@@ -76,20 +76,18 @@ struct Walk {
 }
 
 impl Walk {
-    fn section(mut self, path: &str, schema: &Json, scope: Scope) -> Self {
-        let Some(properties) = schema["properties"].as_object() else { return self };
+    fn section(&mut self, path: &str, schema: &Json, scope: Scope) {
+        let Some(properties) = schema["properties"].as_object() else { return };
         let order = at(&self.order, path).and_then(Yaml::as_mapping);
         let place = |name: &str| order.and_then(|order| order.keys().position(|key| key.as_str() == Some(name)));
         let mut names: Vec<&String> = properties.keys().collect();
         names.sort_by_key(|name| place(name).unwrap_or(usize::MAX));
         for name in names {
-            let full = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            self = self.setting(&full, &properties[name], scope);
+            self.setting(&join(path, name), &properties[name], scope);
         }
-        self
     }
 
-    fn setting(mut self, path: &str, schema: &Json, scope: Scope) -> Self {
+    fn setting(&mut self, path: &str, schema: &Json, scope: Scope) {
         let scope = schema["x-changes"].as_str().map_or(scope, scope_named);
         let types =
             schema["type"].as_str().into_iter().chain(schema["type"].as_array().into_iter().flatten().filter_map(Json::as_str));
@@ -121,13 +119,17 @@ impl Walk {
         let is_section = matches!(rule, Rule::Section);
         self.keys.push(Key { path: path.to_owned(), rule, nullable, scope, doc, default });
         if is_section {
-            self = self.section(path, schema, scope);
+            self.section(path, schema, scope);
         }
         for (name, inner) in variants.iter().filter_map(|variant| variant["properties"].as_object()).flatten() {
-            self = self.section(&format!("{path}.{name}"), inner, scope);
+            self.section(&join(path, name), inner, scope);
         }
-        self
     }
+}
+
+/// The dotted path of `name` below `path` (the empty path is the whole config).
+pub(super) fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 fn at<'y>(yaml: &'y Yaml, path: &str) -> Option<&'y Yaml> {

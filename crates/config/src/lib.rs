@@ -249,7 +249,7 @@ impl Config {
             match value {
                 Json::Object(entries) => {
                     for (name, value) in entries {
-                        walk(&if path.is_empty() { name } else { format!("{path}.{name}") }, value, out);
+                        walk(&keys::join(path, &name), value, out);
                     }
                 }
                 leaf => {
@@ -271,7 +271,7 @@ fn sha256(text: &str) -> String {
 fn with_defaults(written: Map<String, Json>) -> Settings {
     fn merge(base: &mut Map<String, Json>, over: Map<String, Json>, path: &str) {
         for (name, value) in over {
-            let full = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            let full = keys::join(path, &name);
             match (base.get_mut(&name), value) {
                 (Some(Json::Object(base)), Json::Object(over)) => {
                     if keys::find(&full).is_some_and(keys::Key::is_choice) {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value as Json, json};
 
 use super::Stage;
-use super::keys::{self, Key, Rule, Scope, declared};
+use super::keys::{self, Key, Rule, Scope, declared, join};
 
 /// The JSON schema (draft 2020-12) of a config, with which editors complete and check one.
 pub fn schema() -> Json {
@@ -27,8 +27,7 @@ fn close(schema: &mut Json, path: &str) {
     };
     if let Some(properties) = object.get_mut("properties").and_then(Json::as_object_mut) {
         for (name, property) in properties {
-            let full = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            close(property, &full);
+            close(property, &join(path, name));
         }
         object.insert("additionalProperties".to_owned(), json!(false));
     }
@@ -82,9 +81,7 @@ const HEAD: &str = "| key | accepts | default | changes | meaning |\n|---|---|--
 
 fn row(page: &mut String, key: &Key) {
     let default = match &key.default {
-        Json::Object(_) => {
-            key.default.as_object().and_then(|choice| choice.keys().next()).map_or_else(String::new, |name| format!("`{name}`"))
-        }
+        Json::Object(choice) => choice.keys().next().map_or_else(String::new, |name| format!("`{name}`")),
         Json::String(text) if text.is_empty() => String::new(),
         Json::String(text) => format!("`{text}`"),
         value => format!("`{value}`"),
