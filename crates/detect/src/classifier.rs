@@ -54,7 +54,7 @@ impl Network {
         let mut member = |k: usize| {
             let mut root = table.root();
             let mut scope = if independent > 1 { root.at(format!("members.{k}")) } else { root };
-            let build = |scope: &mut Scope<'_>| classifier(&config.finetune, scope, input, &mixer, outputs.n());
+            let build = |scope: &mut Scope<'_>| classifier(&config.finetune, scope, input, &mixer, outputs.width());
             if is_latent { build(&mut scope.at("head")) } else { build(&mut scope) }
         };
         let classifiers = (0..independent).map(&mut member).collect();
@@ -113,7 +113,7 @@ impl Network {
         }
     }
 
-    /// The mean over members of what each makes of a shard.   out: [b, W]
+    /// The mean over members of what each makes of a shard.   out: [b, C]
     fn infer(&self, cx: &Cx<'_, f32>, encoded: &TokenTable, rows: &[u32], out: &mut [f32]) {
         let b = rows.len();
         let mut x = cx.alloc(b * encoded.width());
@@ -136,17 +136,17 @@ impl Network {
         }
     }
 
-    /// logits: [K·b, C], overwritten   out: [b, W]
+    /// logits: [K·b, C], overwritten   out: [b, C]
     fn add_probabilities(&self, b: usize, logits: &mut [f32], out: &mut [f32]) {
-        let (n, width) = (self.outputs.n(), self.outputs.width());
-        for of_member in logits.chunks_exact_mut(b * n) {
-            for (logits, out) in of_member.chunks_exact_mut(n).zip(out.chunks_exact_mut(width)) {
+        let width = self.outputs.width();
+        for member_logits in logits.chunks_exact_mut(b * width) {
+            for (logits, out) in member_logits.chunks_exact_mut(width).zip(out.chunks_exact_mut(width)) {
                 self.outputs.add_probabilities(logits, out);
             }
         }
     }
 
-    /// The probabilities of [`Outputs`] for `rows`: [rows, W].
+    /// The probabilities of [`Outputs`] for `rows`: [rows, C].
     pub fn probabilities(
         &self,
         engine: &Engine<f32>,

@@ -25,14 +25,14 @@ const BATCH: usize = 8192;
 const BATCH_FEATURES: usize = 128 * BATCH;
 
 /// What a classifier says of a flow.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Verdict {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Verdict<'d> {
     /// The probability of an attack, between 0 and 1.
     pub probability: f32,
     /// Whether that reaches the run's threshold.
     pub is_attack: bool,
     /// What kind of attack, or the name of benign flows; None where the classifier knows no categories.
-    pub category: Option<String>,
+    pub category: Option<&'d str>,
 }
 
 /// What was seen of a file beside the verdicts.
@@ -125,22 +125,22 @@ impl Detector {
     }
 
     /// A verdict for every row of `flows`, which were read by [`Detector::schema`]. A verdict is a function of the row alone.
-    pub fn score(&self, flows: &Flows) -> Result<Vec<Verdict>> {
+    pub fn score(&self, flows: &Flows) -> Result<Vec<Verdict<'_>>> {
         let probabilities = self.probabilities(&self.tokeniser.tokenise(flows)?);
         self.check(flows, &probabilities, "the flows")?;
         Ok(probabilities.chunks_exact(self.outputs().width()).map(|row| self.verdict(row)).collect())
     }
 
-    /// What the probabilities of a row amount to.   probabilities: [W]
-    pub fn verdict(&self, probabilities: &[f32]) -> Verdict {
+    /// What the probabilities of a row amount to.   probabilities: [C]
+    pub fn verdict(&self, probabilities: &[f32]) -> Verdict<'_> {
         let outputs = self.outputs();
         let probability = outputs.attack(probabilities);
         let is_attack = f64::from(probability) >= self.threshold;
         let class = self.classes.as_ref().zip(outputs.class(probabilities, is_attack));
-        Verdict { probability, is_attack, category: class.map(|(classes, class)| classes.names()[class].clone()) }
+        Verdict { probability, is_attack, category: class.map(|(classes, class)| classes.names()[class].as_str()) }
     }
 
-    /// The probabilities of [`Outputs`] for every row: [rows, W].
+    /// The probabilities of [`Outputs`] for every row: [rows, C].
     pub fn probabilities(&self, encoded: &TokenTable) -> Vec<f32> {
         let (session, rows) = (&self.session, all_rows(encoded.n_rows()));
         self.network.probabilities(session.engine(), session.params(), session.prepared(), encoded, &rows)
@@ -159,7 +159,7 @@ impl Detector {
         Err(Error::Numerics(format!("{origin}: the model gives no number for row `{}`", flows.ids()[row])))
     }
 
-    /// Reads a file batch by batch and calls `each` with its rows and their probabilities, [rows, W]. The next batch is read while the
+    /// Reads a file batch by batch and calls `each` with its rows and their probabilities, [rows, C]. The next batch is read while the
     /// network looks at this one.
     pub fn each_batch(
         &self,

@@ -35,15 +35,7 @@ impl Outputs {
         }
     }
 
-    /// C
-    pub fn n(self) -> usize {
-        match self {
-            Self::Attack => 1,
-            Self::Classes { n, .. } => n,
-        }
-    }
-
-    /// W, the probabilities of a row: that of an attack, or of every class.
+    /// C, the outputs of the classifier and the probabilities of a row: that of an attack, or of every class.
     pub fn width(self) -> usize {
         match self {
             Self::Attack => 1,
@@ -51,7 +43,7 @@ impl Outputs {
         }
     }
 
-    /// Adds the probabilities of logits, which are overwritten.   logits: [C]   out: [W]
+    /// Adds the probabilities of logits, which are overwritten.   logits: [C]   out: [C]
     pub fn add_probabilities(self, logits: &mut [f32], out: &mut [f32]) {
         match self {
             Self::Attack => out[0] += sigmoid(logits[0]),
@@ -63,7 +55,7 @@ impl Outputs {
     }
 
     /// The probability of an attack: of every class but the benign one. Summed, not taken from 1, so that small ones differ.
-    /// probabilities: [W]
+    /// probabilities: [C]
     pub fn attack(self, probabilities: &[f32]) -> f32 {
         match self {
             Self::Attack => probabilities[0],
@@ -72,7 +64,7 @@ impl Outputs {
     }
 
     /// The class that a row is called: the benign one where it is no attack, else the most probable of the others. None where
-    /// the classifier knows no classes.   probabilities: [W]
+    /// the classifier knows no classes.   probabilities: [C]
     pub fn class(self, probabilities: &[f32], is_attack: bool) -> Option<usize> {
         let Self::Classes { normal, .. } = self else { return None };
         let others = probabilities.iter().enumerate().filter(|&(class, _)| class != normal);
@@ -105,7 +97,7 @@ impl<'c> Scores<'c> {
         Self { outputs, threshold, classes, attack: Vec::new(), labels: Vec::new(), confusion }
     }
 
-    /// Adds rows of labelled flows.   probabilities: [rows, W]
+    /// Adds rows of labelled flows.   probabilities: [rows, C]
     ///
     /// # Panics
     /// If the flows have no labels.

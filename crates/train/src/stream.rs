@@ -8,8 +8,6 @@ pub const FINETUNE: u64 = 2;
 pub const LATENT_NOISE: u64 = 3;
 /// The order of rows in an epoch.
 pub const SHUFFLE: u64 = 4;
-/// Samples from a variational autoencoder's posterior.
-pub const POSTERIOR: u64 = 5;
 /// Members of an ensemble.
 pub const MEMBERS: u64 = 6;
 /// The order of rows without labels.

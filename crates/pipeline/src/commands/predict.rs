@@ -49,7 +49,7 @@ pub fn predict(run: &Run, data: &Path, out: &mut dyn Write, progress: &mut dyn P
             attacks += u64::from(verdict.is_attack);
             let name = if verdict.is_attack { "attack" } else { "normal" };
             let probability = format!("{:.6}", verdict.probability);
-            let record = [id.as_str(), probability.as_str(), name].into_iter().chain(verdict.category.as_deref());
+            let record = [id.as_str(), probability.as_str(), name].into_iter().chain(verdict.category);
             lines.write_record(record).map_err(cannot_write)?;
         }
         Ok(())
