@@ -465,7 +465,8 @@ impl StageRun<'_> {
         }
         let what = format!("`pretrain` ran on {before} and `{stage}` would run on {kernels}, which rounds differently");
         let again = self.run.remedy(Stage::Pretrain);
-        let remedy = format!("{again}, set the `engine.gemm` that it had, or go on with `--allow-changes`");
+        let remedy =
+            format!("{again}, set the `engine.gemm` and `engine.precision` that it had, or go on with `--allow-changes`");
         Err(Error::artefact(&self.run.folder, what, remedy))
     }
 
