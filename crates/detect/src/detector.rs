@@ -65,6 +65,10 @@ pub struct Detector {
 impl Detector {
     /// The classifier that `finetune` left in a run folder.
     pub fn open(run: &Run) -> Result<Self> {
+        run.steadily(|| Self::read(run))
+    }
+
+    fn read(run: &Run) -> Result<Self> {
         let weights = WeightsFile::read(&run.require(Stage::Finetune, MODEL)?, Stage::Finetune)?;
         let tokeniser = read_tokeniser(&run.require(Stage::Finetune, TOKENISER)?, Stage::Finetune)?;
         let config = run.config_of(Stage::Finetune)?;

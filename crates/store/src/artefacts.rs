@@ -1,6 +1,6 @@
 //! The artefact store: the only place that creates files. A reader sees the old file or the new one, never a part.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
@@ -50,17 +50,21 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result
 
 /// As [`write_atomic`], into a run folder, which is tidied when it is locked.
 pub(crate) fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
+    write_like(path, path, fill)
+}
+
+/// As [`write`], with the permissions of the file at `like`, if there is one.
+pub(crate) fn write_like(path: &Path, like: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
     let cannot_write = |source| Error::Io { path: path.to_owned(), doing: "write", source };
     let target = resolved(path);
-    let replaced = fs::metadata(&target).ok();
-    if replaced.as_ref().is_some_and(|found| !found.is_file() && !found.is_dir()) {
+    if fs::metadata(&target).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         let file = OpenOptions::new().write(true).open(&target).map_err(cannot_write)?;
         return write_through(&file, &target, fill).map_err(cannot_write);
     }
     let folder = folder_of(&target);
-    let like = replaced.as_ref().filter(|found| found.is_file());
+    let like = fs::metadata(like).ok().filter(Metadata::is_file);
     // By kind alone: the scratch file's own name, which the error carries, says nothing to the reader.
-    let scratch = disk::scratch(folder, like).map_err(|error| cannot_write(error.kind().into()))?;
+    let scratch = disk::scratch(folder, like.as_ref()).map_err(|error| cannot_write(error.kind().into()))?;
     let digest = write_through(scratch.as_file(), scratch.path(), fill).map_err(cannot_write)?;
     disk::sync(scratch.as_file(), scratch.path()).map_err(cannot_write)?;
     disk::rename(scratch, &target).map_err(cannot_write)?;
@@ -102,6 +106,28 @@ pub(crate) fn remove_scratch(folder: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The names of all files in a folder that may not be there, as [`inside`] takes them; links are not followed.
+pub(crate) fn files_in(folder: &Path) -> Result<Vec<String>> {
+    let (mut names, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(next) = folders.pop() {
+        let entries = match fs::read_dir(&next) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries.map_err(Error::io(&next, "list"))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(Error::io(&next, "list"))?;
+            let path = entry.path();
+            if entry.file_type().map_err(Error::io(&path, "look at"))?.is_dir() {
+                folders.push(path);
+            } else if let Some(name) = path.strip_prefix(folder).ok().and_then(Path::to_str) {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// `folder` and `name` joined, if `name` stays inside: `latents/train.npy`, not `../other` or `/etc/passwd`.

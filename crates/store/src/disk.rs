@@ -94,6 +94,11 @@ pub(crate) fn rename(scratch: NamedTempFile, target: &Path) -> io::Result<()> {
     call(Call::Rename, &[&from, target], || scratch.persist(target).map(drop).map_err(|error| error.error))
 }
 
+/// Renames a file, over what is there, or a folder to a name that is free.
+pub(crate) fn move_to(from: &Path, to: &Path) -> io::Result<()> {
+    call(Call::Rename, &[from, to], || fs::rename(from, to))
+}
+
 /// A rename or a removal is only on disk once its folder is.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     call(Call::SyncFolder, &[folder], || if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) })
@@ -120,6 +125,13 @@ pub(crate) fn sync_appended(path: &Path) -> io::Result<()> {
 
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     call(Call::Remove, &[path], || fs::remove_file(path))
+}
+
+/// Removes a folder and those in it, as far as they are empty.
+pub(crate) fn remove_empty(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|of| of.is_dir())).for_each(|entry| remove_empty(&entry.path()));
+    let _ = fs::remove_dir(folder);
 }
 
 /// What can fail.
@@ -245,7 +257,7 @@ pub mod seam {
         count()?;
         let done = make()?;
         if let Some(made) = &mut state().made {
-            let content = if call == Call::Rename { fs::read(paths[1])? } else { Vec::new() };
+            let content = if call == Call::Rename && paths[1].is_file() { fs::read(paths[1])? } else { Vec::new() };
             made.push(Made { call, paths: paths.iter().map(|path| (*path).to_owned()).collect(), content });
         }
         Ok(done)

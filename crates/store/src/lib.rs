@@ -13,6 +13,7 @@ pub mod npy;
 pub mod output;
 pub mod progress;
 pub mod run;
+mod staging;
 
 pub use error::{Error, Result};
 pub use lock::Lock;

@@ -75,9 +75,9 @@ pub fn check(output: Output<'_>, sources: &[Source<'_>]) -> Result<()> {
         }
     }
     let given = sources.iter().filter_map(|source| if let Source::Run(run) = source { Some((*run).clone()) } else { None });
-    // the folder of the target, and the one above it, since the target may be in `latents` or `checkpoints`
+    // the folder of the target, and those around it where that is `latents` or `checkpoints`, or `latents` of a stage at work
     let around =
-        target.place.iter().flat_map(|place| place.ancestors().skip(1).take(2)).filter_map(|folder| Run::open(folder).ok());
+        target.place.iter().flat_map(|place| place.ancestors().skip(1).take(3)).filter_map(|folder| Run::open(folder).ok());
     for run in given.chain(around.filter(Run::has_finished_any)) {
         if let Some(name) = run.owned(target.place.as_deref(), |path| target.is(path)) {
             return refuse(format!("`{name}` of the run folder {}", run.folder().display()), "written by its stages alone");

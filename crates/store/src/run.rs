@@ -2,6 +2,7 @@
 //!
 //! `manifest-<stage>.json` lists a stage's outputs and inputs by content. An artefact that no manifest lists does not
 //! exist; one whose content differs from the manifest is not used. No times are kept: the same run gives the same bytes.
+//! What a stage left stays valid until the same stage has left something new (`staging.rs`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,13 +20,14 @@ use crate::error::{Error, Result};
 use crate::lock::Lock;
 use crate::log::{Line, LogFile, MonitorLine, StageLine};
 use crate::progress::{Event, Progress};
+use crate::staging::{finished, manifest_name, staged};
 use nids_config::{Config, Stage};
 
 const KIND: &str = "nids-mixer stage";
 const VERSION: u32 = 1;
 const TOOL: &str = concat!("nids-mixer ", env!("CARGO_PKG_VERSION"));
 /// A manifest larger than this is some other file.
-const MAX_BYTES: u64 = 1 << 18;
+pub(crate) const MAX_BYTES: u64 = 1 << 18;
 /// The tokeniser, an artefact of `pretrain` and of `finetune`.
 pub const TOKENISER: &str = "tokeniser.json";
 /// The weights that `pretrain` leaves.
@@ -121,7 +123,9 @@ impl Run {
 
     /// The config of the stage that ran last.
     pub fn config(&self, overrides: &[String]) -> Result<Config> {
-        let path = self.folder.join("config.yaml");
+        let found = Stage::ALL.map(|stage| self.find(stage, "config.yaml"));
+        let plain = self.folder.join("config.yaml");
+        let path = found.into_iter().find(|path| *path != plain).unwrap_or(plain); // one that is committed is the newest
         if path.is_file() {
             Ok(Config::load(&path, overrides)?)
         } else {
@@ -155,18 +159,20 @@ impl Run {
 
     /// What only stages write here, by its name in the folder: whatever lies at `place`, or is one with a file that they have made.
     pub(crate) fn owned(&self, place: Option<&Path>, is: impl Fn(&Path) -> bool) -> Option<String> {
-        let manifests = Stage::ALL.map(|stage| format!("manifest-{stage}.json"));
+        let manifests = Stage::ALL.map(manifest_name);
+        let passing = Stage::ALL.into_iter().flat_map(|stage| [staged(stage), finished(stage)]);
+        let folders: Vec<String> = OWN_FOLDERS.map(str::to_owned).into_iter().chain(passing).collect();
         let listed = Stage::ALL.into_iter().filter_map(|stage| self.manifest(stage).ok());
         let listed = listed.flat_map(|manifest| manifest.outputs.into_keys());
         let names: Vec<String> = manifests.into_iter().chain(OWN_FILES.map(str::to_owned)).chain(listed).collect();
         let within = place.and_then(|place| place.strip_prefix(fs::canonicalize(&self.folder).ok()?).ok());
         if let Some(within) = within
-            && (OWN_FOLDERS.iter().any(|folder| within.starts_with(folder)) || names.iter().any(|name| Path::new(name) == within))
+            && (folders.iter().any(|folder| within.starts_with(folder)) || names.iter().any(|name| Path::new(name) == within))
         {
             return Some(within.display().to_string());
         }
-        let in_folder = |folder: &&str| fs::read_dir(self.folder.join(folder)).into_iter().flatten().flatten();
-        let in_folders = OWN_FOLDERS.iter().flat_map(in_folder).map(|entry| entry.path());
+        let in_folder = |folder: &String| fs::read_dir(self.folder.join(folder)).into_iter().flatten().flatten();
+        let in_folders = folders.iter().flat_map(in_folder).map(|entry| entry.path());
         let paths = names.iter().filter_map(|name| artefacts::inside(&self.folder, name));
         let found = paths.chain(in_folders).find(|path| is(path))?;
         Some(found.strip_prefix(&self.folder).unwrap_or(&found).display().to_string())
@@ -184,7 +190,7 @@ impl Run {
 
     /// The lines of `metrics.jsonl` that `stage` wrote. Those that were cut short are left out.
     pub fn metrics(&self, stage: Stage) -> Result<Vec<Line>> {
-        let path = self.folder.join(LogFile::Metrics.name());
+        let path = self.find(stage, LogFile::Metrics.name());
         let text = fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
         let lines = text.lines().filter_map(|line| serde_json::from_str::<StageLine<Line>>(line).ok());
         Ok(lines.filter(|line| line.stage == stage).map(|line| line.line).collect())
@@ -215,14 +221,17 @@ impl Run {
         if !manifest.inputs.is_empty() || !from.is_up_to_date(stage, config) {
             return Ok(false);
         }
-        for name in manifest.outputs.keys() {
-            let found = from.require(stage, name)?;
-            let bytes = fs::read(&found).map_err(Error::io(&found, "read"))?;
-            self.write(name, &bytes)?;
+        self.clear_staged(stage, &[])?;
+        let mut files = vec![(manifest_name(stage), from.manifest_path(stage))];
+        for name in manifest.outputs.into_keys() {
+            let found = from.require(stage, &name)?;
+            files.push((name, found));
         }
-        let made = from.manifest_path(stage);
-        let bytes = fs::read(&made).map_err(Error::io(&made, "read"))?;
-        self.write(&format!("manifest-{stage}.json"), &bytes)?;
+        for (name, found) in files {
+            let bytes = fs::read(&found).map_err(Error::io(&found, "read"))?;
+            self.write_staged(stage, &name, |out| out.write_all(&bytes))?;
+        }
+        self.commit(stage)?;
         Ok(true)
     }
 
@@ -242,15 +251,13 @@ impl Run {
             }
         }
         for stage in Stage::ALL {
-            // killed after its manifest, before it could tidy up
-            if self.has_finished(stage) {
-                checkpoint::forget(&self.folder, stage)?;
-            }
+            self.path(&staged(stage))?;
+            self.settle(stage)?; // killed after its commit, before all was in place
         }
         Ok(lock)
     }
 
-    /// Starts a stage, alone in the folder. What it left before stays valid until the first write.
+    /// Starts a stage, alone in the folder. What it left before stays valid until [`StageRun::finish`].
     pub fn begin<'a>(&'a self, stage: Stage, config: &'a Config, progress: &mut dyn Progress) -> Result<StageRun<'a>> {
         config.engine.check().map_err(Error::Usage)?;
         self.check_config_file()?;
@@ -280,6 +287,7 @@ impl Run {
             config,
             lock: None,
             started: false,
+            again: self.has_finished(stage),
             data: BTreeMap::new(),
             inputs: BTreeMap::new(),
             upstream: BTreeMap::new(),
@@ -294,6 +302,10 @@ impl Run {
         let path = self.path(name)?;
         let Some(listed) = manifest.outputs.get(name).cloned() else {
             return Err(Error::artefact(path, format!("`{stage}` made no such artefact"), self.remedy(stage)));
+        };
+        let path = match self.find(stage, name) {
+            found if found == path => path,
+            _ => self.path(&format!("{}/{name}", finished(stage)))?,
         };
         if !path.is_file() {
             return Err(Error::artefact(path, "missing", self.remedy(stage)));
@@ -369,10 +381,10 @@ impl Run {
     }
 
     fn manifest_path(&self, stage: Stage) -> PathBuf {
-        self.folder.join(format!("manifest-{stage}.json"))
+        self.find(stage, &manifest_name(stage))
     }
 
-    fn path(&self, name: &str) -> Result<PathBuf> {
+    pub(crate) fn path(&self, name: &str) -> Result<PathBuf> {
         let refuse =
             || Error::artefact(&self.folder, format!("`{name}` lies outside the run folder"), "use a plain relative name");
         let path = artefacts::inside(&self.folder, name).ok_or_else(refuse)?;
@@ -396,8 +408,10 @@ pub struct StageRun<'a> {
     config: &'a Config,
     /// None where nothing is written.
     lock: Option<Lock>,
-    /// Whether something has been written, hence what was there before is void.
+    /// Whether something has been written, hence what was left uncommitted before is void.
     started: bool,
+    /// Whether it has finished here before, so that there is something to replace.
+    again: bool,
     data: BTreeMap<String, Digest>,
     inputs: BTreeMap<Stage, BTreeMap<String, Digest>>,
     upstream: BTreeMap<Stage, Manifest>,
@@ -480,24 +494,22 @@ impl StageRun<'_> {
         self.check_data()
     }
 
-    /// Writes an artefact. `name` may have folders in it: `latents/train.npy`.
-    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    /// Writes an artefact, which readers find after [`StageRun::finish`]. `name` may have folders in it: `latents/train.npy`.
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         self.write_with(name, |out| out.write_all(bytes))
     }
 
     /// Writes an artefact piece by piece.
-    pub fn write_with(&mut self, name: &str, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<PathBuf> {
-        let path = self.run.path(name)?;
+    pub fn write_with(&mut self, name: &str, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+        self.run.path(name)?;
         self.start()?;
-        if let Some(folder) = path.parent() {
-            disk::make_folder(folder).map_err(Error::io(folder, "make the folder"))?;
-        }
-        let digest = artefacts::write(&path, fill)?;
+        let digest = self.run.write_staged(self.stage, name, fill)?;
         self.outputs.insert(name.to_owned(), digest);
-        Ok(path)
+        Ok(())
     }
 
-    /// Appends a line to `metrics.jsonl`.
+    /// Appends a line to `metrics.jsonl`. Where the stage has finished before, its old lines stay until its end, and the new ones
+    /// are in `staged-<stage>/metrics.jsonl`.
     ///
     /// # Panics
     /// Never: every line becomes a JSON object.
@@ -600,8 +612,10 @@ impl StageRun<'_> {
                 return Err(Error::artefact(self.log_path(file), what, format!("put it back as it was; {AFRESH}")));
             }
         }
+        let kept_files: &[&str] = if self.again { &LogFile::ALL.map(LogFile::name) } else { &[] };
+        self.run.clear_staged(self.stage, kept_files)?;
         for (file, kept) in LogFile::ALL.into_iter().zip(kept) {
-            artefacts::write(&self.log_path(file), |out| out.write_all(kept.as_bytes()))?;
+            self.write_log(file, &kept)?;
         }
         self.started = true;
         Ok(())
@@ -609,25 +623,38 @@ impl StageRun<'_> {
 
     /// The lines of other stages and the first `n` of this one, which are those written so far; nothing where there is no file.
     fn keep_lines(&mut self, file: LogFile, n: u64) -> Result<String> {
-        let path = self.log_path(file);
+        let lines = read_lines(&self.log_path(file))?;
         let written = &mut self.logs[file as usize];
         *written = Lines::default();
-        let text = match fs::read(&path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
-            Err(error) => return Err(Error::io(&path, "read")(error)),
-        };
         let mut kept = String::new();
-        for line in text.lines() {
-            match stage_of(line) {
-                Some(stage) if stage != self.stage.name() => {}
-                Some(_) if written.n < n => written.add(line),
-                _ => continue,
+        for (stage, line) in &lines {
+            if stage == self.stage.name() {
+                if written.n == n {
+                    continue;
+                }
+                written.add(line);
             }
-            kept.push_str(line);
-            kept.push('\n');
+            kept.extend([line, "\n"]);
         }
         Ok(kept)
+    }
+
+    /// The lines of other stages as they are in place, then those of this one.
+    fn merged_log(&self, file: LogFile) -> Result<String> {
+        let others = read_lines(&self.run.folder.join(file.name()))?;
+        let own = read_lines(&self.log_path(file))?;
+        let others = others.iter().filter(|(stage, _)| stage != self.stage.name());
+        let own = own.iter().filter(|(stage, _)| stage == self.stage.name());
+        Ok(others.chain(own).flat_map(|(_, line)| [line, "\n"]).collect())
+    }
+
+    fn write_log(&self, file: LogFile, text: &str) -> Result<()> {
+        let fill = |out: &mut dyn Write| out.write_all(text.as_bytes());
+        if self.again {
+            self.run.write_staged(self.stage, file.name(), fill).map(drop)
+        } else {
+            artefacts::write(&self.log_path(file), fill).map(drop)
+        }
     }
 
     /// Puts the lines written so far on the disk: what is committed next counts them.
@@ -640,16 +667,23 @@ impl StageRun<'_> {
     }
 
     fn log_path(&self, file: LogFile) -> PathBuf {
-        self.run.folder.join(file.name())
+        let name = file.name();
+        if self.again { self.run.staged(self.stage, name) } else { self.run.folder.join(name) }
     }
 
-    /// Makes what was written real: `config.yaml`, without the number of threads, and, last, the manifest. `kernels` says who did
-    /// the sums.
+    /// Makes what was written real, all at once, with `config.yaml`, without the number of threads, and the manifest. `kernels`
+    /// says who did the sums.
     pub fn finish(mut self, kernels: &str) -> Result<()> {
         self.start()?;
-        self.sync_logs()?;
+        if self.again {
+            for file in LogFile::ALL {
+                self.write_log(file, &self.merged_log(file)?)?;
+            }
+        } else {
+            self.sync_logs()?;
+        }
         let yaml = self.config.without_threads().to_yaml();
-        artefacts::write(&self.run.folder.join("config.yaml"), |out| out.write_all(yaml.as_bytes()))?;
+        self.run.write_staged(self.stage, "config.yaml", |out| out.write_all(yaml.as_bytes()))?;
         let manifest = Manifest {
             kind: KIND.to_owned(),
             version: VERSION,
@@ -663,11 +697,11 @@ impl StageRun<'_> {
             inputs: self.inputs,
             outputs: self.outputs,
         };
-        artefacts::write(&self.run.manifest_path(self.stage), |out| {
+        self.run.write_staged(self.stage, &manifest_name(self.stage), |out| {
             serde_json::to_writer_pretty(&mut *out, &manifest)?;
             writeln!(out)
         })?;
-        checkpoint::forget(&self.run.folder, self.stage)
+        self.run.commit(self.stage)
     }
 
     /// Before every write: the folder must be the one that was locked.
@@ -675,23 +709,21 @@ impl StageRun<'_> {
         self.lock.as_ref().expect("who only looks does not write").check()
     }
 
-    /// Before every write. With the first one what the stage left earlier no longer counts, nor do the lines that it logged.
+    /// Before every write. With the first one what a run of the stage that was stopped has left no longer counts.
     fn start(&mut self) -> Result<()> {
         self.check_folder()?;
         if self.started {
             return Ok(());
         }
-        let manifest = format!("manifest-{}.json", self.stage);
-        for name in LogFile::ALL.map(LogFile::name).into_iter().chain(["config.yaml", &manifest]) {
+        for name in LogFile::ALL.map(LogFile::name).into_iter().chain(["config.yaml", &manifest_name(self.stage)]) {
             self.run.path(name)?;
         }
-        // in this order: a manifest says that checkpoints are leftovers
         checkpoint::forget(&self.run.folder, self.stage)?;
-        artefacts::remove(&self.run.manifest_path(self.stage))?;
+        self.run.clear_staged(self.stage, &[])?;
         // made here where there is none: lines that are appended to a file that is on the disk need no more than a sync of it
         for file in LogFile::ALL {
             let kept = self.keep_lines(file, 0)?;
-            artefacts::write(&self.log_path(file), |out| out.write_all(kept.as_bytes()))?;
+            self.write_log(file, &kept)?;
         }
         self.started = true;
         Ok(())
@@ -709,6 +741,16 @@ impl StageRun<'_> {
         }
         Ok(())
     }
+}
+
+/// The complete lines of a log, each with its stage; none where there is no file.
+fn read_lines(path: &Path) -> Result<Vec<(String, String)>> {
+    let text = match fs::read(path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(path, "read")(error)),
+    };
+    Ok(text.lines().filter_map(|line| Some((stage_of(line)?, line.to_owned()))).collect())
 }
 
 /// Whose line it is; nobody's if it was cut short.

@@ -20,8 +20,14 @@ fn filled() -> (TempDir, Run) {
 fn pretrain(run: &Run, weights: &str, config: &Config) {
     let mut stage = run.begin(Stage::Pretrain, config, &mut Silent).unwrap();
     stage.write("weights", weights.as_bytes()).unwrap();
-    stage.log(&line(1)).unwrap();
+    log(&mut stage, 1).unwrap();
     stage.finish("scalar").unwrap();
+}
+
+/// Appends a line to each log.
+fn log(stage: &mut StageRun<'_>, step: u64) -> Result<()> {
+    stage.log(&line(step))?;
+    stage.log_monitor(&MonitorLine { step, member: None, max_update: BTreeMap::new() })
 }
 
 fn line(step: u64) -> Line {
@@ -43,6 +49,16 @@ fn shown(run: &Run, error: &Error) -> String {
 
 fn refused(run: &Run, stage: Stage, name: &str) -> String {
     shown(run, &run.require(stage, name).unwrap_err())
+}
+
+/// Every file of a run folder and what it holds.
+fn files(run: &Run) -> Vec<(String, Vec<u8>)> {
+    let names = artefacts::files_in(run.folder()).unwrap().into_iter().filter(|name| name != ".lock");
+    names.map(|name| (name.clone(), fs::read(run.folder().join(name)).unwrap())).collect()
+}
+
+fn logs(run: &Run) -> [String; 2] {
+    LogFile::ALL.map(|file| fs::read_to_string(run.folder().join(file.name())).unwrap())
 }
 
 fn overwrite(run: &Run, name: &str, text: &str) {
@@ -142,27 +158,152 @@ fn a_data_file_must_be_the_same_for_every_stage() {
 }
 
 #[test]
-fn an_unfinished_stage_leaves_no_artefact_and_a_refused_one_takes_none_away() {
+fn an_unfinished_stage_leaves_no_artefact_and_takes_none_away() {
     let (_guard, run) = filled();
-    let config = config(&[]);
+    let (config, old) = (config(&["seed=1"]), logs(&run));
+    let read = || fs::read(run.require(Stage::Pretrain, "weights").unwrap()).unwrap();
     drop(run.begin(Stage::Pretrain, &config, &mut Silent).unwrap());
-    run.require(Stage::Pretrain, "weights").unwrap();
+    assert_eq!(read(), b"weights of seed 0");
+    let mut stage = run.begin(Stage::Pretrain, &config, &mut Silent).unwrap();
+    log(&mut stage, 2).unwrap();
+    stage.write("weights", b"half").unwrap();
+    stage.write("more", b"of it").unwrap();
+    drop(stage);
+    assert_eq!(read(), b"weights of seed 0");
+    assert_eq!((run.config_of(Stage::Pretrain).unwrap().seed, run.config(&[]).unwrap().seed), (0, 0));
+    assert_eq!((logs(&run), run.metrics(Stage::Pretrain).unwrap()), (old, vec![line(1)]));
+    for name in ["staged-pretrain/metrics.jsonl", "staged-pretrain/monitor.jsonl"] {
+        assert!(fs::read_to_string(run.folder().join(name)).unwrap().contains(r#""step":2"#), "{name}");
+    }
+    run.require(Stage::Finetune, "model/model").unwrap();
+    // nor does what it left become part of what the next one leaves
+    pretrain(&run, "weights of seed 1", &config);
+    assert_eq!(read(), b"weights of seed 1");
+    assert!(!run.folder().join("more").exists());
+
+    let fresh = tempfile::tempdir().unwrap();
+    let run = Run::create(&fresh.path().join("run")).unwrap();
     run.begin(Stage::Pretrain, &config, &mut Silent).unwrap().write("weights", b"half").unwrap();
     insta::assert_snapshot!(refused(&run, Stage::Pretrain, "weights"), @"RUN: `pretrain` has not finished here: run `nids-mixer pretrain --config FILE --run RUN` first");
 }
 
+/// What readers find of `pretrain`: its weights, the seed in its settings and in `config.yaml`, its lines of metrics.
+fn found(run: &Run) -> (String, u64, u64, Vec<Line>) {
+    let weights = fs::read_to_string(run.require(Stage::Pretrain, "weights").unwrap()).unwrap();
+    let seeds = [run.config_of(Stage::Pretrain), run.config(&[])].map(|config| config.unwrap().seed);
+    (weights, seeds[0], seeds[1], run.metrics(Stage::Pretrain).unwrap())
+}
+
 #[test]
-fn a_stage_run_again_replaces_its_own_metrics() {
+fn whatever_fails_readers_find_the_last_run_or_the_new_one() {
+    let _alone = disk::seam::alone();
+    let [old, new] = [0, 1].map(|seed| (format!("weights of seed {seed}"), seed, seed, vec![line(seed + 1)]));
+    let config = config(&["seed=1"]);
+    let again = |run: &Run| -> Result<()> {
+        let mut stage = run.begin(Stage::Pretrain, &config, &mut Silent)?;
+        log(&mut stage, 2)?;
+        stage.write("weights", b"weights of seed 1")?;
+        stage.write("latents/more", b"of seed 1")?;
+        stage.finish("scalar")
+    };
+    let (_whole, wanted) = filled();
+    again(&wanted).unwrap();
+    let mut seen = [0, 0];
+    for at in 0.. {
+        let (_guard, run) = filled();
+        disk::seam::set(Some((at, disk::seam::Fault::Fails(io::ErrorKind::StorageFull))));
+        let result = again(&run);
+        let calls = disk::seam::calls();
+        disk::seam::set(None);
+        if at >= calls {
+            result.unwrap();
+            break;
+        }
+        assert_eq!(result.unwrap_err().exit_code(), 6, "call {at}");
+        let now = found(&run);
+        assert!(now == old || now == new, "call {at}: {now:?}");
+        seen[usize::from(now == new)] += 1;
+        if now == new {
+            assert_eq!(fs::read(run.require(Stage::Pretrain, "latents/more").unwrap()).unwrap(), b"of seed 1");
+        }
+        // whoever locks the folder next puts the rest into place
+        drop(run.lock("sweep", &mut Silent).unwrap());
+        assert_eq!(found(&run), now, "call {at}");
+        assert!(now == old || files(&run) == files(&wanted), "call {at}");
+        again(&run).unwrap();
+        assert!(files(&run) == files(&wanted), "call {at}");
+    }
+    assert!(seen.iter().all(|&n| n > 8), "{seen:?}");
+}
+
+#[test]
+fn whatever_fails_a_stage_that_runs_again_goes_on_from_its_checkpoint() {
+    let _alone = disk::seam::alone();
+    let config = config(&["seed=1"]);
+    let steps = |run: &Run, n: u64| -> Result<()> {
+        let mut stage = run.begin(Stage::Pretrain, &config, &mut Silent)?;
+        let checkpoint = stage.resume(Arithmetic { kernels: "scalar".to_owned(), shard: 1, groups: 1 }, &mut Silent)?;
+        let first = if checkpoint.is_some() { 2 } else { 1 };
+        for step in first..=n {
+            log(&mut stage, step)?;
+            if step == 1 {
+                stage.checkpoint(Position { member: None, step, score: None }, true, &(), &[])?;
+            }
+        }
+        if n < 3 {
+            return Ok(());
+        }
+        stage.write("weights", b"weights of seed 1")?;
+        stage.finish("scalar")
+    };
+    let (_whole, wanted) = filled();
+    steps(&wanted, 3).unwrap();
+    for at in 0.. {
+        let (_guard, run) = filled();
+        steps(&run, 2).unwrap();
+        disk::seam::set(Some((at, disk::seam::Fault::Fails(io::ErrorKind::StorageFull))));
+        let result = steps(&run, 3);
+        let calls = disk::seam::calls();
+        disk::seam::set(None);
+        if at < calls {
+            result.unwrap_err();
+            steps(&run, 3).unwrap_or_else(|error| panic!("call {at}: {error}"));
+        }
+        assert!(files(&run) == files(&wanted), "call {at}");
+        if at >= calls {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_reader_of_several_files_gets_those_of_one_run() {
+    let (_guard, run) = filled();
+    let mut left = 3;
+    let found = run.steadily(|| {
+        let weights = fs::read_to_string(run.require(Stage::Pretrain, "weights")?).unwrap();
+        if left > 0 {
+            pretrain(&run, &format!("weights of seed {left}"), &config(&[&format!("seed={left}")]));
+            left -= 1;
+        }
+        Ok((weights, run.config_of(Stage::Pretrain)?.seed))
+    });
+    assert_eq!(found.unwrap(), ("weights of seed 1".to_owned(), 1));
+}
+
+#[test]
+fn a_stage_run_again_replaces_its_own_lines() {
     let (_guard, run) = filled();
     let config = config(&[]);
     let mut stage = run.begin(Stage::Finetune, &config, &mut Silent).unwrap();
-    stage.log(&line(2)).unwrap();
+    log(&mut stage, 2).unwrap();
     stage.finish("scalar").unwrap();
     pretrain(&run, "weights of seed 0", &config);
-    let text = fs::read_to_string(run.folder().join("metrics.jsonl")).unwrap();
-    insta::assert_snapshot!(text, @r#"
+    insta::assert_snapshot!(logs(&run).concat(), @r#"
     {"stage":"finetune","step":2,"loss":0.5,"lr":1.0,"grad_norm":2.0}
     {"stage":"pretrain","step":1,"loss":0.5,"lr":1.0,"grad_norm":2.0}
+    {"stage":"finetune","step":2,"max_update":{}}
+    {"stage":"pretrain","step":1,"max_update":{}}
     "#);
 }
 
@@ -170,15 +311,15 @@ fn a_stage_run_again_replaces_its_own_metrics() {
 fn lines_of_metrics_are_read_by_stage_but_for_those_cut_short() {
     let (_guard, run) = filled();
     let config = config(&[]);
-    let mut stage = run.begin(Stage::Finetune, &config, &mut Silent).unwrap();
+    let mut stage = run.begin(Stage::Encode, &config, &mut Silent).unwrap();
     stage.log(&line(2)).unwrap();
     stage.log(&line(3)).unwrap();
     drop(stage);
     let text = fs::read_to_string(run.folder().join("metrics.jsonl")).unwrap();
     overwrite(&run, "metrics.jsonl", &text[..text.len() - 3]);
     assert_eq!(run.metrics(Stage::Pretrain).unwrap(), [line(1)]);
-    assert_eq!(run.metrics(Stage::Finetune).unwrap(), [line(2)]);
-    assert_eq!(run.metrics(Stage::Encode).unwrap(), []);
+    assert_eq!(run.metrics(Stage::Encode).unwrap(), [line(2)]);
+    assert_eq!(run.metrics(Stage::Finetune).unwrap(), []);
 }
 
 #[test]
@@ -284,7 +425,7 @@ fn no_link_leads_out_of_the_folder() {
         std::os::unix::fs::symlink(target, path).unwrap();
     };
     let config = config(&[]);
-    let write = |name: &str| run.begin(Stage::Pretrain, &config, &mut Silent).unwrap().write(name, b"w").map(|_| ());
+    let write = |name: &str| run.begin(Stage::Pretrain, &config, &mut Silent).unwrap().write(name, b"w");
     fs::create_dir(&outside).unwrap();
     let secret = outside.join("secret");
     artefacts::write_atomic(&secret, |out| out.write_all(b"weights of seed 0")).unwrap();
@@ -328,7 +469,7 @@ fn names_in_a_manifest_never_leave_the_folder() {
 fn a_folder_that_is_replaced_under_a_stage_is_noticed_and_left_alone() {
     type Write<'w> = &'w dyn Fn(&mut StageRun<'_>) -> Result<()>;
     let writes: [(&str, Write<'_>); 3] = [
-        ("an artefact", &|stage| stage.write("new/weights", b"w").map(drop)),
+        ("an artefact", &|stage| stage.write("new/weights", b"w")),
         ("metrics", &|stage| stage.log(&line(2))),
         ("nothing before the end", &|_| Ok(())),
     ];

@@ -29,3 +29,6 @@ pub fn import(file: &Path, out: &mut dyn Write) -> Result<Imported> {
 pub fn synth(rows: usize, seed: u64, out: &mut dyn Write) -> Result<()> {
     nids_flows::write_synthetic(rows, seed, out).map_err(Error::io("flows", "write"))
 }
+
+#[cfg(test)]
+mod serving_tests;

@@ -54,6 +54,13 @@ pub struct QueryOptions<'a> {
 ///
 /// Rows equal to one that the run's classifier was trained on are left out.
 pub fn query(run: &Run, options: QueryOptions<'_>, out: &mut dyn Write, progress: &mut dyn Progress) -> Result<()> {
+    for row in run.steadily(|| choose(run, options, progress))? {
+        writeln!(out, "{row}").map_err(Error::io("the rows", "write"))?;
+    }
+    Ok(())
+}
+
+fn choose(run: &Run, options: QueryOptions<'_>, progress: &mut dyn Progress) -> Result<Vec<u32>> {
     let is_finetuned = run.has_finished(Stage::Finetune);
     let strategy = options.strategy.unwrap_or(if is_finetuned { QueryStrategy::Uncertainty } else { QueryStrategy::Medoids });
     let (producer, weights) = match strategy {
@@ -142,10 +149,8 @@ pub fn query(run: &Run, options: QueryOptions<'_>, out: &mut dyn Write, progress
     let x: Vec<f32> = candidates.iter().flat_map(|&i| &latents[i * width..][..width]).copied().collect();
     let of_candidates: Vec<f64> = candidates.iter().map(|&i| weight[i]).collect();
     let key = Key::new(config.seed).child(stream::QUERY);
-    for i in medoids(Gemm::Tiles, &x, width, &of_candidates, options.budget, key) {
-        writeln!(out, "{}", pool.rows[candidates[i]]).map_err(Error::io("the rows", "write"))?;
-    }
-    Ok(())
+    let chosen = medoids(Gemm::Tiles, &x, width, &of_candidates, options.budget, key);
+    Ok(chosen.into_iter().map(|i| pool.rows[candidates[i]]).collect())
 }
 
 /// Different rows to choose from.

@@ -24,8 +24,10 @@ struct Disk {
     changed: BTreeSet<PathBuf>,
     /// What the stage's index of checkpoints may list after a power cut now: the old one, the new one, or either.
     indexes: Vec<Vec<String>>,
-    /// Whether the stage may have a manifest after a power cut now.
-    manifests: Vec<bool>,
+    /// Whether the stage has finished here before.
+    again: bool,
+    /// Whether what the stage leaves may count after a power cut now.
+    committed: Vec<bool>,
     commits: usize,
 }
 
@@ -40,7 +42,8 @@ impl Disk {
             unsynced: BTreeSet::new(),
             changed: BTreeSet::new(),
             indexes: vec![index.unwrap_or_default()],
-            manifests: vec![run.has_finished(stage)],
+            again: run.has_finished(stage),
+            committed: vec![false],
             commits: 0,
         }
     }
@@ -51,6 +54,10 @@ impl Disk {
 
     fn is_manifest(&self, path: &Path) -> bool {
         path == self.folder.join(format!("manifest-{}.json", self.stage))
+    }
+
+    fn is_commit(&self, path: &Path) -> bool {
+        path == self.folder.join(format!("finished-{}", self.stage))
     }
 
     fn assert_all_is_on_disk(&self, when: &str) {
@@ -75,28 +82,41 @@ impl Disk {
                     self.indexes.drain(..self.indexes.len() - 1);
                 }
                 if *path == self.folder {
-                    self.manifests.drain(..self.manifests.len() - 1);
+                    self.committed.drain(..self.committed.len() - 1);
                 }
             }
             Call::MakeFolder => self.changed.extend(paths.iter().map(|made| folder_of(made).to_owned())),
             Call::Rename => {
                 assert!(!self.unsynced.contains(&paths[0]), "{path:?} is renamed before it is synced");
                 let name = path.strip_prefix(&self.folder).unwrap().to_str().unwrap();
-                let is_artefact =
-                    !name.starts_with("checkpoints/") && !["metrics.jsonl", "monitor.jsonl", "config.yaml"].contains(&name);
-                if self.is_index(path) || self.is_manifest(path) {
+                let is_passing = ["staged-", "checkpoints/"].iter().any(|folder| name.starts_with(folder));
+                let is_live = ["metrics.jsonl", "monitor.jsonl"].contains(&name) && !self.again;
+                let finished = self.folder.join(format!("finished-{}", self.stage));
+                if self.is_index(path) || self.is_commit(path) {
                     self.assert_all_is_on_disk(&format!("when {name} is replaced"));
                     self.commits += 1;
-                } else if is_artefact {
-                    assert_eq!(self.manifests, [false], "{name} is replaced while a manifest may list the old one");
+                } else if paths[0].starts_with(&finished) {
+                    assert_eq!(self.committed, [true], "{name} is replaced before it is sure that the new one counts");
+                    self.files.remove(&paths[0]);
+                } else {
+                    assert!(is_passing || is_live, "{name} is replaced, which readers may want");
                 }
-                self.files.insert(path.clone());
-                self.changed.insert(folder_of(path).to_owned());
+                if self.is_manifest(path) {
+                    let left: Vec<&PathBuf> = self.files.iter().filter(|path| path.starts_with(&finished)).collect();
+                    assert!(left.is_empty(), "the manifest is moved, after which these no longer count: {left:?}");
+                    self.assert_all_is_on_disk("when the manifest is moved");
+                }
+                self.unsynced.remove(path); // what was appended to the file that is replaced
+                self.changed.extend(paths.iter().map(|path| folder_of(path).to_owned()));
                 if self.is_index(path) {
                     self.indexes.push(index_from_bytes(content).unwrap());
                 }
-                if self.is_manifest(path) {
-                    self.manifests.push(true);
+                if self.is_commit(path) {
+                    let moved = |file: &PathBuf| file.strip_prefix(&paths[0]).ok().map(|name| path.join(name));
+                    self.files = self.files.iter().map(|file| moved(file).unwrap_or_else(|| file.clone())).collect();
+                    self.committed.push(true);
+                } else {
+                    self.files.insert(path.clone());
                 }
             }
             Call::Remove => {
@@ -106,9 +126,6 @@ impl Disk {
                 self.changed.insert(folder_of(path).to_owned());
                 if self.is_index(path) {
                     self.indexes.push(Vec::new());
-                }
-                if self.is_manifest(path) {
-                    self.manifests.push(false);
                 }
             }
         }

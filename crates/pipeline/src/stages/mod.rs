@@ -18,4 +18,4 @@ mod effect_tests;
 #[cfg(test)]
 mod leak_tests;
 #[cfg(test)]
-mod resume_tests;
+pub(crate) mod resume_tests;

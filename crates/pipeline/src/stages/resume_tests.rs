@@ -42,7 +42,7 @@ pub(super) fn config(more: &[&str]) -> Config {
 }
 
 /// Wants to stop after so many steps.
-pub(super) struct StopsAfter(pub(super) u64);
+pub(crate) struct StopsAfter(pub(crate) u64);
 
 impl Progress for StopsAfter {
     fn event(&mut self, event: Event<'_>) {
@@ -69,7 +69,7 @@ pub(super) fn stages(config: &Config) -> Vec<Stage> {
 }
 
 /// Every file of a run folder but the lock, by name.
-pub(super) fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
@@ -91,7 +91,7 @@ fn overwrite(path: &Path, bytes: &[u8]) {
 }
 
 #[track_caller]
-fn assert_same(found: &Path, wanted: &BTreeMap<String, Vec<u8>>, when: &str) {
+pub(crate) fn assert_same(found: &Path, wanted: &BTreeMap<String, Vec<u8>>, when: &str) {
     let found = files(found);
     let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&found), names(wanted), "{when}");
@@ -307,7 +307,9 @@ fn a_change_that_leaves_nothing_to_go_on_with_is_refused() {
 #[test]
 fn no_link_leads_out_of_the_run_folder() {
     let outside = tempfile::tempdir().unwrap();
-    for name in [".lock", "checkpoints", "checkpoints/pretrain.json", "checkpoints/pretrain-step-2.safetensors"] {
+    let own = [".lock", "checkpoints", "staged-pretrain", "finished-pretrain", "finished-finetune"];
+    let of_checkpoints = ["checkpoints/pretrain.json", "checkpoints/pretrain-step-2.safetensors"];
+    for name in own.into_iter().chain(of_checkpoints) {
         let folder = tempfile::tempdir().unwrap();
         if name.contains('/') {
             fs::create_dir(folder.path().join("checkpoints")).unwrap();
@@ -373,11 +375,17 @@ fn a_run_folder_has_one_owner() {
     }
     pretrain(&config(&[]), &run, &mut Silent).unwrap();
     assert!(left.iter().all(|name| !folder.path().join(name.clone() + "abc").exists()));
-    // killed between the manifest and the end
-    fs::create_dir(folder.path().join("checkpoints")).unwrap();
+    // killed between the commit and the end
+    let whole = files(folder.path());
+    for name in ["checkpoints", "finished-pretrain"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+    }
     overwrite(&folder.path().join("checkpoints/pretrain.json"), b"an index");
+    let moved = |name: &str| fs::rename(folder.path().join(name), folder.path().join("finished-pretrain").join(name)).unwrap();
+    ["tokeniser.json", "manifest-pretrain.json"].into_iter().for_each(moved);
     drop(run.lock("sweep", &mut Silent).unwrap());
-    assert!(!folder.path().join("checkpoints").exists());
+    assert!(["checkpoints", "finished-pretrain"].iter().all(|name| !folder.path().join(name).exists()));
+    assert_same(folder.path(), &whole, "after the lock");
 }
 
 /// Lets every call to the disk go wrong in its turn, and then goes on with a disk that works.
@@ -414,7 +422,7 @@ fn fail_everywhere(fault: Fault, more: &[&str]) {
     }
 }
 
-pub(super) fn copy(from: &Path) -> TempDir {
+pub(crate) fn copy(from: &Path) -> TempDir {
     let to = tempfile::tempdir().unwrap();
     for (name, bytes) in files(from) {
         let path = to.path().join(name);
