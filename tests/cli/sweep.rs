@@ -41,7 +41,11 @@ fn widths_then_depths_end_in_a_config_that_trains() {
     std::fs::remove_file(bench.path(&format!("run/trials/{name}/manifest-finetune.json"))).unwrap();
     let (again, told) = bench.prints_and_tells(&on_flows("sweep", WIDTHS));
     assert!(again == table && told.matches("steps of").count() == 1, "{told}");
-    // nor does what was trained on other flows count
+    // nor is it on the same flows under another name
+    std::fs::rename(bench.path("flows.csv"), bench.path("rows.csv")).unwrap();
+    let (again, told) = bench.prints_and_tells(&on_flows("sweep", &format!("{WIDTHS} --set data.train=rows.csv")));
+    assert!(again == table && !told.contains("steps of"), "{told}");
+    // what was trained on other flows does not count
     bench.prints("synth --rows 300 --seed 5 --output flows.csv");
     let (_, told) = bench.prints_and_tells(&on_flows("sweep", WIDTHS));
     assert!(told.matches("steps of").count() >= 3, "{told}");

@@ -203,13 +203,16 @@ impl Run {
         Ok(path)
     }
 
-    /// Whether `stage` has left what it would make now: of these settings and of data files that are what they were.
+    /// Whether `stage` has left what it would make now: of these settings and of data files with the content that they had,
+    /// whatever they are called.
     pub fn is_up_to_date(&self, stage: Stage, config: &Config) -> bool {
         let Ok(manifest) = self.manifest(stage) else { return false };
-        let has_settings = self.recorded_config(&manifest).is_ok_and(|made| made.stage_hash(stage) == config.stage_hash(stage));
-        let path_of = |role: &str| Some(PathBuf::from(config.stage_keys(stage).get(role)?.as_str()?));
+        let Ok(made) = self.recorded_config(&manifest).map(|made| made.stage_keys(stage)) else { return false };
+        let now = config.stage_keys(stage);
+        let has_settings = difference(&made, &now, |key| manifest.data.contains_key(key)).is_none();
         let is_same = |(role, digest): (&String, &Digest)| {
-            path_of(role).is_some_and(|path| artefacts::digest(&path).is_ok_and(|now| now == *digest))
+            let path = now.get(role).and_then(Json::as_str);
+            path.is_some_and(|path| artefacts::digest(Path::new(path)).is_ok_and(|now| now == *digest))
         };
         has_settings && manifest.data.iter().all(is_same) && manifest.outputs.keys().all(|name| self.require(stage, name).is_ok())
     }

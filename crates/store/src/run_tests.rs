@@ -187,6 +187,36 @@ fn an_unfinished_stage_leaves_no_artefact_and_takes_none_away() {
     insta::assert_snapshot!(refused(&run, Stage::Pretrain, "weights"), @"RUN: `pretrain` has not finished here: run `nids-mixer pretrain --config FILE --run RUN` first");
 }
 
+#[test]
+fn a_stage_is_up_to_date_by_the_content_of_its_data() {
+    let (guard, run) = filled();
+    let data = |name: &str, text: &str| {
+        let path = guard.path().join(name);
+        artefacts::write_atomic(&path, |out| out.write_all(text.as_bytes())).unwrap();
+        path
+    };
+    let named = |name: &str| config(&[&format!("data.train={}", guard.path().join(name).display())]);
+    let (path, made) = (data("a.csv", "rows"), named("a.csv"));
+    let mut stage = run.begin(Stage::Pretrain, &made, &mut Silent).unwrap();
+    stage.input("data.train", &path).unwrap();
+    stage.write("weights", b"of rows").unwrap();
+    stage.finish("scalar").unwrap();
+    data("b.csv", "rows");
+    data("c.csv", "more");
+    let other = tempfile::tempdir().unwrap();
+    let other = Run::create(other.path()).unwrap();
+    let is_up_to_date = |config: &Config| {
+        let is = run.is_up_to_date(Stage::Pretrain, config);
+        assert_eq!(other.adopt(Stage::Pretrain, &run, config).unwrap(), is);
+        is
+    };
+    assert_eq!(["a.csv", "b.csv", "c.csv", "none.csv"].map(|name| is_up_to_date(&named(name))), [true, true, false, false]);
+    assert!(!is_up_to_date(&config(&[])), "generated flows are no file");
+    assert!(!is_up_to_date(&named("b.csv").with(&["seed=1".to_owned()]).unwrap()));
+    data("a.csv", "more");
+    assert_eq!(["a.csv", "b.csv"].map(|name| is_up_to_date(&named(name))), [false, true]);
+}
+
 /// What readers find of `pretrain`: its weights, the seed in its settings and in `config.yaml`, its lines of metrics.
 fn found(run: &Run) -> (String, u64, u64, Vec<Line>) {
     let weights = fs::read_to_string(run.require(Stage::Pretrain, "weights").unwrap()).unwrap();
