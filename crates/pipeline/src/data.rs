@@ -55,8 +55,8 @@ fn cut(flows: &Flows, config: &Config) -> nids_flows::Result<Split> {
         return Ok(outer);
     }
     let inner = split(&flows.select(&outer.train), config.data.validation_fraction, config.seed)?;
-    let of_flows = |rows: Vec<u32>| rows.into_iter().map(|row| outer.train[row as usize]).collect();
-    Ok(Split { train: of_flows(inner.train), val: of_flows(inner.val) })
+    let outer_rows = |rows: Vec<u32>| rows.into_iter().map(|row| outer.train[row as usize]).collect();
+    Ok(Split { train: outer_rows(inner.train), val: outer_rows(inner.val) })
 }
 
 /// Reads `data.unlabelled`; generates flows where the labelled ones are generated, too.

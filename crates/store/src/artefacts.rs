@@ -229,8 +229,8 @@ mod tests {
         let path = folder.path().join("a.txt");
         let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
         write_atomic(&path, |out| out.write_all(b"new")).unwrap();
-        let of_a_new_file = mode();
-        for wanted in [0o600, 0o640, 0o444, 0o666, of_a_new_file] {
+        let new_file_mode = mode();
+        for wanted in [0o600, 0o640, 0o444, 0o666, new_file_mode] {
             fs::set_permissions(&path, fs::Permissions::from_mode(wanted)).unwrap();
             write_atomic(&path, |out| {
                 // also while it is written
@@ -241,8 +241,8 @@ mod tests {
             .unwrap();
             assert_eq!(mode(), wanted, "{wanted:o}");
         }
-        assert_eq!(of_a_new_file & 0o600, 0o600);
-        assert!(of_a_new_file != 0o600 || umask_hides_all(folder.path()), "{of_a_new_file:o}");
+        assert_eq!(new_file_mode & 0o600, 0o600);
+        assert!(new_file_mode != 0o600 || umask_hides_all(folder.path()), "{new_file_mode:o}");
     }
 
     /// Whether files are made for their owner alone here.

@@ -146,7 +146,7 @@ impl Run {
     /// The files from outside that its stages have read: by key, where they were, and what they held.
     pub(crate) fn data(&self) -> Vec<(String, PathBuf, Digest)> {
         let manifests = Stage::ALL.into_iter().filter_map(|stage| self.manifest(stage).ok());
-        let of_manifest = |manifest: Manifest| {
+        let manifest_files = |manifest: Manifest| {
             let keys = self.recorded_config(&manifest).map(|config| config.stage_keys(manifest.stage)).unwrap_or_default();
             let path = move |(key, digest): (String, Digest)| {
                 let path = PathBuf::from(keys.get(&key)?.as_str()?);
@@ -154,7 +154,7 @@ impl Run {
             };
             manifest.data.into_iter().filter_map(path)
         };
-        manifests.flat_map(of_manifest).collect()
+        manifests.flat_map(manifest_files).collect()
     }
 
     /// What only stages write here, by its name in the folder: whatever lies at `place`, or is one with a file that they have made.

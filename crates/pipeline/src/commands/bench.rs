@@ -371,9 +371,9 @@ fn measure_predict(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>
     let (mut network, mut csv, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     for pass in 0..=options.repeats {
         let peak = detector.engine().peak_flops();
-        let (of_network, _) = timed(|| detector.probabilities(&encoded));
+        let (network_s, _) = timed(|| detector.probabilities(&encoded));
         let mut n_rows = 0;
-        let (of_csv, read) = timed(|| {
+        let (csv_s, read) = timed(|| {
             detector.each_batch(file.path(), Labels::Optional, &mut ReadSummary::default(), &mut Silent, |_, batch| {
                 n_rows += batch.len();
                 Ok(())
@@ -383,9 +383,9 @@ fn measure_predict(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>
         assert_eq!(n_rows, flows.len(), "a verdict a row");
         // the first pass settles memory
         if pass > 0 {
-            network.push(of_network);
-            csv.push(of_csv / of_network);
-            shares.push(flops_per_row * flows.len() as f64 / of_network / peak);
+            network.push(network_s);
+            csv.push(csv_s / network_s);
+            shares.push(flops_per_row * flows.len() as f64 / network_s / peak);
             peaks.push(peak);
         }
     }

@@ -147,9 +147,9 @@ fn choose(run: &Run, options: QueryOptions<'_>, progress: &mut dyn Progress) -> 
         candidates.sort_unstable();
     }
     let x: Vec<f32> = candidates.iter().flat_map(|&i| &latents[i * width..][..width]).copied().collect();
-    let of_candidates: Vec<f64> = candidates.iter().map(|&i| weight[i]).collect();
+    let candidate_weights: Vec<f64> = candidates.iter().map(|&i| weight[i]).collect();
     let key = Key::new(config.seed).child(stream::QUERY);
-    let chosen = medoids(Gemm::Tiles, &x, width, &of_candidates, options.budget, key);
+    let chosen = medoids(Gemm::Tiles, &x, width, &candidate_weights, options.budget, key);
     Ok(chosen.into_iter().map(|i| pool.rows[candidates[i]]).collect())
 }
 

@@ -81,11 +81,11 @@ impl TrialOutcome {
 pub fn sweep(config: &Config, run: &Run, grid: &[Axis], progress: &mut dyn Progress) -> Result<SweepReport> {
     config.engine.check().map_err(Error::Usage)?;
     let lock = run.lock("sweep", progress)?;
-    let of_trials = match config.sweep.strategy {
+    let trial_config = match config.sweep.strategy {
         SweepStrategy::WidthDepth(_) => config.with(&["finetune.from=scratch".to_owned()])?,
         SweepStrategy::Halving(_) => config.clone(),
     };
-    let mut sweep = Sweep { config: &of_trials, run, lock: &lock, trials: Vec::new(), progress };
+    let mut sweep = Sweep { config: &trial_config, run, lock: &lock, trials: Vec::new(), progress };
     let chosen = match &config.sweep.strategy {
         SweepStrategy::WidthDepth(_) if !grid.is_empty() => {
             let message = "`--grid` is what `sweep.strategy: halving` chooses from: name that strategy, or leave the grid out";
@@ -214,14 +214,14 @@ impl Sweep<'_> {
     /// Trains, or finds that it was trained already; the index of the trial.
     fn trial(&mut self, settings: Vec<String>, steps: u64) -> Result<usize> {
         let name = grid::name(&settings, steps);
-        let of_sweep = [
+        let trial_settings = [
             format!("name={name}"),
             "data.inner_validation=true".to_owned(),
             format!("finetune.steps={steps}"),
             format!("finetune.eval_every={}", (steps / 3).max(1)),
             format!("finetune.log_every={}", (steps / 10).max(1)),
         ];
-        let config = self.config.with(&[settings.as_slice(), &of_sweep].concat())?;
+        let config = self.config.with(&[settings.as_slice(), &trial_settings].concat())?;
         self.lock.check()?;
         let run = Run::create(&self.run.folder().join("trials").join(&name))?.with_resume(self.resume());
         drop(run.lock("sweep", self.progress)?); // what a killed trial has left

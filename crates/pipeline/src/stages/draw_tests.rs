@@ -49,9 +49,9 @@ fn folder() -> Folder {
     let [category, label] = ["attack_cat", "label"].map(|name| column(&all, name));
     let labelled = |row: usize, is_attack: bool| {
         let mut cells = all[row].clone();
-        let [of_category, of_label] = if is_attack { ["DoS", "1"] } else { ["Normal", "0"] };
-        of_category.clone_into(&mut cells[category]);
-        of_label.clone_into(&mut cells[label]);
+        let [category_cell, label_cell] = if is_attack { ["DoS", "1"] } else { ["Normal", "0"] };
+        category_cell.clone_into(&mut cells[category]);
+        label_cell.clone_into(&mut cells[label]);
         cells
     };
     let equal = (0..8).map(|i| labelled(1, i % 2 == 0));
@@ -116,8 +116,8 @@ fn steps_take_the_rows_that_the_seed_gives_them() {
     let teacher = ["finetune.labels=20", "finetune.mean_teacher.batch_size=4"];
     for (stage, settings) in [(Stage::Pretrain, &[][..]), (Stage::Finetune, &[]), (Stage::Finetune, &teacher)] {
         for seed in [0, 7] {
-            let of_seed = format!("seed={seed}");
-            let config = folder.config(&[SETTINGS, DIVERGES, settings, &[&of_seed]]);
+            let seed_setting = format!("seed={seed}");
+            let config = folder.config(&[SETTINGS, DIVERGES, settings, &[&seed_setting]]);
             let run = folder.run(&format!("{stage}-{}-{seed}", settings.len()));
             let Labelled { flows, split } = labelled(&config, &mut run.look(stage, &config), &mut Silent).unwrap();
             // indices as the stage counts them, and how it names them

@@ -75,7 +75,7 @@ const TEACHER: &[&str] =
     &[LABELS, "finetune.mean_teacher={decay: 0.05, weight: 1, ramp: {from: 0, to: 0}, batch_size: 16, mask_ratio: 0.4}"];
 
 /// What `STAGE`s that train have in common.
-const OF_TRAINING: &[Case] = &[
+const TRAINING_CASES: &[Case] = &[
     ("STAGE.steps", "7", Learning, &[]),
     ("STAGE.batch_size", "24", Learning, &[]),
     ("STAGE.micro_batch", "8", Rounding, &["STAGE.batch_size=24"]),
@@ -117,7 +117,7 @@ const DIVERGES: &[&str] = &["STAGE.lr=1e30", "STAGE.schedule=constant", "STAGE.w
 /// The rate is lost in the rounding of every weight, until the monitor has looked often enough.
 const STANDS_STILL: &[&str] = &["STAGE.lr=1e-20", "STAGE.steps=300", "STAGE.log_every=1000"];
 
-const OF_PRETRAIN: &[Case] = &[
+const PRETRAIN_CASES: &[Case] = &[
     ("name", "y", Nothing, &[]),
     ("seed", "1", Learning, &[]),
     ("data.schema", "DIR/other.yaml", Learning, &[]),
@@ -164,7 +164,7 @@ const OF_PRETRAIN: &[Case] = &[
     ("pretrain.objective.vae.decoder_depth", "0", Learning, &[VAE]),
 ];
 
-const OF_ENCODE: &[Case] = &[
+const ENCODE_CASES: &[Case] = &[
     ("encode.latents", "tokens", Bytes, &[]),
     ("encode.latents", "mu", Bytes, &[VAE]),
     ("encode.noise.sigma", "0.5", Bytes, &["encode.noise.copies=1"]),
@@ -173,7 +173,7 @@ const OF_ENCODE: &[Case] = &[
     ("engine.precision", "bf16", Bytes, &["model.dim=32"]),
 ];
 
-const OF_FINETUNE: &[Case] = &[
+const FINETUNE_CASES: &[Case] = &[
     ("seed", "1", Learning, &[]),
     ("data.train", "DIR/other.csv", Learning, &[]),
     ("data.unlabelled", "DIR/other.csv", Learning, TEACHER),
@@ -233,7 +233,7 @@ const WIDTH_DEPTH: &[&str] = &[
 ];
 const HALVING: &[&str] = &["sweep.strategy={halving: {min_steps: 10, eta: 2, max_candidates: 9}}"];
 
-const OF_SWEEP: &[Case] = &[
+const SWEEP_CASES: &[Case] = &[
     ("sweep.strategy", "halving", Bytes, WIDTH_DEPTH),
     ("sweep.strategy.width_depth.iterations", "14", Bytes, WIDTH_DEPTH),
     ("sweep.strategy.width_depth.min_drop", "0.99", End, WIDTH_DEPTH),
@@ -377,10 +377,10 @@ impl Bench {
                 artefacts.insert(name, bytes);
             }
         }
-        let of_work = |line: &Json| matches!(work, Work::Stage(stage) if line["stage"] == stage.name());
+        let is_of_work = |line: &Json| matches!(work, Work::Stage(stage) if line["stage"] == stage.name());
         let log = ["metrics.jsonl", "monitor.jsonl"]
             .map(|name| if folder.join(name).exists() { lines(&folder, name) } else { Vec::new() });
-        let log: Vec<Json> = log.concat().into_iter().filter(of_work).collect();
+        let log: Vec<Json> = log.concat().into_iter().filter(is_of_work).collect();
         let here = |text: &str| text.replace(&folder.display().to_string(), "RUN");
         Outcome {
             end: end.map_err(|error| here(&error.to_string())),
@@ -414,10 +414,10 @@ fn check(work: Work, cases: &[Case]) {
             let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
             bench.folder.config(&[SETTINGS, &settings])
         };
-        let (of_base, changed) = (config(&base), config(&[base.as_slice(), &set].concat()));
-        assert_ne!(of_base, changed, "{set:?} is what {base:?} has");
+        let (base_config, changed) = (config(&base), config(&[base.as_slice(), &set].concat()));
+        assert_ne!(base_config, changed, "{set:?} is what {base:?} has");
         if !bases.contains_key(&base) {
-            let outcome = bench.outcome(work, &of_base);
+            let outcome = bench.outcome(work, &base_config);
             bases.insert(base.clone(), outcome);
         }
         let outcome = bench.outcome(work, &changed);
@@ -432,39 +432,39 @@ fn check(work: Work, cases: &[Case]) {
 
 #[test]
 fn every_setting_of_pretraining_has_its_effect() {
-    check(Work::Stage(Stage::Pretrain), OF_PRETRAIN);
+    check(Work::Stage(Stage::Pretrain), PRETRAIN_CASES);
 }
 
 #[test]
 fn every_setting_of_how_pretraining_learns_has_its_effect() {
-    check(Work::Stage(Stage::Pretrain), OF_TRAINING);
+    check(Work::Stage(Stage::Pretrain), TRAINING_CASES);
 }
 
 #[test]
 fn every_setting_of_encoding_has_its_effect() {
-    check(Work::Stage(Stage::Encode), OF_ENCODE);
+    check(Work::Stage(Stage::Encode), ENCODE_CASES);
 }
 
 #[test]
 fn every_setting_of_finetuning_has_its_effect() {
-    check(Work::Stage(Stage::Finetune), OF_FINETUNE);
+    check(Work::Stage(Stage::Finetune), FINETUNE_CASES);
 }
 
 #[test]
 fn every_setting_of_how_finetuning_learns_has_its_effect() {
-    check(Work::Stage(Stage::Finetune), OF_TRAINING);
+    check(Work::Stage(Stage::Finetune), TRAINING_CASES);
 }
 
 #[test]
 fn every_setting_of_a_sweep_has_its_effect() {
-    check(Work::Sweep, OF_SWEEP);
+    check(Work::Sweep, SWEEP_CASES);
 }
 
 #[test]
 fn every_setting_is_in_the_table() {
-    let of_stage = |stage: &'static str| OF_TRAINING.iter().map(move |case| case.0.replace("STAGE", stage));
-    let others = [OF_PRETRAIN, OF_ENCODE, OF_FINETUNE, OF_SWEEP].concat().into_iter().map(|case| case.0.to_owned());
-    let listed: BTreeSet<String> = others.chain(of_stage("pretrain")).chain(of_stage("finetune")).collect();
+    let training_keys = |stage: &'static str| TRAINING_CASES.iter().map(move |case| case.0.replace("STAGE", stage));
+    let others = [PRETRAIN_CASES, ENCODE_CASES, FINETUNE_CASES, SWEEP_CASES].concat().into_iter().map(|case| case.0.to_owned());
+    let listed: BTreeSet<String> = others.chain(training_keys("pretrain")).chain(training_keys("finetune")).collect();
     let known: BTreeSet<String> = every_key().map(str::to_owned).collect();
     assert_eq!(listed, known);
 }

@@ -46,9 +46,9 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         FinetuneFrom::Scratch => None,
         _ => Some((stage.require(Stage::Pretrain, PRETRAINED)?, stage.require(Stage::Pretrain, TOKENISER)?)),
     };
-    let of_pretrained = pretrained.as_ref().map(|(_, tokeniser)| tokeniser.as_path());
+    let pretrained_tokeniser = pretrained.as_ref().map(|(_, tokeniser)| tokeniser.as_path());
     let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels } =
-        Rows::read(config, of_pretrained, &mut stage, progress)?;
+        Rows::read(config, pretrained_tokeniser, &mut stage, progress)?;
     let classes = targets::classes(config, &labelled, &rows)?;
     let mut table = ParamTable::default();
     let network = Network::one(config, &tokeniser, classes.as_ref(), &mut table)?;
@@ -60,29 +60,30 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let batch_size = config.finetune.training.batch_size;
     let targets = Targets::new(config, &labelled, classes.as_ref(), &rows);
     let average = config.finetune.decay().map(|decay| RwLock::new(Ema::new(&table.zeros(), decay)));
-    let (of_flows, of_latents, taught);
+    let (supervised, latent, mean_teacher);
     let (objective, rows): (&dyn Objective<f32>, Vec<u32>) = if from == FinetuneFrom::Latents {
         let (found, rows) =
             LatentObjective::read(config, &mut stage, &labelled, network.classifier(), targets, batch_size, &rows)?;
-        of_latents = found;
-        (&of_latents, rows)
+        latent = found;
+        (&latent, rows)
     } else if let Some((settings, teacher)) = config.finetune.mean_teacher.as_ref().zip(average.as_ref()) {
         let token = if let Some((weights, _)) = &pretrained { mask_token(run, weights)? } else { None };
         let flows = (&encoded, labelled.labels());
         let prepared = Prepared::new(&table, engine.gemm());
-        taught = MeanTeacherObjective::new(&config.finetune, settings, prepared, network.classifier(), flows, token, teacher);
-        (&taught, rows)
+        mean_teacher =
+            MeanTeacherObjective::new(&config.finetune, settings, prepared, network.classifier(), flows, token, teacher);
+        (&mean_teacher, rows)
     } else {
         let (classifier, divisor) = (network.classifier(), batch_size as f32);
-        of_flows = SupervisedObjective { classifier, encoded: &encoded, targets, divisor };
-        (&of_flows, rows)
+        supervised = SupervisedObjective { classifier, encoded: &encoded, targets, divisor };
+        (&supervised, rows)
     };
 
     let plan = TrainPlan::new(Stage::Finetune, &config.finetune.training, rows.len());
     let held_out = HeldOut { config, labelled: &labelled, classes: classes.as_ref(), encoded: &encoded };
-    let mut of_all = ParamTable::default();
-    let ensemble = Network::new(config, &tokeniser, classes.as_ref(), &mut of_all)?;
-    let (members, mut params) = (config.finetune.independent(), of_all.zeros());
+    let mut ensemble_table = ParamTable::default();
+    let ensemble = Network::new(config, &tokeniser, classes.as_ref(), &mut ensemble_table)?;
+    let (members, mut params) = (config.finetune.independent(), ensemble_table.zeros());
     let n_labelled = labelled.flows.len();
     let row = |index: u32| match (from, (index as usize).checked_sub(n_labelled)) {
         (FinetuneFrom::Latents, _) => format!("row {index} of `latents/train.npy`"),
@@ -117,10 +118,10 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         let from = resumed.as_ref().filter(|_| k == first);
         let found = trained.train(&mut engine, rows.clone(), &mut member, from, &held_out, &mut stage, progress)?;
         metrics = Some(found);
-        ensemble.adopt(k, &of_all, &table, &member, &mut params);
+        ensemble.adopt(k, &ensemble_table, &table, &member, &mut params);
     }
     if members > 1 {
-        let found = held_out.validate(&ensemble, &of_all, &engine, &params, progress)?;
+        let found = held_out.validate(&ensemble, &ensemble_table, &engine, &params, progress)?;
         let validation = Box::new(found.clone());
         stage.log(&Line::Validation { step: plan.steps, member: None, members: Some(members), validation })?;
         tell(&format!("finetune: {members} members averaged"), &found, progress);
@@ -132,7 +133,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     if let Some(classes) = &classes {
         metadata["classes"] = json!(classes);
     }
-    stage.write(MODEL, &weights::to_bytes(&of_all, &params, &metadata.to_string()))?;
+    stage.write(MODEL, &weights::to_bytes(&ensemble_table, &params, &metadata.to_string()))?;
     stage.finish(&nids_kernels::describe(engine.gemm()))?;
     let summary = format!("{MODEL} in {}", run.folder().display());
     progress.event(Event::Finished { stage: Stage::Finetune, summary: &summary });
@@ -188,8 +189,8 @@ impl Trained<'_> {
                 let metrics = held_out.validate(network, table, engine, params, progress)?;
                 let validation = Box::new(metrics.clone());
                 stage.log(&Line::Validation { step, member: plan.member, members: None, validation })?;
-                let of_member = plan.member.map_or_else(String::new, |k| format!("member {k}, "));
-                tell(&format!("finetune: {of_member}step {step}"), &metrics, progress);
+                let member_text = plan.member.map_or_else(String::new, |k| format!("member {k}, "));
+                tell(&format!("finetune: {member_text}step {step}"), &metrics, progress);
                 let loss = metrics.log_loss;
                 last = Some(metrics);
                 Ok(loss)

@@ -123,14 +123,14 @@ fn what_validation_rows_hold_changes_nothing_that_is_learned() {
     for (stages, settings) in cases {
         let folder = folder();
         let config = folder.config(&[SETTINGS, settings]);
-        let (before, of_before) = outcome(&folder, "before", stages, &config);
+        let (before, before_metrics) = outcome(&folder, "before", stages, &config);
         plant(&folder, &config);
-        let (after, of_after) = outcome(&folder, "after", stages, &config);
+        let (after, after_metrics) = outcome(&folder, "after", stages, &config);
         assert!(!String::from_utf8_lossy(&after["tokeniser.json"]).contains("planted"), "{settings:?}");
         assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
         let changed: Vec<_> = before.iter().filter(|(name, bytes)| after[*name] != **bytes).map(|(name, _)| name).collect();
         assert!(changed.is_empty(), "{settings:?}: {changed:?} follow from validation rows");
-        assert!(stages == PRETRAIN || of_before != of_after, "{settings:?}: it would not show");
+        assert!(stages == PRETRAIN || before_metrics != after_metrics, "{settings:?}: it would not show");
     }
 }
 
@@ -176,8 +176,8 @@ fn a_classifier_is_measured_on_the_rows_held_out() {
         let text = fs::read_to_string(folder.path("train.csv")).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         let held_out = split(&folder, &config).split.val;
-        let of_rows = held_out.iter().map(|&row| lines[row as usize + 1]);
-        folder.write("val.csv", [lines[0]].into_iter().chain(of_rows).collect::<Vec<_>>().join("\n"));
+        let held_out_lines = held_out.iter().map(|&row| lines[row as usize + 1]);
+        folder.write("val.csv", [lines[0]].into_iter().chain(held_out_lines).collect::<Vec<_>>().join("\n"));
         let wanted = serde_json::to_value(evaluate(&run, &folder.path("val.csv"), &mut Silent).unwrap()).unwrap();
         assert_eq!(wanted["n"], held_out.len(), "{settings:?}");
         assert_close(&serde_json::to_value(&found).unwrap(), &wanted);

@@ -167,8 +167,8 @@ mod tests {
             ["name=x", "model.dim=8", "model.depth=1", "model.dropout=0", "finetune.from=scratch", "finetune.batch_size=4"];
         let teacher = "finetune.mean_teacher={batch_size: 12, mask_ratio: 0, ramp: {from: 0, to: 0}}";
         for gemm in ["openblas", "tiles"] {
-            let of_gemm = format!("engine.gemm={gemm}");
-            let overrides: Vec<String> = settings.iter().chain([&teacher, &&*of_gemm]).map(ToString::to_string).collect();
+            let gemm_setting = format!("engine.gemm={gemm}");
+            let overrides: Vec<String> = settings.iter().chain([&teacher, &&*gemm_setting]).map(ToString::to_string).collect();
             let config = Config::parse("{}", "c.yaml", &overrides).unwrap();
             let flows = synthetic(16, 1);
             let tokeniser = Tokeniser::fit(&flows, &all_rows(16), &config.tokeniser).unwrap();
@@ -184,11 +184,18 @@ mod tests {
                 }
             }
             let average = RwLock::new(Ema::new(&first, 0.9));
-            let of_teacher = config.finetune.mean_teacher.as_ref().unwrap();
+            let teacher_config = config.finetune.mean_teacher.as_ref().unwrap();
             let prepared = Prepared::new(&table, engine.gemm());
             let flows = (&encoded, flows.labels().unwrap());
-            let taught =
-                MeanTeacherObjective::new(&config.finetune, of_teacher, prepared, network.classifier(), flows, None, &average);
+            let taught = MeanTeacherObjective::new(
+                &config.finetune,
+                teacher_config,
+                prepared,
+                network.classifier(),
+                flows,
+                None,
+                &average,
+            );
             let samples: Vec<Sample> = (0..16).map(|row| Sample { row, key: row }).collect();
             let attacks = |params: &Buffer<f32>, engine: &Engine<f32>| {
                 let prepared = Prepared::of(&table, engine.gemm(), params);
@@ -203,14 +210,14 @@ mod tests {
                 taught.terms(step, loss, &mut |name, term| found = if name == "consistency" { term } else { found });
                 let cross_entropy = |teacher: &Buffer<f32>| {
                     let pairs = attacks(teacher, &engine).into_iter().zip(attacks(&student, &engine));
-                    let of_row =
+                    let row_entropy =
                         |(t, s): (f32, f32)| -f64::from(t) * f64::from(s).ln() - (1.0 - f64::from(t)) * (1.0 - f64::from(s)).ln();
-                    pairs.map(of_row).sum::<f64>() / 12.0
+                    pairs.map(row_entropy).sum::<f64>() / 12.0
                 };
-                let [wanted, of_other, of_itself] = [teacher, other, &student].map(cross_entropy);
+                let [wanted, other_entropy, own_entropy] = [teacher, other, &student].map(cross_entropy);
                 assert!((found - wanted).abs() < 1e-5, "{gemm}, step {step}: {found}, not {wanted}");
                 let shows = |other: f64| (wanted - other).abs() > 1e-2;
-                assert!(shows(of_other) && shows(of_itself), "{gemm}: {wanted}, {of_other}, {of_itself}");
+                assert!(shows(other_entropy) && shows(own_entropy), "{gemm}: {wanted}, {other_entropy}, {own_entropy}");
             }
         }
     }

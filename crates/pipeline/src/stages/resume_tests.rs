@@ -308,8 +308,8 @@ fn a_change_that_leaves_nothing_to_go_on_with_is_refused() {
 fn no_link_leads_out_of_the_run_folder() {
     let outside = tempfile::tempdir().unwrap();
     let own = [".lock", "checkpoints", "staged-pretrain", "finished-pretrain", "finished-finetune"];
-    let of_checkpoints = ["checkpoints/pretrain.json", "checkpoints/pretrain-step-2.safetensors"];
-    for name in own.into_iter().chain(of_checkpoints) {
+    let checkpoint_files = ["checkpoints/pretrain.json", "checkpoints/pretrain-step-2.safetensors"];
+    for name in own.into_iter().chain(checkpoint_files) {
         let folder = tempfile::tempdir().unwrap();
         if name.contains('/') {
             fs::create_dir(folder.path().join("checkpoints")).unwrap();

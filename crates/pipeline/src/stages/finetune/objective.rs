@@ -71,8 +71,8 @@ impl<'d> LatentObjective<'d> {
             return Err(Error::artefact(rows_path, what, again(Stage::Encode)));
         }
         let drawn: BTreeSet<u32> = rows.iter().copied().collect();
-        let of_drawn: Vec<u32> = all_rows(row_of.len()).into_iter().filter(|&i| drawn.contains(&row_of[i as usize])).collect();
-        if of_drawn.is_empty() {
+        let latent_rows: Vec<u32> = all_rows(row_of.len()).into_iter().filter(|&i| drawn.contains(&row_of[i as usize])).collect();
+        if latent_rows.is_empty() {
             let what = format!("holds none of the {} rows to train on", drawn.len());
             return Err(Error::artefact(rows_path, what, again(Stage::Encode)));
         }
@@ -85,7 +85,7 @@ impl<'d> LatentObjective<'d> {
             z,
             divisor: batch_size as f32,
         };
-        Ok((objective, of_drawn))
+        Ok((objective, latent_rows))
     }
 }
 

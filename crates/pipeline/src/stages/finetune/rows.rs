@@ -25,18 +25,18 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// `of_pretrained` is the tokeniser of a pretrained encoder; without one a tokeniser is fitted.
+    /// `pretrained_tokeniser` is the tokeniser of a pretrained encoder; without one a tokeniser is fitted.
     pub(crate) fn read(
         config: &Config,
-        of_pretrained: Option<&Path>,
+        pretrained_tokeniser: Option<&Path>,
         stage: &mut StageRun<'_>,
         progress: &mut dyn Progress,
     ) -> Result<Self> {
         let mut labelled = labelled(config, stage, progress)?;
         let has_teacher = config.finetune.mean_teacher.is_some();
-        let is_wanted = has_teacher || of_pretrained.is_none();
+        let is_wanted = has_teacher || pretrained_tokeniser.is_none();
         let unlabelled = if is_wanted { unlabelled(config, stage, progress)? } else { None };
-        let tokeniser = match of_pretrained {
+        let tokeniser = match pretrained_tokeniser {
             Some(path) => read_tokeniser(path, Stage::Pretrain)?,
             None => fit_tokeniser(config, &labelled, unlabelled.as_ref())?,
         };

@@ -29,15 +29,15 @@ impl Targets {
         let Some(classes) = classes else { return Self::Attack { labels: labels(), pos_weight } };
         let n_classes = classes.names().len();
         let class = |row| classes.of(&labelled.flows, row).map_or(NO_CLASS, |class| class as u32);
-        let of_rows: Vec<u32> = (0..labelled.flows.len()).map(class).collect();
+        let row_classes: Vec<u32> = (0..labelled.flows.len()).map(class).collect();
         match &config.finetune.task {
             Task::Multiclass(MulticlassConfig { class_balance: beta }) => {
                 let mut counts = vec![0; n_classes];
                 for &row in rows {
-                    counts[of_rows[row as usize] as usize] += 1;
+                    counts[row_classes[row as usize] as usize] += 1;
                 }
                 let weights = class_balance(&counts, *beta).into_iter().map(|weight| weight as f32).collect();
-                Self::Class { classes: of_rows, weights }
+                Self::Class { classes: row_classes, weights }
             }
             Task::Binary => Self::Attack { labels: labels(), pos_weight },
         }
@@ -45,8 +45,8 @@ impl Targets {
 
     /// Those of `rows`, in that order.
     pub(crate) fn select(self, rows: &[u32]) -> Self {
-        fn pick<T: Copy>(of_all: &[T], rows: &[u32]) -> Vec<T> {
-            rows.iter().map(|&row| of_all[row as usize]).collect()
+        fn pick<T: Copy>(values: &[T], rows: &[u32]) -> Vec<T> {
+            rows.iter().map(|&row| values[row as usize]).collect()
         }
         match self {
             Self::Attack { labels, pos_weight } => Self::Attack { labels: pick(&labels, rows), pos_weight },
@@ -95,10 +95,10 @@ pub(crate) fn classify<'a>(
     let dlogits = cx.tensor(logits.shape);
     let members = classifier.encoder().members();
     let chunk = logits.data.len() / members;
-    let of_members = logits.data.chunks_exact(chunk).zip(dlogits.data.chunks_exact_mut(chunk));
-    let of_member =
+    let member_logits = logits.data.chunks_exact(chunk).zip(dlogits.data.chunks_exact_mut(chunk));
+    let member_loss =
         |(logits, dlogits): (&[f32], &mut [f32])| targets.loss(cx, rows.clone(), logits, divisor * members as f32, dlogits);
-    let loss = of_members.map(of_member).sum();
+    let loss = member_logits.map(member_loss).sum();
     classifier.backward(cx, grads, cache, dlogits);
     loss
 }
