@@ -76,7 +76,7 @@ fn a_mean_teacher_learns_from_rows_without_labels() {
     let bench = Bench::trained();
     let settings = format!("--set finetune.labels=20 {TEACHER}");
     let (_, told) = bench.prints_and_tells(&on_flows("finetune", &settings));
-    assert!(told.contains("a mean teacher on 220 rows without labels beside 20 with"), "{told}");
+    assert!(told.contains("a mean teacher on 220 rows without labels, beside 20 rows with labels"), "{told}");
     assert!(told.contains("10 steps of 80 "), "{told}");
     let lines = bench.metrics("run", "finetune");
     let lines: Vec<_> = lines.iter().filter(|line| line["loss"].is_number()).collect();
@@ -104,7 +104,7 @@ fn a_mean_teacher_takes_any_encoder_and_unlabelled_file() {
         let settings = format!("--set pretrain.objective.{objective} --set data.unlabelled=more.csv {TEACHER}");
         bench.prints(&on_flows("pretrain", &settings));
         let (_, told) = bench.prints_and_tells(&on_flows("finetune", &settings));
-        assert!(told.contains("a mean teacher on 100 rows without labels beside 240 with"), "{told}");
+        assert!(told.contains("a mean teacher on 100 rows without labels, beside 240 rows with labels"), "{told}");
     }
 }
 
@@ -113,7 +113,7 @@ fn a_mean_teacher_needs_rows_without_labels() {
     let bench = Bench::trained();
     insta::assert_snapshot!(bench.fails(&on_flows("finetune", TEACHER)), @r"
     exit code 2
-    error: `finetune.mean_teacher`: there are no rows without labels: name a file of them in `data.unlabelled`, or fewer labels in `finetune.labels`
+    error: `finetune.mean_teacher`: there are no rows without labels: name a file of them in `data.unlabelled`, or lower `finetune.labels`
     ");
 }
 

@@ -54,7 +54,7 @@ fn a_config_of_the_user_is_not_written_over() {
     bench.flows();
     bench.file("config.yaml", "name: mine # and a remark\n");
     let error = bench.fails(&small("pretrain", ".", "--set data.train=flows.csv"));
-    assert!(error.starts_with("exit code 2") && error.contains("is there, in a folder that is no run's"), "{error}");
+    assert!(error.starts_with("exit code 2") && error.contains("the folder is not a run folder"), "{error}");
     assert_eq!(bench.read("config.yaml"), "name: mine # and a remark\n");
     assert!(!bench.path(".lock").exists() && !bench.path("manifest-pretrain.json").exists());
     // without it the folder may become a run's, whose own file is replaced

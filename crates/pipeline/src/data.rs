@@ -20,13 +20,13 @@ pub(crate) struct Labelled {
 }
 
 impl Labelled {
-    /// 0 or 1 a row.
+    /// One label for each row, 0 or 1.
     pub(crate) fn labels(&self) -> &[u8] {
         self.flows.labels().expect("labels were required of the reader")
     }
 }
 
-/// Reads `data.train`, or generates flows where there is none.
+/// Reads `data.train`, or generates flows if the config names no file.
 pub(crate) fn labelled(config: &Config, run: &mut StageRun<'_>, progress: &mut dyn Progress) -> Result<Labelled> {
     let flows = if let Some(path) = &config.data.train {
         run.input("data.train", Path::new(path))?;
@@ -48,7 +48,8 @@ pub(crate) fn labelled(config: &Config, run: &mut StageRun<'_>, progress: &mut d
     Ok(Labelled { flows, split })
 }
 
-/// Training and validation rows, the latter of the former where the config asks for it.
+/// Splits rows into training and validation rows. With `data.inner_validation` the training rows are split once more, and the rows
+/// held out at first are in neither part.
 fn cut(flows: &Flows, config: &Config) -> nids_flows::Result<Split> {
     let outer = split(flows, config.data.validation_fraction, config.seed)?;
     if !config.data.inner_validation {
@@ -59,7 +60,7 @@ fn cut(flows: &Flows, config: &Config) -> nids_flows::Result<Split> {
     Ok(Split { train: outer_rows(inner.train), val: outer_rows(inner.val) })
 }
 
-/// Reads `data.unlabelled`; generates flows where the labelled ones are generated, too.
+/// Reads `data.unlabelled`, or generates flows if the labelled ones are generated, too.
 pub(crate) fn unlabelled(config: &Config, run: &mut StageRun<'_>, progress: &mut dyn Progress) -> Result<Option<Flows>> {
     let generated = config.data.synthetic.unlabelled_rows;
     let flows = match &config.data.unlabelled {

@@ -40,7 +40,7 @@ pub(crate) fn labelled_rows(
     Ok(rows)
 }
 
-/// Row numbers, one a line and counted from 0, all of the training part. Rows that `data.inner_validation` cuts from it are left out.
+/// Reads numbers of training rows, one a line and counted from 0. Rows that `data.inner_validation` holds out are left out.
 fn read(path: &Path, config: &Config, labelled: &Labelled) -> Result<Vec<u32>> {
     let is_cut = |row: &u32| config.data.inner_validation && labelled.split.val.binary_search(row).is_ok();
     let refuse = |line: usize, what: String| Err(Error::Data(format!("{}:{line}: {what}", path.display())));
@@ -69,7 +69,7 @@ fn read(path: &Path, config: &Config, labelled: &Labelled) -> Result<Vec<u32>> {
     Ok(line_of.into_keys().filter(|row| !is_cut(row)).collect())
 }
 
-/// Rows of one class teach a classifier to call everything by its name.
+/// Refuses rows of one class: a classifier would learn to say it of every row.
 fn both_classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Result<()> {
     let attacks = rows.iter().filter(|&&row| labelled.labels()[row as usize] == 1).count();
     if attacks > 0 && attacks < rows.len() {
@@ -84,6 +84,6 @@ fn both_classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Result<()
     };
     let n = rows.len();
     Err(Error::Data(format!(
-        "{path}: all {n} rows to train on are labelled {label}: a classifier learns from both classes: {advice}"
+        "{path}: all {n} training rows have label {label}, and a classifier needs rows of both classes: {advice}"
     )))
 }

@@ -29,7 +29,7 @@ impl Pretext {
         let mixer = mixer(config, features.len());
         Ok(match &config.pretrain.objective {
             ObjectiveConfig::Mae(_) if features.len() < 2 => {
-                let message = format!("`data.schema: {}`: a masked autoencoder needs two features at least", config.data.schema);
+                let message = format!("`data.schema: {}`: a masked autoencoder needs at least two features", config.data.schema);
                 return Err(Error::Usage(message));
             }
             ObjectiveConfig::Mae(settings) => Self::Mae(Mae::new(&mut table.root(), &features, &targets, &mixer, *settings)),
@@ -37,7 +37,7 @@ impl Pretext {
         })
     }
 
-    /// What it is called in the artefact's metadata.
+    /// Its name in the artefact's metadata.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Mae(_) => "masked autoencoder",
@@ -45,7 +45,7 @@ impl Pretext {
         }
     }
 
-    /// The part that is kept.
+    /// The encoder, which later stages use.
     pub(crate) fn encoder(&self) -> &Encoder {
         match self {
             Self::Mae(mae) => mae.encoder(),
@@ -53,7 +53,7 @@ impl Pretext {
         }
     }
 
-    /// Numbers that training keeps of one flow for backward.
+    /// Number of values that forward keeps of one flow for backward.
     pub(crate) fn activations(&self) -> usize {
         match self {
             Self::Mae(mae) => mae.activations(),
@@ -70,7 +70,7 @@ impl Pretext {
     }
 }
 
-/// The token that stood for what was hidden from the encoder while `run` pretrained it, if one did.   [D]
+/// The learned token that replaced hidden features while `run` pretrained its encoder, if there was one.   [D]
 pub(crate) fn mask_token(run: &Run, pretrained: &Path) -> Result<Option<Vec<f32>>> {
     let config = run.config_of(Stage::Pretrain)?;
     let ObjectiveConfig::Mae(MaeConfig { encoder: MaeEncoder::MaskToken, .. }) = config.pretrain.objective else {

@@ -10,13 +10,13 @@ use sha2::{Digest as _, Sha256};
 use crate::disk::{self, folder_of};
 use crate::error::{Error, Result};
 
-/// The content of a file, in short.
+/// Hash and size of a file's content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Digest {
     /// Lower-case hexadecimal.
     pub sha256: String,
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
 }
 
@@ -32,23 +32,23 @@ pub fn digest(path: &Path) -> Result<Digest> {
     Ok(out.digest())
 }
 
-/// The content of a file of at most `max` bytes; nothing if it is larger, were it a link to something endless.
+/// The content of a file of at most `max` bytes; none if it is larger, such as an endless device.
 pub(crate) fn read_at_most(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= max).then_some(bytes))
 }
 
-/// Writes a whole file or nothing: a scratch file in the same folder, synced, then renamed over the target, whose permissions it
-/// takes. Scratch files that killed processes have left there are removed.
+/// Writes a whole file or nothing: fills a scratch file in the same folder, syncs it and renames it to the target. The permissions
+/// of the target stay. Scratch files that killed processes have left in the folder are removed.
 ///
 /// A target that is no plain file (a pipe, `/dev/stdout`) is written to as it is.
 pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
-    let _ = remove_scratch(folder_of(&resolved(path))); // what cannot be removed is in nobody's way
+    let _ = remove_scratch(folder_of(&resolved(path))); // one that cannot be removed does no harm
     write(path, fill)
 }
 
-/// As [`write_atomic`], into a run folder, which is tidied when it is locked.
+/// As [`write_atomic`], into a run folder. Its scratch files are removed when it is locked.
 pub(crate) fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
     write_like(path, path, fill)
 }
@@ -63,7 +63,7 @@ pub(crate) fn write_like(path: &Path, like: &Path, fill: impl FnOnce(&mut dyn Wr
     }
     let folder = folder_of(&target);
     let like = fs::metadata(like).ok().filter(Metadata::is_file);
-    // By kind alone: the scratch file's own name, which the error carries, says nothing to the reader.
+    // the kind alone: the full error would name the scratch file, which the user does not know
     let scratch = disk::scratch(folder, like.as_ref()).map_err(|error| cannot_write(error.kind().into()))?;
     let digest = write_through(scratch.as_file(), scratch.path(), fill).map_err(cannot_write)?;
     disk::sync(scratch.as_file(), scratch.path()).map_err(cannot_write)?;
@@ -72,18 +72,18 @@ pub(crate) fn write_like(path: &Path, like: &Path, fill: impl FnOnce(&mut dyn Wr
     Ok(digest)
 }
 
-/// Where a file is, through links, so that a rename replaces the file and not the link.
+/// The path with its links resolved, so that a rename replaces the file and not the link.
 pub(crate) fn resolved(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Appends one line in one write. A line that is cut short, by a full disk or a kill, is left out by whoever reads.
+/// Appends one line in one write. Readers leave out a line that a full disk or a kill has cut short.
 pub(crate) fn append_line(path: &Path, line: &str) -> Result<()> {
     debug_assert!(!line.contains('\n'), "one line at a time");
     disk::append(path, &format!("{line}\n")).map_err(Error::io(path, "append to"))
 }
 
-/// Removes a file that may not be there.
+/// Removes a file if it exists.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match disk::remove(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -92,7 +92,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes what killed processes have left half written in a folder.
+/// Removes the scratch files that killed processes have left in a folder.
 pub(crate) fn remove_scratch(folder: &Path) -> Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -100,7 +100,7 @@ pub(crate) fn remove_scratch(folder: &Path) -> Result<()> {
     };
     for entry in entries {
         let path = entry.map_err(Error::io(folder, "list"))?.path();
-        // held until it is removed, or its owner could take it for its own
+        // locked until it is removed, so that no other process takes it
         if let Some(_lock) = disk::abandoned(&path) {
             remove(&path)?;
         }
@@ -137,8 +137,8 @@ pub(crate) fn inside(folder: &Path, name: &str) -> Option<PathBuf> {
     (plain && name.components().next().is_some()).then(|| folder.join(name))
 }
 
-/// Whether a link on the way to `path` leads out of the folder, or to what is not there. What is not there yet will be where its
-/// folder is.
+/// Whether a link on the way to `path` leads out of the folder, or to nothing. A file that does not exist yet is judged by its
+/// folder.
 pub(crate) fn leads_out(folder: &Path, path: &Path) -> bool {
     let Ok(folder) = fs::canonicalize(folder) else { return false };
     let there = path.ancestors().find(|path| fs::symlink_metadata(path).is_ok());

@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 
 use seam::{call, most_of};
 
-/// Scratch files begin so.
+/// Prefix of the names of scratch files.
 pub const SCRATCH: &str = ".scratch-nids-mixer-";
 
 /// The folder that a file lies in.
@@ -19,7 +19,7 @@ pub fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Which file something is, whatever it is called. Off Unix all are the same.
+/// Identity of a file, whatever its name. Outside Unix all files have the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileId([u64; 2]);
 
@@ -32,8 +32,8 @@ impl FileId {
     }
 }
 
-/// A file of its own in `folder`, removed when it is dropped, and locked until then: one that nobody holds a lock on belongs to a
-/// process that was killed. With the permissions of `like`, which it is to replace, or those of a new file.
+/// A new scratch file in `folder`, locked until it is dropped and then removed: a scratch file without a lock belongs to a process
+/// that was killed. It has the permissions of `like`, which it will replace, or those of a new file.
 pub(crate) fn scratch(folder: &Path, like: Option<&Metadata>) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(SCRATCH);
@@ -43,9 +43,9 @@ pub(crate) fn scratch(folder: &Path, like: Option<&Metadata>) -> io::Result<Name
     }
     loop {
         let scratch = call(Call::Create, &[folder], || builder.tempfile_in(folder))?;
-        // some file systems have no locks: what a kill leaves there stays
+        // on a file system without locks, scratch files of killed processes stay
         let is_locked = !matches!(scratch.as_file().try_lock(), Err(TryLockError::WouldBlock));
-        // else another process took it for one that was left, in the moment before it was locked
+        // otherwise another process removed it before it was locked
         if is_locked && is_at(scratch.as_file(), scratch.path()) {
             if let Some(like) = like
                 && like.permissions() != scratch.as_file().metadata()?.permissions()
@@ -65,7 +65,7 @@ pub(crate) fn abandoned(path: &Path) -> Option<File> {
     is_at(&file, path).then_some(file)
 }
 
-/// Whether it is still there, under that name.
+/// Whether `path` still leads to this file.
 fn is_at(file: &File, path: &Path) -> bool {
     let found = fs::symlink_metadata(path).and_then(|found| Ok((found, file.metadata()?)));
     found.is_ok_and(|(found, file)| FileId::of(&found) == FileId::of(&file))
@@ -94,17 +94,17 @@ pub(crate) fn rename(scratch: NamedTempFile, target: &Path) -> io::Result<()> {
     call(Call::Rename, &[&from, target], || scratch.persist(target).map(drop).map_err(|error| error.error))
 }
 
-/// Renames a file, over what is there, or a folder to a name that is free.
+/// Renames a file, replacing the one of that name, or a folder to a name that is free.
 pub(crate) fn move_to(from: &Path, to: &Path) -> io::Result<()> {
     call(Call::Rename, &[from, to], || fs::rename(from, to))
 }
 
-/// A rename or a removal is only on disk once its folder is.
+/// Syncs a folder. Before that, a rename or a removal in it is not on the disk.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     call(Call::SyncFolder, &[folder], || if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) })
 }
 
-/// Makes a folder, and those around it that are missing; all are on disk when this returns.
+/// Makes a folder and its missing parents. All are on the disk when this returns.
 pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = folder.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
     call(Call::MakeFolder, &missing, || fs::create_dir_all(folder))?;
@@ -117,7 +117,7 @@ pub(crate) fn append(path: &Path, line: &str) -> io::Result<()> {
     Out(&file, path).write_all(line.as_bytes())
 }
 
-/// Puts what was appended on the disk.
+/// Syncs a file that was appended to.
 pub(crate) fn sync_appended(path: &Path) -> io::Result<()> {
     let file = call(Call::Open, &[path], || OpenOptions::new().append(true).open(path))?;
     sync(&file, path)
@@ -127,33 +127,33 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     call(Call::Remove, &[path], || fs::remove_file(path))
 }
 
-/// Removes a folder and those in it, as far as they are empty.
+/// Removes a folder and the folders in it, as far as they are empty.
 pub(crate) fn remove_empty(folder: &Path) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|of| of.is_dir())).for_each(|entry| remove_empty(&entry.path()));
     let _ = fs::remove_dir(folder);
 }
 
-/// What can fail.
+/// A call that changes the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// In this folder.
+    /// Creates a scratch file in this folder.
     Create,
-    /// Of this file.
+    /// Sets the permissions of this file.
     SetPermissions,
-    /// To append.
+    /// Opens this file to append to it.
     Open,
-    /// To this file.
+    /// Writes to this file.
     Write,
-    /// Of this file.
+    /// Syncs this file.
     Sync,
-    /// From here to there.
+    /// Renames the first path to the second.
     Rename,
-    /// Of this folder.
+    /// Syncs this folder.
     SyncFolder,
-    /// These folders, the innermost first.
+    /// Makes these folders, the innermost first.
     MakeFolder,
-    /// Of this file.
+    /// Removes this file.
     Remove,
 }
 
@@ -173,8 +173,8 @@ mod seam {
     }
 }
 
-/// Faults on demand, and a record of the calls that were made. They are the process's, as training writes from a worker of its
-/// pool: a test that asks for them runs in a process of its own, as nextest sees to, or holds [`seam::alone`].
+/// Faults on demand, and a record of the calls. Both belong to the whole process, because training writes from a worker thread: a
+/// test that uses them runs in a process of its own, as under nextest, or holds [`seam::alone`].
 #[cfg(any(test, feature = "faults"))]
 pub mod seam {
     use std::path::PathBuf;
@@ -185,29 +185,29 @@ pub mod seam {
     /// What happens to a call.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Fault {
-        /// It fails, and so does every one after it: a full disk, a dying one.
+        /// The call and all later ones fail: a full disk, a broken one.
         Fails(io::ErrorKind),
-        /// It fails once.
+        /// The call fails, later ones do not.
         FailsOnce(io::ErrorKind),
-        /// A write takes half of what it is given; other calls are done.
+        /// A write takes half of its bytes; other calls succeed.
         Short,
     }
 
     /// A call that was made.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct Made {
-        /// What was called.
+        /// The call.
         pub call: Call,
-        /// On what.
+        /// The paths that it was made on.
         pub paths: Vec<PathBuf>,
-        /// What a renamed file holds.
+        /// The content of a renamed file.
         pub content: Vec<u8>,
     }
 
     struct State {
         calls: u64,
         fault: Option<(u64, Fault)>,
-        /// None while nobody wants a record.
+        /// None unless a record was asked for.
         made: Option<Vec<Made>>,
     }
 
@@ -218,17 +218,17 @@ pub mod seam {
         STATE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps other tests of this process from asking for faults or a record.
+    /// Keeps other tests of this process from using faults or a record.
     pub fn alone() -> MutexGuard<'static, ()> {
         ALONE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts calls from 0 again, the one numbered `at` going wrong.
+    /// Counts calls from 0 again, and lets the one with the given number go wrong.
     pub fn set(fault: Option<(u64, Fault)>) {
         *state() = State { calls: 0, fault, made: None };
     }
 
-    /// Calls since then.
+    /// Number of calls since [`set`].
     pub fn calls() -> u64 {
         state().calls
     }
@@ -240,7 +240,7 @@ pub mod seam {
         state().made.take().unwrap_or_default()
     }
 
-    /// Counts a call; whether it is to be made in part only.
+    /// Counts a call. Returns whether only a part of it is to be done.
     fn count() -> io::Result<bool> {
         let mut state = state();
         let number = state.calls;

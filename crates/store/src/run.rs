@@ -49,7 +49,7 @@ const OWN_FILES: [&str; 10] = [
 ];
 const OWN_FOLDERS: [&str; 2] = ["latents", "checkpoints"];
 
-/// What a stage read, wrote and was told.
+/// What a stage read and wrote, and its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
@@ -58,30 +58,30 @@ struct Manifest {
     tool: String,
     stage: Stage,
     seed: u64,
-    /// Which kernels did the sums.
+    /// The kernels that it ran on.
     kernels: String,
     /// [`Config::stage_hash`].
     config_hash: String,
-    /// Every setting, threads left at 0.
+    /// Every setting; `engine.threads` is 0.
     config: Json,
-    /// Files from outside, by what they were used as: `data.train`.
+    /// Data files, by the setting that names them: `data.train`.
     data: BTreeMap<String, Digest>,
-    /// Artefacts of earlier stages.
+    /// Artefacts of earlier stages that it read.
     inputs: BTreeMap<Stage, BTreeMap<String, Digest>>,
     outputs: BTreeMap<String, Digest>,
 }
 
-/// What a stage does about a run of it that was stopped.
+/// What a stage does if an earlier run of it was stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Resume {
-    /// Goes on from its last checkpoint; refuses where settings, data or kernels have changed since.
+    /// The stage goes on from its last checkpoint, and refuses if settings, data or kernels have changed since.
     #[default]
     Unchanged,
-    /// Goes on whatever has changed, as long as the network is the same.
+    /// The stage goes on even if these have changed, as long as the network is the same.
     Changed,
-    /// Goes on where nothing has changed, and else starts anew.
+    /// The stage goes on if nothing has changed, and otherwise starts anew.
     UnchangedOrFresh,
-    /// Starts anew.
+    /// The stage starts anew.
     Fresh,
 }
 
@@ -93,30 +93,30 @@ pub struct Run {
 }
 
 impl Run {
-    /// Opens the folder, making it where it is not there yet.
+    /// Opens the folder, and makes it if it does not exist.
     pub fn create(folder: &Path) -> Result<Self> {
         disk::make_folder(folder).map_err(Error::io(folder, "make the run folder"))?;
         Ok(Self { folder: folder.to_owned(), resume: Resume::default() })
     }
 
-    /// The same folder, with another way to treat what was stopped there.
+    /// The same folder, with another [`Resume`].
     #[must_use]
     pub fn with_resume(self, resume: Resume) -> Self {
         Self { resume, ..self }
     }
 
-    /// What it does about a stage that was stopped there.
+    /// What a stage does if an earlier run of it was stopped here.
     pub fn resume(&self) -> Resume {
         self.resume
     }
 
-    /// Opens a folder that a stage has filled.
+    /// Opens a run folder, which must exist.
     pub fn open(folder: &Path) -> Result<Self> {
         let run = Self { folder: folder.to_owned(), resume: Resume::default() };
         if folder.is_dir() { Ok(run) } else { Err(Error::artefact(folder, "no such run folder", run.remedy(Stage::Pretrain))) }
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -138,12 +138,12 @@ impl Run {
         self.manifest_path(stage).is_file()
     }
 
-    /// Whether any stage has.
+    /// Whether any stage has left a manifest.
     pub(crate) fn has_finished_any(&self) -> bool {
         Stage::ALL.into_iter().any(|stage| self.has_finished(stage))
     }
 
-    /// The files from outside that its stages have read: by key, where they were, and what they held.
+    /// The data files that the stages have read: the setting that names each, its path, its content.
     pub(crate) fn data(&self) -> Vec<(String, PathBuf, Digest)> {
         let manifests = Stage::ALL.into_iter().filter_map(|stage| self.manifest(stage).ok());
         let manifest_files = |manifest: Manifest| {
@@ -157,7 +157,7 @@ impl Run {
         manifests.flat_map(manifest_files).collect()
     }
 
-    /// What only stages write here, by its name in the folder: whatever lies at `place`, or is one with a file that they have made.
+    /// The name in this folder of a file that only stages write here: one that lies at `place`, or one for which `is` holds.
     pub(crate) fn owned(&self, place: Option<&Path>, is: impl Fn(&Path) -> bool) -> Option<String> {
         let manifests = Stage::ALL.map(manifest_name);
         let passing = Stage::ALL.into_iter().flat_map(|stage| [staged(stage), finished(stage)]);
@@ -183,12 +183,12 @@ impl Run {
         self.recorded_config(&self.manifest(stage)?)
     }
 
-    /// An artefact of `stage`, if it is there, unchanged, and made from what is still there.
+    /// The path of an artefact of `stage`. It is refused if it is missing or changed, or if what it was made from has changed.
     pub fn require(&self, stage: Stage, name: &str) -> Result<PathBuf> {
         self.check(stage, name).map(|(path, ..)| path)
     }
 
-    /// The lines of `metrics.jsonl` that `stage` wrote. Those that were cut short are left out.
+    /// The lines of `metrics.jsonl` that `stage` wrote. Lines that were cut short are left out.
     pub fn metrics(&self, stage: Stage) -> Result<Vec<Line>> {
         let path = self.find(stage, LogFile::Metrics.name());
         let text = fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
@@ -203,8 +203,7 @@ impl Run {
         Ok(path)
     }
 
-    /// Whether `stage` has left what it would make now: of these settings and of data files with the content that they had,
-    /// whatever they are called.
+    /// Whether `stage` has finished here with these settings and with data files of the same content. Their names may differ.
     pub fn is_up_to_date(&self, stage: Stage, config: &Config) -> bool {
         let Ok(manifest) = self.manifest(stage) else { return false };
         let Ok(made) = self.recorded_config(&manifest).map(|made| made.stage_keys(stage)) else { return false };
@@ -217,8 +216,8 @@ impl Run {
         has_settings && manifest.data.iter().all(is_same) && manifest.outputs.keys().all(|name| self.require(stage, name).is_ok())
     }
 
-    /// Takes over what `stage` left in another run folder, if it reads from no other stage and would make the same now; whether it
-    /// would.
+    /// Copies what `stage` left in another run folder if it is up to date there and was made from no other stage's artefacts.
+    /// Returns whether it is there now.
     pub fn adopt(&self, stage: Stage, from: &Self, config: &Config) -> Result<bool> {
         let Ok(manifest) = from.manifest(stage) else { return Ok(false) };
         if !manifest.inputs.is_empty() || !from.is_up_to_date(stage, config) {
@@ -238,7 +237,7 @@ impl Run {
         Ok(true)
     }
 
-    /// Keeps other processes from writing here until it is dropped; `what` is the command that asks.
+    /// Locks the folder: until the lock is dropped, no other process writes here. `what` names the command that takes it.
     pub fn lock(&self, what: &str, progress: &mut dyn Progress) -> Result<Lock> {
         for name in [".lock", "checkpoints"] {
             self.path(name)?;
@@ -268,7 +267,7 @@ impl Run {
         Ok(StageRun { lock: Some(lock), ..self.look(stage, config) })
     }
 
-    /// Refuses a folder whose `config.yaml` is somebody else's: a stage writes its own under that name.
+    /// Refuses a folder that is not a run folder and has a `config.yaml`, because a stage would overwrite that file.
     fn check_config_file(&self) -> Result<()> {
         let path = self.folder.join("config.yaml");
         let is_of_a_run = [".lock", LogFile::Metrics.name()].iter().any(|name| self.folder.join(name).exists());
@@ -277,12 +276,12 @@ impl Run {
         }
         let path = path.display();
         Err(Error::Usage(format!(
-            "{path} is there, in a folder that is no run's: a stage would write over it: name another folder in `--run`, or give \
-             the file another name and name it in `--config`"
+            "{path}: the folder is not a run folder, and a stage would overwrite this file: name another folder in `--run`, or \
+             rename the file and name it in `--config`"
         )))
     }
 
-    /// A stage that reads what others have left, and writes nothing.
+    /// A stage that reads what other stages have left and writes nothing.
     pub fn look<'a>(&'a self, stage: Stage, config: &'a Config) -> StageRun<'a> {
         StageRun {
             run: self,
@@ -325,7 +324,7 @@ impl Run {
         Ok((path, listed, manifest))
     }
 
-    /// What the stage was made from must be what the stages before it have now.
+    /// Checks that a stage was made from what the stages before it have now.
     fn check_inputs(&self, manifest: &Manifest, path: &Path) -> Result<()> {
         for (&upstream, inputs) in &manifest.inputs {
             if upstream >= manifest.stage {
@@ -349,7 +348,7 @@ impl Run {
         let refuse = |what: String| Error::artefact(&path, what, self.remedy(stage));
         let bytes = match artefacts::read_at_most(&path, MAX_BYTES) {
             Ok(Some(bytes)) => bytes,
-            Ok(None) => return Err(refuse("larger than 256 KiB, hence no manifest".to_owned())),
+            Ok(None) => return Err(refuse("larger than 256 KiB, the limit for a manifest".to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::artefact(&self.folder, format!("`{stage}` has not finished here"), self.remedy(stage)));
             }
@@ -364,7 +363,7 @@ impl Run {
         Ok(manifest)
     }
 
-    /// The settings that a manifest records, which must be those of its hash.
+    /// The settings that a manifest records. They must have the hash that it records.
     fn recorded_config(&self, manifest: &Manifest) -> Result<Config> {
         let path = self.manifest_path(manifest.stage);
         let refuse = |what: String| Error::artefact(&path, what, self.remedy(manifest.stage));
@@ -377,7 +376,7 @@ impl Run {
             return Err(refuse(format!("foreign manifest: `engine.threads` is {threads}, expected 0")));
         }
         if config.stage_hash(manifest.stage) != manifest.config_hash {
-            let what = format!("its `config` is not that of its `config_hash`: edited, or made by another version ({tool})");
+            let what = format!("`config` does not match `config_hash`: edited, or made by another version ({tool})");
             return Err(refuse(what));
         }
         Ok(config)
@@ -391,7 +390,7 @@ impl Run {
         let refuse =
             || Error::artefact(&self.folder, format!("`{name}` lies outside the run folder"), "use a plain relative name");
         let path = artefacts::inside(&self.folder, name).ok_or_else(refuse)?;
-        // whoever made the folder chose where its links lead, and a stage writes through them
+        // a stage writes through links, and the folder may come from an attacker
         if artefacts::leads_out(&self.folder, &path) {
             return Err(Error::artefact(path, "a link that leads out of the run folder", "remove it, or link the whole folder"));
         }
@@ -409,17 +408,17 @@ pub struct StageRun<'a> {
     run: &'a Run,
     stage: Stage,
     config: &'a Config,
-    /// None where nothing is written.
+    /// None if the stage only reads.
     lock: Option<Lock>,
-    /// Whether something has been written, hence what was left uncommitted before is void.
+    /// Whether this run has written anything. What an earlier run left uncommitted is gone then.
     started: bool,
-    /// Whether it has finished here before, so that there is something to replace.
+    /// Whether the stage has finished here before, so that this run replaces what it left.
     again: bool,
     data: BTreeMap<String, Digest>,
     inputs: BTreeMap<Stage, BTreeMap<String, Digest>>,
     upstream: BTreeMap<Stage, Manifest>,
     outputs: BTreeMap<String, Digest>,
-    /// What this stage has written to each of [`LogFile::ALL`].
+    /// The lines that this stage has written to each of [`LogFile::ALL`].
     logs: [Lines; 2],
     checkpoints: Option<Store>,
 }
@@ -447,7 +446,8 @@ impl Lines {
 }
 
 impl StageRun<'_> {
-    /// An artefact of an earlier stage, made with the settings of this config; listed as an input.
+    /// The path of an artefact of an earlier stage, which must have been made with the settings of this config. The manifest will
+    /// list it as an input.
     pub fn require(&mut self, producer: Stage, name: &str) -> Result<PathBuf> {
         let (path, digest, manifest) = self.run.check(producer, name)?;
         let made_with = self.run.recorded_config(&manifest)?;
@@ -467,8 +467,8 @@ impl StageRun<'_> {
         Ok(path)
     }
 
-    /// Requires that pretraining, where this stage reads from it, ran on kernels that give the same bits as `kernels`, which this one
-    /// runs on: else no machine has both, and nobody can make the run again.
+    /// Refuses to go on if `pretrain`, from which this stage reads, ran on kernels that round differently from `kernels`, on which
+    /// this stage runs: no single machine could then repeat the run.
     pub fn check_kernels(&self, kernels: &str, progress: &mut dyn Progress) -> Result<()> {
         let Some(Manifest { kernels: before, .. }) = self.upstream.get(&Stage::Pretrain) else { return Ok(()) };
         let stage = self.stage;
@@ -487,7 +487,7 @@ impl StageRun<'_> {
         Err(Error::artefact(&self.run.folder, what, remedy))
     }
 
-    /// Lists a file from outside the folder as an input; `role` is the key that named it, as `data.train`.
+    /// Lists a data file as an input. `role` is the setting that names it: `data.train`.
     pub fn input(&mut self, role: &str, path: &Path) -> Result<()> {
         let digest = artefacts::digest(path).map_err(|error| match error {
             Error::Io { source, .. } => Error::reading_data(path, source),
@@ -536,8 +536,8 @@ impl StageRun<'_> {
         Ok(())
     }
 
-    /// Looks for a run of this stage that was stopped, and goes back to where its last checkpoint was taken. Every file that the
-    /// stage reads must have been named by now.
+    /// Looks for a run of this stage that was stopped, and goes back to its last checkpoint. All inputs must have been named
+    /// before.
     pub fn resume(&mut self, arithmetic: Arithmetic, progress: &mut dyn Progress) -> Result<Option<Checkpoint>> {
         let Arithmetic { kernels, shard, groups } = arithmetic;
         let circumstances = Circumstances {
@@ -581,7 +581,7 @@ impl StageRun<'_> {
         Ok(Some(found))
     }
 
-    /// Keeps what is needed to go on from here. `is_periodic` where the step had come, and the run was not stopped.
+    /// Saves what is needed to go on from here. `is_periodic` if it is the step for a checkpoint, not if the run was stopped.
     ///
     /// # Panics
     /// If [`StageRun::resume`] has not been called.
@@ -599,7 +599,7 @@ impl StageRun<'_> {
         store.commit(at, is_periodic, state, logs, tensors)
     }
 
-    /// Steps between checkpoints.
+    /// Number of steps between checkpoints.
     pub fn checkpoint_every(&self) -> u64 {
         self.config.checkpoint.every
     }
@@ -611,8 +611,8 @@ impl StageRun<'_> {
         for (file, mark) in LogFile::ALL.into_iter().zip(&to.logs) {
             kept.push(self.keep_lines(file, mark.lines)?);
             if self.logs[file as usize].mark() != *mark {
-                let what = format!("lacks lines that `{}` had written, or has others", self.stage);
-                return Err(Error::artefact(self.log_path(file), what, format!("put it back as it was; {AFRESH}")));
+                let what = format!("lines that `{}` wrote are missing or changed", self.stage);
+                return Err(Error::artefact(self.log_path(file), what, format!("restore the file; {AFRESH}")));
             }
         }
         let kept_files: &[&str] = if self.again { &LogFile::ALL.map(LogFile::name) } else { &[] };
@@ -624,7 +624,7 @@ impl StageRun<'_> {
         Ok(())
     }
 
-    /// The lines of other stages and the first `n` of this one, which are those written so far; nothing where there is no file.
+    /// The lines of other stages and the first `n` of this one, which then count as written; nothing if there is no file.
     fn keep_lines(&mut self, file: LogFile, n: u64) -> Result<String> {
         let lines = read_lines(&self.log_path(file))?;
         let written = &mut self.logs[file as usize];
@@ -642,7 +642,7 @@ impl StageRun<'_> {
         Ok(kept)
     }
 
-    /// The lines of other stages as they are in place, then those of this one.
+    /// The lines of other stages from the log in place, then those of this one.
     fn merged_log(&self, file: LogFile) -> Result<String> {
         let others = read_lines(&self.run.folder.join(file.name()))?;
         let own = read_lines(&self.log_path(file))?;
@@ -660,7 +660,7 @@ impl StageRun<'_> {
         }
     }
 
-    /// Puts the lines written so far on the disk: what is committed next counts them.
+    /// Syncs the lines written so far, because the next checkpoint or commit counts them.
     fn sync_logs(&self) -> Result<()> {
         for file in LogFile::ALL {
             let path = self.log_path(file);
@@ -674,8 +674,8 @@ impl StageRun<'_> {
         if self.again { self.run.staged(self.stage, name) } else { self.run.folder.join(name) }
     }
 
-    /// Makes what was written real, all at once, with `config.yaml`, without the number of threads, and the manifest. `kernels`
-    /// says who did the sums.
+    /// Commits everything that the stage wrote, together with `config.yaml` and the manifest. `kernels` names the kernels that it
+    /// ran on.
     pub fn finish(mut self, kernels: &str) -> Result<()> {
         self.start()?;
         if self.again {
@@ -707,12 +707,12 @@ impl StageRun<'_> {
         self.run.commit(self.stage)
     }
 
-    /// Before every write: the folder must be the one that was locked.
+    /// Called before every write: the folder must be the one that was locked.
     fn check_folder(&self) -> Result<()> {
-        self.lock.as_ref().expect("who only looks does not write").check()
+        self.lock.as_ref().expect("a stage that only reads does not write").check()
     }
 
-    /// Before every write. With the first one what a run of the stage that was stopped has left no longer counts.
+    /// Called before every write. The first one removes what a stopped run of the stage has left.
     fn start(&mut self) -> Result<()> {
         self.check_folder()?;
         if self.started {
@@ -723,7 +723,7 @@ impl StageRun<'_> {
         }
         checkpoint::forget(&self.run.folder, self.stage)?;
         self.run.clear_staged(self.stage, &[])?;
-        // made here where there is none: lines that are appended to a file that is on the disk need no more than a sync of it
+        // makes the files, so that lines appended later need only a sync of the file
         for file in LogFile::ALL {
             let kept = self.keep_lines(file, 0)?;
             self.write_log(file, &kept)?;
@@ -732,7 +732,7 @@ impl StageRun<'_> {
         Ok(())
     }
 
-    /// A data file must have been the same for the stages before.
+    /// Checks that the stages before this one read the same data files.
     fn check_data(&self) -> Result<()> {
         for (role, digest) in &self.data {
             for (&producer, manifest) in &self.upstream {
@@ -746,7 +746,7 @@ impl StageRun<'_> {
     }
 }
 
-/// The complete lines of a log, each with its stage; none where there is no file.
+/// The complete lines of a log, each with its stage; none if there is no file.
 fn read_lines(path: &Path) -> Result<Vec<(String, String)>> {
     let text = match fs::read(path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -756,7 +756,7 @@ fn read_lines(path: &Path) -> Result<Vec<(String, String)>> {
     Ok(text.lines().filter_map(|line| Some((stage_of(line)?, line.to_owned()))).collect())
 }
 
-/// Whose line it is; nobody's if it was cut short.
+/// The stage that wrote a line; none if the line was cut short.
 fn stage_of(line: &str) -> Option<String> {
     serde_json::from_str::<Json>(line).ok()?.get("stage")?.as_str().map(ToOwned::to_owned)
 }

@@ -403,10 +403,10 @@ fn a_manifest_whose_config_was_edited_is_refused() {
     }
     run.require(Stage::Finetune, "model/model").unwrap();
     insta::assert_snapshot!(all.join("\n"), @r"
-    RUN/manifest-finetune.json: its `config` is not that of its `config_hash`: edited, or made by another version (nids-mixer 0.1.0): run `nids-mixer finetune --config FILE --run RUN` first
+    RUN/manifest-finetune.json: `config` does not match `config_hash`: edited, or made by another version (nids-mixer 0.1.0): run `nids-mixer finetune --config FILE --run RUN` first
     RUN/manifest-finetune.json: foreign manifest: `engine.threads` is 1024, expected 0: run `nids-mixer finetune --config FILE --run RUN` first
-    RUN/manifest-finetune.json: its `config` is not that of its `config_hash`: edited, or made by another version (nids-mixer 0.1.0): run `nids-mixer finetune --config FILE --run RUN` first
-    RUN/manifest-pretrain.json: its `config` is not that of its `config_hash`: edited, or made by another version (nids-mixer 0.1.0): run `nids-mixer pretrain --config FILE --run RUN` first
+    RUN/manifest-finetune.json: `config` does not match `config_hash`: edited, or made by another version (nids-mixer 0.1.0): run `nids-mixer finetune --config FILE --run RUN` first
+    RUN/manifest-pretrain.json: `config` does not match `config_hash`: edited, or made by another version (nids-mixer 0.1.0): run `nids-mixer pretrain --config FILE --run RUN` first
     ");
 }
 

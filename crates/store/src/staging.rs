@@ -1,8 +1,9 @@
-//! Where a stage's files lie until they replace those of its last run, so that a reader finds the last run whole or the new one.
+//! Where a stage's files lie until they replace those of its last run. A reader finds all files of the last run, or all of the new
+//! one.
 //!
 //! A stage writes into `staged-<stage>/`, where no reader looks. It ends with one call, the commit: that folder is renamed to
 //! `finished-<stage>/`. From then on a file there counts, and the one of the same name in the run folder does not. They are moved
-//! into their places at once, the manifest last. If a kill leaves some behind, whoever locks the run folder next moves the rest.
+//! into their places at once, the manifest last. After a kill, the next process that locks the run folder moves the rest.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -29,8 +30,8 @@ pub(crate) fn manifest_name(stage: Stage) -> String {
 }
 
 impl Run {
-    /// What `read` gives, which opens several files of this folder: all of them from before a stage's commit or all from after.
-    /// `read` is called again if a stage has finished meanwhile.
+    /// Calls `read`, which opens several files of this folder, and returns its result. All files are from before a stage's commit
+    /// or all are from after it: `read` is called again if a stage has finished meanwhile.
     pub fn steadily<T>(&self, mut read: impl FnMut() -> Result<T>) -> Result<T> {
         loop {
             let before = self.standing();
@@ -50,7 +51,7 @@ impl Run {
         })
     }
 
-    /// Where the file is that counts.
+    /// The path of the file of this name that counts.
     pub(crate) fn find(&self, stage: Stage, name: &str) -> PathBuf {
         let committed = self.folder().join(finished(stage)).join(name);
         if committed.is_file() { committed } else { self.folder().join(name) }
@@ -81,14 +82,14 @@ impl Run {
         names.iter().filter(|name| !kept.contains(&name.as_str())).try_for_each(|name| artefacts::remove(&folder.join(name)))
     }
 
-    /// Makes what was written count, all at once, and moves it into place.
+    /// Commits what was written, all at once, and moves it into place.
     pub(crate) fn commit(&self, stage: Stage) -> Result<()> {
         let [from, to] = [staged(stage), finished(stage)].map(|name| self.folder().join(name));
         disk::move_to(&from, &to).and_then(|()| disk::sync_folder(self.folder())).map_err(Error::io(&to, "write"))?;
         self.settle(stage)
     }
 
-    /// Moves into place what was committed, forgets the checkpoints that led there.
+    /// Moves into place what was committed, and removes the checkpoints that led there.
     pub(crate) fn settle(&self, stage: Stage) -> Result<()> {
         let (folder, manifest) = (self.path(&finished(stage))?, manifest_name(stage));
         if !folder.is_dir() {
@@ -109,7 +110,7 @@ impl Run {
                 disk::sync_folder(folder).map_err(Error::io(folder, "write"))?;
             }
         }
-        disk::remove_empty(&folder); // one that stays says nothing
+        disk::remove_empty(&folder); // an empty folder that stays means nothing
         Ok(())
     }
 }

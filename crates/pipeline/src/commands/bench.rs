@@ -34,13 +34,13 @@ pub enum Case {
     Latency,
 }
 
-/// A network and a batch that others can be measured on, too.
+/// A network and a batch size on which other implementations can be measured, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     name: &'static str,
     batch: usize,
     n_tokens: usize,
-    /// Numbers a token is made of.
+    /// Input values of a token.
     patch: usize,
     dim: usize,
     token_hidden: usize,
@@ -62,7 +62,7 @@ impl Case {
         SHAPES.iter().map(Self::Shape).chain([Self::Mae, Self::Predict, Self::Latency])
     }
 
-    /// As it is called on the command line.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Shape(shape) => shape.name,
@@ -76,107 +76,107 @@ impl Case {
 /// How to measure.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
-    /// What, in this order.
+    /// The cases to measure, in this order.
     pub cases: Vec<Case>,
     /// Dropout of the fixed shapes, and stochastic depth at their last block.
     pub dropout: f64,
-    /// Timed steps or passes of each; the median counts.
+    /// Number of timed steps or passes of each case; the median is reported.
     pub repeats: usize,
 }
 
-/// One figure or a few.
+/// The result of a case.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Measurement {
     /// Whole training steps: forward, backward, clipping, AdamW.
     Train(TrainFigures),
-    /// Verdicts.
+    /// Verdicts on many flows.
     Predict(PredictFigures),
     /// One flow at a time, from its columns to its probability.
     Latency(LatencyFigures),
 }
 
-/// Of training steps.
+/// Figures of training steps.
 #[derive(Clone, Debug, Serialize)]
 pub struct TrainFigures {
-    /// Of the case.
+    /// Name of the case.
     pub name: &'static str,
-    /// B
+    /// Rows of a step, B.
     pub batch: usize,
-    /// N
+    /// Tokens, N.
     pub n_tokens: usize,
-    /// D
+    /// Embedding width, D.
     pub dim: usize,
     /// Hidden units of token mixing.
     pub token_hidden: usize,
     /// Hidden units of channel mixing.
     pub channel_hidden: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub depth: usize,
-    /// In both MLPs.
+    /// Dropout in both MLPs.
     pub dropout: f64,
     /// Stochastic depth at the last block.
     pub drop_path: f64,
     /// Rows that go through the network at once.
     pub shard: usize,
-    /// Median.
+    /// Seconds of a step: the median.
     pub step_s: f64,
-    /// Each step's.
+    /// Seconds of each step.
     pub step_s_all: Vec<f64>,
-    /// At the median.
+    /// Rows per second, from the median.
     pub rows_per_s: f64,
-    /// Of matrix products alone, stochastic depth not taken off.
+    /// GFLOP of the matrix products of a step. What stochastic depth skips is not subtracted.
     pub gflop_per_step: f64,
-    /// Against what the workers can at most do, measured between the steps; median of the ratios.
+    /// Rate of the matrix products as a share of the highest rate of the workers, which is measured between the steps: the median.
     pub share_of_peak: f64,
-    /// Activations, gradients, moments and parameters.
+    /// Memory of activations, gradients, moments and parameters.
     pub memory_mib: f64,
 }
 
-/// Of verdicts on many flows.
+/// Figures of verdicts on many flows.
 #[derive(Clone, Debug, Serialize)]
 pub struct PredictFigures {
-    /// Of the case.
+    /// Name of the case.
     pub name: &'static str,
-    /// Flows a pass.
+    /// Number of flows of a pass.
     pub rows: usize,
-    /// Tokenised flows to probabilities: the network alone.
+    /// Rows per second from tokenised flows to probabilities: the network alone.
     pub rows_per_s: f64,
-    /// A CSV file to probabilities.
+    /// Rows per second from a CSV file to probabilities.
     pub csv_rows_per_s: f64,
-    /// What reading and tokenising cost on top of the network: 0.1 is a tenth.
+    /// Extra time of reading and tokenising as a share of the time of the network.
     pub csv_overhead: f64,
-    /// Of matrix products.
+    /// MFLOP of the matrix products of a row.
     pub mflop_per_row: f64,
-    /// The network's matrix products against what the workers can at most do.
+    /// Rate of the matrix products as a share of the highest rate of the workers.
     pub share_of_peak: f64,
 }
 
-/// Of verdicts on one flow.
+/// Figures of verdicts on one flow.
 #[derive(Clone, Debug, Serialize)]
 pub struct LatencyFigures {
-    /// Of the case.
+    /// Name of the case.
     pub name: &'static str,
-    /// Flows, one after the other.
+    /// Number of flows, one after the other.
     pub flows: usize,
-    /// Median, microseconds.
+    /// The median in microseconds.
     pub p50_us: f64,
-    /// One in a hundred takes longer, microseconds.
+    /// The 99th percentile in microseconds.
     pub p99_us: f64,
 }
 
-/// Everything measured, and what with.
+/// All results, and what they were measured with.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchReport {
-    /// Name and version.
+    /// Name and version of the program.
     pub tool: String,
     /// GEMM backend and instruction set.
     pub kernels: String,
-    /// Workers.
+    /// Number of workers.
     pub threads: usize,
-    /// Fused multiply-adds of f32 that the workers can at most do together: median over the run.
+    /// Highest rate of f32 multiply-adds of all workers together: the median over the run.
     pub peak_gflops: f64,
-    /// One a case.
+    /// One result for each case.
     pub results: Vec<Measurement>,
 }
 
@@ -290,7 +290,10 @@ fn measure_steps(
             let peak = engine.peak_flops();
             let (seconds, taken) = timed(|| trainer.step(engine, step as u64, &samples, 1.0, &mut params, &mut |_, _| ()));
             if let Outcome::Nonfinite(_) = taken {
-                return Err(Error::Numerics(format!("step {}: not finite: a bug of this program", step + 1)));
+                return Err(Error::Numerics(format!(
+                    "step {}: non-finite values (NaN, Inf): this is a bug of the program",
+                    step + 1
+                )));
             }
             if step >= WARM_UP {
                 steps.push(seconds);
@@ -355,7 +358,7 @@ fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) ->
     )
 }
 
-/// A classifier of the config, untrained: what it computes is of no interest here.
+/// An untrained classifier of the config, because only its speed matters here.
 fn untrained(config: &Config) -> Result<(nids_flows::Flows, Detector)> {
     let (flows, tokeniser) = flows(config)?;
     let classes = wants_classes(config).then(|| Classes::fit(&flows, &all_rows(FLOWS))).transpose()?;

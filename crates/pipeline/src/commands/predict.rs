@@ -1,4 +1,4 @@
-//! What a trained classifier is for: verdicts on rows, and how good they are where labels are known.
+//! Verdicts of a trained classifier on rows, and their metrics where labels are known.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -12,18 +12,18 @@ use nids_store::progress::Progress;
 use nids_store::run::Run;
 use nids_store::{Error, Result};
 
-/// What `predict` saw beside the verdicts.
+/// What `predict` counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PredictSummary {
-    /// Rows read, hence lines written.
+    /// Number of rows read and of lines written.
     pub rows: u64,
-    /// Rows called an attack.
+    /// Number of rows with the verdict `attack`.
     pub attacks: u64,
-    /// Values never seen in training, by column.
+    /// Number of values never seen in training, by column.
     pub unknown_categories: BTreeMap<String, u64>,
 }
 
-/// Compares verdicts with the labels of `data`, and with its categories where the classifier tells them apart.
+/// Compares verdicts with the labels of `data`, and with its categories if the classifier tells them apart.
 pub fn evaluate(run: &Run, data: &Path, progress: &mut dyn Progress) -> Result<Metrics> {
     let detector = Detector::open(run)?;
     let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold());
@@ -35,8 +35,8 @@ pub fn evaluate(run: &Run, data: &Path, progress: &mut dyn Progress) -> Result<M
     scores.metrics(&data.display().to_string(), progress)
 }
 
-/// Writes one line per row of `data`, in order: `id,probability,verdict`, the verdict being `attack` or `normal`, and, where the
-/// classifier tells categories apart, `,category`.
+/// Writes one line per row of `data`, in order: `id,probability,verdict`, and `,category` if the classifier tells categories apart.
+/// The verdict is `attack` or `normal`.
 pub fn predict(run: &Run, data: &Path, out: &mut dyn Write, progress: &mut dyn Progress) -> Result<PredictSummary> {
     let detector = Detector::open(run)?;
     let width = detector.outputs().width();

@@ -21,31 +21,31 @@ use nids_train::stream;
 
 /// Flows that are encoded at once.
 const BATCH: usize = 4096;
-/// Candidates for each row to be picked, those of which the model is least sure: the β of Zhdanov 2019.
+/// Candidates for each chosen row: the β of Zhdanov 2019.
 const CANDIDATES: usize = 10;
 
-/// Generated flows of a run that it makes again: the run folder may be of someone who means harm.
+/// The most flows that `query` generates again for a run, because the run folder may come from an attacker.
 const MAX_GENERATED: usize = 50_000;
 
 /// How rows are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueryStrategy {
-    /// Those that stand for all others, whatever they are: medoids of k-means over the latents of the pretrained encoder.
+    /// Rows that stand for all others: medoids of k-means over the latents of the pretrained encoder.
     Medoids,
-    /// Those of which the finetuned classifier is least sure, and that differ from one another: medoids of k-means over its
-    /// latents, weighted by p(1 - p), among the ten times as many rows that have the most of it (Zhdanov 2019, "Diverse
-    /// mini-batch active learning").
+    /// Rows of which the fine-tuned classifier is least sure, and that differ from one another: medoids of k-means over its
+    /// latents, weighted by p(1 - p), among the rows with the highest weights, ten times as many as are chosen (Zhdanov 2019,
+    /// "Diverse mini-batch active learning").
     Uncertainty,
 }
 
 /// What to choose from.
 #[derive(Clone, Copy, Debug)]
 pub struct QueryOptions<'a> {
-    /// How many rows.
+    /// Number of rows to choose.
     pub budget: usize,
-    /// A file whose rows are to choose from; None: the training rows of the run's `data.train`.
+    /// The file to choose from; with None, the training rows of the run's `data.train`.
     pub data: Option<&'a Path>,
-    /// None: uncertainty where there is a finetuned classifier, else medoids.
+    /// With None, uncertainty if there is a fine-tuned classifier, otherwise medoids.
     pub strategy: Option<QueryStrategy>,
 }
 
@@ -68,7 +68,7 @@ fn choose(run: &Run, options: QueryOptions<'_>, progress: &mut dyn Progress) -> 
         QueryStrategy::Uncertainty => (Stage::Finetune, MODEL),
     };
     let config = run.config_of(producer)?;
-    // a stage that never finishes leaves nothing: it only looks whether its inputs are what they were
+    // this stage never finishes: it only checks that its inputs are unchanged
     let mut stage = run.look(Stage::Finetune, &config);
     let weights = stage.require(producer, weights)?;
     let weights = WeightsFile::read(&weights, producer)?;
@@ -136,7 +136,9 @@ fn choose(run: &Run, options: QueryOptions<'_>, progress: &mut dyn Progress) -> 
         }
     }
     if latents.iter().any(|z| !z.is_finite()) || weight.iter().any(|weight| !weight.is_finite()) {
-        return Err(Error::Numerics("the run's network gives no numbers: lower its `lr` and train again".to_owned()));
+        return Err(Error::Numerics(
+            "the run's network gives non-finite values (NaN, Inf): lower its `lr` and train again".to_owned(),
+        ));
     }
     standardise(&mut latents, width);
 
@@ -155,14 +157,14 @@ fn choose(run: &Run, options: QueryOptions<'_>, progress: &mut dyn Progress) -> 
 
 /// Different rows to choose from.
 struct Pool {
-    /// One of each.
+    /// One row of each group of equal rows.
     rows: Vec<u32>,
-    /// How many are equal to it.
+    /// Size of each group.
     counts: Vec<f64>,
 }
 
 impl Pool {
-    /// `rows` of `flows`, less those that equal one of `known`; both ascend.
+    /// The `rows` of `flows` that equal none of `known`. Both lists ascend.
     fn new(flows: &Flows, rows: &[u32], known: &[u32]) -> Self {
         let is_known = |i: &u32| known.binary_search(&rows[*i as usize]).is_ok();
         let groups = equal_rows(&flows.select(rows)).into_iter().filter(|group| !group.iter().any(is_known));
@@ -171,7 +173,7 @@ impl Pool {
     }
 }
 
-/// The rows that the run trains and validates on, and those whose labels its classifier, where it has one, was shown.
+/// The rows that the run trains and validates on, and those whose labels its classifier has seen, if it has one.
 fn training_rows(
     run: &Run,
     config: &Config,
@@ -180,7 +182,7 @@ fn training_rows(
     progress: &mut dyn Progress,
 ) -> Result<(Labelled, Vec<u32>)> {
     let generated = config.data.synthetic.rows;
-    // no file of the run folder accounts for them
+    // the number comes from the run folder alone: no data file stands behind it
     if config.data.train.is_none() && generated > MAX_GENERATED {
         let message = format!("the run was trained on {generated} generated flows: `query` takes at most {MAX_GENERATED}");
         return Err(Error::Usage(message));

@@ -1,4 +1,4 @@
-//! `sweep`: how large the network should be, or which settings are best, found by short trainings.
+//! `sweep`: finds the size of the network, or the best settings, by short trainings.
 //!
 //! Trials are judged on rows cut from the training part (`data.inner_validation`), so that the held-out rows stay unseen and the
 //! chosen config can be scored on them. Each trial is a run folder of its own below the sweep's: one that has finished is not
@@ -19,52 +19,52 @@ mod plot;
 
 pub use grid::Axis;
 
-/// What a sweep tried and what it chose.
+/// The trials of a sweep, and its choice.
 #[derive(Clone, Debug, Serialize)]
 pub struct SweepReport {
-    /// In the order in which they were run.
+    /// All trials, in the order in which they were run.
     pub trials: Vec<Trial>,
-    /// Its place among `trials`.
+    /// Index of the chosen trial.
     pub chosen: usize,
 }
 
-/// A short training and what became of it.
+/// A short training and its result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Trial {
-    /// Also its folder's: `trials/<name>`.
+    /// Its name, and that of its folder: `trials/<name>`.
     pub name: String,
-    /// What it changes of the config, as `dotted.key=value`.
+    /// The settings that it changes, as `dotted.key=value`.
     pub settings: Vec<String>,
-    /// Of fine-tuning.
+    /// Number of steps of fine-tuning.
     pub steps: u64,
-    /// Mean over the first and over the last tenth of the steps.
+    /// Mean training loss over the first and over the last tenth of the steps.
     pub train_loss: [f64; 2],
     /// Log loss on the inner validation rows after a third of the steps and at the end.
     pub validation_loss: [f64; 2],
-    /// On the inner validation rows.
+    /// Accuracy on the inner validation rows.
     pub accuracy: f64,
-    /// What the criterion says of it.
+    /// Its outcome by the criterion of the sweep.
     pub verdict: TrialOutcome,
 }
 
-/// What the criterion says of a trial.
+/// The outcome of a trial by the criterion of the sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrialOutcome {
     /// Training or validation loss did not fall by `min_drop` of ln 2.
     NotPromising,
-    /// A larger one has a validation loss that is lower by more than `tolerance`.
+    /// The validation loss of a larger network is lower by more than `tolerance`.
     TooSmall,
-    /// A smaller one is as good, within `tolerance`.
+    /// A smaller network is as good, within `tolerance`.
     TooBig,
     /// Other settings were better.
     Dropped,
-    /// The smallest within `tolerance` of the best, or the last one left.
+    /// The smallest network within `tolerance` of the best, or the last candidate left.
     Chosen,
 }
 
 impl TrialOutcome {
-    /// In words.
+    /// The outcome in words.
     pub fn text(self) -> &'static str {
         match self {
             Self::NotPromising => "not promising",
@@ -76,7 +76,7 @@ impl TrialOutcome {
     }
 }
 
-/// Runs the sweep of `sweep.strategy`; `grid` has what successive halving chooses from. Leaves `sweep.json`, `sweep.svg` and
+/// Runs the sweep of `sweep.strategy`; `grid` has the settings that successive halving tries. Leaves `sweep.json`, `sweep.svg` and
 /// `chosen.yaml` in the run folder.
 pub fn sweep(config: &Config, run: &Run, grid: &[Axis], progress: &mut dyn Progress) -> Result<SweepReport> {
     config.engine.check().map_err(Error::Usage)?;
@@ -105,7 +105,7 @@ pub fn sweep(config: &Config, run: &Run, grid: &[Axis], progress: &mut dyn Progr
 }
 
 struct Sweep<'s> {
-    /// Of trials, but for what each sets.
+    /// The config of all trials, before the settings that each one changes.
     config: &'s Config,
     run: &'s Run,
     lock: &'s Lock,
@@ -186,12 +186,13 @@ impl Sweep<'_> {
         self.trials[index].validation_loss[1] < self.trials[than].validation_loss[1] * (1.0 - settings.tolerance)
     }
 
-    /// Successive halving (Jamieson & Talwalkar 2016): everybody trains for `min_steps`, the best of every `eta` go on for `eta`
-    /// times as long, from the start, since a schedule's end belongs to it. Returns the index of the last one left.
+    /// Successive halving (Jamieson & Talwalkar 2016): every candidate trains for `min_steps`. The best of every `eta` then train
+    /// for `eta` times as long, from the start, because the schedule spans the whole training. Returns the index of the last one
+    /// left.
     fn halving(&mut self, settings: &HalvingConfig, grid: &[Axis]) -> Result<usize> {
         let mut left = grid::candidates(grid, settings.max_candidates, self.config.seed)?;
         for candidate in &left {
-            self.config.with(candidate)?; // all that is wrong with the grid before the first training
+            self.config.with(candidate)?; // reports all that is wrong with the grid before the first training
         }
         let mut steps = settings.min_steps;
         loop {
@@ -199,7 +200,7 @@ impl Sweep<'_> {
             for candidate in left {
                 rung.push(self.trial(candidate, steps)?);
             }
-            // a stable sort: of equals the one named first
+            // a stable sort: of equal trials the one named first wins
             rung.sort_by(|&a, &b| self.trials[a].validation_loss[1].total_cmp(&self.trials[b].validation_loss[1]));
             if rung.len() == 1 {
                 self.trials[rung[0]].verdict = TrialOutcome::Chosen;
@@ -211,7 +212,7 @@ impl Sweep<'_> {
         }
     }
 
-    /// Trains, or finds that it was trained already; the index of the trial.
+    /// Trains a trial, unless it has been trained already. Returns its index.
     fn trial(&mut self, settings: Vec<String>, steps: u64) -> Result<usize> {
         let name = grid::name(&settings, steps);
         let trial_settings = [
@@ -244,12 +245,12 @@ impl Sweep<'_> {
         Ok(self.trials.len() - 1)
     }
 
-    /// A trial's folder is the sweep's own: where its settings have changed, nobody wants the old one.
+    /// A trial's folder belongs to the sweep: a stopped trial with other settings starts anew.
     fn resume(&self) -> Resume {
         if self.run.resume() == Resume::Fresh { Resume::Fresh } else { Resume::UnchangedOrFresh }
     }
 
-    /// Whether an encoder pretrained with these settings is there, or was in the folder of an earlier trial.
+    /// Whether an encoder pretrained with these settings is there, or could be copied from an earlier trial.
     fn has_pretrained(&self, run: &Run, config: &Config) -> Result<bool> {
         if run.is_up_to_date(Stage::Pretrain, config) {
             return Ok(true);
@@ -264,7 +265,7 @@ impl Sweep<'_> {
     }
 }
 
-/// `from`, then as powers of 2 and halfway between them, up to `to`.
+/// `from`, then the powers of 2 and the numbers halfway between them, up to `to`.
 fn ladder(from: usize, to: usize) -> Vec<usize> {
     let mut rungs = vec![from];
     let mut power = from.next_power_of_two();

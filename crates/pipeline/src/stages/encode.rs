@@ -19,7 +19,7 @@ use nids_store::run::{Run, StageRun};
 use nids_store::{Error, Result};
 use nids_train::stream;
 
-/// Flows that the latents of are computed at once.
+/// Flows that are encoded at once.
 const BATCH: usize = 4096;
 
 /// Encodes the labelled rows with the pretrained encoder. Leaves `latents/{train,val}.npy` (`[rows, D]`, or `[rows, N, D]`
@@ -27,7 +27,7 @@ const BATCH: usize = 4096;
 /// of the file each is).
 ///
 /// With `encode.noise.copies: k` the training latents are followed by k copies with Gaussian noise of `sigma` times each
-/// dimension's standard deviation, and their labels. Raw features are never augmented: a flow with noise on it is no flow.
+/// dimension's standard deviation, and their labels. Raw features are never augmented: a flow with noise on it is no longer a flow.
 #[expect(clippy::missing_panics_doc, reason = "arrays are made with the shapes that they are given")]
 pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
     let mut stage = run.begin(Stage::Encode, config, progress)?;
@@ -60,7 +60,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let train = latents_of(&labelled.split.train)?;
     let val = latents_of(&labelled.split.val)?;
     let (train_labels, val_labels) = (labels_of(&labelled.split.train), labels_of(&labelled.split.val));
-    reserve_openblas(1, "")?; // whatever multiplies the network's matrices: the probe is Cholesky's
+    reserve_openblas(1, "")?; // the probe uses the Cholesky factorisation of OpenBLAS, whatever `engine.gemm` is
     let probe = RidgeProbe::fit(&train, &train_labels, config.encode.ridge)?.score(&val, &val_labels);
 
     let all = with_copies(&train, config);
@@ -83,7 +83,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     Ok(())
 }
 
-/// The standard deviation of every latent dimension: what noise is scaled by.   x: [rows, width] -> [width]
+/// The standard deviation of every latent dimension, by which noise is scaled.   x: [rows, width] -> [width]
 pub(crate) fn spread(x: &Array2<f32>) -> Array1<f32> {
     x.map_axis(Axis(0), |column| {
         let n = column.len() as f64;

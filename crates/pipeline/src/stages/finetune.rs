@@ -36,8 +36,8 @@ use targets::Targets;
 /// Trains the classifier on the training part of the labelled rows, or on those that `finetune.labels` or `finetune.label_rows`
 /// leave of it, and returns its metrics on the validation part. Leaves `model.safetensors` and `tokeniser.json`.
 ///
-/// The last step's weights are kept, or with `finetune.ema` or `finetune.mean_teacher` their average: validation
-/// rows choose nothing.
+/// The weights of the last step are kept, or with `finetune.ema` or `finetune.mean_teacher` their average. The choice of weights
+/// never depends on the validation rows.
 #[expect(clippy::missing_panics_doc, reason = "there is a member")]
 pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<Metrics> {
     let mut stage = run.begin(Stage::Finetune, config, progress)?;
@@ -140,25 +140,25 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     Ok(metrics.expect("there is a member"))
 }
 
-/// The seed of an independent member's head, masks and batches; the run's own for the first, so that a member more leaves the
-/// others as they were.
+/// The seed of an independent member's head, masks and batches. The first member has the run's own seed, and adding a member leaves
+/// the others unchanged.
 fn seed_of(seed: u64, member: usize) -> u64 {
     if member == 0 { seed } else { Key::new(seed).child(stream::MEMBERS).stream(0, member as u32).random() }
 }
 
-/// A network that is trained.
+/// One network and its training.
 struct Trained<'d> {
     network: &'d Network,
-    /// With an average, that is what it becomes; else it is the last step's weights.
+    /// If it has an average, that is kept; otherwise the weights of the last step are.
     job: Job<'d>,
-    /// What a mean teacher learns from beside the labelled rows.
+    /// Rows that a mean teacher uses without labels.
     without_labels: &'d [u32],
     seed: u64,
 }
 
 impl Trained<'_> {
-    /// Trains `params` on `rows`, which then are the last step's or, where the config asks for it, their average; metrics of the
-    /// last step.
+    /// Trains `params` on `rows` and returns the metrics of the last step. `params` become the weights of the last step or, if the
+    /// config asks for it, their average.
     fn train(
         &self,
         engine: &mut Engine<f32>,
@@ -203,7 +203,7 @@ impl Trained<'_> {
     }
 }
 
-/// The rows that say how good a network is.
+/// The held-out rows, on which a network is validated.
 struct HeldOut<'d> {
     config: &'d Config,
     labelled: &'d Labelled,

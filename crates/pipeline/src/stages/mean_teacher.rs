@@ -1,4 +1,4 @@
-//! Finetuning beside a mean teacher, on labelled rows and on rows without labels.
+//! Fine-tuning with a mean teacher, on labelled rows and on rows without labels.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -10,13 +10,13 @@ use nids_nn::{Cx, Ema, Mode, Prepared};
 
 use nids_config::{FinetuneConfig, MeanTeacherConfig, RampConfig};
 
-/// Binary cross-entropy with the labels of the first rows of a step and with what the teacher says of the others
+/// Binary cross-entropy with the labels of the first rows of a step and with the teacher's probabilities of the others
 /// ([`nids_models::Classifier::student_loss`]).
 pub(super) struct MeanTeacherObjective<'d> {
     classifier: &'d Classifier,
     encoded: &'d TokenTable,
     labels: &'d [u8],
-    /// Stands for a hidden feature, where pretraining has made the encoder used to it.
+    /// The learned token that replaces a hidden feature, if pretraining used one.
     mask_token: Option<Vec<f32>>,
     teacher: &'d RwLock<Ema<f32>>,
     /// The teacher's matrices, as of the last update.
@@ -108,7 +108,7 @@ impl Objective<f32> for MeanTeacherObjective<'_> {
     }
 }
 
-/// How many of n features are hidden; one is left to see.
+/// Number of features that are hidden, of n. At least one stays visible.
 fn n_masked(mask_ratio: f64, n: usize) -> usize {
     ((n as f64 * mask_ratio).round() as usize).min(n - 1)
 }

@@ -19,8 +19,8 @@ use nids_store::run::{Run, StageRun};
 use nids_train::stream;
 use nids_train::{Job, Sampler, TrainPlan, arithmetic};
 
-/// Trains the autoencoder of `pretrain.objective` on the unlabelled rows and on the training part of the labelled ones, whose labels it does
-/// not see. Leaves `tokeniser.json` and `pretrained.safetensors`.
+/// Trains the autoencoder of `pretrain.objective` on the unlabelled rows and on the training part of the labelled ones, without
+/// their labels. Leaves `tokeniser.json` and `pretrained.safetensors`.
 pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
     let mut stage = run.begin(Stage::Pretrain, config, progress)?;
     let mut labelled = labelled(config, &mut stage, progress)?;
@@ -59,11 +59,11 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     Ok(())
 }
 
-/// Rows to be rebuilt, from what is not hidden or from a draw of the posterior.
+/// The loss of rebuilding rows, from the features that are not hidden or from a draw of the posterior.
 pub(crate) struct ReconstructionObjective<'d> {
     pretext: &'d Pretext,
     encoded: &'d TokenTable,
-    /// Tokens of a whole step that are predicted.
+    /// Number of tokens that a whole step predicts.
     divisor: f32,
     beta: Schedule,
 }

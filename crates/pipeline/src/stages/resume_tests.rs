@@ -218,7 +218,7 @@ fn warnings(more: &[&str], every: u64) -> Vec<String> {
 }
 
 #[test]
-fn looks_at_a_layer_that_stands_still_are_counted_across_a_stop() {
+fn observations_of_a_still_layer_are_counted_across_a_stop() {
     // the rate is lost in the rounding of every weight
     let still = ["finetune.steps=260", "finetune.lr=1e-20", "finetune.eval_every=1000", "checkpoint.every=1000"];
     let wanted = warnings(&still, 1000);
@@ -348,7 +348,7 @@ fn lost_lines_are_told() {
         let error = pretrain(&config, &run, &mut Silent).unwrap_err();
         let text = error.to_string().replace(&folder.path().display().to_string(), "RUN").replace(name, "FILE");
         insta::allow_duplicates! {
-            insta::assert_snapshot!(text, @"RUN/FILE: lacks lines that `pretrain` had written, or has others: put it back as it was; `--fresh` starts the stage anew");
+            insta::assert_snapshot!(text, @"RUN/FILE: lines that `pretrain` wrote are missing or changed: restore the file; `--fresh` starts the stage anew");
         }
         // the other file is as it was, for whoever puts this one back
         let left = files(folder.path());

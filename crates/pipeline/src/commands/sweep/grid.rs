@@ -1,4 +1,4 @@
-//! What successive halving chooses from.
+//! The grid of settings that successive halving tries.
 
 use std::str::FromStr;
 
@@ -73,7 +73,7 @@ pub(super) fn candidates(grid: &[Axis], most: usize, seed: u64) -> Result<Vec<Ve
     Ok(all)
 }
 
-/// A folder's name: `dim=32,depth=4,steps=150`, with nothing in it that a path minds.
+/// The name of a trial's folder: `dim=32,depth=4,steps=150`, with only characters that are safe in a path.
 pub(super) fn name(settings: &[String], steps: u64) -> String {
     let short = |setting: &String| {
         let (key, value) = setting.split_once('=').unwrap_or((setting, ""));

@@ -24,7 +24,7 @@ pub(crate) struct SupervisedObjective<'d> {
     pub(crate) classifier: &'d Classifier,
     pub(crate) encoded: &'d TokenTable,
     pub(crate) targets: Targets,
-    /// Rows of a whole step.
+    /// Number of rows of a whole step.
     pub(crate) divisor: f32,
 }
 
@@ -41,18 +41,18 @@ impl Objective<f32> for SupervisedObjective<'_> {
     }
 }
 
-/// The loss of a classifier over frozen latents, with fresh noise on them where the config asks for it.
+/// The loss of a classifier over frozen latents, with fresh noise on them if the config asks for it.
 pub(crate) struct LatentObjective<'d> {
     head: &'d Classifier,
     z: Array2<f32>,
     targets: Targets,
-    /// Sigma and the dimensions' spread.
+    /// Sigma, and the standard deviation of each dimension.
     noise: Option<(f64, Vec<f32>)>,
     divisor: f32,
 }
 
 impl<'d> LatentObjective<'d> {
-    /// Reads the latents that encode left; also which of their rows belong to the labelled `rows`.
+    /// Reads the latents that `encode` left. Also returns which of them belong to the labelled `rows`.
     pub(crate) fn read(
         config: &Config,
         stage: &mut StageRun<'_>,
@@ -67,13 +67,13 @@ impl<'d> LatentObjective<'d> {
         let row_of: Array1<u32> = npy::read(&rows_path)?;
         let z = read_latents(&z_path, row_of.len(), head.encoder().input_width())?;
         if let Some(row) = row_of.iter().find(|&&row| row as usize >= labelled.flows.len()) {
-            let what = format!("row {row} of {} labelled rows", labelled.flows.len());
+            let what = format!("lists row {row}, but there are {} labelled rows", labelled.flows.len());
             return Err(Error::artefact(rows_path, what, again(Stage::Encode)));
         }
         let drawn: BTreeSet<u32> = rows.iter().copied().collect();
         let latent_rows: Vec<u32> = all_rows(row_of.len()).into_iter().filter(|&i| drawn.contains(&row_of[i as usize])).collect();
         if latent_rows.is_empty() {
-            let what = format!("holds none of the {} rows to train on", drawn.len());
+            let what = format!("lists none of the {} training rows", drawn.len());
             return Err(Error::artefact(rows_path, what, again(Stage::Encode)));
         }
         let noise = &config.encode.noise;
@@ -89,13 +89,13 @@ impl<'d> LatentObjective<'d> {
     }
 }
 
-/// Latents as rows, whatever their shape beyond that.
+/// Reads latents as a matrix with a row for each flow.
 fn read_latents(path: &Path, n_rows: usize, width: usize) -> Result<Array2<f32>> {
     let z: ArrayD<f32> = npy::read(path)?;
     let found = z.shape().to_vec();
     let fits = found.first() == Some(&n_rows) && z.len() == n_rows * width;
     if z.iter().any(|value| !value.is_finite()) {
-        return Err(Error::artefact(path, "holds a number that is not finite", again(Stage::Encode)));
+        return Err(Error::artefact(path, "holds a non-finite value (NaN, Inf)", again(Stage::Encode)));
     }
     let rows = if fits { z.into_shape_with_order((n_rows, width)).ok() } else { None };
     rows.ok_or_else(|| {

@@ -16,16 +16,16 @@ use nids_store::{Error, Result};
 pub(crate) struct Rows {
     pub(crate) labelled: Labelled,
     pub(crate) tokeniser: Tokeniser,
-    /// Those of `labelled`, then those of `data.unlabelled` where a mean teacher wants them.
+    /// Rows of `labelled`, then those of `data.unlabelled` if there is a mean teacher.
     pub(crate) encoded: TokenTable,
     /// Training rows whose labels are used.
     pub(crate) with_labels: Vec<u32>,
-    /// What a mean teacher learns from beside them.
+    /// Rows that a mean teacher uses without labels.
     pub(crate) without_labels: Vec<u32>,
 }
 
 impl Rows {
-    /// `pretrained_tokeniser` is the tokeniser of a pretrained encoder; without one a tokeniser is fitted.
+    /// Reads, splits and tokenises the rows. Without the tokeniser of a pretrained encoder, a tokeniser is fitted.
     pub(crate) fn read(
         config: &Config,
         pretrained_tokeniser: Option<&Path>,
@@ -52,11 +52,12 @@ impl Rows {
             without_labels.extend(all_rows(encoded.n_rows()).into_iter().skip(labelled.flows.len()));
             if without_labels.is_empty() {
                 let message = "`finetune.mean_teacher`: there are no rows without labels: name a file of them in `data.unlabelled`, or \
-                               fewer labels in `finetune.labels`";
+                               lower `finetune.labels`";
                 return Err(Error::Usage(message.to_owned()));
             }
             let (n, labels) = (without_labels.len(), with_labels.len());
-            progress.event(Event::Message(&format!("a mean teacher on {n} rows without labels beside {labels} with")));
+            progress
+                .event(Event::Message(&format!("a mean teacher on {n} rows without labels, beside {labels} rows with labels")));
         }
         Ok(Self { labelled, tokeniser, encoded, with_labels, without_labels })
     }

@@ -1,4 +1,4 @@
-//! What a classifier is to say of labelled rows, and what it costs to be wrong.
+//! The targets of a classifier, and its loss.
 
 use nids_flows::Classes;
 use nids_models::Classifier;
@@ -10,19 +10,19 @@ use nids_config::{Config, MulticlassConfig, Task};
 use nids_detect::wants_classes;
 use nids_store::{Error, Result};
 
-/// The class of a row that is not trained on, where it is none of the classes of those that are.
+/// The class of a validation row whose category no training row has.
 const NO_CLASS: u32 = u32::MAX;
 
-/// What is to be said of every row.
+/// The target of every row.
 pub(crate) enum Targets {
     /// Whether it is an attack (1 or 0): binary cross-entropy.
     Attack { labels: Vec<f32>, pos_weight: f32 },
-    /// Its class: softmax cross-entropy, each class with a weight of its own.
+    /// Its class: softmax cross-entropy, with a weight for each class.
     Class { classes: Vec<u32>, weights: Vec<f32> },
 }
 
 impl Targets {
-    /// Those of the config's task. The rows that are trained on say how classes are weighted.
+    /// The targets of the config's task. The weights of classes follow from `rows`, the training rows.
     pub(crate) fn new(config: &Config, labelled: &Labelled, classes: Option<&Classes>, rows: &[u32]) -> Self {
         let labels = || labelled.labels().iter().map(|&label| f32::from(label)).collect();
         let pos_weight = config.finetune.loss.pos_weight as f32;
@@ -43,7 +43,7 @@ impl Targets {
         }
     }
 
-    /// Those of `rows`, in that order.
+    /// The targets of `rows`, in that order.
     pub(crate) fn select(self, rows: &[u32]) -> Self {
         fn pick<T: Copy>(values: &[T], rows: &[u32]) -> Vec<T> {
             rows.iter().map(|&row| values[row as usize]).collect()
@@ -80,7 +80,7 @@ impl Targets {
     }
 }
 
-/// Takes a shard through a classifier and back; the mean of its members' losses.   x: b samples   rows: [b], of the targets
+/// Forward and backward of a shard. Returns the mean of the members' losses.   x: b samples   rows: [b], of the targets
 pub(crate) fn classify<'a>(
     cx: &Cx<'a, f32>,
     grads: &mut [f32],
@@ -103,7 +103,7 @@ pub(crate) fn classify<'a>(
     loss
 }
 
-/// The classes of the rows that are trained on, where there is something to learn of them.
+/// The classes of the training rows, if the config asks for them.
 pub(crate) fn classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Result<Option<Classes>> {
     if !wants_classes(config) {
         return Ok(None);
