@@ -13,6 +13,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod canonical;
 mod classes;
 mod error;
 mod flows;
