@@ -6,7 +6,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{ColumnKind, Schema};
 
-/// Flow records, column by column. Features stand in schema order; every number is finite, and no zero is negative.
+/// Flow records, column by column. Features stand in schema order; a number is finite, NaN where it is missing, or ±infinity
+/// where it is beyond what could be measured, and no zero is negative.
 #[derive(Debug, Clone)]
 pub struct Flows {
     pub(crate) schema: Arc<Schema>,
@@ -19,9 +20,9 @@ pub struct Flows {
 /// The cells of one feature.
 #[derive(Debug, Clone)]
 pub enum FeatureColumn {
-    /// Finite numbers.
+    /// Numbers; NaN: missing.
     Numeric(Vec<f64>),
-    /// Short texts.
+    /// Short texts; `-`: missing.
     Categorical(TextColumn),
 }
 

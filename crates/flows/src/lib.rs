@@ -17,6 +17,7 @@ mod canonical;
 mod classes;
 mod error;
 mod flows;
+mod missing;
 mod nearest;
 mod reader;
 mod schema;

@@ -52,6 +52,13 @@ pub struct TokenSpec {
 ///    before (the first is as wide as the second, or 1), so that the j-th value of training has j ones and then zeros.
 ///    With more, the edges are the distinct ones of the `bins` + 1 training quantiles from minimum to maximum.
 ///
+/// What is missing in a row is told apart from every number: a feature that was missing in rows of training has one value more,
+/// the last one, which is 1 where it is missing and else 0. A missing number is neutral beside that: its other values are 0.
+/// Where a feature is missing now and never was in training, there is no such value; its quantile-normal and log1p are 0, and
+/// its bins are those of the training value whose quantile-normal value is nearest to 0, the median but for ties.
+///
+/// Numbers that are missing or infinite are not learnt from. An infinite one is beyond the largest or smallest of training.
+///
 /// A categorical feature becomes a one-hot of its classes, or with `one_hot: false` its standardised class index.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tokeniser {
@@ -74,14 +81,29 @@ enum Feature {
         log1p: Affine,
         /// Edges of the bins, strictly ascending; empty where bins are off.
         edges: Vec<f64>,
+        /// Whether it was missing in rows of training.
+        #[serde(default, skip_serializing_if = "is_false")]
+        missing: bool,
     },
-    Scaled(Affine),
+    /// x -> (x - mean) / std
+    Scaled {
+        mean: f64,
+        std: f64,
+        /// Whether it was missing in rows of training.
+        #[serde(default, skip_serializing_if = "is_false")]
+        missing: bool,
+    },
     Categorical {
         /// Known values, the most frequent first.
         values: Vec<String>,
         /// Scale of the class index where it stands for the class.
         code: Affine,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(&flag: &bool) -> bool {
+    !flag
 }
 
 /// x -> (x - mean) / std
@@ -126,11 +148,13 @@ impl Tokeniser {
                 _ => TokenKind::Numeric,
             },
             width: match feature {
-                Feature::Parts { edges, .. } => {
-                    usize::from(config.quantile) + usize::from(config.log1p) + edges.len().saturating_sub(1)
+                Feature::Parts { edges, missing, .. } => {
+                    let n_parts = usize::from(config.quantile) + usize::from(config.log1p) + edges.len().saturating_sub(1);
+                    n_parts + usize::from(*missing)
                 }
+                Feature::Scaled { missing, .. } => 1 + usize::from(*missing),
                 Feature::Categorical { values, .. } if config.expands_classes() => values.len() + 1,
-                _ => 1,
+                Feature::Categorical { .. } => 1,
             },
         };
         let tokens = schema.features().zip(&features).map(token).collect();

@@ -14,10 +14,17 @@ pub(super) fn features(from: &[Part<'_>], config: &TokeniserConfig) -> Vec<Featu
     let mut features: Vec<Feature> = (0..from[0].0.features.len())
         .map(|feature| match &from[0].0.features[feature] {
             FeatureColumn::Numeric(_) => {
-                let values: Vec<f64> = numbers(from, feature).collect();
-                match config.normalisation {
-                    Normalisation::Features => parts(values, config.bins),
-                    _ => Feature::Scaled(affine(&values)),
+                let missing = numbers(from, feature).any(f64::is_nan);
+                let mut values: Vec<f64> = numbers(from, feature).filter(|x| x.is_finite()).collect();
+                if values.is_empty() {
+                    // nothing to learn: as if it had always been 0
+                    values.push(0.0);
+                }
+                if config.normalisation == Normalisation::Features {
+                    parts(values, config.bins, missing)
+                } else {
+                    let Affine { mean, std } = affine(&values);
+                    Feature::Scaled { mean, std, missing }
                 }
             }
             FeatureColumn::Categorical(_) => categorical(from, feature, config),
@@ -27,7 +34,8 @@ pub(super) fn features(from: &[Part<'_>], config: &TokeniserConfig) -> Vec<Featu
         let global = global_affine(from, &features);
         for feature in &mut features {
             match feature {
-                Feature::Scaled(affine) | Feature::Categorical { code: affine, .. } => *affine = global,
+                Feature::Scaled { mean, std, .. } => (*mean, *std) = (global.mean, global.std),
+                Feature::Categorical { code, .. } => *code = global,
                 Feature::Parts { .. } => unreachable!("only made for `features`"),
             }
         }
@@ -59,11 +67,11 @@ fn classes<'p>(from: &'p [Part<'_>], feature: usize, values: &'p [String]) -> im
     })
 }
 
-fn parts(mut values: Vec<f64>, bins: usize) -> Feature {
+fn parts(mut values: Vec<f64>, bins: usize, missing: bool) -> Feature {
     let logs: Vec<f64> = values.iter().map(|&x| signed_log1p(x)).collect();
     values.sort_unstable_by(f64::total_cmp);
     let (knots, normal) = knots(&values);
-    Feature::Parts { knots, normal, log1p: affine(&logs), edges: edges(&values, bins) }
+    Feature::Parts { knots, normal, log1p: affine(&logs), edges: edges(&values, bins), missing }
 }
 
 pub(super) fn signed_log1p(x: f64) -> f64 {
@@ -154,8 +162,11 @@ fn global_affine(from: &[Part<'_>], features: &[Feature]) -> Affine {
     for (place, feature) in features.iter().enumerate() {
         match feature {
             Feature::Categorical { values, .. } => raw.extend(classes(from, place, values)),
-            _ => raw.extend(numbers(from, place)),
+            _ => raw.extend(numbers(from, place).filter(|x| x.is_finite())),
         }
+    }
+    if raw.is_empty() {
+        raw.push(0.0);
     }
     // the scale cancels out: (raw - mean scale) / (std scale)
     affine(&raw)

@@ -75,7 +75,7 @@ impl Tokeniser {
 fn check(feature: &Feature, kind: ColumnKind, config: &TokeniserConfig) -> std::result::Result<(), String> {
     let has_parts = config.normalisation == Normalisation::Features;
     match feature {
-        Feature::Parts { knots, normal, log1p, edges } if kind == ColumnKind::Numeric && has_parts => {
+        Feature::Parts { knots, normal, log1p, edges, missing: _ } if kind == ColumnKind::Numeric && has_parts => {
             ascending("knots", knots, 1..=MAX_KNOTS)?;
             if normal.len() != knots.len() {
                 return Err(format!("{} values of `normal` for {} `knots`", normal.len(), knots.len()));
@@ -86,7 +86,9 @@ fn check(feature: &Feature, kind: ColumnKind, config: &TokeniserConfig) -> std::
             ascending("edges", edges, if config.bins == 0 { 0..=0 } else { 2..=config.bins + 1 })?;
             scale(log1p)
         }
-        Feature::Scaled(affine) if kind == ColumnKind::Numeric && !has_parts => scale(affine),
+        Feature::Scaled { mean, std, missing: _ } if kind == ColumnKind::Numeric && !has_parts => {
+            scale(&Affine { mean: *mean, std: *std })
+        }
         Feature::Categorical { values, code } if kind == ColumnKind::Categorical => {
             if values.len() > config.max_categories {
                 return Err(format!("{} values; its config says at most {}", values.len(), config.max_categories));

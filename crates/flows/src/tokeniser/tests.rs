@@ -382,3 +382,129 @@ fn parts_are_fitted_and_encoded_like_one_file_and_then_hold_no_features() {
         }
     }
 }
+
+const EVERY: [Normalisation; 3] = [Normalisation::Features, Normalisation::Standard, Normalisation::GlobalMax];
+
+#[test]
+fn a_missing_number_is_a_value_of_its_own() {
+    let (gaps, present) = (numeric(&[1.0, f64::NAN, 3.0, f64::NAN, 8.0]), numeric(&[1.0, 3.0, 8.0]));
+    for normalisation in EVERY {
+        let config = TokeniserConfig { normalisation, bins: 4, ..Default::default() };
+        let (tokeniser, without) = (fit(&gaps, &config), fit(&present, &config));
+        let width = without.tokens()[0].width;
+        assert_eq!(tokeniser.tokens()[0].width, width + 1, "{normalisation:?}");
+        let encoded = tokeniser.tokenise(&gaps).unwrap();
+        if normalisation != Normalisation::GlobalMax {
+            // which shares its scale with the category, of which there are more rows
+            let wanted = without.tokenise(&gaps).unwrap();
+            for row in [0, 2, 4] {
+                let found = expanded(&tokeniser, &encoded, row, 0);
+                assert_eq!(found, [expanded(&without, &wanted, row, 0), vec![0.0]].concat(), "{normalisation:?}, row {row}");
+            }
+        }
+        for row in [1, 3] {
+            assert_eq!(expanded(&tokeniser, &encoded, row, 0), [vec![0.0; width], vec![1.0]].concat());
+            assert!(encoded.target(row, 0).is_nan(), "nothing to predict");
+        }
+        let json = tokeniser.to_json();
+        assert!(json.contains("\"missing\":true"), "{json}");
+        assert_eq!(Tokeniser::from_json(&json).unwrap(), tokeniser);
+        assert!(!without.to_json().contains("missing"), "a feature that was never missing is saved as before");
+    }
+}
+
+#[test]
+fn what_was_never_missing_in_training_is_like_its_median_when_it_is() {
+    let train = numeric(&[5.0, 1.0, 9.0, 5.0, 5.0]);
+    for normalisation in EVERY {
+        let tokeniser = fit(&train, &TokeniserConfig { normalisation, bins: 4, ..Default::default() });
+        let encoded = tokeniser.tokenise(&numeric(&[f64::NAN, 5.0, 1.0])).unwrap();
+        let [missing, median, other] = [0, 1, 2].map(|row| expanded(&tokeniser, &encoded, row, 0));
+        if normalisation == Normalisation::Features {
+            assert_eq!(missing[..2], [0.0, 0.0]);
+            assert_eq!(missing[2..], median[2..]);
+            assert_ne!(missing[2..], other[2..]);
+        } else {
+            assert_eq!(missing, [0.0]);
+        }
+        assert_eq!(encoded.missing_counts(), [("x".to_owned(), 1), ("c".to_owned(), 0)]);
+    }
+}
+
+#[test]
+fn an_infinite_number_is_beyond_those_of_training_and_not_learnt_from() {
+    let infinite = numeric(&[1.0, f64::INFINITY, 3.0, f64::NEG_INFINITY, 8.0]);
+    for normalisation in EVERY {
+        let config = TokeniserConfig { normalisation, bins: 4, ..Default::default() };
+        let tokeniser = fit(&infinite, &config);
+        if normalisation != Normalisation::GlobalMax {
+            assert_eq!(tokeniser.features[0], fit(&numeric(&[1.0, 3.0, 8.0]), &config).features[0]);
+        }
+        let encoded = tokeniser.tokenise(&numeric(&[f64::INFINITY, 1e30, f64::NEG_INFINITY, -1e30])).unwrap();
+        for (infinite, finite) in [(0, 1), (2, 3)] {
+            assert_eq!(expanded(&tokeniser, &encoded, infinite, 0), expanded(&tokeniser, &encoded, finite, 0));
+        }
+        assert_eq!(encoded.missing_counts()[0].1, 0, "infinite is not missing");
+    }
+}
+
+#[test]
+fn missing_cells_are_counted_by_feature_in_the_rows_that_are_tokenised() {
+    let mut one = flows(&[1.0, f64::NAN, 2.0, f64::NAN], &["-", "a", "-", "-"]);
+    let mut two = flows(&[f64::NAN, 3.0], &["a", "-"]);
+    let tokeniser = fit(&one, &TokeniserConfig::default());
+    let counts = |x, c| [("x".to_owned(), x), ("c".to_owned(), c)];
+    assert_eq!(tokeniser.tokenise(&one).unwrap().missing_counts(), counts(2, 3));
+    let encoded = tokeniser.tokenise_and_free(vec![(&mut one, &[0, 1, 3]), (&mut two, &[0, 1])]).unwrap();
+    assert_eq!(encoded.missing_counts(), counts(3, 3));
+}
+
+proptest! {
+    #[test]
+    fn a_token_is_finite_whatever_is_missing_or_infinite(
+        train in prop::collection::vec(number(), 1..30),
+        test in prop::collection::vec(number(), 1..10),
+        (quantile, log1p, bins, normalisation) in (any::<bool>(), any::<bool>(), 1_usize..9, 0_usize..3),
+    ) {
+        let config = TokeniserConfig { quantile, log1p, bins, normalisation: EVERY[normalisation], ..Default::default() };
+        let tokeniser = fit(&numeric(&train), &config);
+        for x in [&train, &test] {
+            let encoded = tokeniser.tokenise(&numeric(x)).unwrap();
+            for (row, x) in x.iter().enumerate() {
+                let token = expanded(&tokeniser, &encoded, row, 0);
+                prop_assert!(token.iter().all(|x| x.is_finite()), "{:?}", token);
+                prop_assert_eq!(encoded.target(row, 0).is_nan(), x.is_nan());
+            }
+        }
+        prop_assert_eq!(Tokeniser::from_json(&tokeniser.to_json()).unwrap(), tokeniser);
+    }
+
+    #[test]
+    fn what_is_missing_moves_no_number_of_the_others(values in prop::collection::vec(-50.0..50.0, 1..40), gaps in prop::collection::vec(0_usize..40, 1..9)) {
+        let mut x = values.clone();
+        for &gap in &gaps {
+            x.insert(gap % (x.len() + 1), f64::NAN);
+        }
+        for normalisation in [Normalisation::Features, Normalisation::Standard] {
+            let config = TokeniserConfig { normalisation, ..Default::default() };
+            let mut wanted = fit(&numeric(&values), &config).features.swap_remove(0);
+            match &mut wanted {
+                Feature::Parts { missing, .. } | Feature::Scaled { missing, .. } => *missing = true,
+                Feature::Categorical { .. } => unreachable!(),
+            }
+            prop_assert_eq!(&fit(&numeric(&x), &config).features[0], &wanted);
+        }
+    }
+}
+
+/// A number as flows may have it: missing, infinite, or of any size.
+fn number() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        Just(f64::NAN),
+        Just(f64::INFINITY),
+        Just(f64::NEG_INFINITY),
+        Just(0.0),
+        -50.0..50.0,
+        prop::sample::select(vec![1e30, -1e30, 5e-324])
+    ]
+}

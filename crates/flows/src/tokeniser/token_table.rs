@@ -10,7 +10,8 @@ const BLOCK: usize = 256;
 const CHUNKS: usize = 16;
 
 /// Tokenised flows, row by row, before bins and one-hots are written out: three numbers per numeric feature (quantile-normal,
-/// log1p, place among the bins), or one where it is only scaled, and the class index per categorical one.
+/// log1p, place among the bins), or one where it is only scaled, and the class index per categorical one. The first number of what
+/// is missing is NaN.
 #[derive(Debug, Clone)]
 pub struct TokenTable {
     cells: Vec<f32>,
@@ -18,6 +19,7 @@ pub struct TokenTable {
     plan: Arc<[Plan]>,
     n_rows: usize,
     unknown: Vec<(String, usize)>,
+    missing: Vec<(String, usize)>,
 }
 
 /// How a token's values follow from its cells.
@@ -31,8 +33,15 @@ struct Plan {
 
 #[derive(Debug, Clone, Copy)]
 enum PlanKind {
-    Parts { quantile: bool, log1p: bool },
-    Scaled,
+    Parts {
+        quantile: bool,
+        log1p: bool,
+        /// Whether the last value says that the cell is missing.
+        indicator: bool,
+    },
+    Scaled {
+        indicator: bool,
+    },
     OneHot,
     Code(Affine),
 }
@@ -44,6 +53,7 @@ impl TokenTable {
         let columns = columns(tokeniser, flows);
         encoded.write(0, &columns, &mut (0..flows.len()));
         encoded.count_unknown(&columns, &(0..flows.len()));
+        encoded.missing = flows.missing_counts(0..flows.len() as u32);
         encoded
     }
 
@@ -54,6 +64,8 @@ impl TokenTable {
         for (flows, rows) in parts {
             assert!(rows.is_sorted_by(|a, b| a < b), "rows that ascend");
             encoded.count_unknown(&columns(tokeniser, flows), &rows.iter().map(|&row| row as usize));
+            let missing = flows.missing_counts(rows.iter().copied());
+            encoded.missing.iter_mut().zip(missing).for_each(|((_, sum), (_, n))| *sum += n);
             let chunk = rows.len().div_ceil(CHUNKS).max(1);
             for (place, rows) in rows.chunks(chunk).enumerate().rev() {
                 let mut rows_of_chunk = rows.iter().map(|&row| row as usize);
@@ -72,8 +84,10 @@ impl TokenTable {
         let mut plan = Vec::new();
         for (feature, token) in tokeniser.features.iter().zip(&tokeniser.tokens) {
             let (kind, n_cells) = match feature {
-                Feature::Parts { .. } => (PlanKind::Parts { quantile: config.quantile, log1p: config.log1p }, 3),
-                Feature::Scaled(_) => (PlanKind::Scaled, 1),
+                Feature::Parts { missing: indicator, .. } => {
+                    (PlanKind::Parts { quantile: config.quantile, log1p: config.log1p, indicator: *indicator }, 3)
+                }
+                Feature::Scaled { missing: indicator, .. } => (PlanKind::Scaled { indicator: *indicator }, 1),
                 Feature::Categorical { .. } if config.expands_classes() => (PlanKind::OneHot, 1),
                 Feature::Categorical { code, .. } => (PlanKind::Code(*code), 1),
             };
@@ -83,7 +97,8 @@ impl TokenTable {
         let is_categorical = |feature: &Feature| matches!(feature, Feature::Categorical { .. });
         let categorical = tokeniser.features.iter().zip(&tokeniser.tokens).filter(|(feature, _)| is_categorical(feature));
         let unknown = categorical.map(|(_, token)| (token.feature.clone(), 0)).collect();
-        TokenTable { unknown, cells: vec![0.0; n_rows * stride], stride, plan: plan.into(), n_rows }
+        let missing = tokeniser.tokens.iter().map(|token| (token.feature.clone(), 0)).collect();
+        TokenTable { unknown, missing, cells: vec![0.0; n_rows * stride], stride, plan: plan.into(), n_rows }
     }
 
     /// Encodes `rows` of the columns from row `first` on.
@@ -154,9 +169,11 @@ impl TokenTable {
         assert_eq!(out.len(), plan.width, "a token has as many values as its spec says");
         let cells = &self.cells[row * self.stride + plan.offset..];
         match plan.kind {
-            PlanKind::Parts { quantile, log1p } => {
-                let mut bins = out;
-                for (on, cell) in [(quantile, cells[0]), (log1p, cells[1])] {
+            PlanKind::Parts { quantile, log1p, indicator } => {
+                let is_missing = cells[0].is_nan();
+                let mut bins = if indicator { indicate(is_missing, out) } else { out };
+                let normal = if is_missing { 0.0 } else { cells[0] };
+                for (on, cell) in [(quantile, normal), (log1p, cells[1])] {
                     if on {
                         bins[0] = cell;
                         bins = &mut bins[1..];
@@ -168,7 +185,11 @@ impl TokenTable {
                     *out = (place - bin as f32).clamp(0.0, 1.0);
                 }
             }
-            PlanKind::Scaled => out[0] = cells[0],
+            PlanKind::Scaled { indicator } => {
+                let is_missing = cells[0].is_nan();
+                let scaled = if indicator { indicate(is_missing, out) } else { out };
+                scaled[0] = if is_missing { 0.0 } else { cells[0] };
+            }
             PlanKind::OneHot => {
                 out.fill(0.0);
                 out[cells[0] as usize] = 1.0;
@@ -178,7 +199,7 @@ impl TokenTable {
     }
 
     /// What masked training predicts: the quantile-normal value of a numeric feature (the scaled value under
-    /// `standard` and `global_max`), the class index of a categorical one.
+    /// `standard` and `global_max`), the class index of a categorical one. NaN where a number is missing: nothing is predicted.
     pub fn target(&self, row: usize, token: usize) -> f32 {
         self.cells[row * self.stride + self.plan[token].offset]
     }
@@ -187,6 +208,18 @@ impl TokenTable {
     pub fn unknown_counts(&self) -> &[(String, usize)] {
         &self.unknown
     }
+
+    /// Name of each feature, and in how many rows it is missing.
+    pub fn missing_counts(&self) -> &[(String, usize)] {
+        &self.missing
+    }
+}
+
+/// Writes into the last value of a token whether it is missing, and returns the others.
+fn indicate(is_missing: bool, token: &mut [f32]) -> &mut [f32] {
+    let (indicator, others) = token.split_last_mut().expect("a token with an indicator has a value");
+    *indicator = f32::from(u8::from(is_missing));
+    others
 }
 
 fn columns<'a>(tokeniser: &'a Tokeniser, flows: &'a Flows) -> Vec<Column<'a>> {
@@ -195,18 +228,36 @@ fn columns<'a>(tokeniser: &'a Tokeniser, flows: &'a Flows) -> Vec<Column<'a>> {
 
 /// A column of flows beside what was learnt about it.
 enum Column<'a> {
-    Parts { values: &'a [f64], knots: &'a [f64], normal: &'a [f64], log1p: Affine, edges: &'a [f64] },
-    Scaled { values: &'a [f64], affine: Affine },
-    Class { codes: &'a [u32], classes: Vec<f32>, n_known: usize },
+    Parts {
+        values: &'a [f64],
+        knots: &'a [f64],
+        normal: &'a [f64],
+        log1p: Affine,
+        edges: &'a [f64],
+        /// Place among the bins of what is missing.
+        neutral: f32,
+    },
+    Scaled {
+        values: &'a [f64],
+        affine: Affine,
+    },
+    Class {
+        codes: &'a [u32],
+        classes: Vec<f32>,
+        n_known: usize,
+    },
 }
 
 impl<'a> Column<'a> {
     fn new(feature: &'a Feature, column: &'a FeatureColumn) -> Self {
         match (feature, column) {
-            (Feature::Parts { knots, normal, log1p, edges }, FeatureColumn::Numeric(values)) => {
-                Column::Parts { values, knots, normal, log1p: *log1p, edges }
+            (Feature::Parts { knots, normal, log1p, edges, missing }, FeatureColumn::Numeric(values)) => {
+                let neutral = if *missing { 0.0 } else { place(edges, median(knots, normal)) as f32 };
+                Column::Parts { values, knots, normal, log1p: *log1p, edges, neutral }
             }
-            (Feature::Scaled(affine), FeatureColumn::Numeric(values)) => Column::Scaled { values, affine: *affine },
+            (Feature::Scaled { mean, std, .. }, FeatureColumn::Numeric(values)) => {
+                Column::Scaled { values, affine: Affine { mean: *mean, std: *std } }
+            }
             (Feature::Categorical { values, .. }, FeatureColumn::Categorical(texts)) => Column::Class {
                 codes: texts.codes(),
                 classes: class_of(values, texts).into_iter().map(|class| class as f32).collect(),
@@ -218,7 +269,10 @@ impl<'a> Column<'a> {
 
     fn write(&self, row: usize, cells: &mut [f32]) {
         match self {
-            Column::Parts { values, knots, normal, log1p, edges } => {
+            Column::Parts { values, neutral, .. } if values[row].is_nan() => {
+                cells[..3].copy_from_slice(&[f32::NAN, 0.0, *neutral]);
+            }
+            Column::Parts { values, knots, normal, log1p, edges, .. } => {
                 let x = values[row];
                 cells[0] = interpolate(knots, normal, x) as f32;
                 cells[1] = clipped(log1p.apply(signed_log1p(x)), LOG1P_CLIP);
@@ -245,6 +299,12 @@ fn interpolate(knots: &[f64], values: &[f64], x: f64) -> f64 {
             values[above - 1] + t * (values[above] - values[above - 1])
         }
     }
+}
+
+/// The knot whose quantile-normal value is nearest to 0; there is one.
+fn median(knots: &[f64], normal: &[f64]) -> f64 {
+    let nearest = knots.iter().zip(normal).min_by(|a, b| a.1.abs().total_cmp(&b.1.abs()));
+    nearest.map_or(0.0, |(&knot, _)| knot)
 }
 
 /// How many bins lie below x, the one it is in counted in part; 0 without bins.
