@@ -50,7 +50,7 @@ fn main() {
         let cx = Cx::new(&params, &arena, Mode::Train { key, samples: &samples }).with(Gemm::Tiles, None);
         let (x, mask) = (cx.alloc(F * B), cx.alloc(F * B));
         x.copy_from_slice(&rows);
-        random_masking(key, &samples, F, mae.n_masked(), mask);
+        random_masking(key, &samples, F, mae.n_masked(), None, mask);
         losses.push(mae.loss(&cx, Some(&mut grads), B, x, mask, &rows, divisor));
         drop(cx);
         arena.reset();

@@ -39,7 +39,7 @@ impl Heads {
 
     /// Applies every head to its token. Returns Σ of the losses / `divisor` over the features for
     /// which `mask` is 1 (all features without a mask) and, where `grads` is given, the gradient of
-    /// the tokens.
+    /// the tokens. What is missing, of which the target is NaN, has no loss.
     ///
     /// decoded: [N, b, D], N >= F   mask, targets: [F, b]; a class is a small integer
     pub(crate) fn loss<'a, R: Real>(
@@ -61,11 +61,11 @@ impl Heads {
             head.apply(cx, &decoded.data[token_range.clone()], y);
             dy.fill(R::zero());
             for j in 0..b {
-                if mask.is_some_and(|mask| mask[t * b + j] == R::zero()) {
+                let target_value = &targets[t * b + j..=t * b + j];
+                if mask.is_some_and(|mask| mask[t * b + j] == R::zero()) || target_value[0].is_nan() {
                     continue;
                 }
                 let (y, dy) = (&y[j * outputs..][..outputs], &mut dy[j * outputs..][..outputs]);
-                let target_value = &targets[t * b + j..=t * b + j];
                 loss += match target {
                     Target::Numeric => mse(y, target_value, divisor, dy),
                     Target::Categorical(_) => {

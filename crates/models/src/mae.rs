@@ -102,7 +102,7 @@ impl Mae {
     /// Takes a shard forward and, where `grads` is given, back. Returns Σ over masked tokens of their loss / `divisor`.
     ///
     /// x: b samples as [`Input::Features`] has them; what `mask` hides is overwritten   mask, targets: [F, b]; a class is a
-    /// small integer
+    /// small integer, and NaN is missing: it has no loss
     pub fn loss<'a, R: Real>(
         &self,
         cx: &Cx<'a, R>,

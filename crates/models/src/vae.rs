@@ -227,7 +227,8 @@ impl Vae {
     /// Takes a shard forward and, where `grads` is given, back. Returns Σ over features of their loss / `divisor`, and
     /// Σ KL / `divisor`; the gradient is that of `reconstruction + beta · kl`. Without a key z is μ.
     ///
-    /// x: b samples as [`Input::Features`] has them   targets: [F, b]; a class is a small integer
+    /// x: b samples as [`Input::Features`] has them   targets: [F, b]; a class is a small integer, and NaN is
+    /// missing: it has no loss
     pub fn loss<'a, R: Real>(
         &self,
         cx: &Cx<'a, R>,

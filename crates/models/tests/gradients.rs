@@ -79,11 +79,15 @@ impl Differentiable for Taught {
     }
 }
 
-struct Autoencoded(Mae);
+struct Autoencoded {
+    mae: Mae,
+    has_gaps: bool,
+}
 
 struct Variational {
     vae: Vae,
     beta: f64,
+    has_gaps: bool,
 }
 
 /// One of four features of each sample is hidden: [F, b].
@@ -95,15 +99,25 @@ const KINDS: [Target; 4] = [Target::Numeric, Target::Categorical(2), Target::Cat
 /// A number for `a` and `d`, a class for `b` (of two) and `c` (of three): [F, b].
 const TARGETS: [[f64; B]; 4] = [[0.3, -1.0, 0.7], [1.0, 0.0, 0.0], [0.0, 2.0, 1.0], [2.0, 0.1, -0.4]];
 
+/// `TARGETS`, of which some are missing where there are gaps.
+fn targets<R: Real>(has_gaps: bool) -> Vec<R> {
+    let mut targets = TARGETS;
+    if has_gaps {
+        targets[0][0] = f64::NAN;
+        targets[2][1] = f64::NAN;
+    }
+    targets.as_flattened().iter().map(|&target| R::from_f64(target)).collect()
+}
+
 impl Differentiable for Autoencoded {
     fn pass<R: Real>(&self, cx: &Cx<'_, R>, grads: &mut [R], x: &[R]) -> (f64, Option<Vec<R>>) {
         let input = cx.alloc(x.len());
         input.copy_from_slice(x);
         let mask = cx.alloc(4 * B);
-        let masked = if self.0.n_masked() == 1 { ONE_OF_FOUR } else { TWO_OF_FOUR };
+        let masked = if self.mae.n_masked() == 1 { ONE_OF_FOUR } else { TWO_OF_FOUR };
         mask.iter_mut().zip(masked.as_flattened()).for_each(|(mask, &masked)| *mask = R::from_f64(masked));
-        let targets: Vec<R> = TARGETS.as_flattened().iter().map(|&target| R::from_f64(target)).collect();
-        (self.0.loss(cx, Some(grads), B, input, mask, &targets, R::from_f64(5.0)), None)
+        let targets: Vec<R> = targets(self.has_gaps);
+        (self.mae.loss(cx, Some(grads), B, input, mask, &targets, R::from_f64(5.0)), None)
     }
 }
 
@@ -111,7 +125,7 @@ impl Differentiable for Variational {
     fn pass<R: Real>(&self, cx: &Cx<'_, R>, grads: &mut [R], x: &[R]) -> (f64, Option<Vec<R>>) {
         let input = cx.alloc(x.len());
         input.copy_from_slice(x);
-        let targets: Vec<R> = TARGETS.as_flattened().iter().map(|&target| R::from_f64(target)).collect();
+        let targets: Vec<R> = targets(self.has_gaps);
         let Elbo { reconstruction, kl } =
             self.vae.loss(cx, Some(grads), B, input, &targets, R::from_f64(self.beta), R::from_f64(5.0));
         (reconstruction + self.beta * kl, None)
@@ -180,13 +194,14 @@ fn student_of_a_mean_teacher() {
 #[test]
 fn masked_autoencoder() {
     for encoder in [MaeEncoder::MaskToken, MaeEncoder::VisibleOnly] {
-        for mask_ratio in [0.25, 0.5] {
-            for n_registers in [0, 1] {
-                check(&format!("{encoder:?}, mask {mask_ratio}, {n_registers} registers"), 10, |table| {
-                    let config = MaeConfig { mask_ratio, encoder, decoder_depth: 1 };
-                    Autoencoded(Mae::new(&mut table.root(), &features(), &KINDS, &MixerConfig { n_registers, ..MIXER }, config))
-                });
-            }
+        for (mask_ratio, n_registers, has_gaps) in
+            [(0.25, 0, false), (0.25, 1, false), (0.25, 0, true), (0.5, 0, false), (0.5, 1, false), (0.5, 1, true)]
+        {
+            check(&format!("{encoder:?}, mask {mask_ratio}, {n_registers} registers, gaps: {has_gaps}"), 10, |table| {
+                let config = MaeConfig { mask_ratio, encoder, decoder_depth: 1 };
+                let mixer = MixerConfig { n_registers, ..MIXER };
+                Autoencoded { mae: Mae::new(&mut table.root(), &features(), &KINDS, &mixer, config), has_gaps }
+            });
         }
     }
 }
@@ -194,11 +209,14 @@ fn masked_autoencoder() {
 #[test]
 fn variational_autoencoder() {
     for latent in [VaeLatent::Token, VaeLatent::Pooled] {
-        for (beta, decoder_depth, n_registers) in [(1.0, 1, 0), (0.3, 2, 1), (0.0, 0, 1)] {
-            check(&format!("{latent:?}, beta {beta}, {decoder_depth} blocks, {n_registers} registers"), 10, |table| {
+        for (beta, decoder_depth, n_registers, has_gaps) in
+            [(1.0, 1, 0, false), (0.3, 2, 1, false), (0.0, 0, 1, false), (0.3, 1, 0, true)]
+        {
+            let what = format!("{latent:?}, beta {beta}, {decoder_depth} blocks, {n_registers} registers, gaps: {has_gaps}");
+            check(&what, 10, |table| {
                 let mixer = MixerConfig { n_registers, ..MIXER };
                 let config = VaeConfig { latent_dim: 3, latent, decoder_depth, ..VaeConfig::default() };
-                Variational { vae: Vae::new(&mut table.root(), &features(), &KINDS, &mixer, config), beta }
+                Variational { vae: Vae::new(&mut table.root(), &features(), &KINDS, &mixer, config), beta, has_gaps }
             });
         }
     }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use nids_kernels::{Arena, Key};
-use nids_models::{Mae, MaeConfig, MaeEncoder, MixerConfig, Target, random_masking};
+use nids_models::{Elbo, Mae, MaeConfig, MaeEncoder, MixerConfig, Target, Vae, VaeConfig, random_masking};
 use nids_nn::gradcheck::uniform;
 use nids_nn::{Activation, Cx, Mode, ParamTable};
+use rand::RngExt as _;
 
 const MIXER: MixerConfig = MixerConfig {
     dim: 6,
@@ -34,23 +35,130 @@ fn the_share_is_rounded_and_one_token_is_masked_and_one_visible() {
     }
 }
 
-#[test]
-fn every_subset_of_the_asked_size_is_as_likely() {
-    const ROWS: u32 = 6000;
-    let [n_features, n_masked] = [4, 2]; // six subsets
-    let samples: Vec<u32> = (0..ROWS).collect();
-    let mut mask = vec![f32::NAN; n_features * samples.len()];
-    random_masking(Key::new(3), &samples, n_features, n_masked, &mut mask);
+/// The tokens that are masked of each of `n` samples, all of which lack the tokens `missing`.
+fn masked(n: u32, n_features: usize, n_masked: usize, missing: &[usize]) -> Vec<Vec<usize>> {
+    let samples: Vec<u32> = (0..n).collect();
+    let b = samples.len();
+    let mut targets = vec![0.5_f32; n_features * b];
+    for t in missing {
+        targets[t * b..(t + 1) * b].fill(f32::NAN);
+    }
+    let mut mask = vec![f32::NAN; n_features * b];
+    random_masking(Key::new(3), &samples, n_features, n_masked, Some(&targets), &mut mask);
+    (0..b).map(|j| (0..n_features).filter(|t| mask[t * b + j] > 0.5).collect()).collect()
+}
+
+/// Asserts that the subsets are `n` different ones, each as likely.
+fn check_uniform(subsets: &[Vec<usize>], n: usize, percentile: f64) {
     let mut counts = BTreeMap::new();
-    for j in 0..samples.len() {
-        let subset: Vec<usize> = (0..n_features).filter(|t| mask[t * samples.len() + j] > 0.5).collect();
+    for subset in subsets {
         *counts.entry(subset).or_insert(0.0) += 1.0;
     }
-    assert!(counts.keys().all(|subset| subset.len() == n_masked), "{counts:?}");
-    let wanted = f64::from(ROWS) / 6.0;
+    let wanted = subsets.len() as f64 / n as f64;
     let chi_square: f64 = counts.values().map(|count: &f64| (count - wanted).powi(2) / wanted).sum();
-    // the 99.9th percentile for five degrees of freedom
-    assert!(counts.len() == 6 && chi_square < 20.5, "{chi_square}: {counts:?}");
+    assert!(counts.len() == n && chi_square < percentile, "{chi_square}: {counts:?}");
+}
+
+#[test]
+fn every_subset_of_the_asked_size_is_as_likely() {
+    let subsets = masked(6000, 4, 2, &[]);
+    assert!(subsets.iter().all(|subset| subset.len() == 2));
+    // six; the 99.9th percentile for five degrees of freedom
+    check_uniform(&subsets, 6, 20.5);
+}
+
+#[test]
+fn what_is_missing_is_not_hidden_and_every_subset_of_the_rest_is_as_likely() {
+    let subsets = masked(6000, 5, 2, &[1]);
+    assert!(subsets.iter().all(|subset| subset.len() == 2 && !subset.contains(&1)));
+    check_uniform(&subsets, 6, 20.5);
+}
+
+#[test]
+fn where_too_few_are_present_all_of_them_are_hidden_and_as_many_others_as_are_wanted() {
+    let subsets = masked(6000, 6, 4, &[0, 2, 5, 4]);
+    assert!(subsets.iter().all(|subset| subset.len() == 4 && subset.contains(&1) && subset.contains(&3)), "{subsets:?}");
+    check_uniform(&subsets, 6, 20.5);
+    assert!(masked(50, 3, 2, &[0, 1, 2]).iter().all(|subset| subset.len() == 2), "as many where all are missing");
+}
+
+/// Selection sampling as it was before tokens could be missing.
+#[test]
+fn a_row_of_which_nothing_is_missing_has_the_mask_that_it_always_had() {
+    let samples: Vec<u32> = (0..200).collect();
+    let (b, n_features, n_masked, key) = (samples.len(), 42, 17, Key::new(9));
+    let mut wanted = vec![0.0_f32; n_features * b];
+    for (j, &sample) in samples.iter().enumerate() {
+        let (mut stream, mut left) = (key.stream(u32::MAX, sample), n_masked);
+        for t in 0..n_features {
+            if stream.random_range(0..n_features - t) < left {
+                wanted[t * b + j] = 1.0;
+                left -= 1;
+            }
+        }
+    }
+    let mut targets = vec![0.5_f32; n_features * b];
+    let check = |targets: Option<&[f32]>, which: &dyn Fn(usize) -> bool| {
+        let mut mask = vec![f32::NAN; n_features * b];
+        random_masking(key, &samples, n_features, n_masked, targets, &mut mask);
+        let same = (0..mask.len()).filter(|i| which(i % b)).all(|i| mask[i].to_bits() == wanted[i].to_bits());
+        assert!(same);
+    };
+    check(None, &|_| true);
+    check(Some(&targets), &|_| true);
+    // every second row lacks a token
+    (0..b).step_by(2).for_each(|j| targets[(j % n_features) * b + j] = f32::NAN);
+    check(Some(&targets), &|j| j % 2 == 1);
+}
+
+/// The loss of some targets, whose gradient is added to the second argument.
+type LossOf<'l> = &'l dyn Fn(&Cx<'_, f64>, Option<&mut [f64]>, &[f64]) -> f64;
+
+fn copied<'a>(cx: &Cx<'a, f64>, from: &[f64]) -> &'a mut [f64] {
+    let to = cx.alloc(from.len());
+    to.copy_from_slice(from);
+    to
+}
+
+#[test]
+fn what_is_missing_has_no_loss_and_no_gradient() {
+    let b = 3;
+    let (x, mask) = (uniform(2, 4 * b), vec![1.0; 4 * b]);
+    let mut targets = uniform(3, 4 * b);
+    // the second feature of all samples, and the last feature of the last
+    targets[b..2 * b].fill(f64::NAN);
+    targets[4 * b - 1] = f64::NAN;
+    let features: Vec<(String, usize)> = (0..4).map(|i| (format!("f{i}"), 1)).collect();
+    let check = |table: &ParamTable, loss: LossOf<'_>| {
+        let (params, arena) = (table.init::<f64>(1), Arena::default());
+        let of = |targets: &[f64], grads: Option<&mut [f64]>| loss(&Cx::new(&params, &arena, Mode::Eval), grads, targets);
+        let mut grads = table.zeros::<f64>();
+        let total = of(&targets, Some(&mut grads));
+        // the sum of the terms of each target that is there
+        let terms = (0..targets.len()).filter(|&i| !targets[i].is_nan()).map(|i| {
+            let mut only = vec![f64::NAN; targets.len()];
+            only[i] = targets[i];
+            of(&only, None)
+        });
+        let wanted: f64 = terms.sum();
+        assert!((total - wanted).abs() < 1e-12 * wanted, "{total}, not {wanted}");
+        for spec in table.specs() {
+            let grads = spec.param.of(&grads);
+            assert!(grads.iter().all(|g| g.is_finite()), "{}", spec.name);
+            if spec.name.starts_with("heads.") {
+                assert_eq!(grads.iter().all(|&g| g == 0.0), spec.name.starts_with("heads.f1."), "{}", spec.name);
+            }
+        }
+    };
+    let mut table = ParamTable::default();
+    let mae = mae(&mut table, 4, &MIXER, 0.5);
+    check(&table, &|cx, grads, targets| mae.loss(cx, grads, b, copied(cx, &x), copied(cx, &mask), targets, 1.0));
+    let mut table = ParamTable::default();
+    let vae = Vae::new(&mut table.root(), &features, &[Target::Numeric; 4], &MIXER, VaeConfig::default());
+    check(&table, &|cx, grads, targets| {
+        let Elbo { reconstruction, .. } = vae.loss(cx, grads, b, copied(cx, &x), targets, 1.0, 1.0);
+        reconstruction
+    });
 }
 
 #[test]

@@ -190,7 +190,7 @@ impl<R: Real> Objective<R> for Task<R> {
                 labels[labelled..].iter_mut().zip(&taught.data[labelled..]).for_each(|(label, &logit)| *label = sigmoid(logit));
                 self.features(samples, x, features, targets);
                 let mask = cx.alloc(FEATURES.len() * b);
-                random_masking(key, keys, FEATURES.len(), 2, mask);
+                random_masking(key, keys, FEATURES.len(), 2, None, mask);
                 mask.chunks_exact_mut(b).for_each(|mask| mask[..labelled].fill(R::zero()));
                 let [n_labelled, n_unlabelled] = [n_labelled, self.n_samples - n_labelled].map(|n| R::from_f64(n as f64));
                 let student = Student { pos_weight: R::one(), n_labelled, n_unlabelled, weight: R::one() };

@@ -80,7 +80,7 @@ impl Objective<f32> for MeanTeacherObjective<'_> {
             self.teach(cx, unknown, &mut targets[labelled..]);
         }
         let mask = cx.alloc(n * b);
-        random_masking(key, keys, n, n_masked(self.settings.mask_ratio, n), mask);
+        random_masking(key, keys, n, n_masked(self.settings.mask_ratio, n), None, mask);
         mask.chunks_exact_mut(b).for_each(|mask| mask[..labelled].fill(0.0));
         let x = cx.alloc(b * self.encoded.width());
         self.encoded.fill(samples.iter().map(|sample| sample.row), x);

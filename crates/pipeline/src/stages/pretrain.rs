@@ -104,7 +104,7 @@ impl Objective<f32> for ReconstructionObjective<'_> {
         match self.pretext {
             Pretext::Mae(mae) => {
                 let mask = cx.alloc(n * b);
-                random_masking(key, keys, n, mae.n_masked(), mask);
+                random_masking(key, keys, n, mae.n_masked(), Some(targets), mask);
                 mae.loss(cx, Some(grads), b, x, mask, targets, self.divisor).into()
             }
             Pretext::Vae(vae) => {
@@ -125,7 +125,7 @@ impl Objective<f32> for ReconstructionObjective<'_> {
 
 #[cfg(test)]
 mod tests {
-    use nids_flows::Tokeniser;
+    use nids_flows::{FeatureColumn, Tokeniser};
 
     use super::*;
     use crate::testing::slope_error;
@@ -148,22 +148,70 @@ mod tests {
         }
     }
 
+    /// Calls `with` with the objective of generated flows, of which all but the first `present` numbers of `gaps` rows are missing.
+    fn on_flows(
+        objective: &str,
+        present: usize,
+        gaps: usize,
+        with: impl FnOnce(&dyn Objective<f32>, &ParamTable, &mut Engine<f32>),
+    ) {
+        let objective = format!("pretrain.objective.{objective}");
+        let settings =
+            ["name=x", "model.dim=8", "model.depth=2", "model.dropout=0", "model.drop_path=0", "pretrain.batch_size=16"];
+        let settings: Vec<String> = settings.into_iter().chain([objective.as_str()]).map(str::to_owned).collect();
+        let config = Config::parse("{}", "c.yaml", &settings).unwrap();
+        let mut flows = nids_flows::synthetic(16, 1);
+        let numeric: Vec<usize> = (0..flows.features().len())
+            .filter(|&feature| matches!(flows.features()[feature], FeatureColumn::Numeric(_)))
+            .collect();
+        for (row, &feature) in (0..gaps).flat_map(|row| numeric[present..].iter().map(move |feature| (row, feature))) {
+            flows.put(row, feature, f64::NAN);
+        }
+        let tokeniser = Tokeniser::fit(&flows, &all_rows(16), &config.tokeniser).unwrap();
+        let encoded = tokeniser.tokenise(&flows).unwrap();
+        let mut table = ParamTable::default();
+        let pretext = Pretext::new(&config, &tokeniser, &mut table).unwrap();
+        let found = ReconstructionObjective::new(&config.pretrain, &pretext, &encoded);
+        let mut engine = engine(&config, &table, pretext.activations(), 1, 16).unwrap();
+        with(&found, &table, &mut engine);
+    }
+
+    fn samples() -> Vec<Sample> {
+        (0..16).map(|row| Sample { row, key: row }).collect()
+    }
+
+    /// 17 of 42 tokens are hidden, of which three are categories.
+    #[test]
+    fn a_mask_hides_what_is_present_before_what_is_missing() {
+        let losses = |objective: &str, present: usize| {
+            let mut losses = Vec::new();
+            on_flows(objective, present, 16, |objective, table, engine| {
+                let params = table.init::<f32>(1);
+                for key in 0..3 {
+                    let mut loss = Loss::default();
+                    engine.accumulate(objective, &params, Key::new(key), &mut table.zeros(), &mut loss, 0, &samples());
+                    losses.push(loss.total.to_bits());
+                }
+            });
+            losses
+        };
+        for objective in ["mae={}", "mae.encoder=visible_only"] {
+            // as many as are hidden: every mask is the same
+            let same = losses(objective, 14);
+            assert!(same.iter().all(|loss| *loss == same[0]), "{objective}: {same:?}");
+            let drawn = losses(objective, 15);
+            assert!(drawn[0] != drawn[1] && drawn[1] != drawn[2], "{objective}: {drawn:?}");
+        }
+    }
+
     #[test]
     fn the_gradient_is_that_of_the_loss() {
-        for objective in ["mae={}", "mae.encoder=visible_only", "vae={beta: 20}", "vae={beta: 20, latent: pooled}"] {
-            let objective = format!("pretrain.objective.{objective}");
-            let settings = ["name=x", "model.dim=8", "model.depth=2", "pretrain.batch_size=16", &objective].map(str::to_owned);
-            let config = Config::parse("{}", "c.yaml", &settings).unwrap();
-            let flows = nids_flows::synthetic(16, 1);
-            let tokeniser = Tokeniser::fit(&flows, &all_rows(16), &config.tokeniser).unwrap();
-            let encoded = tokeniser.tokenise(&flows).unwrap();
-            let mut table = ParamTable::default();
-            let pretext = Pretext::new(&config, &tokeniser, &mut table).unwrap();
-            let found = ReconstructionObjective::new(&config.pretrain, &pretext, &encoded);
-            let mut engine = engine(&config, &table, pretext.activations(), 1, 16).unwrap();
-            let samples: Vec<Sample> = (0..16).map(|row| Sample { row, key: row }).collect();
-            let error = slope_error(&found, &table, &mut engine, &samples);
-            assert!(error < 0.01, "{objective}: off by {error}");
+        let objectives = ["mae={}", "mae.encoder=visible_only", "vae={beta: 20}", "vae={beta: 20, latent: pooled}"];
+        for (objective, gaps) in objectives.into_iter().flat_map(|objective| [(objective, 0), (objective, 9)]) {
+            on_flows(objective, 6, gaps, |found, table, engine| {
+                let error = slope_error(found, table, engine, &samples());
+                assert!(error < 0.01, "{objective}, gaps in {gaps} rows: off by {error}");
+            });
         }
     }
 }
