@@ -114,9 +114,11 @@ fn scalar(key: &Key, text: &str, plain: bool) -> Option<Json> {
             (is_text && !text.is_empty()).then(|| text.into())
         }
         Rule::OneOf(_) => key.names().contains(&text).then(|| text.into()),
+        Rule::WordOrWhole(word, ..) if text == word.name => Some(text.into()),
         _ if !plain => None,
         Rule::Switch => text.parse::<bool>().ok().map(Json::from),
         Rule::Whole(low, high) => text.parse::<u64>().ok().filter(|value| (low..=high).contains(&value)).map(Json::from),
+        Rule::WordOrWhole(_, low, high) => text.parse::<u64>().ok().filter(|value| (low..=high).contains(&value)).map(Json::from),
         Rule::Number(low, high) => number(text).filter(|value| (*low, *high).contains(value)).map(Json::from),
         Rule::Choice(_) | Rule::Section => None,
     }

@@ -25,6 +25,8 @@ pub(super) struct Key {
 /// What a setting accepts.
 pub(super) enum Rule {
     Whole(u64, u64),
+    /// This word, or a whole number.
+    WordOrWhole(Choice, u64, u64),
     Number(Bound<f64>, Bound<f64>),
     Switch,
     Text,
@@ -103,6 +105,11 @@ impl Walk {
             Some(&"string") => Rule::Text,
             Some(&"object") if !nullable => return self.section(path, schema, scope),
             Some(&"object") => Rule::Section,
+            _ if schema["anyOf"].is_array() => {
+                let one = |key: &str| schema["anyOf"].as_array()?.iter().find(|one| one[key].is_string());
+                let (word, number) = one("const").zip(one("type")).unwrap_or_else(|| panic!("`{path}`: no rule fits {schema}"));
+                Rule::WordOrWhole(choice(word), whole(&number["minimum"], 0), whole(&number["maximum"], u64::MAX))
+            }
             _ => {
                 let choices: Vec<Choice> = variants.iter().map(choice).collect();
                 assert!(!choices.is_empty(), "`{path}`: no rule fits this kind of declaration: {schema}");
@@ -205,6 +212,7 @@ impl Key {
     pub(super) fn names(&self) -> Vec<&str> {
         match &self.rule {
             Rule::OneOf(choices) | Rule::Choice(choices) => choices.iter().map(|choice| choice.name.as_str()).collect(),
+            Rule::WordOrWhole(word, ..) => vec![&word.name],
             _ => Vec::new(),
         }
     }
@@ -214,6 +222,7 @@ impl Key {
         let mut text = match &self.rule {
             Rule::Whole(low, u64::MAX) => format!("a whole number from {low} up"),
             Rule::Whole(low, high) => format!("a whole number between {low} and {high}"),
+            Rule::WordOrWhole(word, low, high) => format!("`{}` or a whole number between {low} and {high}", word.name),
             Rule::Number(low, high) => match (low, high) {
                 (Included(low), Included(high)) => format!("a number between {low} and {high}"),
                 (Included(low), Excluded(high)) => format!("a number from {low} to below {high}"),

@@ -301,7 +301,22 @@ fn every_shipped_config_loads_and_round_trips() {
 fn shipped_unsw_nb15_is_the_default_on_real_data() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../configs/unsw-nb15.yaml");
     let shipped = Config::load(&path, &["data.train=".to_owned(), "data.unlabelled=".to_owned()]).unwrap();
-    assert_eq!(shipped, config("name: unsw-nb15", &[]));
+    assert_eq!(shipped, config("name: unsw-nb15", &["tokeniser.max_categories=31"]));
+}
+
+#[test]
+fn a_setting_may_be_a_word_or_a_number() {
+    use nids_flows::MaxCategories::{AtMost, Auto};
+    for (written, wanted) in [("auto", Auto), ("31", AtMost(31)), ("65535", AtMost(65_535))] {
+        let found = config(&format!("name: x\ntokeniser: {{ max_categories: {written} }}"), &[]);
+        assert_eq!(found.tokeniser.max_categories, wanted);
+        assert_eq!(config(&found.to_yaml(), &[]), found);
+        assert_eq!(config(&found.to_json().to_string(), &[]), found);
+    }
+    assert_eq!(config("name: x", &[]).tokeniser.max_categories, Auto);
+    let wrong =
+        ["0", "65536", "aut", "'31'", "[31]"].map(|value| problems("name: x", &[&format!("tokeniser.max_categories={value}")]));
+    insta::assert_snapshot!(wrong.join("\n"));
 }
 
 #[test]
@@ -331,7 +346,7 @@ fn hashes_move_with_what_matters_and_nothing_else() {
 fn hash_is_stable_across_versions() {
     // It moves with a new key, which old runs get the default of, and with a new default, which makes them stale: say so in the
     // changelog.
-    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"1c23a6058a8fbf7bc17c99e5606c437206faca29a05e47aa018926f18af44b3c");
+    insta::assert_snapshot!(config("name: x", &[]).stage_hash(Stage::Finetune), @"1a5c4a7081887aa37b59a2e1690bd24fb1cd45909d42e5a466d8937296f37696");
 }
 
 #[test]

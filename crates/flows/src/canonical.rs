@@ -14,7 +14,6 @@ use std::borrow::Cow;
 /// | nothing | `-` |
 ///
 /// A number is `[+-]?digits[.digits]` and nothing else. All other texts stay as they are.
-#[allow(dead_code, reason = "its callers, the reader and the tokeniser, come next")]
 pub(crate) fn canonical(text: &str) -> Cow<'_, str> {
     match text {
         "" => "-".into(),

@@ -33,7 +33,9 @@ pub use reader::{FlowReader, Labels, Lines, MAX_MAGNITUDE, read, some_of};
 pub use schema::{Column, ColumnKind, Schema};
 pub use split::{Split, all_rows, draw_labelled, equal_rows, split};
 pub use synthetic::{synthetic, write_synthetic};
-pub use tokeniser::{Normalisation, TokenKind, TokenSpec, TokenTable, Tokeniser, TokeniserConfig, global_max};
+pub use tokeniser::{
+    Cut, MaxCategories, Normalisation, TokenKind, TokenSpec, TokenTable, Tokeniser, TokeniserConfig, global_max,
+};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -10,6 +10,7 @@ impl Flows {
     ///
     /// # Panics
     /// If a row is out of range.
+    #[expect(clippy::needless_pass_by_value, reason = "an iterator, cloned for every feature")]
     pub fn missing_counts(&self, rows: impl Iterator<Item = u32> + Clone) -> Vec<(String, usize)> {
         let count = |column: &FeatureColumn| match column {
             FeatureColumn::Numeric(values) => rows.clone().filter(|&row| values[row as usize].is_nan()).count(),

@@ -2,14 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::canonical::canonical;
+use crate::missing::MISSING;
 use crate::{Error, Flows, Result, Schema};
 
+mod categories;
 mod config;
 mod fit;
 mod saved;
 mod token_table;
 
-pub use config::{Normalisation, TokeniserConfig};
+use categories::CutValues;
+
+pub use categories::Cut;
+pub use config::{MaxCategories, Normalisation, TokeniserConfig};
 pub use token_table::TokenTable;
 
 /// Quantile-normal values are clipped here, on both sides.
@@ -59,7 +65,8 @@ pub struct TokenSpec {
 ///
 /// Numbers that are missing or infinite are not learnt from. An infinite one is beyond the largest or smallest of training.
 ///
-/// A categorical feature becomes a one-hot of its classes, or with `one_hot: false` its standardised class index.
+/// A categorical feature becomes a one-hot of its classes, or with `one_hot: false` its standardised class index. Categories that
+/// are too rare, or too many, share one class with those that training has not seen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tokeniser {
     schema: Schema,
@@ -98,6 +105,8 @@ enum Feature {
         values: Vec<String>,
         /// Scale of the class index where it stands for the class.
         code: Affine,
+        #[serde(default, skip_serializing_if = "CutValues::is_empty")]
+        cut: CutValues,
     },
 }
 
@@ -123,21 +132,22 @@ impl Affine {
 impl Tokeniser {
     /// Learns from the given rows of `flows`, and from no others.
     pub fn fit(flows: &Flows, rows: &[u32], config: &TokeniserConfig) -> Result<Self> {
-        Self::fit_parts(&[(flows, rows)], config)
+        Self::fit_parts(&[(flows, rows)], config).map(|(tokeniser, _)| tokeniser)
     }
 
-    /// [`Tokeniser::fit`] from the rows of several files that were read by one schema.
+    /// [`Tokeniser::fit`] from the rows of several files that were read by one schema, and what was cut of which feature.
     ///
     /// # Panics
     /// If there are no parts, or their schemas differ.
-    pub fn fit_parts(parts: &[(&Flows, &[u32])], config: &TokeniserConfig) -> Result<Self> {
+    pub fn fit_parts(parts: &[(&Flows, &[u32])], config: &TokeniserConfig) -> Result<(Self, Vec<Cut>)> {
         let schema = parts[0].0.schema();
         assert!(parts.iter().all(|(flows, _)| flows.schema() == schema), "rows of different schemas do not join");
         config.check()?;
         if parts.iter().all(|(_, rows)| rows.is_empty()) {
             return Err(Error::tokeniser("no rows to fit on"));
         }
-        Ok(Tokeniser::new(schema.clone(), config.clone(), fit::features(parts, config)))
+        let (features, cuts) = fit::features(parts, config);
+        Ok((Tokeniser::new(schema.clone(), config.clone(), features), cuts))
     }
 
     fn new(schema: Schema, config: TokeniserConfig, features: Vec<Feature>) -> Self {
@@ -169,6 +179,28 @@ impl Tokeniser {
     /// The schema of the flows it was fitted on: what is needed to read more of them.
     pub fn schema(&self) -> &Schema {
         &self.schema
+    }
+
+    /// Whether the feature of a token was missing in rows of training.
+    ///
+    /// # Panics
+    /// If the token is out of range.
+    pub fn had_missing(&self, token: usize) -> bool {
+        match &self.features[token] {
+            Feature::Parts { missing, .. } | Feature::Scaled { missing, .. } => *missing,
+            Feature::Categorical { values, cut, .. } => {
+                values.iter().chain(&cut.values).any(|text| canonical(text) == MISSING) || cut.more > 0
+            }
+        }
+    }
+
+    /// Whether every category of a token that training saw is remembered, those that were cut included. Else one of the rarest is
+    /// counted as never seen.
+    ///
+    /// # Panics
+    /// If the token is out of range.
+    pub fn remembers_all(&self, token: usize) -> bool {
+        !matches!(&self.features[token], Feature::Categorical { cut, .. } if cut.more > 0)
     }
 
     /// Encodes flows of the schema that it was fitted on.

@@ -75,10 +75,20 @@ pub(crate) fn unlabelled(config: &Config, run: &mut StageRun<'_>, progress: &mut
     Ok(Some(flows))
 }
 
-/// Fits the tokeniser: on the training part of the labelled rows and on the unlabelled ones, never on validation rows.
-pub(crate) fn fit_tokeniser(config: &Config, labelled: &Labelled, unlabelled: Option<&Flows>) -> Result<Tokeniser> {
+/// Fits the tokeniser: on the training part of the labelled rows and on the unlabelled ones, never on validation rows. Says which
+/// categories it does not keep.
+pub(crate) fn fit_tokeniser(
+    config: &Config,
+    labelled: &Labelled,
+    unlabelled: Option<&Flows>,
+    progress: &mut dyn Progress,
+) -> Result<Tokeniser> {
     let all = all_rows(unlabelled.map_or(0, Flows::len));
     let mut parts = vec![(&labelled.flows, labelled.split.train.as_slice())];
     parts.extend(unlabelled.map(|unlabelled| (unlabelled, all.as_slice())));
-    Ok(Tokeniser::fit_parts(&parts, &config.tokeniser)?)
+    let (tokeniser, cuts) = Tokeniser::fit_parts(&parts, &config.tokeniser)?;
+    for cut in cuts {
+        progress.event(Event::Message(&cut.to_string()));
+    }
+    Ok(tokeniser)
 }

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
+use super::categories::{Cut, CutValues, class_of, cut_bytes};
 use super::{Affine, Feature, NORMAL_CLIP, Normalisation, TokeniserConfig};
-use crate::{FeatureColumn, Flows, TextColumn};
+use crate::{ColumnKind, FeatureColumn, Flows, TextColumn};
 
 /// The most knots of a quantile-normal map.
 pub(super) const MAX_KNOTS: usize = 1000;
@@ -9,10 +10,16 @@ pub(super) const MAX_KNOTS: usize = 1000;
 /// Flows with those of their rows to learn from.
 type Part<'p> = (&'p Flows, &'p [u32]);
 
-/// Learns every feature from the given rows.
-pub(super) fn features(from: &[Part<'_>], config: &TokeniserConfig) -> Vec<Feature> {
-    let mut features: Vec<Feature> = (0..from[0].0.features.len())
-        .map(|feature| match &from[0].0.features[feature] {
+/// Learns every feature from the given rows; what is cut of the categorical ones, where something is.
+pub(super) fn features(from: &[Part<'_>], config: &TokeniserConfig) -> (Vec<Feature>, Vec<Cut>) {
+    let schema = from[0].0.schema();
+    let n_categorical = schema.features().filter(|column| column.kind == ColumnKind::Categorical).count();
+    let cut_bytes = cut_bytes(n_categorical);
+    let mut cuts = Vec::new();
+    let mut features: Vec<Feature> = schema
+        .features()
+        .enumerate()
+        .map(|(feature, column)| match &from[0].0.features[feature] {
             FeatureColumn::Numeric(_) => {
                 let missing = numbers(from, feature).any(f64::is_nan);
                 let mut values: Vec<f64> = numbers(from, feature).filter(|x| x.is_finite()).collect();
@@ -27,7 +34,11 @@ pub(super) fn features(from: &[Part<'_>], config: &TokeniserConfig) -> Vec<Featu
                     Feature::Scaled { mean, std, missing }
                 }
             }
-            FeatureColumn::Categorical(_) => categorical(from, feature, config),
+            FeatureColumn::Categorical(_) => {
+                let (learnt, cut) = categorical(from, &column.name, feature, config, cut_bytes);
+                cuts.extend((cut.rows > 0).then_some(cut));
+                learnt
+            }
         })
         .collect();
     if config.normalisation == Normalisation::GlobalMax {
@@ -40,7 +51,7 @@ pub(super) fn features(from: &[Part<'_>], config: &TokeniserConfig) -> Vec<Featu
             }
         }
     }
-    features
+    (features, cuts)
 }
 
 /// The values of a numeric feature, part by part.
@@ -60,10 +71,10 @@ fn texts<'p>(from: &'p [Part<'_>], feature: usize) -> impl Iterator<Item = (&'p 
 }
 
 /// The class of every row of a categorical feature, part by part.
-fn classes<'p>(from: &'p [Part<'_>], feature: usize, values: &'p [String]) -> impl Iterator<Item = f64> + 'p {
+fn classes<'p>(from: &'p [Part<'_>], feature: usize, values: &'p [String], cut: &'p CutValues) -> impl Iterator<Item = f64> + 'p {
     texts(from, feature).flat_map(move |(texts, rows)| {
-        let classes = class_of(values, texts);
-        rows.iter().map(move |&row| classes[texts.codes()[row as usize] as usize] as f64)
+        let classes = class_of(values, cut, texts);
+        rows.iter().map(move |&row| classes[texts.codes()[row as usize] as usize].index(values.len()) as f64)
     })
 }
 
@@ -129,31 +140,39 @@ fn affine(values: &[f64]) -> Affine {
     Affine { mean, std: if varies { std } else { 1.0 } }
 }
 
-/// Known values by falling count, ties in order of text.
-fn categorical(from: &[Part<'_>], feature: usize, config: &TokeniserConfig) -> Feature {
+/// Known values by falling count, ties in order of text, and what is cut of the others.
+fn categorical(from: &[Part<'_>], name: &str, feature: usize, config: &TokeniserConfig, cut_bytes: usize) -> (Feature, Cut) {
     let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
     for (texts, rows) in texts(from, feature) {
         let mut code_counts = vec![0_usize; texts.vocabulary().len()];
         for &row in rows {
             code_counts[texts.codes()[row as usize] as usize] += 1;
         }
-        for (text, n) in texts.vocabulary().iter().zip(code_counts) {
+        for (text, n) in texts.vocabulary().iter().zip(code_counts).filter(|(_, n)| *n > 0) {
             *counts.entry(text).or_default() += n;
         }
     }
-    let mut known: Vec<(usize, &String)> = counts.into_iter().map(|(text, n)| (n, text)).collect();
-    known.retain(|(count, _)| *count >= config.min_count.max(1));
-    known.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1)));
-    known.truncate(config.max_categories);
-    let values: Vec<String> = known.into_iter().map(|(_, text)| text.clone()).collect();
-    let codes: Vec<f64> = classes(from, feature, &values).collect();
-    Feature::Categorical { values, code: affine(&codes) }
-}
-
-/// Class of every entry of a column's vocabulary; the class after the last known value is the unknown one.
-pub(super) fn class_of(values: &[String], texts: &TextColumn) -> Vec<usize> {
-    let classes: BTreeMap<&String, usize> = values.iter().enumerate().map(|(class, text)| (text, class)).collect();
-    texts.vocabulary().iter().map(|text| classes.get(text).copied().unwrap_or(values.len())).collect()
+    let n_rows = counts.values().sum();
+    let mut all: Vec<(usize, &String)> = counts.into_iter().map(|(text, n)| (n, text)).collect();
+    all.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1)));
+    let n_frequent = all.partition_point(|(count, _)| *count >= config.min_count.max(1));
+    let frequent: Vec<usize> = all[..n_frequent].iter().map(|(count, _)| *count).collect();
+    let n_kept = config.max_categories.kept(&frequent, n_rows);
+    let (kept, cut) = all.split_at(n_kept);
+    let values: Vec<String> = kept.iter().map(|(_, text)| (*text).clone()).collect();
+    let report = Cut {
+        feature: name.to_owned(),
+        kept: n_kept,
+        by_max_categories: n_frequent - n_kept,
+        by_min_count: all.len() - n_frequent,
+        rows: cut.iter().map(|(count, _)| count).sum(),
+        n_rows,
+        max_categories: config.max_categories,
+        min_count: config.min_count,
+    };
+    let cut = CutValues::new(cut.iter().map(|(_, text)| *text), cut_bytes);
+    let codes: Vec<f64> = classes(from, feature, &values, &cut).collect();
+    (Feature::Categorical { values, code: affine(&codes), cut }, report)
 }
 
 /// scale = largest raw value; mean and std of raw / scale over all features and rows, here times scale.
@@ -161,7 +180,7 @@ fn global_affine(from: &[Part<'_>], features: &[Feature]) -> Affine {
     let mut raw = Vec::with_capacity(from.iter().map(|(_, rows)| rows.len()).sum::<usize>() * features.len());
     for (place, feature) in features.iter().enumerate() {
         match feature {
-            Feature::Categorical { values, .. } => raw.extend(classes(from, place, values)),
+            Feature::Categorical { values, cut, .. } => raw.extend(classes(from, place, values, cut)),
             _ => raw.extend(numbers(from, place).filter(|x| x.is_finite())),
         }
     }

@@ -89,11 +89,15 @@ fn check(feature: &Feature, kind: ColumnKind, config: &TokeniserConfig) -> std::
         Feature::Scaled { mean, std, missing: _ } if kind == ColumnKind::Numeric && !has_parts => {
             scale(&Affine { mean: *mean, std: *std })
         }
-        Feature::Categorical { values, code } if kind == ColumnKind::Categorical => {
-            if values.len() > config.max_categories {
-                return Err(format!("{} values; its config says at most {}", values.len(), config.max_categories));
+        Feature::Categorical { values, code, cut } if kind == ColumnKind::Categorical => {
+            let most = config.max_categories.most();
+            if values.len() > most {
+                return Err(format!("{} values; its config says at most {most}", values.len()));
             }
-            let mut sorted: Vec<&String> = values.iter().collect();
+            if !cut.is_bounded() {
+                return Err(format!("{} values of `cut`: more than are remembered", cut.values.len()));
+            }
+            let mut sorted: Vec<&String> = values.iter().chain(&cut.values).collect();
             sorted.sort_unstable();
             match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
                 Some(pair) => Err(format!("value {:?} stands there twice", pair[0])),

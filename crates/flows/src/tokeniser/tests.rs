@@ -109,16 +109,17 @@ fn only_training_rows_are_learnt_from() {
 }
 
 #[test]
-fn categories_are_ordered_by_count_and_the_rest_is_unknown_and_counted() {
+fn categories_are_ordered_by_count_and_the_rest_is_one_class_and_counted() {
     let train = flows(&[0.0; 9], &["b", "a", "b", "c", "d", "a", "b", "d", "e"]);
-    let config = TokeniserConfig { min_count: 2, max_categories: 2, ..TokeniserConfig::default() };
+    let config = TokeniserConfig { min_count: 2, max_categories: MaxCategories::AtMost(2), ..TokeniserConfig::default() };
     let tokeniser = fit(&train, &config);
     let encoded = tokeniser.tokenise(&flows(&[0.0; 4], &["d", "b", "a", "new"])).unwrap();
     let classes: Vec<f32> = (0..4).map(|row| encoded.target(row, 1)).collect();
     assert_eq!(classes, [2.0, 0.0, 1.0, 2.0]);
     assert_eq!(expanded(&tokeniser, &encoded, 0, 1), [0.0, 0.0, 1.0]);
     assert_eq!(expanded(&tokeniser, &encoded, 1, 1), [1.0, 0.0, 0.0]);
-    assert_eq!(encoded.unknown_counts(), [("c".to_owned(), 2)]);
+    assert_eq!(encoded.unknown_counts(), [("c".to_owned(), 1)]);
+    assert_eq!(encoded.other_counts(), [("c".to_owned(), 1)], "`d` was cut");
 }
 
 #[test]
@@ -219,7 +220,16 @@ fn hostile_json_is_refused() {
     check("\"edges\":[-1.5,", "\"edges\":[1e40,", "`edges` does not ascend");
     check("\"bins\":4", "\"bins\":400000000", "`bins` is 400000000; at most");
     check("\"values\":[\"a\",\"b\"]", "\"values\":[\"a\",\"a\"]", "feature `c`: value \"a\" stands there twice");
-    check("\"max_categories\":31", "\"max_categories\":1", "2 values; its config says at most 1");
+    check("\"max_categories\":\"auto\"", "\"max_categories\":1", "2 values; its config says at most 1");
+    check("\"max_categories\":\"auto\"", "\"max_categories\":\"all\"", "`auto` or a whole number");
+    check("\"max_categories\":\"auto\"", "\"max_categories\":65537", "`max_categories` is 65537; at most 65536");
+    let code = good.split("\"code\":").nth(1).unwrap().split('}').next().unwrap();
+    let cut = |cut: &str| format!("{code}}},\"cut\":{cut}");
+    check(&format!("{code}}}"), &cut("{\"values\":[\"b\"]}"), "feature `c`: value \"b\" stands there twice");
+    check(&format!("{code}}}"), &cut("{\"values\":[\"d\",\"d\"]}"), "feature `c`: value \"d\" stands there twice");
+    check(&format!("{code}}}"), &cut("{\"values\":[],\"less\":1}"), "unknown field `less`");
+    let long: Vec<String> = (0..4096).map(|i| format!("{i:016}")).collect();
+    check(&format!("{code}}}"), &cut(&format!("{{\"values\":{long:?}}}")), "feature `c`: 4096 values of `cut`: more than are");
     check("\"kind\":\"numeric\"", "\"kind\":\"categorical\"", "feature `x`: its kind is not that");
     check("\"kind\":\"numeric\"", "\"kind\":\"ignored\"", "2 features, but its schema has 1");
     check("\"features\":[{", "\"features\":[{\"scaled\":{\"mean\":0.0,\"std\":1.0}},{", "3 features");
@@ -285,7 +295,11 @@ fn tokens_are_those_of_numpy() {
     let all = flows(&numbers, &texts);
     let fitted: Vec<u32> = (0..size("fitted") as u32).collect();
     let check = |config: TokeniserConfig, token: usize, name: &str, wanted: &[f64]| {
-        let config = TokeniserConfig { min_count: size("min_count"), max_categories: size("max_categories"), ..config };
+        let config = TokeniserConfig {
+            min_count: size("min_count"),
+            max_categories: MaxCategories::AtMost(size("max_categories")),
+            ..config
+        };
         let tokeniser = Tokeniser::fit(&all, &fitted, &config).unwrap();
         let encoded = tokeniser.tokenise(&all).unwrap();
         let found: Vec<f32> = (0..all.len()).flat_map(|row| expanded(&tokeniser, &encoded, row, token)).collect();
@@ -363,7 +377,7 @@ fn parts_are_fitted_and_encoded_like_one_file_and_then_hold_no_features() {
         let mut joined = one.select(&rows_of_one);
         joined.extend(two.select(&rows_of_two));
         let whole = Tokeniser::fit(&joined, &all_rows(&joined), &config).unwrap();
-        let fitted = Tokeniser::fit_parts(&[(&one, &rows_of_one), (&two, &rows_of_two)], &config).unwrap();
+        let (fitted, _) = Tokeniser::fit_parts(&[(&one, &rows_of_one), (&two, &rows_of_two)], &config).unwrap();
         assert_eq!(fitted.to_json(), whole.to_json());
 
         let wanted = whole.tokenise(&joined).unwrap();
@@ -507,4 +521,117 @@ fn number() -> impl Strategy<Value = f64> {
         -50.0..50.0,
         prop::sample::select(vec![1e30, -1e30, 5e-324])
     ]
+}
+
+/// `counts[i]` rows of each category `i`.
+fn counted(counts: &[usize]) -> Flows {
+    let texts: Vec<String> = counts.iter().enumerate().flat_map(|(i, &n)| vec![format!("c{i:04}"); n]).collect();
+    flows(&vec![0.0; texts.len()], &texts.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn fit_with_cuts(flows: &Flows, config: &TokeniserConfig) -> (Tokeniser, Vec<Cut>) {
+    Tokeniser::fit_parts(&[(flows, &all_rows(flows))], config).unwrap()
+}
+
+#[test]
+fn auto_keeps_the_categories_of_99_5_percent_of_the_rows_within_bounds() {
+    let auto = TokeniserConfig::default();
+    let kept = |counts: &[usize]| fit(&counted(counts), &auto).tokens()[1].width - 1;
+    assert_eq!(kept(&[10; 200]), 199, "1,990 of 2,000 rows are 99.5 %");
+    assert_eq!(kept(&[[25; 38].as_slice(), &[45, 5]].concat()), 39, "995 of 1,000");
+    assert_eq!(kept(&[[25; 38].as_slice(), &[44, 6]].concat()), 40, "994 of 1,000 are not enough");
+    assert_eq!(kept(&[[10_000].as_slice(), &[5; 60]].concat()), 51, "10,250 of 10,300");
+    assert_eq!(kept(&[[60_000].as_slice(), &[5; 60]].concat()), 31, "one is enough, but 31 are kept");
+    assert_eq!(kept(&[5; 1200]), 1024);
+    assert_eq!(kept(&[[5; 100].as_slice(), &[4; 100]].concat()), 100, "`min_count` holds as well");
+    let number = TokeniserConfig { max_categories: MaxCategories::AtMost(31), ..auto };
+    assert_eq!(fit(&counted(&[10; 200]), &number).tokens()[1].width - 1, 31);
+}
+
+#[test]
+fn what_is_cut_is_told_with_its_rule_and_its_share_of_the_rows() {
+    let told = |counts: &[usize], max_categories| {
+        let config = TokeniserConfig { max_categories, ..TokeniserConfig::default() };
+        fit_with_cuts(&counted(counts), &config).1.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let counts = [[10; 3].as_slice(), &[6; 3], &[1; 2]].concat();
+    assert_eq!(
+        told(&counts, MaxCategories::AtMost(4)),
+        [
+            "`c`: 4 of 8 categories are kept; `max_categories: 4` cuts 2 and `min_count: 5` cuts 2: 14 of 50 training rows (28.00 %) \
+             are read as \"other\""
+        ]
+    );
+    assert_eq!(
+        told(&counts, MaxCategories::Auto),
+        ["`c`: 6 of 8 categories are kept; `min_count: 5` cuts 2: 2 of 50 training rows (4.00 %) are read as \"other\""]
+    );
+    assert_eq!(
+        told(&[10; 200], MaxCategories::Auto),
+        [
+            "`c`: 199 of 200 categories are kept; `max_categories: auto` cuts 1: 10 of 2000 training rows (0.50 %) are read as \"other\""
+        ]
+    );
+    assert_eq!(told(&[5; 3], MaxCategories::AtMost(3)), [""; 0], "nothing is cut");
+}
+
+#[test]
+fn a_value_that_was_cut_is_told_from_one_that_training_has_not_seen() {
+    let all = flows(&[0.0; 10], &["a", "a", "a", "b", "a", "a", "c", "a", "a", "d"]);
+    // `d` is in a row that is not one of training
+    let training: Vec<u32> = (0..9).collect();
+    let tokeniser = Tokeniser::fit(&all, &training, &TokeniserConfig::default()).unwrap();
+    let back = Tokeniser::from_json(&tokeniser.to_json()).unwrap();
+    assert_eq!(back, tokeniser);
+    for tokeniser in [tokeniser, back] {
+        let encoded = tokeniser.tokenise(&flows(&[0.0; 6], &["b", "c", "d", "d", "d", "a"])).unwrap();
+        assert_eq!(encoded.other_counts(), [("c".to_owned(), 2)]);
+        assert_eq!(encoded.unknown_counts(), [("c".to_owned(), 3)]);
+        assert_eq!((0..6).map(|row| encoded.target(row, 1)).collect::<Vec<_>>(), [1.0, 1.0, 1.0, 1.0, 1.0, 0.0]);
+        assert!(tokeniser.remembers_all(1));
+    }
+    let nothing_cut = fit(&flows(&[0.0; 5], &["a"; 5]), &TokeniserConfig::default());
+    assert!(!nothing_cut.to_json().contains("\"cut\""), "a file in which nothing was cut is as before");
+}
+
+#[test]
+fn the_cut_values_that_are_remembered_are_bounded() {
+    let texts: Vec<String> = (0..9000).map(|i| format!("{i:09}x")).collect();
+    let all = flows(&vec![0.0; 9000], &texts.iter().map(String::as_str).collect::<Vec<_>>());
+    let tokeniser = fit(&all, &TokeniserConfig::default());
+    assert!(!tokeniser.remembers_all(1) && tokeniser.remembers_all(0));
+    let encoded = tokeniser.tokenise(&all).unwrap();
+    let (other, unknown) = (encoded.other_counts()[0].1, encoded.unknown_counts()[0].1);
+    // 13 bytes each of 64 KiB
+    assert_eq!((other, unknown), (5041, 9000 - 5041));
+    assert!(tokeniser.to_json().len() < 80 << 10);
+    assert_eq!(Tokeniser::from_json(&tokeniser.to_json()).unwrap(), tokeniser);
+}
+
+#[test]
+fn a_category_is_found_in_its_canonical_form() {
+    let train = flows(&[0.0; 20], &["06", "True", "", "tcp"].repeat(5));
+    let tokeniser = fit(&train, &TokeniserConfig::default());
+    let classes = |c: &[&str]| {
+        let encoded = tokeniser.tokenise(&flows(&vec![0.0; c.len()], c)).unwrap();
+        (0..c.len()).map(|row| encoded.target(row, 1)).collect::<Vec<_>>()
+    };
+    assert_eq!(classes(&["6", "true", "-", "tcp"]), classes(&["06", "True", "", "tcp"]));
+    assert_eq!(classes(&["6.0", "T", "TCP", "60"]), [classes(&["06", "True"]), vec![4.0, 4.0]].concat());
+
+    // two spellings that were two classes stay two
+    let tokeniser = fit(&flows(&[0.0; 11], &[["06"; 5].as_slice(), &["6"; 6]].concat()), &TokeniserConfig::default());
+    let encoded = tokeniser.tokenise(&flows(&[0.0; 3], &["6", "06", "6.0"])).unwrap();
+    assert_eq!((0..3).map(|row| encoded.target(row, 1)).collect::<Vec<_>>(), [0.0, 1.0, 0.0]);
+}
+
+#[test]
+fn what_was_missing_in_training_is_known_by_feature() {
+    let had = |x: &[f64], c: &[&str]| {
+        let tokeniser = fit(&flows(x, c), &TokeniserConfig::default());
+        [0, 1].map(|token| tokeniser.had_missing(token))
+    };
+    assert_eq!(had(&[0.0, 1.0], &["a", "a"]), [false, false]);
+    assert_eq!(had(&[0.0, f64::NAN], &["a", "-"]), [true, true]);
+    assert_eq!(had(&[0.0, 1.0], &["a", ""]), [false, true]);
 }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
-use super::fit::{class_of, signed_log1p};
+use super::categories::{Class, class_of};
+use super::fit::signed_log1p;
 use super::{Affine, Feature, LOG1P_CLIP, SCALED_CLIP, Tokeniser};
 use crate::{FeatureColumn, Flows};
 
@@ -19,6 +20,7 @@ pub struct TokenTable {
     plan: Arc<[Plan]>,
     n_rows: usize,
     unknown: Vec<(String, usize)>,
+    other: Vec<(String, usize)>,
     missing: Vec<(String, usize)>,
 }
 
@@ -96,9 +98,10 @@ impl TokenTable {
         }
         let is_categorical = |feature: &Feature| matches!(feature, Feature::Categorical { .. });
         let categorical = tokeniser.features.iter().zip(&tokeniser.tokens).filter(|(feature, _)| is_categorical(feature));
-        let unknown = categorical.map(|(_, token)| (token.feature.clone(), 0)).collect();
+        let unknown: Vec<(String, usize)> = categorical.map(|(_, token)| (token.feature.clone(), 0)).collect();
+        let other = unknown.clone();
         let missing = tokeniser.tokens.iter().map(|token| (token.feature.clone(), 0)).collect();
-        TokenTable { unknown, missing, cells: vec![0.0; n_rows * stride], stride, plan: plan.into(), n_rows }
+        TokenTable { unknown, other, missing, cells: vec![0.0; n_rows * stride], stride, plan: plan.into(), n_rows }
     }
 
     /// Encodes `rows` of the columns from row `first` on.
@@ -117,14 +120,20 @@ impl TokenTable {
         }
     }
 
-    /// Adds the values of `rows` that are unknown.
+    /// Adds the values of `rows` that training has not seen, and those that it cut.
     fn count_unknown(&mut self, columns: &[Column<'_>], rows: &(impl Iterator<Item = usize> + Clone)) {
         let classes = columns.iter().filter_map(|column| match column {
-            Column::Class { codes, classes, n_known } => Some((codes, classes, *n_known as f32)),
+            Column::Class { codes, found, .. } => Some((codes, found)),
             _ => None,
         });
-        for ((codes, classes, n_known), (_, n)) in classes.zip(&mut self.unknown) {
-            *n += rows.clone().filter(|&row| classes[codes[row] as usize] >= n_known).count();
+        for (((codes, found), (_, unknown)), (_, other)) in classes.zip(&mut self.unknown).zip(&mut self.other) {
+            for row in rows.clone() {
+                match found[codes[row] as usize] {
+                    Class::Known(_) => {}
+                    Class::Other => *other += 1,
+                    Class::NeverSeen => *unknown += 1,
+                }
+            }
         }
     }
 
@@ -204,9 +213,15 @@ impl TokenTable {
         self.cells[row * self.stride + self.plan[token].offset]
     }
 
-    /// Name of each categorical feature, and in how many rows its value was unknown.
+    /// Name of each categorical feature, and in how many rows training has never seen its value. A tokeniser of an earlier version
+    /// has not noted what was cut: it counts as never seen.
     pub fn unknown_counts(&self) -> &[(String, usize)] {
         &self.unknown
+    }
+
+    /// Name of each categorical feature, and in how many rows its value is one that training saw and cut.
+    pub fn other_counts(&self) -> &[(String, usize)] {
+        &self.other
     }
 
     /// Name of each feature, and in how many rows it is missing.
@@ -243,7 +258,7 @@ enum Column<'a> {
     },
     Class {
         codes: &'a [u32],
-        classes: Vec<f32>,
+        found: Vec<Class>,
         n_known: usize,
     },
 }
@@ -258,11 +273,9 @@ impl<'a> Column<'a> {
             (Feature::Scaled { mean, std, .. }, FeatureColumn::Numeric(values)) => {
                 Column::Scaled { values, affine: Affine { mean: *mean, std: *std } }
             }
-            (Feature::Categorical { values, .. }, FeatureColumn::Categorical(texts)) => Column::Class {
-                codes: texts.codes(),
-                classes: class_of(values, texts).into_iter().map(|class| class as f32).collect(),
-                n_known: values.len(),
-            },
+            (Feature::Categorical { values, cut, .. }, FeatureColumn::Categorical(texts)) => {
+                Column::Class { codes: texts.codes(), found: class_of(values, cut, texts), n_known: values.len() }
+            }
             _ => unreachable!("features were compared with the schema"),
         }
     }
@@ -279,7 +292,7 @@ impl<'a> Column<'a> {
                 cells[2] = place(edges, x) as f32;
             }
             Column::Scaled { values, affine } => cells[0] = clipped(affine.apply(values[row]), SCALED_CLIP),
-            Column::Class { codes, classes, .. } => cells[0] = classes[codes[row] as usize],
+            Column::Class { codes, found, n_known } => cells[0] = found[codes[row] as usize].index(*n_known) as f32,
         }
     }
 }

@@ -25,7 +25,7 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let mut stage = run.begin(Stage::Pretrain, config, progress)?;
     let mut labelled = labelled(config, &mut stage, progress)?;
     let mut unlabelled = unlabelled(config, &mut stage, progress)?;
-    let tokeniser = fit_tokeniser(config, &labelled, unlabelled.as_ref())?;
+    let tokeniser = fit_tokeniser(config, &labelled, unlabelled.as_ref(), progress)?;
     let all_unlabelled = all_rows(unlabelled.as_ref().map_or(0, Flows::len));
     let mut parts = vec![(&mut labelled.flows, labelled.split.train.as_slice())];
     parts.extend(unlabelled.as_mut().map(|unlabelled| (unlabelled, all_unlabelled.as_slice())));

@@ -38,7 +38,7 @@ impl Rows {
         let unlabelled = if is_wanted { unlabelled(config, stage, progress)? } else { None };
         let tokeniser = match pretrained_tokeniser {
             Some(path) => read_tokeniser(path, Stage::Pretrain)?,
-            None => fit_tokeniser(config, &labelled, unlabelled.as_ref())?,
+            None => fit_tokeniser(config, &labelled, unlabelled.as_ref(), progress)?,
         };
         let with_labels = labelled_rows(config, &labelled, stage, progress)?;
         let mut unlabelled = unlabelled.filter(|_| has_teacher);
