@@ -103,8 +103,8 @@ pub(crate) enum Command {
     },
     /// Write a verdict for every row of a file, with or without labels
     ///
-    /// One line per input row, in order: id, probability of an attack, verdict. Categories never seen in training count
-    /// as unknown and are reported on stderr.
+    /// One line per input row, in order: id, probability of an attack, verdict. Categories never seen in training, those
+    /// that it has cut, and missing cells are counted on stderr.
     Predict {
         #[command(flatten)]
         model: ModelArgs,

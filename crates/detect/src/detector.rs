@@ -8,13 +8,13 @@ use nids_flows::{Classes, FlowReader, Flows, Labels, Schema, TokenTable, Tokenis
 use nids_kernels::Buffer;
 use nids_nn::ParamTable;
 use nids_nn::engine::Engine;
-use nids_store::progress::{Event, Progress};
+use nids_store::progress::Progress;
 use nids_store::run::{MODEL, Run, TOKENISER};
 use nids_store::{Error, Result};
 use serde::Deserialize;
 
 use crate::classifier::{Network, wants_classes};
-use crate::read::{read_tokeniser, tell_ignored, tell_lines};
+use crate::read::{Counts, read_tokeniser, tell_ignored, tell_lines, tell_missing, tell_unknown, warn_of_missing};
 use crate::session::Session;
 use crate::verdicts::Outputs;
 use crate::weights_file::WeightsFile;
@@ -42,6 +42,10 @@ pub struct ReadSummary {
     pub rows: u64,
     /// Values never seen in training, by column.
     pub unknown_categories: BTreeMap<String, u64>,
+    /// Values that training saw and cut, by column.
+    pub other_categories: BTreeMap<String, u64>,
+    /// Missing cells, by column.
+    pub missing: BTreeMap<String, u64>,
 }
 
 /// The parameters of the classifier that a config describes: for tests, which make weights that fit.
@@ -190,20 +194,26 @@ impl Detector {
             (probabilities, next) = self.engine().join(|| self.probabilities(&encoded), &mut read);
             self.check(&flows, &probabilities, &data.display().to_string())?;
             summary.rows += flows.len() as u64;
-            for (column, n) in encoded.unknown_counts() {
-                if *n > 0 {
-                    *summary.unknown_categories.entry(column.clone()).or_default() += *n as u64;
-                }
-            }
+            add(&mut summary.unknown_categories, encoded.unknown_counts());
+            add(&mut summary.other_categories, encoded.other_counts());
+            add(&mut summary.missing, encoded.missing_counts());
             each(&flows, &probabilities)?;
         }
         tell_lines(&reader, data, progress);
-        for (column, n) in &summary.unknown_categories {
-            let (path, rows) = (data.display(), summary.rows);
-            let message = format!("{path}: {n} of {rows} rows: `{column}` not known from training, read as unknown");
-            progress.event(Event::Message(&message));
-        }
+        let path = data.display().to_string();
+        let [missing, never_seen, cut] = [&summary.missing, &summary.unknown_categories, &summary.other_categories]
+            .map(|by_column| Counts::new(&path, summary.rows, by_column.iter().map(|(column, n)| (column.as_str(), *n))));
+        tell_missing(&missing, progress);
+        warn_of_missing(&self.tokeniser, &missing, progress);
+        tell_unknown(&self.tokeniser, &never_seen, &cut, progress);
         Ok(())
+    }
+}
+
+/// Adds counts by column.
+fn add(sum: &mut BTreeMap<String, u64>, counts: &[(String, usize)]) {
+    for (column, n) in counts.iter().filter(|(_, n)| *n > 0) {
+        *sum.entry(column.clone()).or_default() += *n as u64;
     }
 }
 

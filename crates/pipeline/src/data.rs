@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nids_config::Config;
-use nids_detect::read::read;
+use nids_detect::read::{Counts, read, warn_of_missing};
 use nids_flows::{Flows, Labels, Schema, Split, Tokeniser, all_rows, split, synthetic};
 use nids_store::progress::{Event, Progress};
 use nids_store::run::StageRun;
@@ -36,8 +36,7 @@ pub(crate) fn labelled(config: &Config, run: &mut StageRun<'_>, progress: &mut d
         progress.event(Event::Message(&format!("no `data.train`: {rows} flows are generated")));
         synthetic(rows, SYNTHETIC_TRAIN)
     };
-    let split = cut(&flows, config)
-        .map_err(|error| Error::Data(format!("{}: {error}", config.data.train.as_deref().unwrap_or("generated flows"))))?;
+    let split = cut(&flows, config).map_err(|error| Error::Data(format!("{}: {error}", labelled_name(config))))?;
     let attacks = flows.labels().map_or(0, |labels| labels.iter().map(|&label| usize::from(label)).sum());
     progress.event(Event::Message(&format!(
         "{} labelled rows, {attacks} attacks: {} to train on, {} to validate (no row of which repeats a training row)",
@@ -73,6 +72,16 @@ pub(crate) fn unlabelled(config: &Config, run: &mut StageRun<'_>, progress: &mut
     };
     progress.event(Event::Message(&format!("{} unlabelled rows", flows.len())));
     Ok(Some(flows))
+}
+
+/// What messages call the labelled rows.
+pub(crate) fn labelled_name(config: &Config) -> &str {
+    config.data.train.as_deref().unwrap_or("generated flows")
+}
+
+/// Warns of features that are missing in flows and were not in what the tokeniser was fitted on.
+pub(crate) fn warn_of_newly_missing(tokeniser: &Tokeniser, flows: &Flows, name: &str, progress: &mut dyn Progress) {
+    warn_of_missing(tokeniser, &Counts::of_missing(name, flows), progress);
 }
 
 /// Fits the tokeniser: on the training part of the labelled rows and on the unlabelled ones, never on validation rows. Says which

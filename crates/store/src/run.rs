@@ -69,6 +69,9 @@ struct Manifest {
     /// Artefacts of earlier stages that it read.
     inputs: BTreeMap<Stage, BTreeMap<String, Digest>>,
     outputs: BTreeMap<String, Digest>,
+    /// Missing cells of the rows that were trained on, by feature; features without are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    missing: BTreeMap<String, u64>,
 }
 
 /// What a stage does if an earlier run of it was stopped.
@@ -294,6 +297,7 @@ impl Run {
             inputs: BTreeMap::new(),
             upstream: BTreeMap::new(),
             outputs: BTreeMap::new(),
+            missing: BTreeMap::new(),
             logs: Default::default(),
             checkpoints: None,
         }
@@ -418,6 +422,7 @@ pub struct StageRun<'a> {
     inputs: BTreeMap<Stage, BTreeMap<String, Digest>>,
     upstream: BTreeMap<Stage, Manifest>,
     outputs: BTreeMap<String, Digest>,
+    missing: BTreeMap<String, u64>,
     /// The lines that this stage has written to each of [`LogFile::ALL`].
     logs: [Lines; 2],
     checkpoints: Option<Store>,
@@ -495,6 +500,12 @@ impl StageRun<'_> {
         })?;
         self.data.insert(role.to_owned(), digest);
         self.check_data()
+    }
+
+    /// Notes in the manifest how many cells of each feature are missing in the rows that are trained on.
+    pub fn missing(&mut self, counts: &[(String, usize)]) {
+        let some = counts.iter().filter(|(_, n)| *n > 0);
+        self.missing = some.map(|(feature, n)| (feature.clone(), *n as u64)).collect();
     }
 
     /// Writes an artefact, which readers find after [`StageRun::finish`]. `name` may have folders in it: `latents/train.npy`.
@@ -699,6 +710,7 @@ impl StageRun<'_> {
             data: self.data,
             inputs: self.inputs,
             outputs: self.outputs,
+            missing: self.missing,
         };
         self.run.write_staged(self.stage, &manifest_name(self.stage), |out| {
             serde_json::to_writer_pretty(&mut *out, &manifest)?;

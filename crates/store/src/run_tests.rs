@@ -86,6 +86,24 @@ fn the_same_run_gives_the_same_bytes_for_any_number_of_threads() {
 }
 
 #[test]
+fn a_manifest_counts_missing_cells_and_is_as_before_where_there_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::create(folder.path()).unwrap();
+    let config = config(&[]);
+    let manifest = |missing: &[(String, usize)]| {
+        let mut stage = run.begin(Stage::Pretrain, &config, &mut Silent).unwrap();
+        stage.missing(missing);
+        stage.write("weights", b"weights").unwrap();
+        stage.finish("scalar").unwrap();
+        run.require(Stage::Pretrain, "weights").unwrap();
+        serde_json::from_slice::<Json>(&fs::read(folder.path().join("manifest-pretrain.json")).unwrap()).unwrap()
+    };
+    let counts = [("dur", 3), ("proto", 0), ("state", 7)].map(|(name, n)| (name.to_owned(), n));
+    assert_eq!(manifest(&counts)["missing"], serde_json::json!({ "dur": 3, "state": 7 }));
+    assert!(manifest(&counts[1..2]).get("missing").is_none());
+}
+
+#[test]
 fn what_was_never_made_names_the_command_that_makes_it() {
     let (_guard, run) = filled();
     overwrite(&run, "stray", "written by hand");

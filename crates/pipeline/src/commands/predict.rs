@@ -55,7 +55,7 @@ pub fn predict(run: &Run, data: &Path, out: &mut dyn Write, progress: &mut dyn P
         Ok(())
     })?;
     lines.flush().map_err(Error::io("the verdicts", "write"))?;
-    let ReadSummary { rows, unknown_categories } = summary;
+    let ReadSummary { rows, unknown_categories, .. } = summary;
     Ok(PredictSummary { rows, attacks, unknown_categories })
 }
 

@@ -9,7 +9,7 @@ use crate::stages::finetune;
 use crate::testing::{Folder, cells, column, csv, flows};
 use nids_config::Stage;
 use nids_store::artefacts::digest;
-use nids_store::progress::Silent;
+use nids_store::progress::{Event, Silent};
 use nids_store::run::MODEL;
 
 const SETTINGS: &[&str] = &[
@@ -159,4 +159,97 @@ fn a_verdict_is_a_function_of_the_row_alone() {
             assert!(bits(threads, cut) == whole, "{gemm}, {dim}, {task}: in pieces of {cut}, {threads} threads");
         }
     }
+}
+
+/// What a command says.
+fn told(command: impl FnOnce(&mut dyn Progress)) -> Vec<String> {
+    let mut told = Vec::new();
+    command(&mut |event: Event<'_>| {
+        if let Event::Message(text) = event {
+            told.push(text.to_owned());
+        }
+    });
+    told
+}
+
+/// Generated flows with other texts: `text` of a row.
+fn with_texts(n: usize, seed: u64, name: &str, text: impl Fn(usize) -> &'static str) -> String {
+    let mut rows = cells(&flows(n, seed));
+    let place = column(&rows, name);
+    (0..n).for_each(|row| text(row).clone_into(&mut rows[row + 1][place]));
+    csv(&rows)
+}
+
+#[test]
+fn a_file_is_told_of_with_what_training_has_cut_and_never_seen() {
+    let folder = Folder::new();
+    let train = |row: usize| if row < 4 { "rare" } else { ["tcp", "udp"][row % 2] };
+    folder.write("train.csv", with_texts(120, 3, "proto", train));
+    let run = trained(&folder, TASKS[0], 0.5);
+    let of = |text: &dyn Fn(usize) -> &'static str| {
+        folder.write("flows.csv", with_texts(40, 8, "proto", text));
+        let data = folder.path("flows.csv");
+        let predicted = told(|progress| drop(predict(&run, &data, &mut Vec::new(), progress).unwrap()));
+        let evaluated = told(|progress| drop(evaluate(&run, &data, progress).unwrap()));
+        assert_eq!(predicted, evaluated);
+        let path = data.display().to_string();
+        let of_proto = predicted.iter().filter(|text| text.contains("`proto`"));
+        of_proto.map(|text| text.replace(&path, "FILE")).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&|_| "tcp"), [""; 0]);
+    assert_eq!(
+        of(&|row| if row < 21 { "new" } else { "tcp" }),
+        [
+            "warning: FILE: more than half of the rows (21 of 40) have a value of `proto` that was never seen in training, read as \
+         \"other\": compare how training data and this file spell it"
+        ]
+    );
+    assert_eq!(
+        of(&|row| if row < 4 { "new" } else { ["rare", "udp"][row % 2] }),
+        [
+            "FILE: 4 of 40 rows: `proto` has a value that was never seen in training, read as \"other\"",
+            "FILE: 18 of 40 rows: `proto` has a value that training has cut, read as \"other\"",
+        ]
+    );
+    assert_eq!(
+        of(&|row| if row == 5 { "-" } else { "tcp" }),
+        [
+            "FILE: 40 rows, missing: `proto` in 1",
+            "warning: FILE: 40 rows, missing here but never in training: `proto` in 1: the network has not learnt what that means",
+            "FILE: 1 of 40 rows: `proto` has a value that was never seen in training, read as \"other\"",
+        ]
+    );
+}
+
+#[test]
+fn training_says_what_it_cuts_and_what_is_missing_and_its_manifest_counts_the_rows_that_it_trains_on() {
+    let folder = Folder::new();
+    let train = |row: usize| if row < 2 { "rare" } else { ["tcp", "-", "udp"][row % 3] };
+    folder.write("train.csv", with_texts(120, 3, "proto", train));
+    let config = folder.config(&[SETTINGS, &["pretrain.steps=2", "pretrain.batch_size=32", "tokeniser.min_count=10"]]);
+    let run = folder.run("run");
+    let data = folder.path("train.csv");
+    let schema = nids_flows::Schema::resolve(&config.data.schema).unwrap();
+    let flows = read(&data, &schema, Labels::Required).unwrap();
+    let split = nids_flows::split(&flows, config.data.validation_fraction, config.seed).unwrap();
+    let missing = |rows: &[u32]| json!({ "proto": rows.iter().filter(|&&row| row > 1 && row % 3 == 1).count() });
+    for (stage, said) in [
+        ("pretrain", told(|progress| crate::stages::pretrain(&config, &run, progress).unwrap())),
+        ("finetune", told(|progress| drop(finetune(&config, &run, progress).unwrap()))),
+    ] {
+        let n_missing = (2..120).filter(|row| row % 3 == 1).count();
+        let wanted = format!("{}: 120 rows, missing: `proto` in {n_missing}", data.display());
+        assert_eq!(said.iter().filter(|text| text.contains("missing")).collect::<Vec<_>>(), [&wanted], "{stage}");
+        let cuts: Vec<&String> = said.iter().filter(|text| text.starts_with("`proto`: 3 of 4 categories are kept; ")).collect();
+        assert_eq!(cuts.len(), 1, "{said:?}");
+        let manifest = fs::read(run.folder().join(format!("manifest-{stage}.json"))).unwrap();
+        assert_eq!(serde_json::from_slice::<Json>(&manifest).unwrap()["missing"], missing(&split.train), "{stage}");
+    }
+    // of few labels, only those
+    let few = folder.config(&[SETTINGS, &["finetune.labels=20"]]);
+    let run = folder.run("few");
+    finetune(&few, &run, &mut Silent).unwrap();
+    let manifest: Json = serde_json::from_slice(&fs::read(run.folder().join("manifest-finetune.json")).unwrap()).unwrap();
+    let n = manifest["missing"]["proto"].as_u64().unwrap();
+    assert!((1..20).contains(&n), "{n} of 20 rows");
 }

@@ -8,7 +8,7 @@ use nids_flows::{Flows, Labels, all_rows, equal_rows};
 use nids_kernels::{Gemm, Key};
 use nids_nn::ParamTable;
 
-use crate::data::{Labelled, labelled};
+use crate::data::{Labelled, labelled, labelled_name, warn_of_newly_missing};
 use crate::labels::labelled_rows;
 use nids_config::{Config, FinetuneFrom, Stage};
 use nids_detect::read::{read, read_tokeniser};
@@ -78,6 +78,7 @@ fn choose(run: &Run, options: QueryOptions<'_>, progress: &mut dyn Progress) -> 
         Some(path) if is_finetuned => {
             let (labelled, known) = training_rows(run, &config, is_finetuned, &mut stage, progress)?;
             let mut flows = read(path, labelled.flows.schema(), Labels::Optional, progress)?;
+            warn_of_newly_missing(&tokeniser, &flows, &path.display().to_string(), progress);
             let n = flows.len();
             flows.extend(labelled.flows.select(&known));
             let rows = all_rows(flows.len());
@@ -86,11 +87,13 @@ fn choose(run: &Run, options: QueryOptions<'_>, progress: &mut dyn Progress) -> 
         }
         Some(path) => {
             let flows = read(path, tokeniser.schema(), Labels::Optional, progress)?;
+            warn_of_newly_missing(&tokeniser, &flows, &path.display().to_string(), progress);
             let pool = Pool::new(&flows, &all_rows(flows.len()), &[]);
             (flows, pool)
         }
         None => {
             let (labelled, known) = training_rows(run, &config, is_finetuned, &mut stage, progress)?;
+            warn_of_newly_missing(&tokeniser, &labelled.flows, labelled_name(&config), progress);
             let pool = Pool::new(&labelled.flows, &labelled.split.train, &known);
             (labelled.flows, pool)
         }

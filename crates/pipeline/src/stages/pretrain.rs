@@ -30,6 +30,7 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let mut parts = vec![(&mut labelled.flows, labelled.split.train.as_slice())];
     parts.extend(unlabelled.as_mut().map(|unlabelled| (unlabelled, all_unlabelled.as_slice())));
     let encoded = tokeniser.tokenise_and_free(parts)?;
+    stage.missing(encoded.missing_counts());
     let training_rows = labelled.split.train;
     drop((labelled.flows, unlabelled));
 

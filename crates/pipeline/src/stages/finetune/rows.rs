@@ -4,7 +4,7 @@ use std::path::Path;
 
 use nids_flows::{Flows, TokenTable, Tokeniser, all_rows};
 
-use crate::data::{Labelled, fit_tokeniser, labelled, unlabelled};
+use crate::data::{Labelled, fit_tokeniser, labelled, labelled_name, unlabelled, warn_of_newly_missing};
 use crate::labels::labelled_rows;
 use nids_config::{Config, Stage};
 use nids_detect::read::read_tokeniser;
@@ -43,6 +43,16 @@ impl Rows {
         let with_labels = labelled_rows(config, &labelled, stage, progress)?;
         let mut unlabelled = unlabelled.filter(|_| has_teacher);
         let (all, all_unlabelled) = (all_rows(labelled.flows.len()), all_rows(unlabelled.as_ref().map_or(0, Flows::len)));
+        warn_of_newly_missing(&tokeniser, &labelled.flows, labelled_name(config), progress);
+        let taught = if has_teacher { &labelled.split.train } else { &with_labels };
+        let mut missing = labelled.flows.missing_counts(taught.iter().copied());
+        if let Some(unlabelled) = &unlabelled {
+            let name = config.data.unlabelled.as_deref().unwrap_or("generated flows");
+            warn_of_newly_missing(&tokeniser, unlabelled, name, progress);
+            let more = unlabelled.missing_counts(all_unlabelled.iter().copied());
+            missing.iter_mut().zip(more).for_each(|((_, sum), (_, n))| *sum += n);
+        }
+        stage.missing(&missing);
         let mut parts = vec![(&mut labelled.flows, all.as_slice())];
         parts.extend(unlabelled.as_mut().map(|unlabelled| (unlabelled, all_unlabelled.as_slice())));
         let encoded = tokeniser.tokenise_and_free(parts)?;
