@@ -19,7 +19,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("detect", &["kernels", "flows", "nn", "models", "eval", "config", "store"]),
     ("train", &["kernels", "nn", "config", "store"]),
     ("pipeline", &["kernels", "flows", "interop", "nn", "models", "eval", "config", "store", "train", "detect"]),
-    ("cli", &["kernels", "eval", "config", "store", "pipeline"]),
+    ("cli", &["kernels", "flows", "eval", "config", "store", "pipeline"]),
 ];
 
 fn root() -> PathBuf {

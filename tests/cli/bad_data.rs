@@ -19,9 +19,6 @@ fn a_bad_file_is_named_with_its_line_and_column() {
         .file("missing-column.csv", edit(&flows, |_, cells| drop(cells.remove(sbytes))))
         .file("renamed-column.csv", flows.replacen("sbytes", "s_bytes", 1))
         .file("no-number.csv", with(sbytes, "1.5k"))
-        .file("no-cell.csv", with(sbytes, ""))
-        .file("nan.csv", with(sbytes, "NaN"))
-        .file("inf.csv", with(sbytes, "-inf"))
         .file("huge.csv", with(sbytes, "1e300"))
         .file("label.csv", with(label, "2"))
         .file(
@@ -41,21 +38,21 @@ fn a_bad_file_is_named_with_its_line_and_column() {
                 .map(|b| if *b == 0 { 0xff } else { *b })
                 .collect::<Vec<u8>>(),
         )
-        .file("semicolons.csv", flows.replace(',', ";"))
         .file("empty.csv", "")
         .file("header.csv", header)
         .file("binary.csv", b"\x00\x01\x02\xff\xfe\n\x00")
         .file("cut.parquet", b"PAR1\x00\x01\x02");
-    let files = "missing-column.csv renamed-column.csv no-number.csv no-cell.csv nan.csv inf.csv huge.csv label.csv short-row.csv \
-        not-utf8.csv semicolons.csv empty.csv header.csv binary.csv cut.parquet none.csv run";
+    let files = "missing-column.csv renamed-column.csv no-number.csv huge.csv label.csv short-row.csv not-utf8.csv empty.csv \
+        header.csv binary.csv cut.parquet none.csv run";
     let mut all = String::new();
     for file in files.split_whitespace() {
         let found = bench.fails(&format!("evaluate --run run --data {file}"));
         // each command reads with the same eyes
         let with_train = format!("--set data.train={file} --set finetune.from=scratch");
-        for args in
-            [format!("predict --run run --data {file}"), on_flows("pretrain", &with_train), on_flows("finetune", &with_train)]
-        {
+        let predict = format!("predict --run run --data {file}");
+        // which needs no labels
+        let predict = (file != "label.csv").then_some(predict);
+        for args in predict.into_iter().chain([on_flows("pretrain", &with_train), on_flows("finetune", &with_train)]) {
             // predict does not miss the label
             let alike = |text: &str| text.replace(", \"label\" of", " of").replace(" and 33 more of", " and 32 more of");
             assert_eq!(alike(&bench.fails(&args)), alike(&found), "{args}");

@@ -67,14 +67,18 @@ fn help_is_the_manual() {
     Usage: nids-mixer finetune [OPTIONS]
 
     Options:
-          --config <FILE>    The config; if left out, the one kept in --run
-          --set <KEY=VALUE>  Override one setting, as if it had been written in the file; may be repeated
-          --run <DIR>        The run folder [default: runs/NAME, with the name from the config]
-          --resume           Go on with a stage that was stopped in the run folder, or start it if none was. This
-                             is the default
-          --allow-changes    Go on although settings, data or kernels have changed since
-          --fresh            Start anew
-      -h, --help             Print help
+          --config <FILE>      The config; if left out, the one kept in --run
+          --set <KEY=VALUE>    Override one setting, as if it had been written in the file; may be repeated
+          --run <DIR>          The run folder [default: runs/NAME, with the name from the config]
+          --id <WHAT>          What names a row; as --set data.id=WHAT
+          --on-bad-row <WHAT>  What to do with a row that cannot be read: stop or skip; as --set
+                               data.on_bad_row=WHAT
+          --rejects <FILE>     The file for the rows that are skipped; as --set data.rejects=FILE
+          --resume             Go on with a stage that was stopped in the run folder, or start it if none was.
+                               This is the default
+          --allow-changes      Go on although settings, data or kernels have changed since
+          --fresh              Start anew
+      -h, --help               Print help
 
     Examples:
       --set seed=1
@@ -131,9 +135,9 @@ fn a_wrong_command_line_ends_with_2() {
 
     exit code 2
     error: the following required arguments were not provided:
-      --data <FILE>
+      --data <FILE>...
 
-    Usage: nids-mixer evaluate --run <DIR> --data <FILE>
+    Usage: nids-mixer evaluate --run <DIR> --data <FILE>...
 
     For more information, try '--help'.
 

@@ -99,7 +99,7 @@ fn trains_on(bench: &Bench, data_set: &str, csv: &str) {
     }
     let metrics: Json = serde_json::from_str(&bench.prints("evaluate --run run --data train.csv --json")).unwrap();
     assert_eq!(metrics["n"], n_rows);
-    assert_eq!(bench.prints("predict --run run --data train.csv").lines().count(), n_rows);
+    assert_eq!(bench.prints("predict --run run --data train.csv").lines().count(), 1 + n_rows);
 }
 
 #[test]

@@ -8,7 +8,7 @@ const KINDS: [&str; 3] = ["ensemble=independent", "ensemble=batch", "ensemble.ba
 
 fn probabilities(bench: &Bench) -> Vec<f64> {
     let verdicts = bench.prints("predict --run run --data flows.csv");
-    verdicts.lines().map(|line| line.split(',').nth(1).unwrap().parse().unwrap()).collect()
+    verdicts.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().parse().unwrap()).collect()
 }
 
 /// Member `k` of an ensemble's weights, under the names of a network alone.

@@ -175,7 +175,7 @@ fn uncertainty_chooses_among_the_rows_that_the_classifier_is_least_sure_of() {
     let pool = format!("{}\n{}\n", flows.lines().next().unwrap(), kept.join("\n"));
     bench.file("pool.csv", &pool);
     let verdicts = bench.prints("predict --run run --data pool.csv");
-    let probabilities = verdicts.lines().map(|line| line.split(',').nth(1).unwrap().parse::<f64>().unwrap());
+    let probabilities = verdicts.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().parse::<f64>().unwrap());
     let unsure: Vec<f64> = probabilities.map(|p| p * (1.0 - p)).collect();
     let rows = selected(&bench, &format!("--budget {BUDGET} --strategy uncertainty --data pool.csv"));
     for row in rows {

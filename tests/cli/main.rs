@@ -1,5 +1,6 @@
 //! The program as a user meets it: from a command line to verdicts, or to an error that helps.
 
+mod any_file;
 mod bad_data;
 mod bench;
 mod categories;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arrow_array::types::Int32Type;
 use arrow_array::{ArrayRef, BooleanArray, DictionaryArray, Float64Array, RecordBatch};
 use nids_config::{Config, Stage};
-use nids_flows::{Labels, Schema, Tokeniser};
+use nids_flows::{Ids, ReadOptions, Schema, Tokeniser};
 use nids_pipeline::stages;
 use nids_store::Run;
 use nids_store::artefacts::write_atomic;
@@ -335,7 +335,8 @@ fn csv() {
     let toy = Schema::parse("toy", check::SCHEMA).unwrap();
     let told = |content: &str| {
         write_atomic(&path, |out| out.write_all(content.as_bytes())).unwrap();
-        let error = nids_flows::read(&path, &toy, Labels::Optional).unwrap_err().to_string();
+        let error =
+            nids_flows::read(&path, &toy, &ReadOptions { ids: Ids::Row, ..ReadOptions::default() }).unwrap_err().to_string();
         error.rsplit('/').next().unwrap().to_owned()
     };
     assert_eq!(
@@ -426,8 +427,9 @@ fn parquet_files() {
     let toy = Schema::parse("toy", check::SCHEMA).unwrap();
     let told = |content: &[u8]| {
         write_atomic(&path, |out| out.write_all(content)).unwrap();
-        let error = nids_flows::read(&path, &toy, Labels::Optional).unwrap_err().to_string();
-        error.rsplit('/').next().unwrap().to_owned()
+        let error =
+            nids_flows::read(&path, &toy, &ReadOptions { ids: Ids::Row, ..ReadOptions::default() }).unwrap_err().to_string();
+        error.lines().next().unwrap().rsplit('/').next().unwrap().to_owned()
     };
     let footers = [
         schema(1000, b"\x02"),
@@ -445,7 +447,7 @@ fn parquet_files() {
         a.parquet: missing columns "size", "proto" of schema `toy`
         a.parquet: not a readable Parquet file: Parquet error: 4000000 keys in its footer, expected at most 65536
         a.parquet: not a readable Parquet file: Parquet argument error: Parquet error: a page of 8388608 bytes [N], expected at most 1310720: write smaller pages
-        a.parquet: row 1: column "proto": a text of 1048576 bytes; wanted at most 4096
+        a.parquet: 4096 cells in 4096 of 4096 rows cannot be read: to leave such rows out, pass `--on-bad-row skip --rejects FILE`
         a.parquet: [N] rows in a file of its size: not a table of flows
         a.parquet: not a readable Parquet file: Parquet argument error: Parquet error: delta-coded texts are not read here: write them plain or with a dictionary
         "#);

@@ -5,10 +5,13 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use arrow_array::types::Int32Type;
-use arrow_array::{ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int64Array, StringArray};
+use arrow_array::{ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow_ipc::writer::{FileWriter, StreamWriter};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use ndarray::{Array1, Array2};
 use nids_config::{Config, Stage};
-use nids_flows::{Labels, Normalisation, Schema, Tokeniser, TokeniserConfig};
+use nids_flows::{Normalisation, ReadOptions, Schema, Tokeniser, TokeniserConfig};
 use nids_nn::{Linear, ParamTable, weights};
 use nids_pipeline::stages;
 use nids_store::artefacts::write_atomic;
@@ -45,7 +48,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
     let csv = scratch.path().join("flows.csv");
     let toy = Schema::parse("toy", SCHEMA).unwrap();
     write_atomic(&csv, |out| out.write_all(FLOWS.as_bytes())).unwrap();
-    let flows = nids_flows::read(&csv, &toy, Labels::Required).unwrap();
+    let flows = nids_flows::read(&csv, &toy, &ReadOptions::labelled()).unwrap();
     for normalisation in [Normalisation::Features, Normalisation::Standard, Normalisation::GlobalMax] {
         let config = TokeniserConfig { normalisation, bins: 3, min_count: 1, ..TokeniserConfig::default() };
         let tokeniser = Tokeniser::fit(&flows, &[0, 1, 2, 3], &config).unwrap();
@@ -90,6 +93,8 @@ pub(crate) fn seeds() -> Vec<Seed> {
         write("parquet", &format!("{i}.parquet"), &columnar(columns, &Format::numbered(layout, 0x14)));
     }
 
+    other_formats(&mut write);
+
     write("import", "checkpoint.npy", &checkpoint());
 
     let run = Run::create(&scratch.path().join("run")).unwrap();
@@ -112,6 +117,43 @@ pub(crate) fn seeds() -> Vec<Seed> {
         write("stopped", name, &fs::read(run.folder().join("checkpoints").join(name)).unwrap());
     }
     seeds
+}
+
+/// Flows in formats other than CSV and Parquet.
+fn other_formats(write: &mut dyn FnMut(&'static str, &str, &[u8])) {
+    let object = |rate: &str, proto: &str, label: u8| {
+        format!(
+            "{{\"id\": 1, \"rate\": {rate}, \"size\": \"2\", \"proto\": \"{proto}\", \"more\": {{\"a\": [1, null]}}, \"label\": {label}}}"
+        )
+    };
+    let objects = [object("0.5", "tcp", 0), object("null", "a}\\\"{", 1), object("1e3", "u\\u0064p", 1)];
+    write("json", "lines.json", objects.join("\n").as_bytes());
+    write("json", "list.json", format!("[\n{}\n]\n", objects.join(",\n")).as_bytes());
+    write(
+        "zeek",
+        "conn.log",
+        b"#separator \\x09\n#set_separator\t,\n#empty_field\t(empty)\n#unset_field\t-\n#path\tconn\n#fields\tid\trate\tsize\tproto   label\n\
+          1\t0.5\t-\ttcp   0\n2\t1e3\t7\t(empty)   1\n3\t-\t\\x31\tu\\x64p   1\n#close\t2022\n",
+    );
+    let columns: [(&str, ArrayRef); 4] = [
+        ("id", Arc::new(Int64Array::from(vec![7, 8, 9]))),
+        ("proto", Arc::new(["tcp", "udp", "tcp"].into_iter().collect::<DictionaryArray<Int32Type>>())),
+        ("size", Arc::new(StringArray::from(vec![Some("1"), None, Some("1e3")]))),
+        ("rate", Arc::new(Float64Array::from(vec![Some(0.5), None, Some(3.0)]))),
+    ];
+    let batch = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, cells)| (name, cells, true))).unwrap();
+    let mut stream = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    stream.write(&batch).unwrap();
+    write("arrow", "stream.arrow", &stream.into_inner().unwrap());
+    let mut file = FileWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    file.write(&batch).unwrap();
+    write("arrow", "file.arrow", &file.into_inner().unwrap());
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(FLOWS.as_bytes()).unwrap();
+    write("coded", "flows.csv.gz", &gzip.finish().unwrap());
+    write("coded", "flows.csv.zst", &zstd::encode_all(FLOWS.as_bytes(), 1).unwrap());
+    let utf16: Vec<u8> = "\u{feff}".encode_utf16().chain(FLOWS.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    write("coded", "utf16.csv", &utf16);
 }
 
 /// A run that leaves a checkpoint of some kilobytes.

@@ -103,7 +103,7 @@ macro_rules! smoke {
     };
 }
 
-smoke! { config csv import manifest npy parquet run schema stopped tokeniser weights }
+smoke! { arrow coded config csv import json manifest npy parquet run schema stopped tokeniser weights zeek }
 
 /// `cargo test -p nids-pipeline --test untrusted write_the_seeds -- --ignored`, after a change of format.
 #[test]
@@ -131,6 +131,10 @@ fn seeds_are_accepted() {
             "schema" => check::schema,
             "csv" => check::csv,
             "parquet" => check::parquet,
+            "json" => check::json,
+            "zeek" => check::zeek,
+            "arrow" => check::arrow,
+            "coded" => check::coded,
             "import" => check::import,
             "stopped" => check::stopped,
             "run" => check::run,

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use nids_pipeline::commands::Axis;
+use nids_flows::{Encoding, Ids, OnBadRow, ReadOptions};
+use nids_pipeline::commands::{Axis, VerdictFormat};
 
 const MANUAL: &str = "\
 Examples:
@@ -103,14 +104,20 @@ pub(crate) enum Command {
     },
     /// Write a verdict for every row of a file, with or without labels
     ///
-    /// One line per input row, in order: id, probability of an attack, verdict. Categories never seen in training, those
-    /// that it has cut, and missing cells are counted on stderr.
+    /// One row per input row, in order: id, probability of an attack, verdict, and what --columns names. Categories never
+    /// seen in training, those that it has cut, and missing cells are counted on stderr.
     Predict {
         #[command(flatten)]
         model: ModelArgs,
         /// Where to write; stdout if left out. The file appears whole or not at all
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// How to write: csv, jsonl, parquet or arrow [default: what the ending of --output says, else csv]
+        #[arg(long, value_name = "FORMAT", value_parser = VerdictFormat::NAMES, hide_possible_values = true)]
+        format: Option<String>,
+        /// Columns of the input to carry along, as uid,id.orig_h
+        #[arg(long, value_name = "COLUMN,...", value_delimiter = ',')]
+        columns: Vec<String>,
     },
     /// Write which rows to label next
     ///
@@ -126,9 +133,12 @@ pub(crate) enum Command {
         /// Number of rows to label
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         budget: u32,
-        /// Flows to choose from, CSV or Parquet; if left out, the training rows of the run that have no label yet
-        #[arg(long, value_name = "FILE")]
-        data: Option<PathBuf>,
+        /// Flows to choose from: a file, a folder or a pattern; if left out, the training rows of the run without a label
+        #[arg(long, value_name = "FILE", num_args = 1..)]
+        data: Vec<String>,
+        /// What names a row in messages: the id column of the schema, or `row` for its number
+        #[arg(long, value_name = "WHAT", value_parser = ["schema", "row"], default_value = "schema", hide_possible_values = true)]
+        id: String,
         /// How to choose: `medoids` or `uncertainty` [default: uncertainty where there is a classifier]
         #[arg(long, value_name = "HOW", value_parser = ["medoids", "uncertainty"], hide_possible_values = true)]
         strategy: Option<String>,
@@ -233,6 +243,15 @@ pub(crate) struct StageArgs {
     /// The run folder [default: runs/NAME, with the name from the config]
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
+    /// What names a row; as --set data.id=WHAT
+    #[arg(long, value_name = "WHAT", value_parser = ["schema", "row"], hide_possible_values = true)]
+    pub(crate) id: Option<String>,
+    /// What to do with a row that cannot be read: stop or skip; as --set data.on_bad_row=WHAT
+    #[arg(long, value_name = "WHAT", value_parser = ["stop", "skip"], hide_possible_values = true)]
+    pub(crate) on_bad_row: Option<String>,
+    /// The file for the rows that are skipped; as --set data.rejects=FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rejects: Option<String>,
     /// Go on with a stage that was stopped in the run folder, or start it if none was. This is the default
     #[arg(long, conflicts_with = "fresh")]
     pub(crate) resume: bool,
@@ -249,7 +268,48 @@ pub(crate) struct ModelArgs {
     /// The run folder that `finetune` has filled
     #[arg(long, value_name = "DIR")]
     pub(crate) run: PathBuf,
-    /// The flows, CSV or Parquet
+    /// The flows: a file, a folder, a pattern such as 'logs/*.csv', several of these, or `-` for standard input
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    pub(crate) data: Vec<String>,
+    /// What names a row: the id column of the schema, or `row` for its number in the file
+    #[arg(long, value_name = "WHAT", value_parser = ["schema", "row"], default_value = "schema", hide_possible_values = true)]
+    pub(crate) id: String,
+    /// From which probability on a row is an attack [default: `evaluate.threshold` in config.yaml of the run folder]
+    #[arg(long, value_name = "P", value_parser = threshold)]
+    pub(crate) threshold: Option<f64>,
+    /// What to do with a row that cannot be read: stop, or skip it and write it to --rejects
+    #[arg(long, value_name = "WHAT", value_parser = ["stop", "skip"], default_value = "stop", hide_possible_values = true)]
+    pub(crate) on_bad_row: String,
+    /// The file for the rows that are skipped, with the reason; appears whole or not at all
     #[arg(long, value_name = "FILE")]
-    pub(crate) data: PathBuf,
+    pub(crate) rejects: Option<PathBuf>,
+    /// The share of rows that may be skipped
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = threshold)]
+    pub(crate) max_bad_rows: f64,
+    /// How text files are written, where neither the schema nor a byte order mark says it: utf-8 or windows-1252
+    #[arg(long, value_name = "NAME", value_parser = encoding)]
+    pub(crate) encoding: Option<Encoding>,
+}
+
+fn threshold(text: &str) -> Result<f64, String> {
+    let inside = text.parse().ok().filter(|p| (0.0..=1.0).contains(p));
+    inside.ok_or_else(|| "expected a number from 0 to 1".to_owned())
+}
+
+fn encoding(text: &str) -> Result<Encoding, String> {
+    let name = text.to_lowercase();
+    serde_json::from_value(name.into()).map_err(|_| "expected utf-8 or windows-1252 (latin-1)".to_owned())
+}
+
+impl ModelArgs {
+    /// How the files are read.
+    pub(crate) fn read_options(&self) -> ReadOptions {
+        ReadOptions {
+            ids: if self.id == "row" { Ids::Row } else { Ids::Schema },
+            on_bad_row: if self.on_bad_row == "skip" { OnBadRow::Skip } else { OnBadRow::Stop },
+            max_bad_rows: self.max_bad_rows,
+            encoding: self.encoding,
+            ..ReadOptions::default()
+        }
+    }
 }

@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod metrics;
+mod model;
 mod signals;
 mod sweep;
 mod terminal;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use nids_config::Config;
 use nids_eval::metrics::Metrics;
+use nids_flows::{Ids, ReadOptions, data_files};
 use nids_pipeline::commands::{BenchOptions, QueryOptions, QueryStrategy};
 use nids_pipeline::{commands, stages};
 use nids_store::output::{self, Source};
@@ -26,6 +28,14 @@ use signals::Stop;
 use terminal::Terminal;
 
 fn main() -> ExitCode {
+    // the decoders of Parquet and Arrow may panic on damaged files; their callers turn that into an error
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let is_decoder = |file: &str| file.contains("/arrow-") || file.contains("/parquet-");
+        if !panic.location().is_some_and(|place| is_decoder(place.file())) {
+            report(panic);
+        }
+    }));
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         // the reader needs no more, as in `nids-mixer predict … | head`
@@ -66,30 +76,22 @@ fn run(command: Command) -> Result<()> {
             terminal::tell(&format!("sweep: {} and its config in {}", report.trials[report.chosen].name, chosen.display()));
             Ok(())
         }
-        Command::Evaluate { model, json } => {
-            let run = Run::open(&model.run)?;
-            let out = Output::open(None, &[Source::File("--data", &model.data), Source::Run(&run)])?;
-            let metrics = commands::evaluate(&run, &model.data, &mut progress)?;
-            out.print(&metrics_text(&metrics, json))
+        Command::Evaluate { model, json } => model::evaluate(&model, json, &mut progress),
+        Command::Predict { model, output, format, columns } => {
+            model::predict(&model, output.as_deref(), format.as_deref(), columns, &mut progress)
         }
-        Command::Predict { model, output: path } => {
-            let run = Run::open(&model.run)?;
-            let out = Output::open(path.as_deref(), &[Source::File("--data", &model.data), Source::Run(&run)])?;
-            let summary = out.fill(|out| commands::predict(&run, &model.data, out, &mut progress))?;
-            terminal::tell(&format!("predict: {} rows, {} attacks", summary.rows, summary.attacks));
-            Ok(())
-        }
-        Command::Query { run, budget, data, strategy, output: path } => {
+        Command::Query { run, budget, data, id, strategy, output: path } => {
             if std::env::args_os().nth(1).is_some_and(|name| name == "select") {
                 terminal::tell("note: `select` is called `query` now; the old name still works");
             }
             let strategy =
                 strategy.map(|name| if name == "medoids" { QueryStrategy::Medoids } else { QueryStrategy::Uncertainty });
-            let options = QueryOptions { budget: budget as usize, data: data.as_deref(), strategy };
+            let data = data_files(&data)?;
+            let read = ReadOptions { ids: if id == "row" { Ids::Row } else { Ids::Schema }, ..ReadOptions::default() };
+            let options = QueryOptions { budget: budget as usize, data: (!data.is_empty()).then_some(&data), read, strategy };
             let run = Run::open(&run)?;
-            let data = data.as_deref().map(|data| Source::File("--data", data));
-            let sources: Vec<Source<'_>> = data.into_iter().chain([Source::Run(&run)]).collect();
-            Output::open(path.as_deref(), &sources)?.fill(|out| commands::query(&run, options, out, &mut progress))
+            let sources = model::sources(&data, &run);
+            Output::open(path.as_deref(), &sources)?.fill(|out| commands::query(&run, &options, out, &mut progress))
         }
         Command::Synth { rows, seed, output: path } => {
             Output::open(path.as_deref(), &[])?.fill(|out| commands::synth(rows as usize, seed, out))
@@ -138,9 +140,13 @@ fn stage_sources<'s>(args: &'s StageArgs, config: &'s Config, run: &'s Run) -> V
 
 /// The config, from `--config` or else from the run folder, and the run folder, from `--run` or else from the config.
 fn open(args: &StageArgs) -> Result<(Config, Run)> {
+    let mut set = args.set.clone();
+    for (key, value) in [("id", &args.id), ("on_bad_row", &args.on_bad_row), ("rejects", &args.rejects)] {
+        set.extend(value.iter().map(|value| format!("data.{key}={value}")));
+    }
     let config = match (&args.config, &args.run) {
-        (Some(path), _) => Config::load(path, &args.set)?,
-        (None, Some(folder)) => Run::open(folder)?.config(&args.set)?,
+        (Some(path), _) => Config::load(path, &set)?,
+        (None, Some(folder)) => Run::open(folder)?.config(&set)?,
         (None, None) => {
             let message = "expected `--config FILE`, or `--run DIR` of a run that keeps a config: neither is given";
             return Err(Error::Usage(message.to_owned()));

@@ -25,7 +25,9 @@ pub(super) fn apply_override(root: &mut Node, text: &str) -> Result<(), Vec<Prob
         return refuse("expected `dotted.key=value`, found a key with more parts than any setting has");
     }
     // Text is taken literally, so that a path or name need not be quoted twice.
-    let is_text = keys::find(path).is_some_and(|key| matches!(key.rule, Rule::Text));
+    let is_list = raw.trim().starts_with('[');
+    let is_text =
+        keys::find(path).is_some_and(|key| matches!(key.rule, Rule::Text) || matches!(key.rule, Rule::Texts) && !is_list);
     let value = match raw.trim() {
         "" | "null" | "~" => Node { at: at.clone(), value: Value::Null },
         raw if is_text => Node { at: at.clone(), value: Value::Scalar { text: raw.to_owned(), plain: false } },
@@ -98,6 +100,13 @@ fn setting(key: &Key, node: &Node, problems: &mut Vec<Problem>) -> Option<Json> 
         (_, Value::Null) if key.nullable => Some(Json::Null),
         (Rule::Choice(_), _) => return choice(key, &key.names(), node, problems),
         (Rule::Section, Value::Map(_)) => return Some(Json::Object(section(node, &key.path, problems))),
+        (Rule::Texts, Value::List(items)) => {
+            let text = |item: &Node| match &item.value {
+                Value::Scalar { text, plain } => scalar(key, text, *plain),
+                _ => None,
+            };
+            items.iter().map(text).collect::<Option<Vec<_>>>().filter(|items| !items.is_empty()).map(Json::Array)
+        }
         (_, Value::Scalar { text, plain }) => scalar(key, text, *plain),
         _ => None,
     };
@@ -109,7 +118,7 @@ fn setting(key: &Key, node: &Node, problems: &mut Vec<Problem>) -> Option<Json> 
 
 fn scalar(key: &Key, text: &str, plain: bool) -> Option<Json> {
     match &key.rule {
-        Rule::Text => {
+        Rule::Text | Rule::Texts => {
             let is_text = !plain || (!matches!(text, "true" | "false") && number(text).is_none());
             (is_text && !text.is_empty()).then(|| text.into())
         }

@@ -1,8 +1,8 @@
 //! Settings that are valid on their own and contradict each other.
 
 use super::{
-    BatchEnsembleConfig, Ensemble, FinetuneFrom, GemmBackend, Latents, LossConfig, ObjectiveConfig, Precision, RampConfig,
-    ScheduleConfig, Settings, SweepStrategy, Task, TrainingConfig,
+    BadRowConfig, BatchEnsembleConfig, Ensemble, FinetuneFrom, GemmBackend, Latents, LossConfig, ObjectiveConfig, Precision,
+    RampConfig, ScheduleConfig, Settings, SweepStrategy, Task, TrainingConfig,
 };
 
 impl Settings {
@@ -89,16 +89,13 @@ impl Settings {
                 }
             }
         }
-        if self.data.train.is_none() && self.data.schema != "unsw-nb15" {
-            let message =
-                "without it, flows of the schema `unsw-nb15` are generated: set it to a file, or leave `data.schema` out";
+        if self.data.train.is_none() && self.data.unlabelled.is_none() && self.data.schema != "unsw-nb15" {
+            let message = "without it and without `data.unlabelled`, flows of the schema `unsw-nb15` are generated: name files, or \
+                           leave `data.schema` out";
             found.push(("data.train", message.to_owned()));
         }
-        if self.data.train.is_none() && self.data.unlabelled.is_some() {
-            found.push((
-                "data.unlabelled",
-                "it is read only together with `data.train`, which is missing: set `data.train`, or leave it out".to_owned(),
-            ));
+        if self.data.on_bad_row == BadRowConfig::Skip && self.data.rejects.is_none() {
+            found.push(("data.on_bad_row", "`skip` needs a file for the rows left out: set `data.rejects`".to_owned()));
         }
         found
     }

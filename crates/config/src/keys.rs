@@ -30,6 +30,8 @@ pub(super) enum Rule {
     Number(Bound<f64>, Bound<f64>),
     Switch,
     Text,
+    /// A text, or a list of them.
+    Texts,
     OneOf(Vec<Choice>),
     /// Exactly one of these: a mapping of its own settings, or the bare name if it has none.
     Choice(Vec<Choice>),
@@ -102,6 +104,7 @@ impl Walk {
                 Rule::Number(bound(schema, "minimum", "exclusiveMinimum"), bound(schema, "maximum", "exclusiveMaximum"))
             }
             Some(&"boolean") => Rule::Switch,
+            Some(&"string") if types.contains(&"array") => Rule::Texts,
             Some(&"string") => Rule::Text,
             Some(&"object") if !nullable => return self.section(path, schema, scope),
             Some(&"object") => Rule::Section,
@@ -234,6 +237,7 @@ impl Key {
             },
             Rule::Switch => "`true` or `false`".to_owned(),
             Rule::Text => "text (in quotes where it looks like a number)".to_owned(),
+            Rule::Texts => "text (in quotes where it looks like a number) or a list of texts".to_owned(),
             Rule::OneOf(_) | Rule::Choice(_) => match self.names().as_slice() {
                 [only] => format!("`{only}`"),
                 names => format!("one of {}", quoted(names)),

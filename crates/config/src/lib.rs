@@ -40,8 +40,8 @@ pub use finetune::{
 };
 pub use reference::{reference, schema};
 pub use settings::{
-    CheckpointConfig, DataConfig, EncodeConfig, EngineConfig, EvaluateConfig, GemmBackend, Latents, ModelConfig, NoiseConfig,
-    ObjectiveConfig, Precision, PretrainConfig, Settings, SyntheticConfig,
+    BadRowConfig, CheckpointConfig, DataConfig, EncodeConfig, EngineConfig, EvaluateConfig, Files, GemmBackend, IdConfig,
+    Latents, ModelConfig, NoiseConfig, ObjectiveConfig, Precision, PretrainConfig, Settings, SyntheticConfig,
 };
 pub use sweep::{HalvingConfig, SweepConfig, SweepStrategy, WidthDepthConfig};
 pub use training::{MonitorPolicy, NonfinitePolicy, Per, RestartsConfig, ScheduleConfig, TrainingConfig};
@@ -221,13 +221,11 @@ impl Config {
     pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let DataConfig { schema, train, unlabelled, .. } = &self.data;
         let schema = Some(schema).filter(|schema| Path::new(schema).is_file()); // or a built-in one
-        let named = [
-            ("data.schema", schema),
-            ("data.train", train.as_ref()),
-            ("data.unlabelled", unlabelled.as_ref()),
-            ("finetune.label_rows", self.finetune.label_rows.as_ref()),
-        ];
-        named.into_iter().filter_map(|(key, path)| Some((key, Path::new(path?))))
+        let named = [("data.schema", schema), ("finetune.label_rows", self.finetune.label_rows.as_ref())];
+        let one = named.into_iter().filter_map(|(key, path)| Some((key, path?)));
+        let data = [("data.train", train), ("data.unlabelled", unlabelled)];
+        let several = data.into_iter().flat_map(|(key, files)| files.iter().flat_map(Files::names).map(move |name| (key, name)));
+        one.chain(several).map(|(key, path)| (key, Path::new(path)))
     }
 
     /// The settings for a manifest, without the number of threads.

@@ -92,7 +92,7 @@ fn row(page: &mut String, key: &Key) {
             let null = if key.nullable { vec!["`null`".to_owned()] } else { Vec::new() };
             choices.chain(null).collect::<Vec<_>>().join("<br>")
         }
-        Rule::Text => key.expected().replace(" (in quotes where it looks like a number)", ""),
+        Rule::Text | Rule::Texts => key.expected().replace(" (in quotes where it looks like a number)", ""),
         _ => key.expected(),
     };
     let changes = match key.scope {

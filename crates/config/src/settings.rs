@@ -5,6 +5,7 @@
 //! A type that a lower crate needs is declared in that crate, in the same way.
 
 use std::num::NonZero;
+use std::path::PathBuf;
 
 use nids_flows::TokeniserConfig;
 use nids_models::{MaeConfig, VaeConfig};
@@ -69,12 +70,26 @@ pub struct DataConfig {
     /// A built-in schema (`unsw-nb15`, `nsl-kdd`) or the path of a schema file.
     #[default("unsw-nb15".to_owned())]
     pub schema: String,
-    /// File of labelled rows, CSV or Parquet. With `null`, synthetic flows are generated.
-    pub train: Option<String>,
-    /// File of more rows for pretraining, which need no labels. With `null`, pretraining uses the rows of `train` alone, or
-    /// synthetic flows if there is no `train`.
+    /// Labelled rows: a file, a folder, a pattern such as `logs/*.csv`, or a list of these. With `null`, there are none: pretraining
+    /// uses `unlabelled` alone, or generated flows if there is neither.
+    pub train: Option<Files>,
+    /// More rows for pretraining, whose labels nobody looks at; named as those of `train`. With `null`, pretraining uses the rows of
+    /// `train` alone.
     #[schemars(extend("x-changes" = "pretrain"))]
-    pub unlabelled: Option<String>,
+    pub unlabelled: Option<Files>,
+    /// What names a row in messages.
+    #[schemars(extend("x-changes" = "nothing"))]
+    pub id: IdConfig,
+    /// What happens with a row that cannot be read. Files without such rows are read alike.
+    #[schemars(extend("x-changes" = "nothing"))]
+    pub on_bad_row: BadRowConfig,
+    /// With `skip`: the share of rows that may be left out.
+    #[schemars(range(min = 0, max = 1), extend("x-changes" = "nothing"))]
+    #[default(0.01)]
+    pub max_bad_rows: f64,
+    /// With `skip`: the file that the rows left out are written to, with the reason.
+    #[schemars(extend("x-changes" = "nothing"))]
+    pub rejects: Option<String>,
     /// Share of the rows of `train` that is held out. Rows with equal features stay on the same side of the split.
     #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     #[default(0.2)]
@@ -83,6 +98,69 @@ pub struct DataConfig {
     pub inner_validation: bool,
     /// Synthetic flows, generated when `train` is `null`.
     pub synthetic: SyntheticConfig,
+}
+
+/// One file or several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Files {
+    /// A file, a folder or a pattern.
+    One(String),
+    /// Several of these.
+    Many(Vec<String>),
+}
+
+impl Files {
+    /// The files that they stand for.
+    pub fn paths(&self) -> nids_flows::Result<Vec<PathBuf>> {
+        nids_flows::data_files(self.names())
+    }
+
+    /// The names as written.
+    pub fn names(&self) -> &[String] {
+        match self {
+            Files::One(name) => std::slice::from_ref(name),
+            Files::Many(names) => names,
+        }
+    }
+}
+
+impl std::fmt::Display for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.names().join(", "))
+    }
+}
+
+impl JsonSchema for Files {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Files".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": ["string", "array"], "items": { "type": "string", "minLength": 1 }, "minItems": 1 })
+    }
+}
+
+/// What names a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum IdConfig {
+    /// The id column of the schema, which must be there; the row's number where the schema has none.
+    #[default]
+    Schema,
+    /// The row's number in its file, from 1.
+    Row,
+}
+
+/// What happens with a row that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BadRowConfig {
+    /// All bad rows are named in one error.
+    #[default]
+    Stop,
+    /// The row is left out and written to `rejects`.
+    Skip,
 }
 
 /// Synthetic flows, generated when there is no data file.

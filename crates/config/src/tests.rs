@@ -235,14 +235,17 @@ fn a_mean_teacher_has_defaults_and_contradictions() {
 #[test]
 fn overrides_win_and_the_last_wins() {
     let config = config("name: x\nseed: 1", &["seed=2", "seed=3", "data.train=a: b #c.csv", "finetune.labels=100"]);
-    assert_eq!((config.seed, config.data.train.as_deref(), config.finetune.labels), (3, Some("a: b #c.csv"), Some(100)));
+    assert_eq!(
+        (config.seed, config.data.train.clone(), config.finetune.labels),
+        (3, Some(Files::One("a: b #c.csv".to_owned())), Some(100))
+    );
 }
 
 #[test]
 fn null_takes_a_value_back() {
     let text = "name: x\ndata: { train: a.csv }\npretrain: { clip_norm: 2 }";
     let config = config(text, &["data.train=", "pretrain.clip_norm=null"]);
-    assert_eq!((config.data.train.as_deref(), config.pretrain.training.clip_norm), (None, None));
+    assert_eq!((config.data.train.clone(), config.pretrain.training.clip_norm), (None, None));
 }
 
 #[test]
@@ -386,7 +389,7 @@ finetune: { labels: many, steps: null, optimiser: {} }
     insta::assert_snapshot!(problems(text, &["evaluate.threshold=2", "engine.gemm=mkl"]), @r#"
     c.yaml:2:7: `name`: expected text (in quotes where it looks like a number), found `2024`
     c.yaml:3:7: `seed`: expected a whole number from 0 up, found `-1`
-    c.yaml:4:16: `data.train`: expected text (in quotes where it looks like a number) or `null`, found `true`
+    c.yaml:4:16: `data.train`: expected text (in quotes where it looks like a number) or a list of texts or `null`, found `true`
     c.yaml:4:43: `data.validation_fraction`: expected a number between 0 and 1, both excluded, found `1`
     c.yaml:5:24: `tokeniser.quantile`: expected `true` or `false`, found `yes`
     c.yaml:5:44: `tokeniser.normalisation`: expected one of `features`, `standard`, `global_max`, found `standart`: did you mean `standard`?
@@ -414,14 +417,14 @@ finetune: { labels: many, steps: null, optimiser: {} }
 
 #[test]
 fn contradictions_are_found_once_the_values_are_good() {
-    let text = "name: ../x\ndata: { schema: nsl-kdd, unlabelled: u.csv }\npretrain: { batch_size: 100, micro_batch: 30 }";
+    let text = "name: ../x\ndata: { schema: nsl-kdd, on_bad_row: skip }\npretrain: { batch_size: 100, micro_batch: 30 }";
     let off = "tokeniser={quantile: false, log1p: false, bins: 0}";
     insta::assert_snapshot!(problems(text, &[off]), @r"
     c.yaml:1:7: `name`: expected a valid name of a folder, found `../x`
     c.yaml:3:25: `pretrain.batch_size`: expected a multiple of `micro_batch` (30), found `100`
     --set tokeniser={quantile: false, log1p: false, bins: 0}: `tokeniser`: `quantile`, `log1p` and `bins` are all off; switch one on, or use `normalisation: standard`
-    c.yaml:2:7: `data.train`: without it, flows of the schema `unsw-nb15` are generated: set it to a file, or leave `data.schema` out
-    c.yaml:2:38: `data.unlabelled`: it is read only together with `data.train`, which is missing: set `data.train`, or leave it out
+    c.yaml:2:7: `data.train`: without it and without `data.unlabelled`, flows of the schema `unsw-nb15` are generated: name files, or leave `data.schema` out
+    c.yaml:2:38: `data.on_bad_row`: `skip` needs a file for the rows left out: set `data.rejects`
     ");
     let rates = "name: x\npretrain: { lr: 0.01, min_lr: 0.02 }";
     let set = ["finetune.schedule=constant", "finetune.min_lr=0.001", "engine.gemm=openblas", "engine.precision=bf16"];

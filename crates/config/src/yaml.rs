@@ -30,8 +30,7 @@ pub(super) enum Value {
         text: String,
         plain: bool,
     },
-    /// A list, without its elements, since no setting is a list.
-    List,
+    List(Vec<Node>),
     Map(Vec<Entry>),
 }
 
@@ -51,7 +50,7 @@ impl Node {
     pub(super) fn found(&self) -> String {
         match &self.value {
             Value::Null => "nothing".to_owned(),
-            Value::List => "a list".to_owned(),
+            Value::List(_) => "a list".to_owned(),
             Value::Map(entries) if entries.is_empty() => "an empty mapping".to_owned(),
             Value::Map(_) => "a mapping".to_owned(),
             Value::Scalar { text, plain } => {
@@ -103,7 +102,7 @@ pub(super) fn parse(text: &str, position: impl Fn(usize, usize) -> Position) -> 
                     return Err(refuse(span, format!("nested deeper than {MAX_DEPTH} levels")));
                 }
                 let is_map = matches!(event, Event::MappingStart(..));
-                let value = if is_map { Value::Map(Vec::new()) } else { Value::List };
+                let value = if is_map { Value::Map(Vec::new()) } else { Value::List(Vec::new()) };
                 stack.push(Open { node: Node { at: place(span), value }, key: None });
                 continue;
             }
@@ -137,7 +136,11 @@ struct Open {
 
 impl Open {
     fn take(&mut self, node: Node, problems: &mut Vec<Problem>) {
-        let Value::Map(entries) = &mut self.node.value else { return };
+        let entries = match &mut self.node.value {
+            Value::Map(entries) => entries,
+            Value::List(items) => return items.push(node),
+            _ => return,
+        };
         let Some((key, key_at)) = self.key.take() else {
             let key = if let Value::Scalar { text, .. } = &node.value {
                 text.clone()

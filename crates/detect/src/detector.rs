@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use nids_config::{Config, FinetuneFrom, Stage};
-use nids_flows::{Classes, FlowReader, Flows, Labels, Schema, TokenTable, Tokeniser, all_rows};
+use nids_flows::{Classes, FlowReader, Flows, ReadOptions, Reject, Schema, TokenTable, Tokeniser, all_rows};
 use nids_kernels::Buffer;
 use nids_nn::ParamTable;
 use nids_nn::engine::Engine;
@@ -14,7 +14,7 @@ use nids_store::{Error, Result};
 use serde::Deserialize;
 
 use crate::classifier::{Network, wants_classes};
-use crate::read::{Counts, read_tokeniser, tell_ignored, tell_lines, tell_missing, tell_unknown, warn_of_missing};
+use crate::read::{Counts, name_of, read_tokeniser, tell, tell_missing, tell_unknown, warn_of_missing};
 use crate::session::Session;
 use crate::verdicts::Outputs;
 use crate::weights_file::WeightsFile;
@@ -40,6 +40,8 @@ pub struct Verdict<'d> {
 pub struct ReadSummary {
     /// Rows read.
     pub rows: u64,
+    /// Rows that were left out.
+    pub rejected: u64,
     /// Values never seen in training, by column.
     pub unknown_categories: BTreeMap<String, u64>,
     /// Values that training saw and cut, by column.
@@ -132,6 +134,11 @@ impl Detector {
         self.threshold
     }
 
+    /// Sets the probability from which on a row is an attack.
+    pub fn set_threshold(&mut self, threshold: f64) {
+        self.threshold = threshold;
+    }
+
     /// A verdict for every row of `flows`, which were read by [`Detector::schema`]. A verdict is a function of the row alone.
     pub fn score(&self, flows: &Flows) -> Result<Vec<Verdict<'_>>> {
         let probabilities = self.probabilities(&self.tokeniser.tokenise(flows)?);
@@ -167,42 +174,47 @@ impl Detector {
         Err(Error::Numerics(format!("{origin}: the model gives no number for row `{}`", flows.ids()[row])))
     }
 
-    /// Reads a file batch by batch and calls `each` with its rows and their probabilities, [rows, C]. The next batch is read while the
-    /// network looks at this one.
+    /// Reads files batch by batch and calls `each` with rows, their probabilities, [rows, C], and the rows that were left out on the
+    /// way. The next batch is read while the network looks at this one.
     pub fn each_batch(
         &self,
-        data: &Path,
-        labels: Labels,
+        files: &[impl AsRef<Path>],
+        options: &ReadOptions,
         summary: &mut ReadSummary,
         progress: &mut dyn Progress,
-        mut each: impl FnMut(&Flows, &[f32]) -> Result<()>,
+        mut each: impl FnMut(&Flows, &[f32], &[Reject]) -> Result<()>,
     ) -> Result<()> {
-        let mut reader = FlowReader::open(data, self.tokeniser.schema(), labels)?;
-        tell_ignored(&reader, data, progress);
+        let mut reader = FlowReader::open(files, self.tokeniser.schema(), options)?;
+        tell(&mut reader, progress);
         let batch = (BATCH_FEATURES / self.tokeniser.tokens().len().max(1)).clamp(1, BATCH);
-        let mut read = || -> Result<Option<(Flows, TokenTable)>> {
+        let mut read = || -> Result<Option<(Flows, TokenTable, Vec<Reject>)>> {
             let Some(flows) = reader.next_batch(batch)? else { return Ok(None) };
             let encoded = self.tokeniser.tokenise(&flows)?;
-            Ok(Some((flows, encoded)))
+            Ok(Some((flows, encoded, reader.take_rejects())))
         };
         let mut next = read();
-        while let Some((flows, encoded)) = next? {
+        while let Some((flows, encoded, rejects)) = next? {
             if let Some(signal) = progress.stop() {
                 return Err(Error::Interrupted { signal });
             }
             let probabilities;
             (probabilities, next) = self.engine().join(|| self.probabilities(&encoded), &mut read);
-            self.check(&flows, &probabilities, &data.display().to_string())?;
+            self.check(&flows, &probabilities, &name_of(files))?;
             summary.rows += flows.len() as u64;
             add(&mut summary.unknown_categories, encoded.unknown_counts());
             add(&mut summary.other_categories, encoded.other_counts());
             add(&mut summary.missing, encoded.missing_counts());
-            each(&flows, &probabilities)?;
+            each(&flows, &probabilities, &rejects)?;
         }
-        tell_lines(&reader, data, progress);
-        let path = data.display().to_string();
+        summary.rejected = reader.n_rejected();
+        let rejects = reader.take_rejects();
+        if !rejects.is_empty() {
+            each(&Flows::none(self.tokeniser.schema()), &[], &rejects)?;
+        }
+        tell(&mut reader, progress);
+        let name = name_of(files);
         let [missing, never_seen, cut] = [&summary.missing, &summary.unknown_categories, &summary.other_categories]
-            .map(|by_column| Counts::new(&path, summary.rows, by_column.iter().map(|(column, n)| (column.as_str(), *n))));
+            .map(|by_column| Counts::new(&name, summary.rows, by_column.iter().map(|(column, n)| (column.as_str(), *n))));
         tell_missing(&missing, progress);
         warn_of_missing(&self.tokeniser, &missing, progress);
         tell_unknown(&self.tokeniser, &never_seen, &cut, progress);

@@ -5,11 +5,11 @@
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use nids_detect::Detector;
-//! use nids_flows::{Labels, read};
+//! use nids_flows::{ReadOptions, read};
 //! use nids_store::Run;
 //!
 //! let detector = Detector::open(&Run::open("runs/unsw-nb15".as_ref())?)?;
-//! let flows = read("flows.csv".as_ref(), detector.schema(), Labels::Optional)?;
+//! let flows = read("flows.csv".as_ref(), detector.schema(), &ReadOptions::default())?;
 //! for (id, verdict) in flows.ids().iter().zip(detector.score(&flows)?) {
 //!     println!("{id}: {:.6}{}", verdict.probability, if verdict.is_attack { ", attack" } else { "" });
 //! }

@@ -4,38 +4,49 @@ use std::fs;
 use std::path::Path;
 
 use nids_config::Stage;
-use nids_flows::{FlowReader, Flows, Labels, Schema, Tokeniser, some_of};
+use nids_flows::{FlowReader, Flows, ReadOptions, Reject, Schema, Tokeniser, some_of};
 use nids_store::progress::{Event, Progress};
 use nids_store::{Error, Result};
 
 use crate::again;
 
-/// A whole file, with a word on the columns that are not used.
-pub fn read(path: &Path, schema: &Schema, labels: Labels, progress: &mut dyn Progress) -> Result<Flows> {
-    let mut reader = FlowReader::open(path, schema, labels)?;
-    tell_ignored(&reader, path, progress);
-    let flows = reader.next_batch(usize::MAX)?;
-    tell_lines(&reader, path, progress);
-    if let Some(flows) = &flows {
-        tell_missing(&Counts::of_missing(&path.display().to_string(), flows), progress);
-    }
-    flows.ok_or_else(|| Error::Data(format!("{}: no rows", path.display())))
+/// Whole files.
+#[derive(Debug)]
+pub struct ReadFlows {
+    /// The rows; where labels are required, those that have one.
+    pub flows: Flows,
+    /// Rows that count as unlabelled, where labels are required.
+    pub unlabelled: Option<Flows>,
+    /// Rows that were left out, and why.
+    pub rejects: Vec<Reject>,
 }
 
-/// Says which columns of a file the schema does not list.
-pub fn tell_ignored(reader: &FlowReader, path: &Path, progress: &mut dyn Progress) {
-    let ignored = reader.ignored_columns();
-    if !ignored.is_empty() {
-        let message = format!("{}: columns that the schema does not list are not used: {}", path.display(), some_of(ignored));
-        progress.event(Event::Message(&message));
+/// Reads whole files and says what there is to say of them.
+pub fn read(
+    files: &[impl AsRef<Path>],
+    schema: &Schema,
+    options: &ReadOptions,
+    progress: &mut dyn Progress,
+) -> Result<ReadFlows> {
+    let mut reader = FlowReader::open(files, schema, options)?;
+    let flows = reader.read_all();
+    tell(&mut reader, progress);
+    let flows = flows?;
+    tell_missing(&Counts::of_missing(&name_of(files), &flows), progress);
+    Ok(ReadFlows { flows, unlabelled: reader.take_unlabelled(), rejects: reader.take_rejects() })
+}
+
+/// What files are called in messages.
+pub fn name_of(files: &[impl AsRef<Path>]) -> String {
+    match files {
+        [file] => file.as_ref().display().to_string(),
+        files => format!("{} files", files.len()),
     }
 }
 
-/// Says where the lines of a file went, once it has been read.
-pub fn tell_lines(reader: &FlowReader, path: &Path, progress: &mut dyn Progress) {
-    if let Some(lines) = reader.lines() {
-        progress.event(Event::Message(&format!("{}: {lines}", path.display())));
-    }
+/// Says what there is to say of the files read so far.
+pub fn tell(reader: &mut FlowReader, progress: &mut dyn Progress) {
+    reader.take_notes().iter().for_each(|note| progress.event(Event::Message(note)));
 }
 
 /// In how many of the rows of a file something is so, by feature; features of which nothing is left out.

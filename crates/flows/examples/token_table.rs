@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::io::Write as _;
 
-use nids_flows::{Labels, Schema, TokenKind, Tokeniser, TokeniserConfig, read};
+use nids_flows::{ReadOptions, Schema, TokenKind, Tokeniser, TokeniserConfig, read};
 
 const SCHEMA: &str = "
 name: demo
@@ -37,13 +37,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         Ok(file)
     };
     let (training, later) = (file(TRAINING)?, file(LATER)?);
-    let flows = read(training.path(), &schema, Labels::Required)?;
+    let flows = read(training.path(), &schema, &ReadOptions::labelled())?;
     println!("{} rows, labels {:?}", flows.len(), flows.labels().unwrap_or_default());
 
     let config = TokeniserConfig { bins: 2, min_count: 1, ..TokeniserConfig::default() };
     let tokeniser = Tokeniser::fit(&flows, &[0, 1, 2, 3], &config)?;
     // columns are found by name, so that their order in the file does not matter
-    let later = read(later.path(), &schema, Labels::Optional)?;
+    let later = read(later.path(), &schema, &ReadOptions::default())?;
     for (what, flows) in [("training", &flows), ("later", &later)] {
         let table = tokeniser.tokenise(flows)?;
         for row in 0..table.n_rows() {
@@ -65,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // an error says where, what was found and what was wanted
     let broken = file("duration,proto,bytes,attack\n0.1,tcp,\"1,5\",0\n")?;
-    let error = read(broken.path(), &schema, Labels::Required).expect_err("`1,5` is no number");
+    let error = read(broken.path(), &schema, &ReadOptions::labelled()).expect_err("`1,5` is no number");
     println!("{}", error.to_string().replace(&broken.path().display().to_string(), "broken.csv"));
     Ok(())
 }

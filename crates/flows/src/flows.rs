@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{ColumnKind, Schema};
 
-/// Flow records, column by column. Features stand in schema order; a number is finite, NaN where it is missing, or ±infinity
-/// where it is beyond what could be measured, and no zero is negative.
+/// Flow records, column by column. Features stand in schema order. A number that is missing is NaN; with `infinite: clip` numbers may
+/// be infinite; all others are finite, and no zero is negative. A categorical cell without a value holds `-`.
 #[derive(Debug, Clone)]
 pub struct Flows {
     pub(crate) schema: Arc<Schema>,
@@ -15,12 +15,14 @@ pub struct Flows {
     pub(crate) features: Vec<FeatureColumn>,
     pub(crate) labels: Option<Vec<u8>>,
     pub(crate) categories: Option<TextColumn>,
+    /// Columns that are carried along as they are: [columns][rows].
+    pub(crate) carried: Vec<Vec<String>>,
 }
 
 /// The cells of one feature.
 #[derive(Debug, Clone)]
 pub enum FeatureColumn {
-    /// Numbers; NaN: missing.
+    /// Numbers; NaN where one is missing.
     Numeric(Vec<f64>),
     /// Short texts; `-`: missing.
     Categorical(TextColumn),
@@ -47,7 +49,13 @@ impl Flows {
             features: schema.features().map(|feature| column(feature.kind)).collect(),
             labels: labels.then(Vec::new),
             categories: categories.then(TextColumn::default),
+            carried: Vec::new(),
         }
+    }
+
+    /// No rows.
+    pub fn none(schema: &Schema) -> Flows {
+        Flows::empty(&Arc::new(schema.clone()), false, false)
     }
 
     /// Number of rows.
@@ -85,6 +93,25 @@ impl Flows {
         self.categories.as_ref()
     }
 
+    /// The columns that the reader was told to carry along, as texts: [columns][rows].
+    pub fn carried(&self) -> &[Vec<String>] {
+        &self.carried
+    }
+
+    /// Keeps the first `n` rows.
+    pub(crate) fn truncate(&mut self, n: usize) {
+        self.ids.truncate(n);
+        for column in &mut self.features {
+            match column {
+                FeatureColumn::Numeric(values) => values.truncate(n),
+                FeatureColumn::Categorical(texts) => texts.codes.truncate(n),
+            }
+        }
+        self.labels.iter_mut().for_each(|labels| labels.truncate(n));
+        self.categories.iter_mut().for_each(|categories| categories.codes.truncate(n));
+        self.carried.iter_mut().for_each(|column| column.truncate(n));
+    }
+
     /// Keeps the features of the first `n` rows alone; ids, labels and categories stay.
     pub(crate) fn free_features(&mut self, n: usize) {
         for column in &mut self.features {
@@ -114,10 +141,12 @@ impl Flows {
         };
         Flows {
             schema: Arc::clone(&self.schema),
-            ids: rows().map(|row| self.ids[row].clone()).collect(),
+            // a reader that numbers rows does so last
+            ids: rows().filter_map(|row| self.ids.get(row).cloned()).collect(),
             features: self.features.iter().map(pick).collect(),
             labels: self.labels.as_ref().map(|labels| rows().map(|row| labels[row]).collect()),
             categories: self.categories.as_ref().map(|categories| categories.select(rows())),
+            carried: self.carried.iter().map(|column| rows().map(|row| column[row].clone()).collect()).collect(),
         }
     }
 
@@ -143,6 +172,7 @@ impl Flows {
             categories.extend(&more);
             categories
         });
+        self.carried.iter_mut().zip(other.carried).for_each(|(column, more)| column.extend(more));
     }
 
     /// SHA-256 of the content (columns, ids, features, labels, categories), in hex: the same rows
@@ -195,6 +225,16 @@ impl TextColumn {
         self.codes.push(code);
     }
 
+    /// Appends a cell as it is spelt in a file; `read` gives the text that is meant.
+    pub(crate) fn push_spelt(&mut self, spelt: &str, read: impl FnOnce(&str) -> String) {
+        let code = self.index.get(spelt).copied().unwrap_or_else(|| {
+            let code = self.intern(&read(spelt));
+            self.index.insert(spelt.to_owned(), code);
+            code
+        });
+        self.codes.push(code);
+    }
+
     fn intern(&mut self, text: &str) -> u32 {
         if let Some(&code) = self.index.get(text) {
             return code;
@@ -241,7 +281,7 @@ impl<W: Write> CsvLines<W> {
     pub(crate) fn write(&mut self, flows: &Flows) -> std::io::Result<()> {
         let held = |kind| match kind {
             ColumnKind::Numeric | ColumnKind::Categorical => true,
-            ColumnKind::Ignored => false,
+            ColumnKind::Ignored | ColumnKind::Time => false,
             ColumnKind::Label => flows.labels.is_some(),
             ColumnKind::Category => flows.categories.is_some(),
         };
@@ -256,12 +296,13 @@ impl<W: Write> CsvLines<W> {
             let mut features = flows.features.iter();
             for column in columns() {
                 match column.kind {
-                    ColumnKind::Ignored => writer.write_field(&flows.ids[row])?,
+                    ColumnKind::Ignored | ColumnKind::Time => writer.write_field(&flows.ids[row])?,
                     ColumnKind::Label => {
                         writer.write_field(flows.labels.iter().map(|labels| labels[row]).sum::<u8>().to_string())?;
                     }
                     ColumnKind::Category => writer.write_field(flows.categories.as_ref().map_or("", |c| c.get(row)))?,
                     _ => match features.next().expect("one column per feature") {
+                        FeatureColumn::Numeric(values) if values[row].is_nan() => writer.write_field("")?,
                         FeatureColumn::Numeric(values) => writer.write_field(values[row].to_string())?,
                         FeatureColumn::Categorical(texts) => writer.write_field(texts.get(row))?,
                     },

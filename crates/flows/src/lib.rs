@@ -17,6 +17,7 @@ mod canonical;
 mod classes;
 mod error;
 mod flows;
+mod labels;
 mod missing;
 mod nearest;
 mod reader;
@@ -28,9 +29,12 @@ mod tokeniser;
 pub use classes::Classes;
 pub use error::{At, Error, Result};
 pub use flows::{FeatureColumn, Flows, TextColumn, write_csv};
+pub use labels::{Any, AttackWords, LabelWords};
 pub use nearest::nearest;
-pub use reader::{FlowReader, Labels, Lines, MAX_MAGNITUDE, read, some_of};
-pub use schema::{Column, ColumnKind, Schema};
+pub use reader::{
+    FlowReader, Ids, Labels, Lines, MAX_MAGNITUDE, OnBadRow, ReadOptions, Reject, data_files, is_stdin, read, some_of,
+};
+pub use schema::{CellRules, Column, ColumnKind, Encoding, Infinite, Schema};
 pub use split::{Split, all_rows, draw_labelled, equal_rows, split};
 pub use synthetic::{synthetic, write_synthetic};
 pub use tokeniser::{

@@ -1,16 +1,32 @@
-use std::collections::HashMap;
+//! Flows from files of any kind.
+
+use std::collections::VecDeque;
 use std::fmt;
-use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::nearest::{folded, nearest};
-use crate::{At, ColumnKind, Error, Flows, Result, Schema};
+use crate::{At, Column, Encoding, Error, Flows, Result, Schema};
+use header::Plan;
+use input::Input;
+use sink::{Sink, UNLABELLED};
+use sniff::Format;
 
+mod arrow;
+mod batch;
+mod cells;
 mod columnar;
+mod header;
+mod input;
+mod json;
+mod paths;
+mod problems;
 mod records;
+mod sink;
+mod sniff;
 mod text;
+mod zeek;
+
+pub use paths::{data_files, is_stdin};
 
 /// Largest magnitude that a numeric cell may have: far above any flow, far below where f32 overflows.
 pub const MAX_MAGNITUDE: f64 = 1e30;
@@ -18,30 +34,131 @@ pub const MAX_MAGNITUDE: f64 = 1e30;
 /// The longest text that a cell may hold, in bytes.
 const MAX_TEXT: usize = 4096;
 
-/// Whether a file must have the schema's label column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The most columns: each takes some hundred bytes of memory, and as few as one in the file.
+const MAX_COLUMNS: usize = 1 << 16;
+
+/// Rows that are read before their share of bad ones is judged.
+const MIN_JUDGED: u64 = 10_000;
+
+/// Whether labels are needed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Labels {
-    /// A file without it is an error.
+    /// A file without them is an error, and so is a word of them that the schema does not know.
     Required,
-    /// A file without it is read as unlabelled.
-    Optional,
+    /// They are not looked at.
+    #[default]
+    Unused,
 }
 
-/// Reads flows from a CSV or Parquet file, told apart by content, in batches.
+/// What names a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ids {
+    /// The schema's id column, which must be there; the row's number where the schema has none.
+    #[default]
+    Schema,
+    /// The row's number in its file, from 1.
+    Row,
+}
+
+/// What happens with rows that cannot be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnBadRow {
+    /// All are named in one error.
+    #[default]
+    Stop,
+    /// They are left out, and [`FlowReader::take_rejects`] has them.
+    Skip,
+}
+
+/// How files are read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadOptions {
+    /// Whether labels are needed.
+    pub labels: Labels,
+    /// Whether kinds of attacks are needed, where labels are.
+    pub categories: bool,
+    /// What names a row.
+    pub ids: Ids,
+    /// What happens with rows that cannot be read.
+    pub on_bad_row: OnBadRow,
+    /// The share of rows that may be left out.
+    pub max_bad_rows: f64,
+    /// How text files are written, where the schema does not say it.
+    pub encoding: Option<Encoding>,
+    /// Columns that are carried along as they are.
+    pub carried: Vec<String>,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        ReadOptions {
+            labels: Labels::default(),
+            categories: false,
+            ids: Ids::default(),
+            on_bad_row: OnBadRow::default(),
+            max_bad_rows: 0.01,
+            encoding: None,
+            carried: Vec::new(),
+        }
+    }
+}
+
+impl ReadOptions {
+    /// Flows with labels and kinds of attacks.
+    pub fn labelled() -> Self {
+        ReadOptions { labels: Labels::Required, categories: true, ..ReadOptions::default() }
+    }
+}
+
+/// What is wrong with a row that was left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    /// Its file.
+    pub file: PathBuf,
+    /// Its place in the file.
+    pub at: At,
+    /// The column, where one is to blame.
+    pub column: Option<String>,
+    /// The cell, cut where it is long.
+    pub value: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Reads flows from files in batches, one file after the other: CSV, logs of Zeek, JSON, Parquet, Arrow, told apart by content, the
+/// texts also compressed by gzip or zstd.
 ///
 /// Columns are matched by header name, in any order; case and surrounding blanks do not count. Cells are trimmed.
 pub struct FlowReader {
-    path: PathBuf,
     schema: Arc<Schema>,
-    ignored: Vec<String>,
-    source: Source,
-    n_read: u64,
-    labels: bool,
-    categories: bool,
+    options: ReadOptions,
+    /// Files yet to be opened.
+    files: VecDeque<PathBuf>,
+    n_files: usize,
+    current: Option<OpenFile>,
+    sink: Sink,
+    /// Rows of the schema's `labels.ignore`.
+    unlabelled: Option<Flows>,
+    n_unlabelled: u64,
+    notes: Vec<String>,
+    n_kept: u64,
+    /// The file that was read last.
+    last: PathBuf,
+    lines: Option<Lines>,
+    is_finished: bool,
 }
 
-/// Where the lines of a CSV file went: `total` is the header, `rows`, `blank` and `quoted` together.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A file that is being read.
+struct OpenFile {
+    path: PathBuf,
+    plan: Plan,
+    source: Source,
+    /// Rows of the files before it that were kept or left out.
+    n_before: u64,
+}
+
+/// Where the lines of a text file went: `total` is the header, `rows`, `blank`, `comments`, `headers` and `quoted` together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lines {
     /// Lines of the file.
     pub total: u64,
@@ -49,6 +166,10 @@ pub struct Lines {
     pub rows: u64,
     /// Blank lines, which are passed over.
     pub blank: u64,
+    /// Lines that say something of the file.
+    pub comments: u64,
+    /// Lines that repeat the header.
+    pub headers: u64,
     /// Lines that begin inside of a quoted field.
     pub quoted: u64,
     /// Rows that have such lines.
@@ -59,10 +180,11 @@ pub struct Lines {
 
 impl fmt::Display for Lines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         write!(f, "{} from {}", count(self.rows, "row"), count(self.total, "line"))?;
-        if self.blank > 0 {
-            write!(f, ", {} passed over", count(self.blank, "blank line"))?;
+        for (n, what) in [(self.blank, "blank line"), (self.comments, "comment line"), (self.headers, "repeated header line")] {
+            if n > 0 {
+                write!(f, ", {} passed over", count(n, what))?;
+            }
         }
         if let Some((line, column)) = &self.first_quoted {
             let (ends, rows) = (count(self.quoted, "line end"), count(self.quoted_rows, "row"));
@@ -72,188 +194,358 @@ impl fmt::Display for Lines {
     }
 }
 
-enum Source {
-    Text(text::Reader),
-    Columnar(columnar::Reader),
+fn count(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// Where the cells of one column of the file go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Slot {
-    Skip,
-    Id,
-    Feature(usize),
-    Label,
-    Category,
+/// A format: it hands its cells to a sink.
+enum Source {
+    Csv(text::Reader),
+    Zeek(zeek::Reader),
+    Json(json::Reader),
+    Parquet(columnar::Reader),
+    Arrow(arrow::Reader),
+}
+
+impl Source {
+    /// Takes up to `max_rows` more rows; false at the end of the file.
+    fn fill(&mut self, path: &Path, plan: &Plan, sink: &mut Sink, max_rows: usize) -> Result<bool> {
+        match self {
+            Source::Csv(reader) => reader.fill(path, plan, sink, max_rows),
+            Source::Zeek(reader) => reader.fill(path, plan, sink, max_rows),
+            Source::Json(reader) => reader.fill(path, plan, sink, max_rows),
+            Source::Parquet(reader) => reader.fill(path, plan, sink, max_rows),
+            Source::Arrow(reader) => reader.fill(path, plan, sink, max_rows),
+        }
+    }
+
+    fn lines(&self) -> Option<Lines> {
+        match self {
+            Source::Csv(reader) => Some(reader.lines()),
+            Source::Zeek(reader) => Some(reader.lines()),
+            Source::Json(reader) => Some(reader.lines()),
+            Source::Parquet(_) | Source::Arrow(_) => None,
+        }
+    }
+
+    /// Rows that the schema's conditions leave out.
+    fn n_unwanted(&self) -> u64 {
+        match self {
+            Source::Csv(reader) => reader.n_unwanted,
+            Source::Zeek(reader) => reader.n_unwanted,
+            Source::Json(reader) => reader.n_unwanted,
+            Source::Parquet(reader) => reader.n_unwanted,
+            Source::Arrow(reader) => reader.n_unwanted,
+        }
+    }
 }
 
 impl FlowReader {
-    /// Opens a file and matches its header with the schema.
-    pub fn open(path: &Path, schema: &Schema, labels: Labels) -> Result<Self> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(io)?;
-        let mut magic = Vec::new();
-        // a folder opens on Linux, and fails here
-        file.by_ref().take(4).read_to_end(&mut magic).map_err(io)?;
-        if magic.is_empty() {
-            let message = "the file is empty; wanted a header line and rows".to_owned();
-            return Err(Error::data(path, At::File, None, message));
-        }
-        file.seek(SeekFrom::Start(0)).map_err(|source| match source.kind() {
-            ErrorKind::NotSeekable => io(std::io::Error::new(source.kind(), "not a regular file; save it to disk first")),
-            _ => io(source),
-        })?;
-        let (header, unplanned) = if magic == b"PAR1" {
-            let (header, opened) = columnar::open(path, file)?;
-            (header, Err(opened))
-        } else {
-            let (header, reader) = text::open(path, file)?;
-            (header, Ok(reader))
+    /// Opens the first of some files and matches its columns with the schema.
+    ///
+    /// # Panics
+    /// If there are no files.
+    pub fn open<P: AsRef<Path>>(files: &[P], schema: &Schema, options: &ReadOptions) -> Result<Self> {
+        assert!(!files.is_empty(), "a reader has files to read");
+        let schema = Arc::new(schema.clone());
+        let mut reader = FlowReader {
+            sink: Sink::new(Arc::clone(&schema), options.on_bad_row),
+            schema,
+            options: options.clone(),
+            files: files.iter().map(|file| file.as_ref().to_owned()).collect(),
+            n_files: files.len(),
+            current: None,
+            unlabelled: None,
+            n_unlabelled: 0,
+            notes: Vec::new(),
+            n_kept: 0,
+            last: files[0].as_ref().to_owned(),
+            lines: None,
+            is_finished: false,
         };
-        let slots = match_header(path, &header, schema, labels)?;
-        let ignored = header.iter().zip(&slots).filter(|(name, slot)| **slot == Slot::Skip && !is_listed(schema, name));
-        Ok(FlowReader {
-            path: path.to_owned(),
-            schema: Arc::new(schema.clone()),
-            ignored: ignored.map(|(name, _)| shown(name)).collect(),
-            labels: slots.contains(&Slot::Label),
-            categories: slots.contains(&Slot::Category),
-            source: match unplanned {
-                Ok(reader) => Source::Text(text::Reader::new(reader, header, slots)),
-                Err(opened) => Source::Columnar(columnar::Reader::new(path, opened, &header, &slots)?),
-            },
-            n_read: 0,
-        })
+        reader.open_next()?;
+        Ok(reader)
     }
 
-    /// Columns of the file that the schema does not list, as a message shows them. They are not read.
-    pub fn ignored_columns(&self) -> &[String] {
-        &self.ignored
+    /// What is to be said of the files read so far, a line each: how they are written, columns that are not used, where their lines
+    /// went, rows that were left out.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 
-    /// Where the lines went that have been read so far; `None` for Parquet, which has none. At the end of the file they are compared
-    /// with the line ends that came from the disk.
-    pub fn lines(&self) -> Option<Lines> {
-        match &self.source {
-            Source::Text(reader) => Some(reader.lines()),
-            Source::Columnar(_) => None,
-        }
+    /// What is wrong with the rows left out so far.
+    pub fn take_rejects(&mut self) -> Vec<Reject> {
+        std::mem::take(&mut self.sink.rejects)
     }
 
-    /// Up to `max_rows` more rows; `None` at the end of the file.
+    /// The rows that count as unlabelled by the schema's `labels.ignore`, where labels were required.
+    pub fn take_unlabelled(&mut self) -> Option<Flows> {
+        self.unlabelled.take()
+    }
+
+    /// Rows that were left out because they cannot be read.
+    pub fn n_rejected(&self) -> u64 {
+        self.sink.problems.n_rows
+    }
+
+    /// Where the lines went of the text file that was read last to its end.
+    pub fn lines(&self) -> Option<&Lines> {
+        self.lines.as_ref()
+    }
+
+    /// Up to `max_rows` more rows; `None` at the end of the last file.
     ///
     /// # Panics
     /// If `max_rows` is 0.
     pub fn next_batch(&mut self, max_rows: usize) -> Result<Option<Flows>> {
         assert!(max_rows > 0, "a batch has at least one row");
-        let mut flows = Flows::empty(&self.schema, self.labels, self.categories);
-        let named = match &mut self.source {
-            Source::Text(reader) => reader.fill(&self.path, &mut flows, max_rows)?,
-            Source::Columnar(reader) => reader.fill(&self.path, &mut flows, max_rows, self.n_read)?,
+        loop {
+            let (labels, categories) =
+                self.current.as_ref().map_or((false, false), |file| (file.plan.has_labels, file.plan.has_categories));
+            self.sink.begin(labels, categories, self.options.carried.len());
+            let Some(file) = &mut self.current else {
+                return self.finish().map(|()| None);
+            };
+            // after a bad row that must stop all, rows are looked at and dropped
+            let at_once = if self.sink.keeps() { max_rows } else { max_rows.min(1 << 16) };
+            let has_more = file.source.fill(&file.path, &file.plan, &mut self.sink, at_once)?;
+            let n_rows = self.sink.n_rows();
+            let mut flows = std::mem::replace(&mut self.sink.flows, Flows::empty(&self.schema, false, false));
+            if !file.plan.has_ids {
+                let several = self.n_files > 1;
+                let first = self.n_kept - file.n_before;
+                let number = |row: u64| (first + row + 1).to_string();
+                let name = |row| if several { format!("{}:{}", file.path.display(), number(row)) } else { number(row) };
+                flows.ids.extend((0..n_rows as u64).map(name));
+            }
+            self.n_kept += n_rows as u64;
+            if !has_more {
+                self.close()?;
+            }
+            self.check_share(false)?;
+            if n_rows == 0 || !self.sink.keeps() {
+                continue;
+            }
+            let flows = self.set_aside(flows);
+            if !flows.is_empty() {
+                return Ok(Some(flows));
+            }
+        }
+    }
+
+    /// All rows.
+    pub fn read_all(&mut self) -> Result<Flows> {
+        let mut all: Option<Flows> = None;
+        while let Some(flows) = self.next_batch(usize::MAX)? {
+            match &mut all {
+                Some(all) => all.extend(flows),
+                None => all = Some(flows),
+            }
+        }
+        all.ok_or_else(|| Error::data(Path::new("the files"), At::File, None, "no row has a label".to_owned()))
+    }
+
+    /// Keeps rows without a label apart.
+    fn set_aside(&mut self, flows: Flows) -> Flows {
+        let Some(labels) = flows.labels().filter(|labels| labels.contains(&UNLABELLED)) else { return flows };
+        let (labelled, without): (Vec<u32>, Vec<u32>) =
+            (0..labels.len() as u32).partition(|&row| labels[row as usize] != UNLABELLED);
+        let mut unlabelled = flows.select(&without);
+        (unlabelled.labels, unlabelled.categories) = (None, None);
+        self.n_unlabelled += without.len() as u64;
+        match &mut self.unlabelled {
+            Some(all) => all.extend(unlabelled),
+            None => self.unlabelled = Some(unlabelled),
+        }
+        flows.select(&labelled)
+    }
+
+    fn open_next(&mut self) -> Result<()> {
+        let Some(path) = self.files.pop_front() else { return Ok(()) };
+        let encoding = self.options.encoding.or(self.schema.cells().encoding);
+        let (header, unplanned, bytes_notes) = open(&path, &self.schema, encoding, &self.options)?;
+        let mut plan = header::plan(&path, header, &self.schema, &self.options)?;
+        let source = match unplanned {
+            Unplanned::Parquet(opened) => Source::Parquet(columnar::Reader::new(&path, *opened, &plan)?),
+            Unplanned::Ready(source) => *source,
         };
-        let Filled { n_rows, has_ids } = named;
-        if !has_ids {
-            flows.ids.extend((0..n_rows as u64).map(|row| (self.n_read + row + 1).to_string()));
+        match &source {
+            Source::Arrow(reader) => reader.check(&path, &plan)?,
+            Source::Zeek(reader) => reader.missing().iter().for_each(|spelling| self.sink.rules.add_missing(spelling)),
+            _ => {}
         }
-        if n_rows == 0 && self.n_read == 0 {
-            let message = "no rows after the header".to_owned();
-            return Err(Error::data(&self.path, At::File, None, message));
+        let note = |notes: &mut Vec<String>, what: &str| notes.push(format!("{}: {what}", path.display()));
+        bytes_notes.iter().chain(&plan.notes).for_each(|what| note(&mut self.notes, what));
+        if !plan.unlisted.is_empty() {
+            let what = format!("columns that the schema does not list are not used: {}", some_of(&plan.unlisted));
+            note(&mut self.notes, &what);
         }
-        self.n_read += n_rows as u64;
-        Ok((n_rows > 0).then_some(flows))
+        plan.notes.clear();
+        self.current = Some(OpenFile { path, plan, source, n_before: self.n_kept });
+        Ok(())
+    }
+
+    /// Ends the current file and opens the next.
+    fn close(&mut self) -> Result<()> {
+        let Some(OpenFile { path, source, n_before, .. }) = self.current.take() else { return Ok(()) };
+        let mut note = |what: String| self.notes.push(format!("{}: {what}", path.display()));
+        self.lines = source.lines();
+        if let Some(lines) = &self.lines {
+            note(lines.to_string());
+        }
+        let n_unwanted = source.n_unwanted();
+        if n_unwanted > 0 {
+            let only = self
+                .schema
+                .cells()
+                .only
+                .iter()
+                .flatten()
+                .map(|(column, values)| format!("`{column}` is {}", values.join(" or ")));
+            note(format!(
+                "{} passed over: rows are those whose {}",
+                count(n_unwanted, "row"),
+                only.collect::<Vec<_>>().join(" and ")
+            ));
+        }
+        for (column, n) in std::mem::take(&mut self.sink.moments) {
+            note(format!("column \"{}\": {n} dates and times, read as seconds since 1970 (UTC)", shown(&column)));
+        }
+        if self.n_kept == n_before && self.sink.problems.is_empty() {
+            if self.n_files == 1 {
+                let message =
+                    if n_unwanted > 0 { "no row that the schema's `where` lets through" } else { "no rows after the header" };
+                return Err(Error::data(&path, At::File, None, message.to_owned()));
+            }
+            note("no rows".to_owned());
+        }
+        self.last = path;
+        self.open_next()
+    }
+
+    /// What is to be said at the end of the last file.
+    fn finish(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.is_finished, true) {
+            return Ok(());
+        }
+        let n_read = self.n_kept + self.sink.problems.n_rows;
+        if self.options.on_bad_row == OnBadRow::Stop && !self.sink.problems.is_empty() {
+            return Err(self.sink.problems.error(
+                &self.last,
+                n_read,
+                ": to leave such rows out, pass `--on-bad-row skip --rejects FILE`",
+            ));
+        }
+        if !self.sink.unknown_words.is_empty() {
+            return Err(self.unknown_labels());
+        }
+        if n_read == 0 {
+            return Err(Error::data(&self.last, At::File, None, "no rows in any of the files".to_owned()));
+        }
+        self.check_share(true)?;
+        if self.sink.problems.n_rows > 0 {
+            let (kept, rejected) = (self.n_kept, self.sink.problems.n_rows);
+            self.notes.push(format!("{n_read} rows = {kept} rows read + {} that cannot be", count(rejected, "row")));
+        }
+        if self.n_unlabelled > 0 {
+            let words: Vec<String> =
+                self.sink.ignored_words.iter().map(|(word, n)| format!("\"{}\" ({n})", shown(word))).collect();
+            self.notes.push(format!(
+                "{} of labels that the schema ignores, taken as unlabelled: {}",
+                count(self.n_unlabelled, "row"),
+                some_of(&words)
+            ));
+            self.n_unlabelled = 0;
+        }
+        Ok(())
+    }
+
+    /// Refuses more bad rows than may be left out.
+    fn check_share(&self, is_at_end: bool) -> Result<()> {
+        let (rejected, read) = (self.sink.problems.n_rows, self.n_kept + self.sink.problems.n_rows);
+        let is_judged = is_at_end || read >= MIN_JUDGED;
+        if self.options.on_bad_row == OnBadRow::Stop || !is_judged || rejected as f64 <= self.options.max_bad_rows * read as f64 {
+            return Ok(());
+        }
+        let share = format!(": more than the share of {} that `max_bad_rows` allows", self.options.max_bad_rows);
+        Err(self.sink.problems.error(&self.last, read, &share))
+    }
+
+    fn unknown_labels(&self) -> Error {
+        let counts = self.sink.unknown_words.iter();
+        let mut words: Vec<(&String, u64)> = counts.map(|(word, n)| (word, *n)).collect();
+        words.sort_by_key(|(word, n)| (std::cmp::Reverse(*n), *word));
+        let rows: u64 = words.iter().map(|(_, n)| n).sum();
+        let shown: Vec<String> = words.iter().map(|(word, n)| format!("\"{}\" ({n})", shown(word))).collect();
+        let column = self.schema.columns().iter().find(|column| column.kind == crate::ColumnKind::Label);
+        let known = match &self.schema.cells().labels {
+            Some(_) => "in none of the lists of the schema's `labels`",
+            None => "neither 0 or 1, true or false, nor benign, normal, attack, malicious or anomaly",
+        };
+        let message = format!(
+            "{} whose label is {known}: {}; say in the schema what they stand for, as `labels: {{ benign: [...], attack: any, ignore: [...] }}`",
+            count(rows, "row"),
+            shown.join(", ")
+        );
+        Error::data(&self.last, At::File, column.map(|column| column.name.as_str()), message)
     }
 }
 
-/// What a source added to a batch.
-struct Filled {
-    n_rows: usize,
-    has_ids: bool,
+enum Unplanned {
+    Parquet(Box<columnar::Opened>),
+    Ready(Box<Source>),
+}
+
+/// Opens a file and finds its columns, with what is to be said of it.
+fn open(
+    path: &Path,
+    schema: &Schema,
+    encoding: Option<Encoding>,
+    options: &ReadOptions,
+) -> Result<(header::Header, Unplanned, Vec<String>)> {
+    let text = match input::open(path, encoding)? {
+        Input::Parquet(file) => {
+            let (header, opened) = columnar::open(path, file)?;
+            return Ok((header, Unplanned::Parquet(Box::new(opened)), Vec::new()));
+        }
+        Input::Arrow(bytes) => {
+            let (header, reader) = arrow::Reader::open(path, bytes)?;
+            return Ok((header, Unplanned::Ready(Box::new(Source::Arrow(reader))), Vec::new()));
+        }
+        Input::Text(text) => text,
+    };
+    if text.head.is_empty() {
+        let message = "the file is empty; wanted a header line and rows".to_owned();
+        return Err(Error::data(path, At::File, None, message));
+    }
+    let mut notes = text.notes;
+    let (header, source) = match sniff::sniff(&text.head, Some(schema)) {
+        Format::Stranger(what) => return Err(Error::data(path, At::File, None, format!("the file is {what}"))),
+        Format::Zeek => {
+            notes.push("a log of Zeek".to_owned());
+            let (header, reader) = zeek::Reader::open(path, text.bytes)?;
+            (header, Source::Zeek(reader))
+        }
+        Format::Json => {
+            notes.push("objects of JSON".to_owned());
+            let names = schema.columns().iter().map(|column| column.name.clone()).chain(options.carried.iter().cloned());
+            let (header, reader) = json::Reader::open(path, &text.head, text.bytes, names)?;
+            (header, Source::Json(reader))
+        }
+        Format::Csv(csv) => {
+            notes.extend(csv.notes);
+            let names: Vec<String> = schema.columns().iter().map(|column: &Column| column.name.clone()).collect();
+            let (header, reader) = text::Reader::open(path, text.bytes, csv.dialect, csv.has_header, &names)?;
+            (header, Source::Csv(reader))
+        }
+    };
+    let notes = if notes.is_empty() { Vec::new() } else { vec![notes.join(", ")] };
+    Ok((header, Unplanned::Ready(Box::new(source)), notes))
 }
 
 /// Reads a whole file.
-pub fn read(path: &Path, schema: &Schema, labels: Labels) -> Result<Flows> {
-    let mut reader = FlowReader::open(path, schema, labels)?;
-    let flows = reader.next_batch(usize::MAX)?;
-    Ok(flows.unwrap_or_else(|| unreachable!("a file without rows is an error")))
-}
-
-fn is_listed(schema: &Schema, name: &str) -> bool {
-    schema.columns().iter().any(|column| folded(&column.name) == folded(name))
-}
-
-/// Finds the slot of every column of the file, or reports all columns that are missing.
-fn match_header(path: &Path, header: &[String], schema: &Schema, labels: Labels) -> Result<Vec<Slot>> {
-    let at = At::File;
-    let mut places: HashMap<String, usize> = HashMap::new();
-    for (idx, name) in header.iter().enumerate() {
-        if places.insert(folded(name), idx).is_some() && is_listed(schema, name) {
-            return Err(Error::data(path, at, Some(name), "named twice in the header".to_owned()));
-        }
-    }
-    let mut slots = vec![Slot::Skip; header.len()];
-    let mut missing = Vec::new();
-    let mut n_features = 0;
-    for column in schema.columns() {
-        let slot = match column.kind {
-            ColumnKind::Numeric | ColumnKind::Categorical => {
-                n_features += 1;
-                Slot::Feature(n_features - 1)
-            }
-            ColumnKind::Label => Slot::Label,
-            ColumnKind::Category => Slot::Category,
-            ColumnKind::Ignored if schema.id() == Some(&column.name) => Slot::Id,
-            ColumnKind::Ignored => Slot::Skip,
-        };
-        match places.get(&folded(&column.name)) {
-            Some(&idx) => slots[idx] = slot,
-            None if column.is_feature() || (slot == Slot::Label && labels == Labels::Required) => missing.push(column),
-            None => {}
-        }
-    }
-    if labels == Labels::Required && schema.column_of(ColumnKind::Label).is_none() {
-        let message = format!("labels are needed here, and schema `{}` has no column of kind `label`", schema.name());
-        return Err(Error::data(path, at, None, message));
-    }
-    if missing.is_empty() {
-        return Ok(slots);
-    }
-    let free = || header.iter().filter(|name| !is_listed(schema, name)).map(String::as_str);
-    let names = missing.iter().map(|column| {
-        let hint = nearest(&column.name, free()).map_or_else(String::new, |name| format!(" (did you mean \"{name}\"?)"));
-        format!("\"{}\"{hint}", column.name)
-    });
-    let names: Vec<String> = names.collect();
-    let names = some_of(&names);
-    let cut = if header.len() == 1 && header[0].contains([';', '\t', '|']) {
-        "; the header is a single column: separate cells by commas"
-    } else {
-        ""
-    };
-    let s = if missing.len() == 1 { "" } else { "s" };
-    let message = format!(": missing column{s} {names} of schema `{}`{cut}", schema.name());
-    Err(Error::data(path, at, None, message.trim_start_matches(": ").to_owned()))
-}
-
-/// 0 or 1, or what was found.
-fn as_label(value: f64) -> Option<u8> {
-    [0_u8, 1].into_iter().find(|label| value.to_bits() == f64::from(*label).to_bits())
-}
-
-/// A number that flows may hold, with negative zero as zero.
-fn as_cell(value: f64) -> Option<f64> {
-    (value.abs() <= MAX_MAGNITUDE).then_some(value + 0.0)
-}
-
-fn bad_number(found: &str) -> String {
-    format!("cannot read \"{}\" as a number (wanted a finite one of at most {MAX_MAGNITUDE:e})", shown(found))
-}
-
-fn bad_label(found: &str) -> String {
-    format!("label \"{}\" is neither 0 nor 1", shown(found))
-}
-
-fn long_text(len: usize) -> String {
-    format!("a text of {len} bytes; wanted at most {MAX_TEXT}")
+pub fn read(path: &Path, schema: &Schema, options: &ReadOptions) -> Result<Flows> {
+    FlowReader::open(&[path], schema, options)?.read_all()
 }
 
 /// The first ten of a list, and how many more there are.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -6,7 +7,7 @@ use saphyr_parser::{Event, Parser};
 use serde::{Deserialize, Serialize};
 
 use crate::nearest::{folded, nearest};
-use crate::{Error, Result};
+use crate::{Error, LabelWords, Result};
 
 /// What a column is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +19,9 @@ pub enum ColumnKind {
     Categorical,
     /// Not a feature: read by nobody, except as the row's name.
     Ignored,
-    /// 0 for benign, 1 for attack.
+    /// A moment, as when the flow began. Not a feature: what a model learns of it holds for the days of training alone.
+    Time,
+    /// Whether the flow is benign or an attack, in the words of [`LabelWords`].
     Label,
     /// The kind of attack as text, for reports; never a feature.
     Category,
@@ -32,6 +35,12 @@ pub struct Column {
     pub name: String,
     /// What the column is for.
     pub kind: ColumnKind,
+    /// Whether a file may lack it; then its cells are missing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+    /// Other names of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
 }
 
 /// The columns of a data set. The features keep the order in which the schema lists them.
@@ -41,6 +50,8 @@ pub struct Schema {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
+    #[serde(flatten)]
+    cells: CellRules,
     columns: Vec<Column>,
 }
 
@@ -50,7 +61,67 @@ pub struct Schema {
 struct Raw {
     name: String,
     id: Option<String>,
+    header: Option<bool>,
+    delimiter: Option<char>,
+    comment: Option<char>,
+    encoding: Option<Encoding>,
+    #[serde(rename = "where")]
+    only: Option<BTreeMap<String, Vec<String>>>,
+    missing: Option<Vec<String>>,
+    infinite: Option<Infinite>,
+    labels: Option<LabelWords>,
     columns: Vec<Column>,
+}
+
+/// How the cells of a data set are written; what is not said is found by looking at the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct CellRules {
+    /// Whether text files begin with the names of their columns; without them, columns stand in the order of the schema.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<bool>,
+    /// What separates cells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<char>,
+    /// With what lines begin that are no rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comment: Option<char>,
+    /// How letters are written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
+    /// Rows are those whose column has one of the values; others are passed over and counted.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub only: Option<BTreeMap<String, Vec<String>>>,
+    /// Texts that stand for a missing cell; without a list, the usual ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Vec<String>>,
+    /// What an infinite number is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub infinite: Option<Infinite>,
+    /// What labels stand for; without a list, 0 and 1 and the usual words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelWords>,
+}
+
+/// How the letters of a text file are written. UTF-16 is told by the mark it begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encoding {
+    /// What nearly all programs write.
+    #[serde(rename = "utf-8")]
+    Utf8,
+    /// What older programs of Windows write; Latin-1 is a part of it.
+    #[serde(rename = "windows-1252", alias = "latin-1", alias = "latin1", alias = "iso-8859-1", alias = "cp1252")]
+    Windows1252,
+}
+
+/// What an infinite number is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Infinite {
+    /// A missing cell.
+    #[default]
+    Missing,
+    /// A number above, or below, all that training has seen.
+    Clip,
 }
 
 const BUILTIN: [(&str, &str); 2] = [
@@ -118,6 +189,11 @@ impl Schema {
         self.id.as_deref()
     }
 
+    /// How cells are written.
+    pub fn cells(&self) -> &CellRules {
+        &self.cells
+    }
+
     /// All columns.
     pub fn columns(&self) -> &[Column] {
         &self.columns
@@ -134,6 +210,16 @@ impl Schema {
 }
 
 impl Column {
+    /// Its name, then its aliases.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.aliases.iter().map(String::as_str))
+    }
+
+    /// Whether `name` is one of its names; case and blanks around it do not count.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.names().any(|known| folded(known) == folded(name))
+    }
+
     /// Whether models see this column.
     pub fn is_feature(&self) -> bool {
         matches!(self.kind, ColumnKind::Numeric | ColumnKind::Categorical)
@@ -143,7 +229,8 @@ impl Column {
 impl TryFrom<Raw> for Schema {
     type Error = String;
 
-    fn try_from(Raw { name, id, columns }: Raw) -> std::result::Result<Self, String> {
+    fn try_from(raw: Raw) -> std::result::Result<Self, String> {
+        let Raw { name, id, header, delimiter, comment, encoding, only, missing, infinite, labels, columns } = raw;
         if name.trim().is_empty() {
             return Err("`name` is empty".to_owned());
         }
@@ -152,8 +239,10 @@ impl TryFrom<Raw> for Schema {
             if column.name.trim().is_empty() {
                 return Err("a column has an empty name".to_owned());
             }
-            if !seen.insert(folded(&column.name)) {
-                return Err(format!("column `{}` is listed twice (case does not count)", column.name));
+            for name in column.names() {
+                if !seen.insert(folded(name)) {
+                    return Err(format!("column `{name}` is listed twice (case does not count)"));
+                }
             }
         }
         for kind in [ColumnKind::Label, ColumnKind::Category] {
@@ -166,13 +255,16 @@ impl TryFrom<Raw> for Schema {
                 ));
             }
         }
+        if let Some(column) = columns.iter().find(|column| column.optional && !column.is_feature()) {
+            return Err(format!("column `{}` is `optional`, which only features are: others may be absent anyway", column.name));
+        }
         if !columns.iter().any(Column::is_feature) {
             return Err("no feature: at least one column must be `numeric` or `categorical`".to_owned());
         }
         if let Some(id) = &id {
             match columns.iter().find(|column| column.name == *id) {
-                Some(column) if column.kind == ColumnKind::Ignored => {}
-                Some(_) => return Err(format!("`id` names column `{id}`, which must be of kind `ignored`")),
+                Some(column) if matches!(column.kind, ColumnKind::Ignored | ColumnKind::Time) => {}
+                Some(_) => return Err(format!("`id` names column `{id}`, which must be of kind `ignored` or `time`")),
                 None => {
                     let hint = nearest(id, columns.iter().map(|column| column.name.as_str()));
                     let hint = hint.map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
@@ -180,7 +272,25 @@ impl TryFrom<Raw> for Schema {
                 }
             }
         }
-        Ok(Schema { name, id, columns })
+        for (key, character) in [("delimiter", delimiter), ("comment", comment)] {
+            if let Some(character) = character.filter(|c| !c.is_ascii() || matches!(c, '\n' | '\r' | '"')) {
+                return Err(format!("`{key}` is {character:?}; wanted an ASCII character, no line end and no quotation mark"));
+            }
+        }
+        for column in only.iter().flat_map(|only| only.keys()) {
+            if !columns.iter().any(|listed| listed.name == *column) {
+                return Err(format!("`where` names column `{column}`, which is not listed under `columns`"));
+            }
+        }
+        let from_category = labels.as_ref().is_some_and(|labels| labels.from_category);
+        if from_category && !columns.iter().any(|column| column.kind == ColumnKind::Category) {
+            return Err("`labels.from_category` needs a column of kind `category`".to_owned());
+        }
+        if let Some(word) = labels.as_ref().and_then(LabelWords::contradiction) {
+            return Err(format!("`labels`: `{word}` stands in two lists"));
+        }
+        let cells = CellRules { header, delimiter, comment, encoding, only, missing, infinite, labels };
+        Ok(Schema { name, id, cells, columns })
     }
 }
 

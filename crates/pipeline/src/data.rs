@@ -1,13 +1,16 @@
 //! The rows of a config: read, split, tokenised.
 
-use std::path::Path;
-
-use nids_config::Config;
-use nids_detect::read::{Counts, read, warn_of_missing};
-use nids_flows::{Flows, Labels, Schema, Split, Tokeniser, all_rows, split, synthetic};
+use nids_config::{BadRowConfig, Config, Files, IdConfig};
+use nids_detect::read::{Counts, ReadFlows, read, warn_of_missing};
+use nids_detect::wants_classes;
+use nids_flows::{
+    Flows, Ids, Labels, OnBadRow, ReadOptions, Reject, Schema, Split, Tokeniser, all_rows, is_stdin, split, synthetic,
+};
 use nids_store::progress::{Event, Progress};
 use nids_store::run::StageRun;
 use nids_store::{Error, Result};
+
+use crate::rejects;
 
 /// Seeds of generated flows: the data stay the same whatever the run's seed is.
 const SYNTHETIC_TRAIN: u64 = 1;
@@ -26,17 +29,64 @@ impl Labelled {
     }
 }
 
+/// The rows of a config.
+pub(crate) struct Data {
+    /// None where `data.train` is `null` and `data.unlabelled` is not.
+    pub(crate) labelled: Option<Labelled>,
+    pub(crate) unlabelled: Option<Flows>,
+}
+
 /// Reads `data.train`, or generates flows if the config names no file.
 pub(crate) fn labelled(config: &Config, run: &mut StageRun<'_>, progress: &mut dyn Progress) -> Result<Labelled> {
-    let flows = if let Some(path) = &config.data.train {
-        run.input("data.train", Path::new(path))?;
-        read(Path::new(path), &Schema::resolve(&config.data.schema)?, Labels::Required, progress)?
+    let mut rejects = Vec::new();
+    let found = read_labelled(config, run, &mut rejects, progress)?;
+    rejects::write_for(config, &rejects)?;
+    found.map(|(labelled, _)| labelled).ok_or_else(no_labels)
+}
+
+/// Reads `data.train`, and `data.unlabelled` where it `is_wanted`.
+pub(crate) fn data(config: &Config, is_wanted: bool, run: &mut StageRun<'_>, progress: &mut dyn Progress) -> Result<Data> {
+    let mut rejects = Vec::new();
+    let (labelled, set_aside) = read_labelled(config, run, &mut rejects, progress)?.unzip();
+    let mut unlabelled = if is_wanted { read_unlabelled(config, run, &mut rejects, progress)? } else { None };
+    rejects::write_for(config, &rejects)?;
+    match (&mut unlabelled, set_aside.flatten().filter(|_| is_wanted)) {
+        (Some(unlabelled), Some(more)) => unlabelled.extend(more),
+        (None, more) => unlabelled = more,
+        _ => {}
+    }
+    if let Some(unlabelled) = &unlabelled {
+        progress.event(Event::Message(&format!("{} unlabelled rows", unlabelled.len())));
+    }
+    Ok(Data { labelled, unlabelled })
+}
+
+/// What to say where labels are needed and there are none.
+pub(crate) fn no_labels() -> Error {
+    Error::Usage("labels are needed here, and `data.train` is `null`: name a file of labelled rows in it".to_owned())
+}
+
+/// The labelled rows, and those that the schema's labels ignore.
+fn read_labelled(
+    config: &Config,
+    run: &mut StageRun<'_>,
+    rejects: &mut Vec<Reject>,
+    progress: &mut dyn Progress,
+) -> Result<Option<(Labelled, Option<Flows>)>> {
+    let (flows, unlabelled) = if let Some(files) = &config.data.train {
+        let ReadFlows { flows, unlabelled, rejects: bad } =
+            read_files(config, "data.train", files, Labels::Required, run, progress)?;
+        rejects.extend(bad);
+        (flows, unlabelled)
+    } else if config.data.unlabelled.is_some() {
+        return Ok(None);
     } else {
         let rows = config.data.synthetic.rows;
         progress.event(Event::Message(&format!("no `data.train`: {rows} flows are generated")));
-        synthetic(rows, SYNTHETIC_TRAIN)
+        (synthetic(rows, SYNTHETIC_TRAIN), None)
     };
-    let split = cut(&flows, config).map_err(|error| Error::Data(format!("{}: {error}", labelled_name(config))))?;
+    let name = labelled_name(config);
+    let split = cut(&flows, config).map_err(|error| Error::Data(format!("{name}: {error}")))?;
     let attacks = flows.labels().map_or(0, |labels| labels.iter().map(|&label| usize::from(label)).sum());
     progress.event(Event::Message(&format!(
         "{} labelled rows, {attacks} attacks: {} to train on, {} to validate (no row of which repeats a training row)",
@@ -44,7 +94,62 @@ pub(crate) fn labelled(config: &Config, run: &mut StageRun<'_>, progress: &mut d
         split.train.len(),
         split.val.len()
     )));
-    Ok(Labelled { flows, split })
+    if let Some(warning) = imbalance(attacks, flows.len()) {
+        progress.event(Event::Message(&format!("{name}: {warning}")));
+    }
+    Ok(Some((Labelled { flows, split }, unlabelled)))
+}
+
+/// What to know of rows that are nearly all of one kind.
+pub(crate) fn imbalance(attacks: usize, rows: usize) -> Option<String> {
+    const RARE: f64 = 0.05;
+    let benign = rows - attacks;
+    let rare = attacks.min(benign);
+    let kind = if attacks <= benign { "attacks" } else { "benign" };
+    match rare {
+        _ if rows == 0 || rare as f64 >= RARE * rows as f64 => None,
+        0 => Some(format!(
+            "none of {rows} rows is {}: pretraining can learn from them, a classifier cannot, and nothing can be measured but false \
+             alarms or misses",
+            if attacks == 0 { "an attack" } else { "benign" }
+        )),
+        _ => Some(format!(
+            "{rare} of {rows} rows are {kind} ({:.2} %): whoever calls none of them {kind} has accuracy {:.4}, so look at recall, \
+             precision and PR-AUC",
+            100.0 * rare as f64 / rows as f64,
+            1.0 - rare as f64 / rows as f64
+        )),
+    }
+}
+
+/// Reads the files of a setting, which are inputs of the stage.
+fn read_files(
+    config: &Config,
+    key: &str,
+    files: &Files,
+    labels: Labels,
+    run: &mut StageRun<'_>,
+    progress: &mut dyn Progress,
+) -> Result<ReadFlows> {
+    if files.names().iter().any(|name| is_stdin(name)) {
+        let message = format!("`{key}`: standard input can be read once, and a stage may be resumed: save the flows to a file");
+        return Err(Error::Usage(message));
+    }
+    let paths = files.paths()?;
+    run.inputs(key, &paths)?;
+    read(&paths, &Schema::resolve(&config.data.schema)?, &read_options(config, labels), progress)
+}
+
+/// How a config says that files are read.
+pub(crate) fn read_options(config: &Config, labels: Labels) -> ReadOptions {
+    ReadOptions {
+        labels,
+        categories: wants_classes(config),
+        ids: if config.data.id == IdConfig::Row { Ids::Row } else { Ids::Schema },
+        on_bad_row: if config.data.on_bad_row == BadRowConfig::Skip { OnBadRow::Skip } else { OnBadRow::Stop },
+        max_bad_rows: config.data.max_bad_rows,
+        ..ReadOptions::default()
+    }
 }
 
 /// Splits rows into training and validation rows. With `data.inner_validation` the training rows are split once more, and the rows
@@ -60,23 +165,27 @@ fn cut(flows: &Flows, config: &Config) -> nids_flows::Result<Split> {
 }
 
 /// Reads `data.unlabelled`, or generates flows if the labelled ones are generated, too.
-pub(crate) fn unlabelled(config: &Config, run: &mut StageRun<'_>, progress: &mut dyn Progress) -> Result<Option<Flows>> {
+fn read_unlabelled(
+    config: &Config,
+    run: &mut StageRun<'_>,
+    rejects: &mut Vec<Reject>,
+    progress: &mut dyn Progress,
+) -> Result<Option<Flows>> {
     let generated = config.data.synthetic.unlabelled_rows;
-    let flows = match &config.data.unlabelled {
-        Some(path) => {
-            run.input("data.unlabelled", Path::new(path))?;
-            read(Path::new(path), &Schema::resolve(&config.data.schema)?, Labels::Optional, progress)?
+    Ok(match &config.data.unlabelled {
+        Some(files) => {
+            let found = read_files(config, "data.unlabelled", files, Labels::Unused, run, progress)?;
+            rejects.extend(found.rejects);
+            Some(found.flows)
         }
-        None if config.data.train.is_none() && generated > 0 => synthetic(generated, SYNTHETIC_UNLABELLED),
-        None => return Ok(None),
-    };
-    progress.event(Event::Message(&format!("{} unlabelled rows", flows.len())));
-    Ok(Some(flows))
+        None if config.data.train.is_none() && generated > 0 => Some(synthetic(generated, SYNTHETIC_UNLABELLED)),
+        None => None,
+    })
 }
 
 /// What messages call the labelled rows.
-pub(crate) fn labelled_name(config: &Config) -> &str {
-    config.data.train.as_deref().unwrap_or("generated flows")
+pub(crate) fn labelled_name(config: &Config) -> String {
+    config.data.train.as_ref().map_or_else(|| "generated flows".to_owned(), Files::to_string)
 }
 
 /// Warns of features that are missing in flows and were not in what the tokeniser was fitted on.
@@ -88,12 +197,13 @@ pub(crate) fn warn_of_newly_missing(tokeniser: &Tokeniser, flows: &Flows, name: 
 /// categories it does not keep.
 pub(crate) fn fit_tokeniser(
     config: &Config,
-    labelled: &Labelled,
+    labelled: Option<&Labelled>,
     unlabelled: Option<&Flows>,
     progress: &mut dyn Progress,
 ) -> Result<Tokeniser> {
     let all = all_rows(unlabelled.map_or(0, Flows::len));
-    let mut parts = vec![(&labelled.flows, labelled.split.train.as_slice())];
+    let mut parts: Vec<(&Flows, &[u32])> = Vec::new();
+    parts.extend(labelled.map(|labelled| (&labelled.flows, labelled.split.train.as_slice())));
     parts.extend(unlabelled.map(|unlabelled| (unlabelled, all.as_slice())));
     let (tokeniser, cuts) = Tokeniser::fit_parts(&parts, &config.tokeniser)?;
     for cut in cuts {

@@ -75,7 +75,7 @@ fn both_classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Result<()
     if attacks > 0 && attacks < rows.len() {
         return Ok(());
     }
-    let path = config.data.train.as_deref().unwrap_or("generated flows");
+    let path = config.data.train.as_ref().map_or_else(|| "generated flows".to_owned(), ToString::to_string);
     let label = u8::from(attacks > 0);
     let advice = match (&config.finetune.labels, &config.finetune.label_rows) {
         (Some(_), _) => "raise `finetune.labels`",

@@ -8,6 +8,9 @@ pub mod commands;
 mod data;
 mod labels;
 mod pretext;
+mod rejects;
 pub mod stages;
 #[cfg(test)]
 mod testing;
+
+pub use rejects::RejectsFile;

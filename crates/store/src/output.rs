@@ -66,7 +66,7 @@ pub fn check(output: Output<'_>, sources: &[Source<'_>]) -> Result<()> {
             Source::Run(run) => {
                 // the content is compared as well, since names in a manifest are relative to the folder the stage was started in
                 for (key, path, digest) in run.data() {
-                    let is_unchanged = || artefacts::digest(&path).is_ok_and(|found| found == digest);
+                    let is_unchanged = || digest.is_none_or(|digest| artefacts::digest(&path).is_ok_and(|found| found == digest));
                     if target.is(&path) && !target.may_get_rows(&key) && is_unchanged() {
                         return refuse(format!("the `{key}` of the run folder {}", run.folder().display()), "only read");
                     }

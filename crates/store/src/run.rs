@@ -21,7 +21,7 @@ use crate::lock::Lock;
 use crate::log::{Line, LogFile, MonitorLine, StageLine};
 use crate::progress::{Event, Progress};
 use crate::staging::{finished, manifest_name, staged};
-use nids_config::{Config, Stage};
+use nids_config::{Config, Files, Stage};
 
 const KIND: &str = "nids-mixer stage";
 const VERSION: u32 = 1;
@@ -146,16 +146,17 @@ impl Run {
         Stage::ALL.into_iter().any(|stage| self.has_finished(stage))
     }
 
-    /// The data files that the stages have read: the setting that names each, its path, its content.
-    pub(crate) fn data(&self) -> Vec<(String, PathBuf, Digest)> {
+    /// The data files that the stages have read: the setting that names each, its path, its content where it is the only one.
+    pub(crate) fn data(&self) -> Vec<(String, PathBuf, Option<Digest>)> {
         let manifests = Stage::ALL.into_iter().filter_map(|stage| self.manifest(stage).ok());
         let manifest_files = |manifest: Manifest| {
             let keys = self.recorded_config(&manifest).map(|config| config.stage_keys(manifest.stage)).unwrap_or_default();
-            let path = move |(key, digest): (String, Digest)| {
-                let path = PathBuf::from(keys.get(&key)?.as_str()?);
-                Some((key, path, digest))
+            let paths = move |(key, digest): (String, Digest)| {
+                let paths = keys.get(&key).and_then(files).and_then(|files| files.paths().ok()).unwrap_or_default();
+                let digest = Some(digest).filter(|_| paths.len() == 1);
+                paths.into_iter().map(move |path| (key.clone(), path, digest.clone())).collect::<Vec<_>>()
             };
-            manifest.data.into_iter().filter_map(path)
+            manifest.data.into_iter().flat_map(paths)
         };
         manifests.flat_map(manifest_files).collect()
     }
@@ -450,6 +451,11 @@ impl Lines {
     }
 }
 
+/// The files that a setting names.
+fn files(value: &Json) -> Option<Files> {
+    serde_json::from_value(value.clone()).ok()
+}
+
 impl StageRun<'_> {
     /// The path of an artefact of an earlier stage, which must have been made with the settings of this config. The manifest will
     /// list it as an input.
@@ -458,9 +464,10 @@ impl StageRun<'_> {
         let made_with = self.run.recorded_config(&manifest)?;
         let (made, now) = (made_with.keys_shared_with(producer), self.config.keys_shared_with(producer));
         // a file is known by its content, which `check_data` compares, not by its name
-        let is_file = |value: &Json| value.as_str().is_some_and(|path| Path::new(path).is_file());
+        let is_there = |value: &Json| files(value).is_some_and(|files| files.paths().is_ok());
         let is_data = |key: &str| {
-            manifest.data.contains_key(key) && made.get(key).is_some_and(Json::is_string) && now.get(key).is_some_and(is_file)
+            let was_there = made.get(key).is_some_and(|value| files(value).is_some());
+            manifest.data.contains_key(key) && was_there && now.get(key).is_some_and(is_there)
         };
         if let Some(difference) = difference(&made, &now, is_data) {
             let remedy = format!("{}, or keep its settings", self.run.remedy(producer));
@@ -494,10 +501,31 @@ impl StageRun<'_> {
 
     /// Lists a data file as an input. `role` is the setting that names it: `data.train`.
     pub fn input(&mut self, role: &str, path: &Path) -> Result<()> {
-        let digest = artefacts::digest(path).map_err(|error| match error {
-            Error::Io { source, .. } => Error::reading_data(path, source),
-            other => other,
-        })?;
+        self.inputs(role, &[path])
+    }
+
+    /// Lists several files as one input: they are known by their contents and order.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn inputs(&mut self, role: &str, paths: &[impl AsRef<Path>]) -> Result<()> {
+        let digest = |path: &Path| {
+            artefacts::digest(path).map_err(|error| match error {
+                Error::Io { source, .. } => Error::reading_data(path, source),
+                other => other,
+            })
+        };
+        let digests = paths.iter().map(|path| digest(path.as_ref())).collect::<Result<Vec<Digest>>>()?;
+        let digest = match digests.as_slice() {
+            [one] => one.clone(),
+            several => {
+                let list: Vec<&str> = several.iter().map(|digest| digest.sha256.as_str()).collect();
+                Digest {
+                    sha256: artefacts::sha256(list.join("\n").as_bytes()),
+                    bytes: several.iter().map(|digest| digest.bytes).sum(),
+                }
+            }
+        };
         self.data.insert(role.to_owned(), digest);
         self.check_data()
     }

@@ -9,10 +9,10 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use ndarray::{Ix1, Ix2, Ix3};
 use nids_config::{Config, Stage};
-use nids_flows::{Classes, FlowReader, Flows, Labels, Lines, Schema, Tokeniser, write_csv};
+use nids_flows::{Classes, FlowReader, Flows, Ids, Lines, ReadOptions, Schema, Tokeniser, write_csv};
 use nids_interop::import as checkpoint;
 use nids_nn::{Linear, ParamTable, weights as safetensors};
-use nids_pipeline::commands::{self, QueryOptions};
+use nids_pipeline::commands::{self, PredictOptions, QueryOptions};
 use nids_pipeline::stages;
 use nids_store::artefacts::sha256;
 use nids_store::progress::Silent;
@@ -128,7 +128,7 @@ pub fn npy(bytes: &[u8]) {
 /// `tokeniser.json`: one that is accepted encodes flows as finite numbers.
 pub fn tokeniser(bytes: &[u8]) {
     static ROWS: LazyLock<Flows> = LazyLock::new(|| {
-        nids_flows::read(&scratch("flows.csv", FLOWS.as_bytes()), &TOY, Labels::Required).expect("these are flows")
+        nids_flows::read(&scratch("flows.csv", FLOWS.as_bytes()), &TOY, &ReadOptions::labelled()).expect("these are flows")
     });
     let rows = &*ROWS;
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -180,6 +180,26 @@ pub fn csv(bytes: &[u8]) {
     flows("toy.csv", bytes);
 }
 
+/// Objects of JSON, and lists of them.
+pub fn json(bytes: &[u8]) {
+    flows("toy.json", bytes);
+}
+
+/// Logs of Zeek.
+pub fn zeek(bytes: &[u8]) {
+    flows("toy.log", bytes);
+}
+
+/// Streams and files of Arrow.
+pub fn arrow(bytes: &[u8]) {
+    flows("toy.arrow", bytes);
+}
+
+/// Texts that are compressed, or not UTF-8.
+pub fn coded(bytes: &[u8]) {
+    flows("toy.gz", bytes);
+}
+
 /// Flows in columns. What does not start as Parquet does is read as text.
 pub fn parquet(bytes: &[u8]) {
     flows("toy.parquet", bytes);
@@ -191,20 +211,21 @@ fn flows(name: &str, bytes: &[u8]) {
     let path = scratch(name, bytes);
     let (_, _) = (&*TOY, &*FOLDER);
     bounded(bytes.len(), || {
-        let Ok(mut reader) = FlowReader::open(&path, &TOY, Labels::Optional) else { return };
+        let numbered = ReadOptions { ids: Ids::Row, ..ReadOptions::default() };
+        let Ok(mut reader) = FlowReader::open(&[&path], &TOY, &numbered) else { return };
         let mut n_rows = 0;
         // a column of one value may have any number of rows in a few bytes
         for _ in 0..BATCHES {
             let Ok(found) = reader.next_batch(BATCH) else { break };
             let Some(flows) = found else {
-                accounted(bytes, n_rows, reader.lines().as_ref());
+                accounted(bytes, n_rows, reader.lines());
                 break;
             };
             assert!(!flows.is_empty() && flows.len() <= BATCH);
             n_rows += flows.len() as u64;
             let mut text = Vec::new();
             write_csv(&flows, &mut text).expect("memory takes all");
-            match nids_flows::read(&scratch("again.csv", &text), &TOY, Labels::Optional) {
+            match nids_flows::read(&scratch("again.csv", &text), &TOY, &ReadOptions::default()) {
                 Ok(again) => assert_eq!(flows.fingerprint(), again.fingerprint()),
                 // with other columns beside it, a text of several lines may look like rows
                 Err(error) => assert!(text_lines(&text) > flows.len() as u64 + 1, "just written: {error}"),
@@ -213,11 +234,17 @@ fn flows(name: &str, bytes: &[u8]) {
     });
 }
 
-/// Every line of a text file is the header, a row, blank, or inside of a quoted field.
+/// Every line of CSV is the header, a row, blank, a comment, or inside of a quoted field.
 fn accounted(bytes: &[u8], n_rows: u64, lines: Option<&Lines>) {
     let Some(lines) = lines else { return };
     assert_eq!(lines.rows, n_rows);
-    assert_eq!(lines.total, 1 + lines.rows + lines.blank + lines.quoted);
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+    let begins = |starts: &[&[u8]]| starts.iter().any(|start| text.starts_with(start));
+    if begins(&[b"{", b"[", b"#separator", b"#SEPARATOR", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xff\xfe", b"\xfe\xff"]) {
+        return;
+    }
+    let header = lines.total - (lines.rows + lines.blank + lines.comments + lines.headers + lines.quoted);
+    assert!(header <= 1);
     assert_eq!(lines.total, text_lines(bytes));
     assert_eq!(lines.quoted == 0, lines.first_quoted.is_none());
 }
@@ -360,18 +387,21 @@ impl Folder<'_> {
         let files = model.len() + tokeniser.len();
         within(Self::allowed(files), || {
             let mut verdicts = Vec::new();
-            found = commands::predict(&trained.run, data, &mut verdicts, &mut Silent).ok().map(|summary| (summary, verdicts));
-            let _ = commands::evaluate(&trained.run, data, &mut Silent);
+            let (data, options) = (&[data.to_owned()], PredictOptions::default());
+            found = commands::predict(&trained.run, data, &options, &mut verdicts, &mut |_| Ok(()), &mut Silent)
+                .ok()
+                .map(|summary| (summary, verdicts));
+            let _ = commands::evaluate(&trained.run, data, &options, &mut |_| Ok(()), &mut Silent);
             if self.data.is_none() {
                 // it holds its rows in memory
-                let options = QueryOptions { budget: 2, data: Some(data), strategy: None };
-                let _ = commands::query(&trained.run, options, &mut Vec::new(), &mut Silent);
+                let options = QueryOptions { budget: 2, data: Some(data), read: ReadOptions::default(), strategy: None };
+                let _ = commands::query(&trained.run, &options, &mut Vec::new(), &mut Silent);
             }
         });
         let Some((summary, verdicts)) = found else { return false };
         let verdicts = String::from_utf8(verdicts).expect("verdicts are text");
-        assert_eq!(verdicts.lines().count() as u64, summary.rows);
-        assert!(verdicts.lines().all(|line| line.contains(",attack") || line.contains(",normal")), "{verdicts}");
+        assert_eq!(verdicts.lines().count() as u64, 1 + summary.rows);
+        assert!(verdicts.lines().skip(1).all(|line| line.contains(",attack") || line.contains(",normal")), "{verdicts}");
         true
     }
 }

@@ -1,22 +1,21 @@
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Float64Type;
-use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_cast::display::array_value_to_string;
-use arrow_cast::{can_cast_types, cast};
+use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema};
-use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
+use parquet::arrow::{ProjectionMask, parquet_to_arrow_schema};
 
-use super::{Filled, MAX_TEXT, Slot, as_cell, as_label, bad_label, bad_number, long_text};
-use crate::{At, Error, FeatureColumn, Flows, Result};
+use super::batch;
+use super::header::{Header, Plan};
+use super::sink::Sink;
+use crate::{At, Error, Result};
 use source::Source;
 
 mod source;
@@ -38,21 +37,27 @@ pub(super) struct Opened {
 /// The rows of a Parquet file.
 pub(super) struct Reader {
     batches: ParquetRecordBatchReader,
-    /// Name and slot of the columns that are read, in file order.
-    columns: Vec<(String, Slot)>,
+    /// Places in the file of the columns that are read, ascending.
+    places: Vec<usize>,
     /// Rows decoded and not yet handed out.
     rest: Option<RecordBatch>,
     max_rows: u64,
+    n_rows: u64,
+    pub(super) n_unwanted: u64,
 }
 
 /// Reads the footer. Texts become views into the file's pages: a dictionary's long text is not copied for each row that has it.
-pub(super) fn open(path: &Path, file: File) -> Result<(Vec<String>, Opened)> {
+pub(super) fn open(path: &Path, file: File) -> Result<(Header, Opened)> {
     let opened = guarded(path, || {
         let source = Source::new(file)?;
         let max_rows = source.max_rows();
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let metadata = ArrowReaderMetadata::load(&source, options)?;
+        let durations = durations(&metadata);
         let fields = metadata.schema().fields().iter().map(|field| match field.data_type() {
+            DataType::Int64 if durations.contains_key(field.name()) => {
+                Arc::new(Field::new(field.name(), durations[field.name()].clone(), field.is_nullable()))
+            }
             DataType::Utf8 => Arc::new(Field::new(field.name(), DataType::Utf8View, field.is_nullable())),
             DataType::Binary => Arc::new(Field::new(field.name(), DataType::BinaryView, field.is_nullable())),
             _ => Arc::clone(field),
@@ -61,124 +66,60 @@ pub(super) fn open(path: &Path, file: File) -> Result<(Vec<String>, Opened)> {
         let metadata = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options)?;
         Ok::<_, parquet::errors::ParquetError>(Opened { builder: Builder::new_with_metadata(source.pages(), metadata), max_rows })
     })?;
-    let names = opened.builder.schema().fields().iter().map(|field| field.name().clone()).collect();
-    Ok((names, opened))
+    let names: Vec<String> = opened.builder.schema().fields().iter().map(|field| field.name().clone()).collect();
+    Ok((Header { n_seen: names.len(), names, is_sparse: false, is_by_place: false }, opened))
+}
+
+/// Columns of durations, which Parquet has no type for: Arrow keeps theirs beside its own.
+fn durations(metadata: &ArrowReaderMetadata) -> BTreeMap<String, DataType> {
+    let file = metadata.metadata().file_metadata();
+    let Ok(schema) = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata()) else { return BTreeMap::new() };
+    let is_duration = |field: &&Arc<Field>| matches!(field.data_type(), DataType::Duration(_));
+    schema.fields().iter().filter(is_duration).map(|field| (field.name().clone(), field.data_type().clone())).collect()
 }
 
 impl Reader {
-    pub(super) fn new(path: &Path, opened: Opened, header: &[String], slots: &[Slot]) -> Result<Self> {
+    pub(super) fn new(path: &Path, opened: Opened, plan: &Plan) -> Result<Self> {
         let Opened { builder, max_rows } = opened;
-        let used = || (0..slots.len()).filter(|&idx| slots[idx] != Slot::Skip);
-        for idx in used() {
-            let found = builder.schema().field(idx).data_type();
-            let wanted = cast_type(slots[idx], found);
-            if !can_cast_types(found, &wanted) {
-                let message = format!("type {found} is neither a number nor a text");
-                return Err(Error::data(path, At::File, Some(&header[idx]), message));
-            }
+        let mut places: Vec<usize> = plan.uses.iter().map(|(place, _)| *place).collect();
+        places.sort_unstable();
+        places.dedup();
+        for &(place, slot) in &plan.uses {
+            batch::check_type(slot, builder.schema().field(place).data_type())
+                .map_err(|message| Error::data(path, At::File, Some(&plan.names[place]), message))?;
         }
-        let mask = ProjectionMask::roots(builder.parquet_schema(), used());
-        let columns: Vec<(String, Slot)> = used().map(|idx| (header[idx].clone(), slots[idx])).collect();
-        let batch = (BATCH_CELLS / columns.len().max(1)).clamp(1, BATCH);
+        let mask = ProjectionMask::roots(builder.parquet_schema(), places.iter().copied());
+        let batch = (BATCH_CELLS / places.len().max(1)).clamp(1, BATCH);
         let batches = guarded(path, || builder.with_projection(mask).with_batch_size(batch).build())?;
-        Ok(Reader { batches, columns, rest: None, max_rows })
+        Ok(Reader { batches, places, rest: None, max_rows, n_rows: 0, n_unwanted: 0 })
     }
 
-    /// Appends up to `max_rows` rows to `flows`; `n_read` rows of the file came before.
-    pub(super) fn fill(&mut self, path: &Path, flows: &mut Flows, max_rows: usize, n_read: u64) -> Result<Filled> {
-        let mut n_rows = 0;
-        while n_rows < max_rows {
-            let batch = match self.rest.take() {
-                Some(batch) => batch,
+    /// Takes up to `max_rows` more rows; false at the end of the file.
+    pub(super) fn fill(&mut self, path: &Path, plan: &Plan, sink: &mut Sink, max_rows: usize) -> Result<bool> {
+        while !sink.is_full(max_rows) {
+            let rows = match self.rest.take() {
+                Some(rows) => rows,
                 None => match guarded(path, || self.batches.next().transpose())? {
-                    Some(batch) => batch,
-                    None => break,
+                    Some(rows) => rows,
+                    None => return Ok(false),
                 },
             };
-            let n = batch.num_rows().min(max_rows - n_rows);
-            if n < batch.num_rows() {
-                self.rest = Some(batch.slice(n, batch.num_rows() - n));
+            let n = rows.num_rows().min(max_rows - sink.n_rows());
+            if n < rows.num_rows() {
+                self.rest = Some(rows.slice(n, rows.num_rows() - n));
             }
-            let first_row = n_read + n_rows as u64 + 1;
-            for ((name, slot), cells) in self.columns.iter().zip(batch.slice(0, n).columns()) {
-                push(flows, *slot, cells)
-                    .map_err(|(row, message)| Error::data(path, At::Row(first_row + row as u64), Some(name), message))?;
-            }
-            n_rows += n;
-            if n_read + n_rows as u64 > self.max_rows {
+            let column = |place: usize| self.places.partition_point(|&used| used < place);
+            let (n_unwanted, faults, kept) = guarded(path, || batch::take(&rows.slice(0, n), plan, column, sink))?;
+            let first = self.n_rows;
+            sink.end_rows(kept.len(), path, |row| At::Row(first + kept[row] as u64 + 1), faults);
+            self.n_unwanted += n_unwanted as u64;
+            self.n_rows += n as u64;
+            if self.n_rows > self.max_rows {
                 let message = format!("more than {} rows in a file of its size: not a table of flows", self.max_rows);
                 return Err(Error::data(path, At::File, None, message));
             }
         }
-        Ok(Filled { n_rows, has_ids: self.columns.iter().any(|(_, slot)| *slot == Slot::Id) })
-    }
-}
-
-/// Appends one column; the error is the offending row of `cells` and what is wrong with it.
-fn push(flows: &mut Flows, slot: Slot, cells: &ArrayRef) -> std::result::Result<(), (usize, String)> {
-    let numeric = match slot {
-        Slot::Label => true,
-        Slot::Feature(feature) => matches!(flows.features[feature], FeatureColumn::Numeric(_)),
-        _ => false,
-    };
-    let wanted = if numeric { DataType::Float64 } else { DataType::Utf8View };
-    if numeric
-        && let Some(texts) = cells.as_string_view_opt()
-        && let Some(row) = texts.lengths().position(|len| len as usize > MAX_TEXT)
-    {
-        return Err((row, long_text(texts.value(row).len())));
-    }
-    let converted = cast(cells, &wanted).map_err(|e| (0, e.to_string()))?;
-    // a null of the file, or one that the cast left where it failed; dictionaries hide theirs in the values
-    let null = |row: usize| match array_value_to_string(cells, row) {
-        Ok(found) if cells.is_valid(row) && !found.is_empty() && numeric => (row, bad_number(&found)),
-        Ok(_) if cells.is_valid(row) && !numeric => (row, "a text that is not UTF-8".to_owned()),
-        _ => (row, "the cell is null; every row needs a value".to_owned()),
-    };
-    if let Some(nulls) = converted.logical_nulls()
-        && let Some(row) = (0..nulls.len()).find(|&row| nulls.is_null(row))
-    {
-        return Err(null(row));
-    }
-    if !numeric {
-        let texts = converted.as_string_view();
-        if let Some(row) = texts.lengths().position(|len| len as usize > MAX_TEXT) {
-            return Err((row, long_text(texts.value(row).len())));
-        }
-        let texts = texts.iter().flatten().map(str::trim);
-        match slot {
-            Slot::Id => flows.ids.extend(texts.map(str::to_owned)),
-            Slot::Category => flows.categories.iter_mut().for_each(|column| texts.clone().for_each(|text| column.push(text))),
-            Slot::Feature(feature) => {
-                if let FeatureColumn::Categorical(column) = &mut flows.features[feature] {
-                    texts.for_each(|text| column.push(text));
-                }
-            }
-            Slot::Skip | Slot::Label => unreachable!("not a text"),
-        }
-        return Ok(());
-    }
-    for (row, &value) in converted.as_primitive::<Float64Type>().values().iter().enumerate() {
-        let fail = |message: fn(&str) -> String| (row, message(&value.to_string()));
-        if let Slot::Feature(feature) = slot {
-            if let FeatureColumn::Numeric(values) = &mut flows.features[feature] {
-                values.push(as_cell(value).ok_or_else(|| fail(bad_number))?);
-            }
-        } else {
-            let label = as_label(value).ok_or_else(|| fail(bad_label))?;
-            flows.labels.iter_mut().for_each(|labels| labels.push(label));
-        }
-    }
-    Ok(())
-}
-
-/// The type that a column of the file must convert to.
-fn cast_type(slot: Slot, found: &DataType) -> DataType {
-    match slot {
-        Slot::Label => DataType::Float64,
-        // whether the feature is a number is seen when it is read; what casts to neither is refused here
-        Slot::Feature(_) if found.is_numeric() => DataType::Float64,
-        _ => DataType::Utf8View,
+        Ok(true)
     }
 }
 

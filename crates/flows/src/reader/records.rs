@@ -41,11 +41,32 @@ pub(super) struct Records<R> {
     filled: usize,
     is_at_end: bool,
     cells: Vec<Cell>,
+    dialect: Dialect,
+    /// Lines at the start that are no rows, yet to be passed over.
+    n_preamble: u64,
     /// Cells of the header, once it has been read.
     n_wanted: Option<usize>,
+    /// What is wrong with the number of cells of the current row.
+    ragged: Option<String>,
     /// Lines before the current row.
     n_before: u64,
     tally: Tally,
+}
+
+/// How cells and rows are told apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dialect {
+    pub(super) delimiter: u8,
+    /// With what lines begin that are no rows.
+    pub(super) comment: Option<u8>,
+    /// Lines before the first row: comments of a program, or `sep=;`.
+    pub(super) n_preamble: u64,
+}
+
+impl Default for Dialect {
+    fn default() -> Self {
+        Dialect { delimiter: b',', comment: None, n_preamble: 0 }
+    }
 }
 
 /// Where the lines went that have been read.
@@ -54,6 +75,8 @@ pub(super) struct Tally {
     /// The header counts.
     pub(super) rows: u64,
     pub(super) blank: u64,
+    /// Lines that say something of the file.
+    pub(super) comments: u64,
     /// Lines that begin inside of a quoted field, and rows that have any.
     pub(super) quoted: u64,
     pub(super) quoted_rows: u64,
@@ -63,7 +86,7 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn lines(&self) -> u64 {
-        self.rows + self.blank + self.quoted
+        self.rows + self.blank + self.comments + self.quoted
     }
 }
 
@@ -77,7 +100,7 @@ struct Cell {
 }
 
 impl<R: Read> Records<R> {
-    pub(super) fn new(source: R) -> Self {
+    pub(super) fn new(source: R, dialect: Dialect) -> Self {
         Self {
             source: Counted { source, n_ends: 0, last: None },
             buffer: vec![0; BUFFER],
@@ -86,7 +109,10 @@ impl<R: Read> Records<R> {
             filled: 0,
             is_at_end: false,
             cells: Vec::new(),
+            dialect,
+            n_preamble: dialect.n_preamble,
             n_wanted: None,
+            ragged: None,
             n_before: 0,
             tally: Tally::default(),
         }
@@ -98,17 +124,22 @@ impl<R: Read> Records<R> {
             self.row = self.next;
             self.n_before = self.tally.lines();
             let bytes = &self.buffer[self.row..self.filled];
-            let is_blank = matches!(bytes.first(), Some(b'\n' | b'\r')) && self.n_wanted != Some(1);
-            let found = if is_blank {
-                line_end(bytes, self.is_at_end).map(|len| Row { len, ..Row::default() })
-            } else if bytes.is_empty() {
+            let is_blank = matches!(bytes.first(), Some(b'\n' | b'\r')) && self.n_wanted != Some(1) && self.n_preamble == 0;
+            let is_comment = self.n_preamble > 0 || bytes.first().is_some_and(|first| self.dialect.comment == Some(*first));
+            let found = if bytes.is_empty() {
                 None
+            } else if is_blank {
+                line_end(bytes, self.is_at_end).map(|len| Row { len, ..Row::default() })
+            } else if is_comment {
+                line(bytes, self.is_at_end).map(|len| Row { len, ..Row::default() })
             } else {
-                scan(bytes, self.is_at_end, self.n_wanted, self.n_before + 1, &mut self.cells).map_err(Fault::Row)?
+                let line = self.n_before + 1;
+                scan(bytes, self.is_at_end, self.dialect.delimiter, self.n_wanted, line, &mut self.cells).map_err(Fault::Row)?
             };
             match found {
-                Some(row) if is_blank => {
-                    self.tally.blank += 1;
+                Some(row) if is_blank || is_comment => {
+                    *(if is_blank { &mut self.tally.blank } else { &mut self.tally.comments }) += 1;
+                    self.n_preamble = self.n_preamble.saturating_sub(1);
                     self.next = self.row + row.len;
                 }
                 Some(row) => {
@@ -129,6 +160,17 @@ impl<R: Read> Records<R> {
         self.cells.iter().map(|cell| &self.buffer[self.row + cell.start as usize..self.row + cell.end as usize])
     }
 
+    /// The n-th cell of the current row.
+    pub(super) fn cell(&self, n: usize) -> &[u8] {
+        let cell = &self.cells[n];
+        &self.buffer[self.row + cell.start as usize..self.row + cell.end as usize]
+    }
+
+    /// What is wrong with the number of cells of the current row.
+    pub(super) fn ragged(&self) -> Option<&str> {
+        self.ragged.as_deref()
+    }
+
     /// 1-based line on which the current row begins.
     pub(super) fn line(&self) -> u64 {
         self.n_before + 1
@@ -145,11 +187,11 @@ impl<R: Read> Records<R> {
         }
         let n_found = self.cells.len();
         let n_wanted = *self.n_wanted.get_or_insert(n_found);
-        if n_found != n_wanted {
+        self.ragged = (n_found != n_wanted).then(|| {
             let spans =
                 if row.n_quoted > 0 { format!(" and {} line ends inside of quoted fields", row.n_quoted) } else { String::new() };
-            return refuse(format!("{n_found} cells{spans}, but the header has {n_wanted}"));
-        }
+            format!("{n_found} cells{spans}, but the header has {n_wanted}")
+        });
         let bytes = &mut self.buffer[self.row..self.row + row.len];
         self.cells.iter_mut().filter(|cell| cell.is_doubled).for_each(|cell| cell.halve_marks(bytes));
         self.next = self.row + row.len;
@@ -191,7 +233,7 @@ impl<R: Read> Records<R> {
     /// A row that goes on beyond what is read of one; a mark that is open in it is to blame.
     fn too_long(&mut self) -> Wrong {
         let bytes = &self.buffer[..self.filled];
-        match scan(bytes, true, self.n_wanted, self.n_before + 1, &mut self.cells) {
+        match scan(bytes, true, self.dialect.delimiter, self.n_wanted, self.n_before + 1, &mut self.cells) {
             Err(Wrong { line, cell: Some(cell), .. }) => {
                 let message = format!("the quotation mark that opens here is not closed within {MAX_ROW} bytes: {CLOSE_IT}");
                 wrong((line, cell), message)
@@ -223,9 +265,16 @@ struct Row {
 }
 
 /// Finds the cells of the row that begins `bytes`, on line `line` of the file; None if the row may go on beyond them.
-fn scan(bytes: &[u8], is_at_end: bool, n_wanted: Option<usize>, line: u64, cells: &mut Vec<Cell>) -> Result<Option<Row>, Wrong> {
+fn scan(
+    bytes: &[u8],
+    is_at_end: bool,
+    delimiter: u8,
+    n_wanted: Option<usize>,
+    line: u64,
+    cells: &mut Vec<Cell>,
+) -> Result<Option<Row>, Wrong> {
     cells.clear();
-    let mut span = Span::new(bytes, n_wanted, line);
+    let mut span = Span::new(bytes, delimiter, n_wanted, line);
     let mut at = 0;
     loop {
         let is_quoted = bytes.get(at) == Some(&b'"');
@@ -248,7 +297,7 @@ fn scan(bytes: &[u8], is_at_end: bool, n_wanted: Option<usize>, line: u64, cells
             }
         } else {
             (start, is_doubled) = (at, false);
-            at = match bytes[at..].iter().position(|byte| matches!(byte, b',' | b'\n' | b'\r')) {
+            at = match bytes[at..].iter().position(|&byte| byte == delimiter || matches!(byte, b'\n' | b'\r')) {
                 Some(offset) => at + offset,
                 None if is_at_end => bytes.len(),
                 None => return Ok(None),
@@ -257,7 +306,7 @@ fn scan(bytes: &[u8], is_at_end: bool, n_wanted: Option<usize>, line: u64, cells
         }
         cells.push(Cell { start: start as u32, end: end as u32, is_doubled });
         match bytes.get(at) {
-            Some(b',') => at += 1,
+            Some(byte) if *byte == delimiter => at += 1,
             None => return span.finish(at, at).map(Some),
             Some(b'\n' | b'\r') => {
                 let Some(len) = line_end(&bytes[at..], is_at_end) else { return Ok(None) };
@@ -298,6 +347,14 @@ fn quoted(bytes: &[u8], start: usize) -> Quoted {
         at += 1;
     }
     field
+}
+
+/// Length of the line that begins `bytes`, its end included.
+fn line(bytes: &[u8], is_at_end: bool) -> Option<usize> {
+    match bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+        Some(at) => line_end(&bytes[at..], is_at_end).map(|len| at + len),
+        None => is_at_end.then_some(bytes.len()),
+    }
 }
 
 /// Length of the line end that begins `bytes`: `\n`, `\r\n`, or `\r` alone; None if a `\n` may follow that is not there yet.

@@ -1,102 +1,151 @@
-use std::fs::File;
+//! Rows of CSV.
+
+use std::io::Read;
 use std::path::Path;
 
-use super::records::{Fault, Records};
-use super::{Filled, Lines, MAX_TEXT, Slot, as_cell, as_label, bad_label, bad_number, long_text, shown};
-use crate::{At, Error, FeatureColumn, Flows, Result};
+use super::header::{Header, Plan};
+use super::records::{Dialect, Fault, Records, Tally};
+use super::sink::{Sink, Slot};
+use super::{Lines, MAX_COLUMNS, shown};
+use crate::{At, Error, Result};
 
-/// The most columns: each takes some hundred bytes of memory, and as few as one in the file.
-const MAX_COLUMNS: usize = 1 << 16;
-
-type Rows = Records<File>;
+type Bytes = Box<dyn Read + Send>;
 
 /// The rows of a CSV file.
 pub(super) struct Reader {
-    rows: Rows,
-    header: Vec<String>,
-    slots: Vec<Slot>,
-}
-
-/// Reads the header line.
-pub(super) fn open(path: &Path, file: File) -> Result<(Vec<String>, Rows)> {
-    let mut rows = Records::new(file);
-    if !rows.read().map_err(|fault| refused(path, fault, &[]))? {
-        return Err(Error::data(path, At::File, None, "the file has blank lines only; wanted a header line and rows".to_owned()));
-    }
-    let at = At::Line(rows.line());
-    let n_columns = rows.cells().len();
-    if n_columns > MAX_COLUMNS {
-        return Err(Error::data(path, at, None, format!("{n_columns} columns, wanted at most {MAX_COLUMNS}")));
-    }
-    let names = rows.cells().map(|name| std::str::from_utf8(name).map(|name| name.trim().to_owned()));
-    let names = names.collect::<std::result::Result<Vec<_>, _>>();
-    let names =
-        names.map_err(|_| Error::data(path, at, None, "the header is not UTF-8 text; save the file as UTF-8".to_owned()))?;
-    Ok((names, rows))
+    rows: Records<Bytes>,
+    has_header: bool,
+    /// The header line, cell by cell, to know it where it comes again.
+    header: Vec<Vec<u8>>,
+    /// Lines that repeat it.
+    pub(super) n_headers: u64,
+    /// Rows that the schema's conditions leave out.
+    pub(super) n_unwanted: u64,
+    names: Vec<String>,
+    /// Whether the first row has been read and not yet been taken.
+    is_pending: bool,
 }
 
 impl Reader {
-    pub(super) fn new(rows: Rows, header: Vec<String>, slots: Vec<Slot>) -> Self {
-        Reader { rows, header, slots }
+    /// Reads the header line, or the first row where there is none: then columns are named `wanted`.
+    pub(super) fn open(
+        path: &Path,
+        bytes: Bytes,
+        dialect: Dialect,
+        has_header: bool,
+        wanted: &[String],
+    ) -> Result<(Header, Self)> {
+        let mut rows = Records::new(bytes, dialect);
+        if !rows.read().map_err(|fault| refused(path, fault, &[]))? {
+            let message = "the file has blank lines only; wanted a header line and rows".to_owned();
+            return Err(Error::data(path, At::File, None, message));
+        }
+        let at = At::Line(rows.line());
+        let n_columns = rows.cells().len();
+        if n_columns > MAX_COLUMNS {
+            return Err(Error::data(path, at, None, format!("{n_columns} columns, wanted at most {MAX_COLUMNS}")));
+        }
+        let cells: Vec<Vec<u8>> = rows.cells().map(<[u8]>::to_vec).collect();
+        let names = if has_header {
+            // what is not UTF-8 may be a name that nobody asks for
+            cells.iter().map(|name| String::from_utf8_lossy(name.trim_ascii()).trim().to_owned()).collect()
+        } else {
+            if n_columns > wanted.len() {
+                let message = format!("{n_columns} cells and no header line, but the schema has {} columns", wanted.len());
+                return Err(Error::data(path, at, None, message));
+            }
+            wanted[..n_columns].to_vec()
+        };
+        let header = Header { n_seen: names.len(), names, is_sparse: false, is_by_place: !has_header };
+        let reader = Reader {
+            rows,
+            has_header,
+            header: if has_header { cells } else { Vec::new() },
+            n_headers: 0,
+            n_unwanted: 0,
+            names: header.names.clone(),
+            is_pending: !has_header,
+        };
+        Ok((header, reader))
     }
 
-    /// Appends up to `max_rows` rows to `flows`.
-    pub(super) fn fill(&mut self, path: &Path, flows: &mut Flows, max_rows: usize) -> Result<Filled> {
-        let mut n_rows = 0;
-        while n_rows < max_rows && self.rows.read().map_err(|fault| refused(path, fault, &self.header))? {
-            n_rows += 1;
-            for (idx, (cell, slot)) in self.rows.cells().zip(&self.slots).enumerate() {
-                push(flows, *slot, cell.trim_ascii())
-                    .map_err(|message| Error::data(path, At::Line(self.rows.line()), Some(&self.header[idx]), message))?;
+    /// Takes up to `max_rows` more rows; false at the end of the file.
+    pub(super) fn fill(&mut self, path: &Path, plan: &Plan, sink: &mut Sink, max_rows: usize) -> Result<bool> {
+        while !sink.is_full(max_rows) {
+            if !std::mem::take(&mut self.is_pending) && !self.rows.read().map_err(|fault| refused(path, fault, &self.names))? {
+                return Ok(false);
+            }
+            if self.is_header() {
+                self.n_headers += 1;
+                continue;
+            }
+            let line = At::Line(self.rows.line());
+            if let Some(message) = self.rows.ragged() {
+                sink.fault(None, "", message.to_owned());
+                sink.end_row(path, line);
+                continue;
+            }
+            if take(&self.rows, plan, sink) {
+                sink.end_row(path, line);
+            } else {
+                self.n_unwanted += 1;
             }
         }
-        Ok(Filled { n_rows, has_ids: self.slots.contains(&Slot::Id) })
+        Ok(true)
+    }
+
+    /// Whether the current row is the header line again.
+    fn is_header(&self) -> bool {
+        let mut header = self.header.iter();
+        header.next().is_some_and(|first| self.rows.cells().next() == Some(first))
+            && self.rows.cells().len() == self.header.len()
+            && self.rows.cells().skip(1).zip(header).all(|(cell, name)| cell == name)
     }
 
     /// Where the lines went that have been read.
     pub(super) fn lines(&self) -> Lines {
-        let tally = self.rows.tally();
+        let Tally { rows, blank, comments, quoted, quoted_rows, first_quoted } = *self.rows.tally();
         Lines {
-            total: tally.lines(),
-            rows: tally.rows - 1,
-            blank: tally.blank,
-            quoted: tally.quoted,
-            quoted_rows: tally.quoted_rows,
-            first_quoted: tally.first_quoted.map(|(line, cell)| (line, self.header[cell].clone())),
+            total: self.rows.tally().lines(),
+            rows: rows - u64::from(self.has_header) - self.n_headers,
+            blank,
+            comments,
+            headers: self.n_headers,
+            quoted,
+            quoted_rows,
+            first_quoted: first_quoted.map(|(line, cell)| (line, self.names.get(cell).cloned().unwrap_or_default())),
         }
     }
 }
 
-fn push(flows: &mut Flows, slot: Slot, cell: &[u8]) -> std::result::Result<(), String> {
-    if slot == Slot::Skip {
-        return Ok(());
-    }
-    let text = std::str::from_utf8(cell)
-        .map_err(|_| format!("\"{}\" is not UTF-8 text; save the file as UTF-8", shown(&String::from_utf8_lossy(cell))))?;
-    if text.len() > MAX_TEXT {
-        return Err(long_text(text.len()));
-    }
-    match slot {
-        Slot::Skip => {}
-        Slot::Id => flows.ids.push(text.to_owned()),
-        Slot::Feature(feature) => match &mut flows.features[feature] {
-            FeatureColumn::Numeric(values) => {
-                let value = text.parse().ok().and_then(as_cell);
-                values.push(value.ok_or_else(|| bad_number(text))?);
+/// Hands the cells of a row to where they go; false where a condition says that it is none.
+fn take(rows: &Records<Bytes>, plan: &Plan, sink: &mut Sink) -> bool {
+    for &(place, slot) in &plan.uses {
+        let cell = rows.cell(place).trim_ascii();
+        match slot {
+            Slot::Where(condition) if !sink.is_wanted(condition, cell) => return false,
+            Slot::Where(_) => {}
+            Slot::SameAs(first) => {
+                let other = rows.cell(first).trim_ascii();
+                if cell != other {
+                    sink.fault(Some(&plan.names[place]), &String::from_utf8_lossy(cell), differs(other, cell));
+                }
             }
-            FeatureColumn::Categorical(texts) => texts.push(text),
-        },
-        Slot::Label => {
-            let label = text.parse().ok().and_then(as_label).ok_or_else(|| bad_label(text))?;
-            flows.labels.iter_mut().for_each(|labels| labels.push(label));
+            _ => sink.push(slot, &plan.names[place], cell),
         }
-        Slot::Category => flows.categories.iter_mut().for_each(|categories| categories.push(text)),
     }
-    Ok(())
+    plan.absent.iter().for_each(|slot| sink.push_missing(*slot));
+    true
+}
+
+/// What is wrong with two columns of one name.
+pub(super) fn differs(first: &[u8], other: &[u8]) -> String {
+    let [first, other] = [first, other].map(|cell| shown(&String::from_utf8_lossy(cell)));
+    format!("\"{first}\" and \"{other}\" in two columns that stand for one: rename one of them, or take it out of `aliases`")
 }
 
 /// A fault with the name of its column, which a fault of the header's has none of.
-fn refused(path: &Path, fault: Fault, header: &[String]) -> Error {
+pub(super) fn refused(path: &Path, fault: Fault, header: &[String]) -> Error {
     match fault {
         Fault::Io(source) => Error::Io { path: path.to_owned(), source },
         Fault::Row(wrong) => {

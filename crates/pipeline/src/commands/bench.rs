@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nids_detect::engine::{engine, inference_engine};
 use nids_detect::{Detector, ReadSummary, wants_classes};
-use nids_flows::{Classes, Labels, Tokeniser, all_rows, synthetic, write_csv};
+use nids_flows::{Classes, ReadOptions, Tokeniser, all_rows, synthetic, write_csv};
 use nids_kernels::{Activation, Buffer, Key};
 use nids_models::{Classifier, Encoder, Input, MixerConfig};
 use nids_nn::engine::{Loss, Objective, Sample};
@@ -377,10 +377,16 @@ fn measure_predict(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>
         let (network_s, _) = timed(|| detector.probabilities(&encoded));
         let mut n_rows = 0;
         let (csv_s, read) = timed(|| {
-            detector.each_batch(file.path(), Labels::Optional, &mut ReadSummary::default(), &mut Silent, |_, batch| {
-                n_rows += batch.len();
-                Ok(())
-            })
+            detector.each_batch(
+                &[file.path()],
+                &ReadOptions::default(),
+                &mut ReadSummary::default(),
+                &mut Silent,
+                |_, batch, _| {
+                    n_rows += batch.len();
+                    Ok(())
+                },
+            )
         });
         read?;
         assert_eq!(n_rows, flows.len(), "a verdict a row");

@@ -4,6 +4,7 @@ mod bench;
 mod predict;
 mod query;
 mod sweep;
+mod verdict_writer;
 
 use std::io::Write;
 use std::path::Path;
@@ -12,9 +13,10 @@ use nids_interop::import::Imported;
 use nids_store::{Error, Result};
 
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, bench};
-pub use predict::{PredictSummary, evaluate, predict};
+pub use predict::{PredictOptions, PredictSummary, evaluate, predict};
 pub use query::{QueryOptions, QueryStrategy, query};
 pub use sweep::{Axis, SweepReport, Trial, TrialOutcome, sweep};
+pub use verdict_writer::VerdictFormat;
 
 /// Turns a checkpoint of the numpy MLP-Mixer into safetensors; see [`nids_interop::import`].
 pub fn import(file: &Path, out: &mut dyn Write) -> Result<Imported> {

@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
 
+use nids_detect::read::name_of;
 use nids_detect::verdicts::Scores;
-use nids_detect::{Detector, ReadSummary};
+use nids_detect::{Detector, ReadSummary, Verdict};
 use nids_eval::metrics::Metrics;
-use nids_flows::Labels;
-use nids_store::progress::Progress;
+use nids_flows::{Labels, ReadOptions, Reject};
+use nids_store::Result;
+use nids_store::progress::{Event, Progress};
 use nids_store::run::Run;
-use nids_store::{Error, Result};
+
+use super::verdict_writer::{Columns, VerdictFormat, VerdictWriter, Verdicts};
+use crate::data::imbalance;
 
 /// What `predict` counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,52 +23,107 @@ pub struct PredictSummary {
     pub rows: u64,
     /// Number of rows with the verdict `attack`.
     pub attacks: u64,
+    /// Rows that were left out since they cannot be read.
+    pub rejected: u64,
     /// Number of values never seen in training, by column.
     pub unknown_categories: BTreeMap<String, u64>,
 }
 
-/// Compares verdicts with the labels of `data`, and with its categories if the classifier tells them apart.
-pub fn evaluate(run: &Run, data: &Path, progress: &mut dyn Progress) -> Result<Metrics> {
-    let detector = Detector::open(run)?;
-    let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold());
-    let mut summary = ReadSummary::default();
-    detector.each_batch(data, Labels::Required, &mut summary, progress, |flows, probabilities| {
-        scores.add(flows, 0..flows.len(), probabilities);
-        Ok(())
-    })?;
-    scores.metrics(&data.display().to_string(), progress)
+/// How `evaluate` and `predict` look at a file.
+#[derive(Clone, Debug, Default)]
+pub struct PredictOptions {
+    /// How files are read.
+    pub read: ReadOptions,
+    /// From which probability on a row is an attack; without one, what the run's config says.
+    pub threshold: Option<f64>,
+    /// How verdicts are written.
+    pub format: VerdictFormat,
 }
 
-/// Writes one line per row of `data`, in order: `id,probability,verdict`, and `,category` if the classifier tells categories apart.
-/// The verdict is `attack` or `normal`.
-pub fn predict(run: &Run, data: &Path, out: &mut dyn Write, progress: &mut dyn Progress) -> Result<PredictSummary> {
-    let detector = Detector::open(run)?;
-    let width = detector.outputs().width();
+/// What is written of rows that are left out.
+type Rejected<'r> = &'r mut dyn FnMut(&[Reject]) -> Result<()>;
+
+/// Compares verdicts with the labels of `data`, and with its categories if the classifier tells them apart.
+pub fn evaluate(
+    run: &Run,
+    data: &[PathBuf],
+    options: &PredictOptions,
+    rejected: Rejected<'_>,
+    progress: &mut dyn Progress,
+) -> Result<Metrics> {
+    let detector = open(run, options, progress)?;
+    let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold());
     let mut summary = ReadSummary::default();
+    let read = ReadOptions { labels: Labels::Required, categories: detector.classes().is_some(), ..options.read.clone() };
     let mut attacks = 0;
-    let mut lines = csv::Writer::from_writer(out);
-    detector.each_batch(data, Labels::Optional, &mut summary, progress, |flows, probabilities| {
-        for (id, probabilities) in flows.ids().iter().zip(probabilities.chunks_exact(width)) {
-            let verdict = detector.verdict(probabilities);
-            attacks += u64::from(verdict.is_attack);
-            let name = if verdict.is_attack { "attack" } else { "normal" };
-            let probability = format!("{:.6}", verdict.probability);
-            let record = [id.as_str(), probability.as_str(), name].into_iter().chain(verdict.category);
-            lines.write_record(record).map_err(cannot_write)?;
+    detector.each_batch(data, &read, &mut summary, progress, |flows, probabilities, rejects| {
+        rejected(rejects)?;
+        if !flows.is_empty() {
+            attacks += flows.labels().map_or(0, |labels| labels.iter().map(|&label| usize::from(label)).sum());
+            scores.add(flows, 0..flows.len(), probabilities);
         }
         Ok(())
     })?;
-    lines.flush().map_err(Error::io("the verdicts", "write"))?;
-    let ReadSummary { rows, unknown_categories, .. } = summary;
-    Ok(PredictSummary { rows, attacks, unknown_categories })
+    if let Some(warning) = imbalance(attacks, summary.rows as usize) {
+        progress.event(Event::Message(&format!("note: {warning}")));
+    }
+    scores.metrics(&name_of(data), progress)
 }
 
-fn cannot_write(error: csv::Error) -> Error {
-    let source = match error.into_kind() {
-        csv::ErrorKind::Io(source) => source,
-        other => std::io::Error::other(format!("{other:?}")),
+/// Writes the verdict of every row of `data`, in order: `id`, `probability`, `verdict`, which is `attack` or `normal`, and `category`
+/// where the classifier tells categories apart, then the columns that are carried along.
+pub fn predict(
+    run: &Run,
+    data: &[PathBuf],
+    options: &PredictOptions,
+    out: &mut dyn Write,
+    rejected: Rejected<'_>,
+    progress: &mut dyn Progress,
+) -> Result<PredictSummary> {
+    let detector = open(run, options, progress)?;
+    let width = detector.outputs().width();
+    let mut summary = ReadSummary::default();
+    let mut attacks = 0;
+    let columns = Columns::new(detector.classes().is_some(), &options.read.carried)?;
+    let mut writer = VerdictWriter::new(options.format, columns, out)?;
+    let read = ReadOptions { labels: Labels::Unused, ..options.read.clone() };
+    detector.each_batch(data, &read, &mut summary, progress, |flows, probabilities, rejects| {
+        rejected(rejects)?;
+        let verdicts: Vec<Verdict<'_>> = probabilities.chunks_exact(width).map(|row| detector.verdict(row)).collect();
+        attacks += verdicts.iter().filter(|verdict| verdict.is_attack).count() as u64;
+        writer.write(&Verdicts { ids: flows.ids(), judged: &verdicts, carried: flows.carried() })
+    })?;
+    let n_guarded = writer.finish()?;
+    if n_guarded > 0 {
+        let message =
+            format!("{n_guarded} cells begin with =, +, - or @, which a spreadsheet would run: they are written with a ' before");
+        progress.event(Event::Message(&message));
+    }
+    let ReadSummary { rows, rejected, unknown_categories, .. } = summary;
+    Ok(PredictSummary { rows, attacks, rejected, unknown_categories })
+}
+
+/// The run's classifier, with the threshold that is asked for: that of the options, else that of the run's config as it is now.
+fn open(run: &Run, options: &PredictOptions, progress: &mut dyn Progress) -> Result<Detector> {
+    let mut detector = Detector::open(run)?;
+    let trained_with = detector.threshold();
+    let threshold = match options.threshold {
+        Some(threshold) => threshold,
+        None => match run.config(&[]) {
+            Ok(config) => config.evaluate.threshold,
+            Err(error) => {
+                progress.event(Event::Message(&format!("threshold {trained_with}, as in training: {error}")));
+                trained_with
+            }
+        },
     };
-    Error::io("the verdicts", "write")(source)
+    if threshold.to_bits() != trained_with.to_bits() {
+        let from = if options.threshold.is_some() { "`--threshold`" } else { "config.yaml of the run folder" };
+        progress
+            .event(Event::Message(&format!("threshold {threshold} from {from}; {trained_with} when the classifier was trained")));
+        detector.set_threshold(threshold);
+    }
+    Ok(detector)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value as Json, json};
 use std::fs;
+use std::path::Path;
 
 use super::*;
 use crate::stages::finetune;
@@ -40,10 +41,21 @@ fn trained(folder: &Folder, task: &str, threshold: f64) -> Run {
     run
 }
 
+/// `predict` with the options that are usual.
+fn predict_into(run: &Run, data: &Path, out: &mut Vec<u8>) -> Result<PredictSummary> {
+    predict(run, &[data.to_owned()], &PredictOptions::default(), out, &mut |_| Ok(()), &mut Silent)
+}
+
+fn evaluated(run: &Run, data: &Path) -> Result<Metrics> {
+    evaluate(run, &[data.to_owned()], &PredictOptions::default(), &mut |_| Ok(()), &mut Silent)
+}
+
 fn verdicts(run: &Run, data: &Path) -> (Vec<Vec<String>>, PredictSummary) {
     let mut out = Vec::new();
-    let summary = predict(run, data, &mut out, &mut Silent).unwrap();
-    (cells(&String::from_utf8(out).unwrap()), summary)
+    let summary = predict_into(run, data, &mut out).unwrap();
+    let mut lines = cells(&String::from_utf8(out).unwrap());
+    assert_eq!(lines.remove(0)[..3], ["id", "probability", "verdict"]);
+    (lines, summary)
 }
 
 #[test]
@@ -52,7 +64,7 @@ fn a_probability_at_the_threshold_is_an_attack() {
         let folder = folder();
         let data = folder.path("train.csv");
         let detector = Detector::open(&trained(&folder, task, 0.5)).unwrap();
-        let flows = read(&data, detector.tokeniser().schema(), Labels::Required).unwrap();
+        let flows = read(&data, detector.tokeniser().schema(), &ReadOptions::labelled()).unwrap();
         let attacks = detector.attacks(&detector.tokeniser().tokenise(&flows).unwrap());
         let mut sorted = attacks.clone();
         sorted.sort_by(f32::total_cmp);
@@ -68,7 +80,7 @@ fn a_probability_at_the_threshold_is_an_attack() {
             let called = is_attack.iter().filter(|&&is_attack| is_attack).count();
             assert_eq!((lines.len(), summary.attacks), (120, called as u64));
 
-            let metrics = evaluate(&run, &data, &mut Silent).unwrap();
+            let metrics = evaluated(&run, &data).unwrap();
             let right = is_attack.iter().zip(flows.labels().unwrap()).filter(|(called, label)| u8::from(**called) == **label);
             assert_eq!(metrics.accuracy, Some(right.count() as f64 / 120.0), "{task}, {at}");
             if let Some(categories) = metrics.categories {
@@ -117,10 +129,7 @@ fn a_row_without_a_probability_gets_no_verdict() {
         "1e30".clone_into(&mut rows[23][sbytes]);
         folder.write("flows.csv", csv(&rows));
         let (data, mut out) = (folder.path("flows.csv"), Vec::new());
-        let errors = [
-            predict(&run, &data, &mut out, &mut Silent).map(drop).unwrap_err(),
-            evaluate(&run, &data, &mut Silent).map(drop).unwrap_err(),
-        ];
+        let errors = [predict_into(&run, &data, &mut out).map(drop).unwrap_err(), evaluated(&run, &data).map(drop).unwrap_err()];
         assert!(out.is_empty(), "{task}: {}", String::from_utf8_lossy(&out));
         for error in errors {
             assert!(error.exit_code() == 5 && error.to_string().ends_with("no number for row `23`"), "{task}: {error}");
@@ -148,7 +157,7 @@ fn a_verdict_is_a_function_of_the_row_alone() {
                 finetune(&config, &run, &mut Silent).unwrap();
             }
             let detector = Detector::open(&run).unwrap();
-            let flows = read(&folder.path("train.csv"), detector.tokeniser().schema(), Labels::Required).unwrap();
+            let flows = read(&folder.path("train.csv"), detector.tokeniser().schema(), &ReadOptions::labelled()).unwrap();
             let rows: Vec<u32> = (0..flows.len() as u32).collect();
             let probabilities =
                 |rows: &[u32]| detector.probabilities(&detector.tokeniser().tokenise(&flows.select(rows)).unwrap());
@@ -189,8 +198,22 @@ fn a_file_is_told_of_with_what_training_has_cut_and_never_seen() {
     let of = |text: &dyn Fn(usize) -> &'static str| {
         folder.write("flows.csv", with_texts(40, 8, "proto", text));
         let data = folder.path("flows.csv");
-        let predicted = told(|progress| drop(predict(&run, &data, &mut Vec::new(), progress).unwrap()));
-        let evaluated = told(|progress| drop(evaluate(&run, &data, progress).unwrap()));
+        let predicted = told(|progress| {
+            drop(
+                predict(
+                    &run,
+                    std::slice::from_ref(&data),
+                    &PredictOptions::default(),
+                    &mut Vec::new(),
+                    &mut |_| Ok(()),
+                    progress,
+                )
+                .unwrap(),
+            );
+        });
+        let evaluated = told(|progress| {
+            drop(evaluate(&run, std::slice::from_ref(&data), &PredictOptions::default(), &mut |_| Ok(()), progress).unwrap());
+        });
         assert_eq!(predicted, evaluated);
         let path = data.display().to_string();
         let of_proto = predicted.iter().filter(|text| text.contains("`proto`"));
@@ -230,7 +253,7 @@ fn training_says_what_it_cuts_and_what_is_missing_and_its_manifest_counts_the_ro
     let run = folder.run("run");
     let data = folder.path("train.csv");
     let schema = nids_flows::Schema::resolve(&config.data.schema).unwrap();
-    let flows = read(&data, &schema, Labels::Required).unwrap();
+    let flows = read(&data, &schema, &ReadOptions::labelled()).unwrap();
     let split = nids_flows::split(&flows, config.data.validation_fraction, config.seed).unwrap();
     let missing = |rows: &[u32]| json!({ "proto": rows.iter().filter(|&&row| row > 1 && row % 3 == 1).count() });
     for (stage, said) in [

@@ -1,17 +1,17 @@
 //! Which rows to label next.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
 
 use nids_eval::kmeans::medoids;
-use nids_flows::{Flows, Labels, all_rows, equal_rows};
+use nids_flows::{Flows, ReadOptions, all_rows, equal_rows};
 use nids_kernels::{Gemm, Key};
 use nids_nn::ParamTable;
 
 use crate::data::{Labelled, labelled, labelled_name, warn_of_newly_missing};
 use crate::labels::labelled_rows;
 use nids_config::{Config, FinetuneFrom, Stage};
-use nids_detect::read::{read, read_tokeniser};
+use nids_detect::read::{name_of, read, read_tokeniser};
 use nids_detect::{Detector, LatentEncoder, LatentSession, WeightsFile};
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{MODEL, PRETRAINED, TOKENISER};
@@ -39,13 +39,15 @@ pub enum QueryStrategy {
 }
 
 /// What to choose from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct QueryOptions<'a> {
     /// Number of rows to choose.
     pub budget: usize,
-    /// The file to choose from; with None, the training rows of the run's `data.train`.
-    pub data: Option<&'a Path>,
-    /// With None, uncertainty if there is a fine-tuned classifier, otherwise medoids.
+    /// Files whose rows are to choose from; None: the training rows of the run's `data.train`.
+    pub data: Option<&'a [PathBuf]>,
+    /// How these files are read.
+    pub read: ReadOptions,
+    /// None: uncertainty where there is a finetuned classifier, else medoids.
     pub strategy: Option<QueryStrategy>,
 }
 
@@ -53,14 +55,14 @@ pub struct QueryOptions<'a> {
 /// with equal features count as one, which stands for all of them.
 ///
 /// Rows equal to one that the run's classifier was trained on are left out.
-pub fn query(run: &Run, options: QueryOptions<'_>, out: &mut dyn Write, progress: &mut dyn Progress) -> Result<()> {
+pub fn query(run: &Run, options: &QueryOptions<'_>, out: &mut dyn Write, progress: &mut dyn Progress) -> Result<()> {
     for row in run.steadily(|| choose(run, options, progress))? {
         writeln!(out, "{row}").map_err(Error::io("the rows", "write"))?;
     }
     Ok(())
 }
 
-fn choose(run: &Run, options: QueryOptions<'_>, progress: &mut dyn Progress) -> Result<Vec<u32>> {
+fn choose(run: &Run, options: &QueryOptions<'_>, progress: &mut dyn Progress) -> Result<Vec<u32>> {
     let is_finetuned = run.has_finished(Stage::Finetune);
     let strategy = options.strategy.unwrap_or(if is_finetuned { QueryStrategy::Uncertainty } else { QueryStrategy::Medoids });
     let (producer, weights) = match strategy {
@@ -75,25 +77,25 @@ fn choose(run: &Run, options: QueryOptions<'_>, progress: &mut dyn Progress) -> 
     let tokeniser = read_tokeniser(&stage.require(producer, TOKENISER)?, producer)?;
     weights.check_features(tokeniser.tokens().len())?;
     let (flows, pool) = match options.data {
-        Some(path) if is_finetuned => {
+        Some(files) if is_finetuned => {
             let (labelled, known) = training_rows(run, &config, is_finetuned, &mut stage, progress)?;
-            let mut flows = read(path, labelled.flows.schema(), Labels::Optional, progress)?;
-            warn_of_newly_missing(&tokeniser, &flows, &path.display().to_string(), progress);
+            let mut flows = read(files, labelled.flows.schema(), &options.read, progress)?.flows;
+            warn_of_newly_missing(&tokeniser, &flows, &name_of(files), progress);
             let n = flows.len();
             flows.extend(labelled.flows.select(&known));
             let rows = all_rows(flows.len());
             let pool = Pool::new(&flows, &rows, &rows[n..]);
             (flows, pool)
         }
-        Some(path) => {
-            let flows = read(path, tokeniser.schema(), Labels::Optional, progress)?;
-            warn_of_newly_missing(&tokeniser, &flows, &path.display().to_string(), progress);
+        Some(files) => {
+            let flows = read(files, tokeniser.schema(), &options.read, progress)?.flows;
+            warn_of_newly_missing(&tokeniser, &flows, &name_of(files), progress);
             let pool = Pool::new(&flows, &all_rows(flows.len()), &[]);
             (flows, pool)
         }
         None => {
             let (labelled, known) = training_rows(run, &config, is_finetuned, &mut stage, progress)?;
-            warn_of_newly_missing(&tokeniser, &labelled.flows, labelled_name(&config), progress);
+            warn_of_newly_missing(&tokeniser, &labelled.flows, &labelled_name(&config), progress);
             let pool = Pool::new(&labelled.flows, &labelled.split.train, &known);
             (labelled.flows, pool)
         }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::predict::predict;
+use super::predict::{PredictOptions, predict};
 use crate::stages::finetune;
 use crate::stages::resume_tests::{StopsAfter, assert_same, copy, files};
 use crate::testing::{Folder, flows};
@@ -39,7 +39,7 @@ fn folder() -> (Folder, [Config; 2]) {
 
 fn verdicts(run: &Path, folder: &Folder) -> nids_store::Result<Vec<u8>> {
     let mut out = Vec::new();
-    predict(&Run::open(run)?, &folder.path("train.csv"), &mut out, &mut Silent)?;
+    predict(&Run::open(run)?, &[folder.path("train.csv")], &PredictOptions::default(), &mut out, &mut |_| Ok(()), &mut Silent)?;
     Ok(out)
 }
 

@@ -34,7 +34,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let weights = stage.require(Stage::Pretrain, PRETRAINED)?;
     let tokeniser = read_tokeniser(&stage.require(Stage::Pretrain, TOKENISER)?, Stage::Pretrain)?;
     let labelled = labelled(config, &mut stage, progress)?;
-    warn_of_newly_missing(&tokeniser, &labelled.flows, labelled_name(config), progress);
+    warn_of_newly_missing(&tokeniser, &labelled.flows, &labelled_name(config), progress);
     progress.event(Event::Started { stage: Stage::Encode, steps: 0 });
 
     let weights = WeightsFile::read(&weights, Stage::Pretrain)?;

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 
 use super::finetune;
 use super::resume_tests::run_stage;
-use crate::commands::evaluate;
+use crate::commands::{PredictOptions, evaluate};
 use crate::data::{Labelled, labelled};
 use crate::testing::{Folder, cells, column, csv, flows, metrics};
 use nids_config::{Config, Stage};
@@ -178,7 +178,10 @@ fn a_classifier_is_measured_on_the_rows_held_out() {
         let held_out = split(&folder, &config).split.val;
         let held_out_lines = held_out.iter().map(|&row| lines[row as usize + 1]);
         folder.write("val.csv", [lines[0]].into_iter().chain(held_out_lines).collect::<Vec<_>>().join("\n"));
-        let wanted = serde_json::to_value(evaluate(&run, &folder.path("val.csv"), &mut Silent).unwrap()).unwrap();
+        let wanted = serde_json::to_value(
+            evaluate(&run, &[folder.path("val.csv")], &PredictOptions::default(), &mut |_| Ok(()), &mut Silent).unwrap(),
+        )
+        .unwrap();
         assert_eq!(wanted["n"], held_out.len(), "{settings:?}");
         assert_close(&serde_json::to_value(&found).unwrap(), &wanted);
         assert_close(&metrics(run.folder()).last().unwrap()["validation"], &wanted);

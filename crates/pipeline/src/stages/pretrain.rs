@@ -8,7 +8,7 @@ use nids_nn::schedule::{Schedule, Warmup};
 use nids_nn::{Cx, Mode, ParamTable, weights};
 use serde_json::json;
 
-use crate::data::{fit_tokeniser, labelled, unlabelled};
+use crate::data::{Data, fit_tokeniser};
 use crate::pretext::Pretext;
 use nids_config::{Config, ObjectiveConfig, PretrainConfig, Stage};
 use nids_detect::engine::engine;
@@ -23,16 +23,16 @@ use nids_train::{Job, Sampler, TrainPlan, arithmetic};
 /// their labels. Leaves `tokeniser.json` and `pretrained.safetensors`.
 pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
     let mut stage = run.begin(Stage::Pretrain, config, progress)?;
-    let mut labelled = labelled(config, &mut stage, progress)?;
-    let mut unlabelled = unlabelled(config, &mut stage, progress)?;
-    let tokeniser = fit_tokeniser(config, &labelled, unlabelled.as_ref(), progress)?;
+    let Data { mut labelled, mut unlabelled } = crate::data::data(config, true, &mut stage, progress)?;
+    let tokeniser = fit_tokeniser(config, labelled.as_ref(), unlabelled.as_ref(), progress)?;
     let all_unlabelled = all_rows(unlabelled.as_ref().map_or(0, Flows::len));
-    let mut parts = vec![(&mut labelled.flows, labelled.split.train.as_slice())];
+    let mut parts: Vec<(&mut Flows, &[u32])> = Vec::new();
+    parts.extend(labelled.as_mut().map(|labelled| (&mut labelled.flows, labelled.split.train.as_slice())));
     parts.extend(unlabelled.as_mut().map(|unlabelled| (unlabelled, all_unlabelled.as_slice())));
     let encoded = tokeniser.tokenise_and_free(parts)?;
     stage.missing(encoded.missing_counts());
-    let training_rows = labelled.split.train;
-    drop((labelled.flows, unlabelled));
+    let training_rows = labelled.map_or_else(Vec::new, |labelled| labelled.split.train);
+    drop(unlabelled);
 
     let mut table = ParamTable::default();
     let pretext = Pretext::new(config, &tokeniser, &mut table)?;

@@ -17,6 +17,7 @@ pub(super) const CLOSE_IT: &str = "close the field on its line, and write a quot
 /// file did not quote its texts, a mark in one of them cannot hide a row.
 pub(super) struct Span<'b> {
     bytes: &'b [u8],
+    delimiter: u8,
     n_wanted: Option<usize>,
     first_line: u64,
     /// Line ends so far, all of them inside of quoted fields.
@@ -32,8 +33,8 @@ pub(super) struct Span<'b> {
 impl<'b> Span<'b> {
     /// The lines of the row that begins `bytes`, on line `first_line`. `n_wanted` is how many cells
     /// the header has, once it is known.
-    pub(super) fn new(bytes: &'b [u8], n_wanted: Option<usize>, first_line: u64) -> Self {
-        Self { bytes, n_wanted, first_line, n_ends: 0, line_start: 0, n_whole: 0, first: None, last: (first_line, 0) }
+    pub(super) fn new(bytes: &'b [u8], delimiter: u8, n_wanted: Option<usize>, first_line: u64) -> Self {
+        Self { bytes, delimiter, n_wanted, first_line, n_ends: 0, line_start: 0, n_whole: 0, first: None, last: (first_line, 0) }
     }
 
     /// The line that has been come to.
@@ -67,7 +68,7 @@ impl<'b> Span<'b> {
 
     /// Takes the line that ends at `end`; where it is too much of a row, the field is to blame in which it begins.
     fn take_line(&mut self, end: usize, is_inside: bool) -> Result<(), Wrong> {
-        let n_commas = memchr_iter(b',', &self.bytes[self.line_start..end]).count();
+        let n_commas = memchr_iter(self.delimiter, &self.bytes[self.line_start..end]).count();
         let n_wanted = self.n_wanted.unwrap_or(0);
         if n_commas + 1 < n_wanted {
             return Ok(());
@@ -79,7 +80,11 @@ impl<'b> Span<'b> {
         let what = if n_wanted == 1 {
             "the quoted field that begins here has a line end, and in a file of one column every line is a row".to_owned()
         } else {
-            format!("the quoted field that begins here takes in line {}, which looks like a row ({n_commas} commas)", self.line())
+            format!(
+                "the quoted field that begins here takes in line {}, which looks like a row ({n_commas} {})",
+                self.line(),
+                if self.delimiter == b',' { "commas" } else { "delimiters" }
+            )
         };
         Err(wrong(self.last, format!("{what}: {CLOSE_IT} and a line end that is text as a blank")))
     }
@@ -98,8 +103,9 @@ impl<'b> Span<'b> {
         let opened =
             if at == cell && self.n_ends > 0 { format!(" of the field that begins on line {line}") } else { String::new() };
         let message = format!(
-            "text after the closing quotation mark{opened}, wanted a comma or a line end: write a quotation mark that is text \
-             twice (\"\")"
+            "text after the closing quotation mark{opened}, wanted {} or a line end: write a quotation mark that is text \
+             twice (\"\")",
+            if self.delimiter == b',' { "a comma" } else { "a delimiter" }
         );
         wrong((self.line(), cell), message)
     }

@@ -21,10 +21,11 @@ type Cells = Vec<Vec<u8>>;
 
 /// Rows with the lines on which they begin, and the tally; or the first error, as `line: message` or `line, cell: message`.
 fn rows_of(text: &[u8], buffer: usize, at_once: usize) -> Result<(Vec<(u64, Cells)>, Tally), String> {
-    let mut records = Records { buffer: vec![0; buffer], ..Records::new(Slow(text, at_once)) };
+    let mut records = Records { buffer: vec![0; buffer], ..Records::new(Slow(text, at_once), Dialect::default()) };
     let mut rows = Vec::new();
     loop {
         match records.read() {
+            Ok(true) if records.ragged().is_some() => return Err(format!("{}: {}", records.line(), records.ragged().unwrap())),
             Ok(true) => rows.push((records.line(), records.cells().map(<[u8]>::to_vec).collect())),
             Ok(false) => return Ok((rows, *records.tally())),
             Err(Fault::Row(Wrong { line, cell: Some(cell), message })) => return Err(format!("{line}, {cell}: {message}")),
@@ -166,7 +167,7 @@ fn an_empty_line_is_a_row_where_there_is_one_column() {
 
 #[test]
 fn a_line_that_is_in_no_row_is_noticed() {
-    let mut records = Records::new(Slow(b"a,b\n1,2\n", 4));
+    let mut records = Records::new(Slow(b"a,b\n1,2\n", 4), Dialect::default());
     records.source.n_ends = 1; // as if one more had come from the disk
     assert!(records.read().unwrap() && records.read().unwrap());
     let Err(Fault::Row(Wrong { message, .. })) = records.read() else { panic!("not noticed") };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use nids_flows::{Flows, TokenTable, Tokeniser, all_rows};
 
-use crate::data::{Labelled, fit_tokeniser, labelled, labelled_name, unlabelled, warn_of_newly_missing};
+use crate::data::{Data, Labelled, data, fit_tokeniser, labelled_name, no_labels, warn_of_newly_missing};
 use crate::labels::labelled_rows;
 use nids_config::{Config, Stage};
 use nids_detect::read::read_tokeniser;
@@ -32,23 +32,23 @@ impl Rows {
         stage: &mut StageRun<'_>,
         progress: &mut dyn Progress,
     ) -> Result<Self> {
-        let mut labelled = labelled(config, stage, progress)?;
         let has_teacher = config.finetune.mean_teacher.is_some();
         let is_wanted = has_teacher || pretrained_tokeniser.is_none();
-        let unlabelled = if is_wanted { unlabelled(config, stage, progress)? } else { None };
+        let Data { labelled, unlabelled } = data(config, is_wanted, stage, progress)?;
+        let mut labelled = labelled.ok_or_else(no_labels)?;
         let tokeniser = match pretrained_tokeniser {
             Some(path) => read_tokeniser(path, Stage::Pretrain)?,
-            None => fit_tokeniser(config, &labelled, unlabelled.as_ref(), progress)?,
+            None => fit_tokeniser(config, Some(&labelled), unlabelled.as_ref(), progress)?,
         };
         let with_labels = labelled_rows(config, &labelled, stage, progress)?;
         let mut unlabelled = unlabelled.filter(|_| has_teacher);
         let (all, all_unlabelled) = (all_rows(labelled.flows.len()), all_rows(unlabelled.as_ref().map_or(0, Flows::len)));
-        warn_of_newly_missing(&tokeniser, &labelled.flows, labelled_name(config), progress);
+        warn_of_newly_missing(&tokeniser, &labelled.flows, &labelled_name(config), progress);
         let taught = if has_teacher { &labelled.split.train } else { &with_labels };
         let mut missing = labelled.flows.missing_counts(taught.iter().copied());
         if let Some(unlabelled) = &unlabelled {
-            let name = config.data.unlabelled.as_deref().unwrap_or("generated flows");
-            warn_of_newly_missing(&tokeniser, unlabelled, name, progress);
+            let name = config.data.unlabelled.as_ref().map_or_else(|| "generated flows".to_owned(), ToString::to_string);
+            warn_of_newly_missing(&tokeniser, unlabelled, &name, progress);
             let more = unlabelled.missing_counts(all_unlabelled.iter().copied());
             missing.iter_mut().zip(more).for_each(|((_, sum), (_, n))| *sum += n);
         }

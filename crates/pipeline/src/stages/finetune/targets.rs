@@ -115,7 +115,7 @@ pub(crate) fn classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Res
         let message = format!("`{key}`: schema `{}` has no column of kind `category`: {advice}", schema.name());
         return Err(Error::Usage(message));
     }
-    let path = config.data.train.as_deref().unwrap_or("generated flows");
+    let path = config.data.train.as_ref().map_or_else(|| "generated flows".to_owned(), ToString::to_string);
     let classes = Classes::fit(&labelled.flows, rows).map_err(|error| Error::Data(format!("{path}: {error} (`{key}`)")))?;
     Ok(Some(classes))
 }

@@ -1,0 +1,80 @@
+//! The commands that let a trained classifier judge files.
+
+use std::path::{Path, PathBuf};
+
+use nids_flows::{OnBadRow, ReadOptions, Reject, data_files};
+use nids_pipeline::RejectsFile;
+use nids_pipeline::commands::{self, PredictOptions, VerdictFormat};
+use nids_store::output::Source;
+use nids_store::progress::Progress;
+use nids_store::{Error, Result, Run};
+
+use crate::args::ModelArgs;
+use crate::{Output, metrics_text, terminal};
+
+pub(crate) fn evaluate(model: &ModelArgs, json: bool, progress: &mut dyn Progress) -> Result<()> {
+    let (run, data) = (Run::open(&model.run)?, data_files(&model.data)?);
+    let sources = sources(&data, &run);
+    let out = Output::open(None, &sources)?;
+    let options = options(model, VerdictFormat::Csv, Vec::new())?;
+    let metrics = with_rejects(model.rejects.as_deref(), &sources, |rejected| {
+        commands::evaluate(&run, &data, &options, rejected, progress)
+    })?;
+    out.print(&metrics_text(&metrics, json))
+}
+
+pub(crate) fn predict(
+    model: &ModelArgs,
+    path: Option<&Path>,
+    format: Option<&str>,
+    columns: Vec<String>,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    let (run, data) = (Run::open(&model.run)?, data_files(&model.data)?);
+    let sources = sources(&data, &run);
+    let out = Output::open(path, &sources)?;
+    if path.is_some() && path == model.rejects.as_deref() {
+        return Err(Error::Usage("`--output` and `--rejects` name one file".to_owned()));
+    }
+    let format = format.and_then(VerdictFormat::named).unwrap_or_else(|| VerdictFormat::of_file(path));
+    let options = options(model, format, columns)?;
+    let summary = with_rejects(model.rejects.as_deref(), &sources, |rejected| {
+        out.fill(|out| commands::predict(&run, &data, &options, out, rejected, progress))
+    })?;
+    let rejected = match summary.rejected {
+        0 => String::new(),
+        n => format!("{} rows in = {} rows out + {n} rejected; ", summary.rows + n, summary.rows),
+    };
+    terminal::tell(&format!("predict: {rejected}{} rows, {} attacks", summary.rows, summary.attacks));
+    Ok(())
+}
+
+/// The files and folders that a command with a trained run reads.
+pub(crate) fn sources<'s>(data: &'s [PathBuf], run: &'s Run) -> Vec<Source<'s>> {
+    data.iter().map(|path| Source::File("--data", path)).chain([Source::Run(run)]).collect()
+}
+
+fn options(model: &ModelArgs, format: VerdictFormat, carried: Vec<String>) -> Result<PredictOptions> {
+    match (model.read_options().on_bad_row, &model.rejects) {
+        (OnBadRow::Skip, None) => {
+            Err(Error::Usage("`--on-bad-row skip` needs a file for the rows that are skipped: `--rejects FILE`".to_owned()))
+        }
+        (OnBadRow::Stop, Some(_)) => {
+            Err(Error::Usage("`--rejects` is written with `--on-bad-row skip` alone: pass both or neither".to_owned()))
+        }
+        _ => Ok(PredictOptions { read: ReadOptions { carried, ..model.read_options() }, threshold: model.threshold, format }),
+    }
+}
+
+/// Runs a command with a place for the rows that it skips.
+fn with_rejects<T>(
+    path: Option<&Path>,
+    sources: &[Source<'_>],
+    run: impl FnOnce(&mut dyn FnMut(&[Reject]) -> Result<()>) -> Result<T>,
+) -> Result<T> {
+    let Some(path) = path else { return run(&mut |_| Ok(())) };
+    Output::open(Some(path), sources)?.fill(|out| {
+        let mut file = RejectsFile::new(out)?;
+        run(&mut |rejects| file.add(rejects))
+    })
+}

@@ -1,0 +1,166 @@
+//! Arrow streams, and Arrow files (Feather), which hold one.
+
+use std::io::{Cursor, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use arrow_array::RecordBatch;
+use arrow_buffer::Buffer;
+use arrow_ipc::reader::StreamDecoder;
+use arrow_ipc::root_as_message;
+use arrow_schema::ArrowError;
+
+use super::batch;
+use super::header::{Header, Plan};
+use super::sink::Sink;
+use crate::{At, Error, Result};
+
+const MAGIC: &[u8] = b"ARROW1\0\0";
+const CONTINUES: [u8; 4] = [0xff; 4];
+/// Some hundred bytes a column.
+const MAX_HEADER: u64 = 4 << 20;
+/// A batch is held in memory as a whole.
+const MAX_BODY: u64 = 1 << 30;
+
+/// The rows of a stream.
+pub(super) struct Reader {
+    /// Bytes that have been read ahead.
+    start: Cursor<Vec<u8>>,
+    bytes: Box<dyn Read + Send>,
+    decoder: StreamDecoder,
+    n_bytes: u64,
+    /// Rows decoded and not yet handed out.
+    rest: Option<RecordBatch>,
+    n_rows: u64,
+    pub(super) n_unwanted: u64,
+}
+
+impl Reader {
+    /// Reads up to the first rows.
+    pub(super) fn open(path: &Path, mut bytes: Box<dyn Read + Send>) -> Result<(Header, Self)> {
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        let mut start = Vec::new();
+        (&mut bytes).take(MAGIC.len() as u64).read_to_end(&mut start).map_err(io)?;
+        // a file begins with its magic number, and some writers make that 64 bytes long
+        if start == MAGIC {
+            while start == MAGIC || start == [0; 8] {
+                start.clear();
+                (&mut bytes).take(MAGIC.len() as u64).read_to_end(&mut start).map_err(io)?;
+            }
+        }
+        let (decoder, start) = (StreamDecoder::new(), Cursor::new(start));
+        let mut reader = Reader { start, bytes, decoder, n_bytes: 0, rest: None, n_rows: 0, n_unwanted: 0 };
+        reader.rest = reader.decode(path)?;
+        let Some(schema) = reader.decoder.schema() else {
+            return Err(damaged(path, "the file ends before its schema does"));
+        };
+        let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+        Ok((Header { n_seen: names.len(), names, is_sparse: false, is_by_place: false }, reader))
+    }
+
+    /// Refuses columns whose type cannot be read.
+    pub(super) fn check(&self, path: &Path, plan: &Plan) -> Result<()> {
+        let Some(schema) = self.decoder.schema() else { return Ok(()) };
+        for &(place, slot) in &plan.uses {
+            batch::check_type(slot, schema.field(place).data_type())
+                .map_err(|message| Error::data(path, At::File, Some(&plan.names[place]), message))?;
+        }
+        Ok(())
+    }
+
+    /// Takes up to `max_rows` more rows; false at the end of the file.
+    pub(super) fn fill(&mut self, path: &Path, plan: &Plan, sink: &mut Sink, max_rows: usize) -> Result<bool> {
+        while !sink.is_full(max_rows) {
+            let rows = match self.rest.take() {
+                Some(rows) => rows,
+                None => match self.decode(path)? {
+                    Some(rows) => rows,
+                    None => return Ok(false),
+                },
+            };
+            let n = rows.num_rows().min(max_rows - sink.n_rows());
+            if n < rows.num_rows() {
+                self.rest = Some(rows.slice(n, rows.num_rows() - n));
+            }
+            let first = self.n_rows;
+            let taken = guarded(path, || batch::take(&rows.slice(0, n), plan, |place| place, sink))?;
+            let (n_unwanted, faults, kept) = taken;
+            sink.end_rows(kept.len(), path, |row| At::Row(first + kept[row] as u64 + 1), faults);
+            self.n_unwanted += n_unwanted as u64;
+            self.n_rows += n as u64;
+            // a column without values takes no room
+            if self.n_rows > self.n_bytes + (1 << 20) {
+                return Err(damaged(path, "more rows than a table of flows of its size can have"));
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next rows; None at the end of the stream.
+    fn decode(&mut self, path: &Path) -> Result<Option<RecordBatch>> {
+        while let Some(message) = self.message(path)? {
+            let (decoder, mut message) = (&mut self.decoder, Buffer::from_vec(message));
+            if let Some(rows) = guarded(path, || decoder.decode(&mut message))? {
+                return Ok(Some(rows));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The bytes of the next message. The decoder would make room for what a message claims; this reads what there is.
+    fn message(&mut self, path: &Path) -> Result<Option<Vec<u8>>> {
+        let mut message = Vec::new();
+        self.read(path, &mut message, 4)?;
+        if message == CONTINUES {
+            self.read(path, &mut message, 4)?;
+        }
+        if message.is_empty() {
+            return Ok(None);
+        }
+        let size = message.last_chunk().map_or(0, |size| u64::from(u32::from_le_bytes(*size)));
+        if size == 0 {
+            return Ok(None); // the end of a stream; a file goes on with a footer
+        }
+        let head = message.len();
+        if size > MAX_HEADER {
+            return Err(damaged(path, &format!("a header of {size} bytes, expected at most {MAX_HEADER}")));
+        }
+        self.read(path, &mut message, size)?;
+        let body = guarded(path, || {
+            let header = root_as_message(&message[head..]).map_err(|error| ArrowError::ParseError(error.to_string()))?;
+            u64::try_from(header.bodyLength()).map_err(|_| ArrowError::ParseError("a body of negative size".to_owned()))
+        })?;
+        if body > MAX_BODY {
+            return Err(damaged(path, &format!("{body} bytes in one batch, expected at most {MAX_BODY}: write smaller batches")));
+        }
+        let wanted = message.len() as u64 + body;
+        self.read(path, &mut message, body)?;
+        if (message.len() as u64) < wanted {
+            return Err(damaged(path, "it ends in the middle of a batch"));
+        }
+        Ok(Some(message))
+    }
+
+    /// Appends up to `n` bytes.
+    fn read(&mut self, path: &Path, to: &mut Vec<u8>, n: u64) -> Result<()> {
+        let read = (&mut self.start).chain(&mut self.bytes).take(n).read_to_end(to);
+        self.n_bytes += read.map_err(|source| Error::Io { path: path.to_owned(), source })? as u64;
+        Ok(())
+    }
+}
+
+fn damaged(path: &Path, what: &str) -> Error {
+    Error::data(path, At::File, None, format!("not a readable Arrow file: {what}"))
+}
+
+/// Runs a call into the decoder, which may panic on a damaged file.
+fn guarded<T>(path: &Path, call: impl FnOnce() -> std::result::Result<T, ArrowError>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => {
+            let hint = if error.to_string().contains("compress") { "; write it without compression" } else { "" };
+            Err(damaged(path, &format!("{error}{hint}")))
+        }
+        Err(_) => Err(damaged(path, "the decoder gave up on damaged data")),
+    }
+}

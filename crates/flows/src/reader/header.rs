@@ -1,0 +1,235 @@
+//! Which columns of a file are used, and for what.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use super::sink::Slot;
+use super::{Ids, Labels, ReadOptions, shown, some_of};
+use crate::nearest::{folded, nearest};
+use crate::{At, Column, ColumnKind, Error, Result, Schema};
+
+/// The plan by which rows of a file are read.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// Place in the file, and what its cells are for; conditions come first.
+    pub(super) uses: Vec<(usize, Slot)>,
+    /// Features that the schema lets a file lack, and this one does.
+    pub(super) absent: Vec<Slot>,
+    /// Columns that the schema does not list.
+    pub(super) unlisted: Vec<String>,
+    /// Names of the columns that are read, for messages: by place in the file.
+    pub(super) names: Vec<String>,
+    pub(super) has_labels: bool,
+    pub(super) has_categories: bool,
+    pub(super) has_ids: bool,
+    pub(super) notes: Vec<String>,
+}
+
+/// What is known of a file's columns.
+pub(super) struct Header {
+    pub(super) names: Vec<String>,
+    /// How many of them were seen in the file; what comes after may follow.
+    pub(super) n_seen: usize,
+    /// Whether rows may leave out columns that have nothing to say, as JSON does.
+    pub(super) is_sparse: bool,
+    /// Whether columns stand in the order of the schema, and `names` are its own.
+    pub(super) is_by_place: bool,
+}
+
+/// Finds what every column of the file is for, or reports all columns that are missing.
+pub(super) fn plan(path: &Path, header: Header, schema: &Schema, options: &ReadOptions) -> Result<Plan> {
+    let plan = Plan { names: header.names, ..Plan::default() };
+    let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+    for (place, name) in plan.names.iter().enumerate() {
+        by_name.entry(folded(name)).or_default().push(place);
+    }
+    let planner =
+        Planner { by_name, schema, options, n_seen: header.n_seen, is_sparse: header.is_sparse, plan, missing: Vec::new() };
+    planner.plan(header.is_by_place).map_err(|message| Error::data(path, At::File, None, message))
+}
+
+struct Planner<'s> {
+    /// Where columns stand, by their names as they are compared.
+    by_name: HashMap<String, Vec<usize>>,
+    schema: &'s Schema,
+    options: &'s ReadOptions,
+    n_seen: usize,
+    is_sparse: bool,
+    plan: Plan,
+    missing: Vec<&'s Column>,
+}
+
+impl Planner<'_> {
+    fn plan(mut self, is_by_place: bool) -> std::result::Result<Plan, String> {
+        self.conditions();
+        let n_found = self.features();
+        self.labels()?;
+        if !self.missing.is_empty() || n_found == 0 {
+            return Err(self.missing_columns());
+        }
+        self.id()?;
+        self.carried()?;
+        let is_listed = self.listed();
+        let Planner { n_seen, mut plan, .. } = self;
+        let is_listed = |name: &String| is_listed.contains(&folded(name));
+        let is_carried = |place: usize| plan.uses.iter().any(|(at, slot)| *at == place && matches!(slot, Slot::Carried(_)));
+        let unlisted = plan.names[..n_seen].iter().enumerate();
+        let unlisted = unlisted.filter(|(place, name)| !is_by_place && !is_listed(name) && !is_carried(*place));
+        plan.unlisted = unlisted.map(|(_, name)| shown(name)).collect();
+        Ok(plan)
+    }
+
+    /// All names of the schema, as they are compared.
+    fn listed(&self) -> HashSet<String> {
+        self.schema.columns().iter().flat_map(Column::names).map(folded).collect()
+    }
+
+    /// Where the file has a column, under any of its names.
+    fn places(&self, column: &Column) -> Vec<usize> {
+        let mut places: Vec<usize> =
+            column.names().filter_map(|name| self.by_name.get(&folded(name))).flatten().copied().collect();
+        places.sort_unstable();
+        places
+    }
+
+    /// Where the file has the first column of that kind.
+    fn place_of(&self, column: Option<&Column>) -> Option<usize> {
+        column.and_then(|column| self.places(column).first().copied())
+    }
+
+    fn conditions(&mut self) {
+        for (condition, name) in self.schema.cells().only.iter().flat_map(|only| only.keys()).enumerate() {
+            let column = self.schema.columns().iter().find(|column| column.name == *name).expect("a schema checks it");
+            match self.place_of(Some(column)) {
+                Some(place) => self.plan.uses.push((place, Slot::Where(condition))),
+                None => self.missing.push(column),
+            }
+        }
+    }
+
+    /// How many features the file has.
+    fn features(&mut self) -> usize {
+        let mut n_found = 0;
+        let mut unseen: Vec<String> = Vec::new();
+        for (feature, column) in self.schema.features().enumerate() {
+            let slot = if column.kind == ColumnKind::Numeric { Slot::Numeric(feature) } else { Slot::Categorical(feature) };
+            let places = self.places(column);
+            let is_seen = places.iter().any(|&place| place < self.n_seen);
+            n_found += usize::from(is_seen);
+            if !is_seen && (self.is_sparse || column.optional) {
+                unseen.push(format!("\"{}\"", shown(&column.name)));
+            }
+            match places.first() {
+                Some(&first) => {
+                    self.plan.uses.push((first, slot));
+                    self.plan.uses.extend(places[1..].iter().map(|&place| (place, Slot::SameAs(first))));
+                }
+                None if column.optional => self.plan.absent.push(slot),
+                None => self.missing.push(column),
+            }
+            if places.len() > 1 && !self.is_sparse {
+                let named: Vec<String> = places.iter().map(|&place| format!("\"{}\"", shown(&self.plan.names[place]))).collect();
+                let note = format!("{} columns stand for `{}` and are compared: {}", places.len(), column.name, named.join(", "));
+                self.plan.notes.push(note);
+            }
+        }
+        if !unseen.is_empty() {
+            let where_not = if self.is_sparse { "not in the first records" } else { "not in the file" };
+            self.plan.notes.push(format!("{where_not}, read as missing: {}", some_of(&unseen)));
+        }
+        n_found
+    }
+
+    fn labels(&mut self) -> std::result::Result<(), String> {
+        if self.options.labels != Labels::Required {
+            return Ok(());
+        }
+        let of_kind = |kind| self.schema.columns().iter().find(|column| column.kind == kind);
+        let (label, category) = (of_kind(ColumnKind::Label), of_kind(ColumnKind::Category));
+        let Some(wanted) = label.or(category) else {
+            let name = self.schema.name();
+            return Err(format!("labels are needed here, and schema `{name}` has no column of kind `label` or `category`"));
+        };
+        let (label_at, category_at) = (self.place_of(label), self.place_of(category));
+        let may_fall_back = label.is_none() || self.schema.cells().labels.as_ref().is_some_and(|labels| labels.from_category);
+        let categories = self.options.categories;
+        match (label_at, category_at) {
+            (Some(place), None) if category.is_none() && categories => self.plan.uses.push((place, Slot::LabelAndCategory)),
+            (Some(place), None) => self.plan.uses.push((place, Slot::Label)),
+            (Some(place), Some(category)) => {
+                self.plan.uses.push((place, Slot::Label));
+                self.plan.uses.extend(categories.then_some((category, Slot::Category)));
+            }
+            (None, Some(place)) if may_fall_back => {
+                let name = shown(&self.plan.names[place]);
+                self.plan.notes.push(format!("no column says what is an attack: labels are taken from \"{name}\""));
+                self.plan.uses.push((place, if categories { Slot::CategoryAndLabel } else { Slot::Label }));
+            }
+            (None, _) => self.missing.push(wanted),
+        }
+        self.plan.has_labels = true;
+        self.plan.has_categories = categories && (category_at.is_some() || category.is_none());
+        Ok(())
+    }
+
+    fn id(&mut self) -> std::result::Result<(), String> {
+        let Some(id) = self.schema.id().filter(|_| self.options.ids == Ids::Schema) else { return Ok(()) };
+        let column = self.schema.columns().iter().find(|column| column.name == id).expect("a schema checks it");
+        let Some(place) = self.place_of(Some(column)).filter(|&place| place < self.n_seen) else {
+            return Err(format!(
+                "column \"{}\" is missing, which names the rows (`id` of schema `{}`): pass `--id row` to name them by their number",
+                shown(&column.name),
+                self.schema.name()
+            ));
+        };
+        self.plan.has_ids = true;
+        self.plan.uses.push((place, Slot::Id));
+        Ok(())
+    }
+
+    fn carried(&mut self) -> std::result::Result<(), String> {
+        for (idx, name) in self.options.carried.iter().enumerate() {
+            let Some(place) = self.plan.names.iter().position(|found| folded(found) == folded(name)) else {
+                let hint = nearest(name, self.plan.names.iter().map(String::as_str));
+                let hint = hint.map_or_else(String::new, |name| format!("; did you mean \"{}\"?", shown(name)));
+                return Err(format!("no column \"{}\", which is to be carried along{hint}", shown(name)));
+            };
+            self.plan.uses.push((place, Slot::Carried(idx)));
+        }
+        Ok(())
+    }
+
+    /// What to say of columns that are missing, or of a file that has none of the schema's.
+    fn missing_columns(&self) -> String {
+        let Planner { schema, is_sparse, .. } = *self;
+        let header = &self.plan.names[..self.n_seen];
+        let listed = self.listed();
+        let is_listed = |name: &str| listed.contains(&folded(name));
+        let free = || header.iter().filter(|name| !is_listed(name)).map(String::as_str);
+        let names = self.missing.iter().map(|column| {
+            let hint =
+                nearest(&column.name, free()).map_or_else(String::new, |name| format!(" (did you mean \"{}\"?)", shown(name)));
+            format!("\"{}\"{hint}", column.name)
+        });
+        let names: Vec<String> = names.collect();
+        let wanted = schema.features().count();
+        let n_known = header.iter().filter(|name| is_listed(name)).count();
+        if n_known == 0 && (wanted > 1 || is_sparse) {
+            let first: Vec<String> = header.iter().map(|name| format!("\"{}\"", shown(name))).collect();
+            let numbers = header.iter().filter(|name| name.trim().parse::<f64>().is_ok()).count();
+            let looks = match header.len() {
+                0 | 1 if !is_sparse => "looks like no table of flows".to_owned(),
+                n if 2 * numbers > n => format!("has no header line: its first line has {n} cells, {numbers} of them numbers"),
+                _ => format!("has {}", some_of(&first)),
+            };
+            return format!(
+                "none of the {} columns of schema `{}` is there, and the file {looks}; `nids-mixer schema FILE` proposes a schema \
+                 for it",
+                schema.columns().len(),
+                schema.name()
+            );
+        }
+        let s = if self.missing.len() == 1 { "" } else { "s" };
+        format!("missing column{s} {} of schema `{}`", some_of(&names), schema.name())
+    }
+}

@@ -1,0 +1,269 @@
+//! Verdicts as CSV, JSON lines, Parquet or an Arrow stream.
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Float32Array, RecordBatch, StringArray};
+use arrow_ipc::writer::StreamWriter;
+use arrow_schema::{DataType, Field, Schema};
+use nids_detect::Verdict;
+use nids_store::{Error, Result};
+use parquet::arrow::ArrowWriter;
+use serde_json::{Map, Value as Json};
+
+/// How verdicts are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VerdictFormat {
+    /// A header line, then a line a row.
+    #[default]
+    Csv,
+    /// An object a line.
+    JsonLines,
+    /// A Parquet file.
+    Parquet,
+    /// A stream of Arrow.
+    Arrow,
+}
+
+impl VerdictFormat {
+    /// Its name in `--format`.
+    pub const NAMES: [&str; 4] = ["csv", "jsonl", "parquet", "arrow"];
+
+    /// The format of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "csv" => Some(Self::Csv),
+            "jsonl" | "ndjson" | "json" => Some(Self::JsonLines),
+            "parquet" => Some(Self::Parquet),
+            "arrow" | "arrows" | "ipc" => Some(Self::Arrow),
+            _ => None,
+        }
+    }
+
+    /// The format that a file's ending says; CSV where it says nothing.
+    pub fn of_file(path: Option<&Path>) -> Self {
+        let ending = path.and_then(Path::extension).and_then(|ending| ending.to_str()).map(str::to_lowercase);
+        ending.and_then(|ending| Self::named(&ending)).unwrap_or_default()
+    }
+}
+
+/// Rows and what is said of them.
+pub(super) struct Verdicts<'v> {
+    pub(super) ids: &'v [String],
+    pub(super) judged: &'v [Verdict<'v>],
+    /// [columns][rows]
+    pub(super) carried: &'v [Vec<String>],
+}
+
+/// Names of the columns.
+pub(super) struct Columns {
+    has_category: bool,
+    carried: Vec<String>,
+}
+
+impl Columns {
+    /// # Errors
+    /// If a column that is carried along has the name of one of the verdict's.
+    pub(super) fn new(has_category: bool, carried: &[String]) -> Result<Self> {
+        let columns = Columns { has_category, carried: carried.to_vec() };
+        let names = columns.names();
+        let is_twice = |idx: usize| names[..idx].iter().any(|name| name.eq_ignore_ascii_case(names[idx]));
+        match (0..names.len()).find(|&idx| is_twice(idx)) {
+            Some(idx) => Err(Error::Usage(format!("`--columns`: verdicts have a column `{}` already", names[idx]))),
+            None => Ok(columns),
+        }
+    }
+
+    fn names(&self) -> Vec<&str> {
+        let own = ["id", "probability", "verdict"].into_iter().chain(self.has_category.then_some("category"));
+        own.chain(self.carried.iter().map(String::as_str)).collect()
+    }
+}
+
+/// Writes verdicts batch by batch.
+pub(super) struct VerdictWriter<'o> {
+    columns: Columns,
+    sink: Sink<'o>,
+    has_header: bool,
+    /// Cells that a spreadsheet would run.
+    n_guarded: u64,
+}
+
+enum Sink<'o> {
+    Csv(Box<csv::Writer<&'o mut dyn Write>>),
+    JsonLines(io::BufWriter<&'o mut dyn Write>),
+    /// Parquet is written to a scratch file first: its writer wants to be sent between threads, which `out` cannot be.
+    Parquet(Box<ArrowWriter<File>>, &'o mut dyn Write),
+    Arrow(Box<StreamWriter<&'o mut dyn Write>>),
+}
+
+impl<'o> VerdictWriter<'o> {
+    pub(super) fn new(format: VerdictFormat, columns: Columns, out: &'o mut dyn Write) -> Result<Self> {
+        let sink = match format {
+            VerdictFormat::Csv => Sink::Csv(Box::new(csv::Writer::from_writer(out))),
+            VerdictFormat::JsonLines => Sink::JsonLines(io::BufWriter::new(out)),
+            VerdictFormat::Parquet => {
+                let scratch = tempfile::tempfile().map_err(Error::io("a temporary file", "make"))?;
+                let writer = ArrowWriter::try_new(scratch, Arc::new(schema(&columns)), None).map_err(other)?;
+                Sink::Parquet(Box::new(writer), out)
+            }
+            VerdictFormat::Arrow => Sink::Arrow(Box::new(StreamWriter::try_new(out, &schema(&columns)).map_err(other)?)),
+        };
+        Ok(VerdictWriter { columns, sink, has_header: false, n_guarded: 0 })
+    }
+
+    pub(super) fn write(&mut self, rows: &Verdicts<'_>) -> Result<()> {
+        match &mut self.sink {
+            Sink::Csv(lines) => {
+                if !std::mem::replace(&mut self.has_header, true) {
+                    lines.write_record(self.columns.names()).map_err(of_csv)?;
+                }
+                for (row, (id, verdict)) in rows.ids.iter().zip(rows.judged).enumerate() {
+                    let id = cell(id, &mut self.n_guarded);
+                    // the shortest digits that read back as this f32
+                    let probability = format!("{:?}", verdict.probability);
+                    let own = [id.as_str(), probability.as_str(), name(*verdict)];
+                    own.into_iter().chain(verdict.category).try_for_each(|cell| lines.write_field(cell)).map_err(of_csv)?;
+                    for column in rows.carried {
+                        lines.write_field(cell(&column[row], &mut self.n_guarded)).map_err(of_csv)?;
+                    }
+                    lines.write_record(None::<&[u8]>).map_err(of_csv)?;
+                }
+                Ok(())
+            }
+            Sink::JsonLines(out) => {
+                for (row, (id, verdict)) in rows.ids.iter().zip(rows.judged).enumerate() {
+                    let mut object = Map::new();
+                    object.insert("id".to_owned(), id.as_str().into());
+                    object.insert("probability".to_owned(), number(verdict.probability));
+                    object.insert("verdict".to_owned(), name(*verdict).into());
+                    if self.columns.has_category {
+                        object.insert("category".to_owned(), verdict.category.into());
+                    }
+                    for (name, column) in self.columns.carried.iter().zip(rows.carried) {
+                        object.insert(name.clone(), column[row].as_str().into());
+                    }
+                    serde_json::to_writer(&mut *out, &Json::Object(object)).map_err(|error| cannot_write(error.into()))?;
+                    out.write_all(b"\n").map_err(cannot_write)?;
+                }
+                Ok(())
+            }
+            Sink::Parquet(writer, _) => writer.write(&batch(&self.columns, rows)?).map_err(other),
+            Sink::Arrow(writer) => writer.write(&batch(&self.columns, rows)?).map_err(other),
+        }
+    }
+
+    /// Ends the file; how many of its cells begin as formulas of a spreadsheet do and were given a `'`.
+    pub(super) fn finish(self) -> Result<u64> {
+        match self.sink {
+            Sink::Csv(mut lines) => lines.flush().map_err(cannot_write)?,
+            Sink::JsonLines(mut out) => out.flush().map_err(cannot_write)?,
+            Sink::Parquet(writer, out) => {
+                let mut scratch = writer.into_inner().map_err(other)?;
+                scratch.rewind().and_then(|()| io::copy(&mut scratch, out)).map_err(cannot_write)?;
+            }
+            Sink::Arrow(mut writer) => writer.finish().map_err(other)?,
+        }
+        Ok(self.n_guarded)
+    }
+}
+
+/// A cell of CSV as a spreadsheet may open it: on one line, and no formula.
+fn cell(text: &str, n_guarded: &mut u64) -> String {
+    let mut text = text.replace("\r\n", "\\n").replace(['\r', '\n'], "\\n");
+    if text.starts_with(['=', '+', '-', '@', '\t']) && text != "-" && text.parse::<f64>().is_err() {
+        text.insert(0, '\'');
+        *n_guarded += 1;
+    }
+    text
+}
+
+fn name(verdict: Verdict<'_>) -> &'static str {
+    if verdict.is_attack { "attack" } else { "normal" }
+}
+
+/// The shortest digits that read back as this f32.
+fn number(value: f32) -> Json {
+    serde_json::from_str(&format!("{value:?}")).unwrap_or(Json::Null)
+}
+
+fn schema(columns: &Columns) -> Schema {
+    let kind = |name: &str| if name == "probability" { DataType::Float32 } else { DataType::Utf8 };
+    Schema::new(columns.names().into_iter().map(|name| Field::new(name, kind(name), false)).collect::<Vec<_>>())
+}
+
+fn batch(columns: &Columns, rows: &Verdicts<'_>) -> Result<RecordBatch> {
+    let probabilities: Float32Array = rows.judged.iter().map(|verdict| verdict.probability).collect::<Vec<_>>().into();
+    let verdicts: StringArray = rows.judged.iter().map(|verdict| Some(name(*verdict))).collect();
+    let mut arrays: Vec<ArrayRef> =
+        vec![Arc::new(StringArray::from_iter_values(rows.ids)), Arc::new(probabilities), Arc::new(verdicts)];
+    if columns.has_category {
+        arrays.push(Arc::new(rows.judged.iter().map(|verdict| Some(verdict.category.unwrap_or(""))).collect::<StringArray>()));
+    }
+    arrays.extend(rows.carried.iter().map(|column| Arc::new(StringArray::from_iter_values(column)) as ArrayRef));
+    RecordBatch::try_new(Arc::new(schema(columns)), arrays).map_err(other)
+}
+
+fn cannot_write(source: io::Error) -> Error {
+    Error::io("the verdicts", "write")(source)
+}
+
+fn of_csv(error: csv::Error) -> Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(source) => cannot_write(source),
+        kind => other(format!("{kind:?}")),
+    }
+}
+
+fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    cannot_write(io::Error::other(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spreadsheet_runs_no_cell() {
+        let mut n = 0;
+        for (text, wanted) in [
+            ("=1+1", "'=1+1"),
+            ("@sum", "'@sum"),
+            ("-cmd", "'-cmd"),
+            ("+x", "'+x"),
+            ("-1.5", "-1.5"),
+            ("-", "-"),
+            ("a=b", "a=b"),
+            ("a\r\nb\nc", "a\\nb\\nc"),
+        ] {
+            assert_eq!(cell(text, &mut n), wanted);
+        }
+        assert_eq!(n, 4);
+    }
+
+    #[test]
+    fn the_ending_of_a_file_says_how_it_is_written() {
+        for (path, wanted) in [
+            ("a.csv", VerdictFormat::Csv),
+            ("a.JSONL", VerdictFormat::JsonLines),
+            ("a.parquet", VerdictFormat::Parquet),
+            ("a.arrow", VerdictFormat::Arrow),
+            ("a", VerdictFormat::Csv),
+            ("a.txt", VerdictFormat::Csv),
+        ] {
+            assert_eq!(VerdictFormat::of_file(Some(Path::new(path))), wanted, "{path}");
+        }
+        assert!(VerdictFormat::NAMES.iter().all(|name| VerdictFormat::named(name).is_some()));
+    }
+
+    #[test]
+    fn digits_are_the_shortest_that_read_back() {
+        for value in [0.1_f32, 1e-9, 0.999_999_94, 0.0, 1.0, f32::MIN_POSITIVE] {
+            assert_eq!(format!("{value:?}").parse::<f32>().unwrap().to_bits(), value.to_bits());
+            assert_eq!(number(value).to_string().parse::<f32>().unwrap().to_bits(), value.to_bits());
+        }
+        assert_eq!((number(0.1).to_string().as_str(), format!("{:?}", 0.1_f32).as_str()), ("0.1", "0.1"));
+    }
+}
