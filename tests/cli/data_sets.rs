@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
+use nids_flows::{ColumnKind, Schema};
 use serde_json::Value as Json;
 
 use crate::bench::{Bench, column, edit, shipped};
@@ -30,9 +31,8 @@ fn like_unsw_nb15(bench: &Bench) -> String {
 
 /// Rows with the columns of NSL-KDD: bytes, counts and rates that go with the label, from a generator of 31 bits.
 fn like_nsl_kdd() -> String {
-    let schema = std::fs::read_to_string(shipped("schemas/nsl-kdd.yaml")).unwrap();
-    let columns = schema.lines().filter_map(|line| line.split_once("{ name: "));
-    let columns: Vec<(&str, &str)> = columns.map(|(_, column)| column.split_once(", kind: ").unwrap()).collect();
+    let schema = Schema::builtin("nsl-kdd").unwrap();
+    let columns: Vec<(&str, ColumnKind)> = schema.columns().iter().map(|column| (column.name.as_str(), column.kind)).collect();
     let mut state = 1_u64;
     let mut below = |n: u64| {
         state = (state * 1_103_515_245 + 12_345) & 0x7fff_ffff;
@@ -44,12 +44,12 @@ fn like_nsl_kdd() -> String {
         let attack = below(2);
         let cells: Vec<String> = columns
             .iter()
-            .map(|(name, kind)| match (*name, kind.trim_end_matches(" }")) {
+            .map(|(name, kind)| match (*name, *kind) {
                 ("protocol_type", _) => ["tcp", "udp", "icmp"][below(3) as usize].to_owned(),
                 ("service", _) => format!("service_{}", below(9)),
                 ("flag", _) => ["SF", "S0", "REJ"][(below(2) + attack) as usize].to_owned(),
                 ("attack", _) => ["normal", "neptune"][attack as usize].to_owned(),
-                (_, "label") => attack.to_string(),
+                (_, ColumnKind::Label) => attack.to_string(),
                 (name, _) if name.ends_with("_rate") => format!("0.{:02}", below(60) + 39 * attack),
                 (name, _) if name.ends_with("_bytes") => (below(5000) * (1 + below(3) * attack)).to_string(),
                 (name, _) if name.ends_with("count") => below(256).to_string(),

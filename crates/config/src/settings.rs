@@ -67,7 +67,8 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DataConfig {
-    /// A built-in schema (`unsw-nb15`, `nsl-kdd`) or the path of a schema file.
+    /// A built-in schema (`unsw-nb15`, `nsl-kdd`, `cicflowmeter`, `zeek-conn` and others; `nids-mixer schema FILE` knows them) or the
+    /// path of a schema file.
     #[default("unsw-nb15".to_owned())]
     pub schema: String,
     /// Labelled rows: a file, a folder, a pattern such as `logs/*.csv`, or a list of these. With `null`, there are none: pretraining

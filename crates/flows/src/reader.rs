@@ -157,7 +157,8 @@ struct OpenFile {
     n_before: u64,
 }
 
-/// Where the lines of a text file went: `total` is the header, `rows`, `blank`, `comments`, `headers` and `quoted` together.
+/// Where the lines of a text file went: `total` is the header, `rows`, `blank`, `comments`, `headers`, `totals` and
+/// `quoted` together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lines {
     /// Lines of the file.
@@ -170,6 +171,8 @@ pub struct Lines {
     pub comments: u64,
     /// Lines that repeat the header.
     pub headers: u64,
+    /// Lines of totals after the rows.
+    pub totals: u64,
     /// Lines that begin inside of a quoted field.
     pub quoted: u64,
     /// Rows that have such lines.
@@ -181,7 +184,13 @@ pub struct Lines {
 impl fmt::Display for Lines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} from {}", count(self.rows, "row"), count(self.total, "line"))?;
-        for (n, what) in [(self.blank, "blank line"), (self.comments, "comment line"), (self.headers, "repeated header line")] {
+        let passed_over = [
+            (self.blank, "blank line"),
+            (self.comments, "comment line"),
+            (self.headers, "repeated header line"),
+            (self.totals, "line of totals"),
+        ];
+        for (n, what) in passed_over {
             if n > 0 {
                 write!(f, ", {} passed over", count(n, what))?;
             }
@@ -195,7 +204,11 @@ impl fmt::Display for Lines {
 }
 
 fn count(n: u64, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+    match (n, what.split_once(" of ")) {
+        (1, _) => format!("1 {what}"),
+        (n, Some((what, of))) => format!("{n} {what}s of {of}"),
+        (n, None) => format!("{n} {what}s"),
+    }
 }
 
 /// A format: it hands its cells to a sink.

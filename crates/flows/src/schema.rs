@@ -124,9 +124,20 @@ pub enum Infinite {
     Clip,
 }
 
-const BUILTIN: [(&str, &str); 2] = [
+/// The schemas that ship, by name.
+const BUILTIN: [(&str, &str); 12] = [
     ("unsw-nb15", include_str!("../../../configs/schemas/unsw-nb15.yaml")),
+    ("unsw-nb15-raw", include_str!("../../../configs/schemas/unsw-nb15-raw.yaml")),
     ("nsl-kdd", include_str!("../../../configs/schemas/nsl-kdd.yaml")),
+    ("cicflowmeter", include_str!("../../../configs/schemas/cicflowmeter.yaml")),
+    ("cicflowmeter-python", include_str!("../../../configs/schemas/cicflowmeter-python.yaml")),
+    ("netflow-v1", include_str!("../../../configs/schemas/netflow-v1.yaml")),
+    ("netflow-v2", include_str!("../../../configs/schemas/netflow-v2.yaml")),
+    ("zeek-conn", include_str!("../../../configs/schemas/zeek-conn.yaml")),
+    ("suricata-flow", include_str!("../../../configs/schemas/suricata-flow.yaml")),
+    ("nfdump", include_str!("../../../configs/schemas/nfdump.yaml")),
+    ("goflow2", include_str!("../../../configs/schemas/goflow2.yaml")),
+    ("argus", include_str!("../../../configs/schemas/argus.yaml")),
 ];
 
 /// A schema larger than this is some other file; one of 100 columns has 5 KB.
@@ -136,11 +147,20 @@ const MAX_BYTES: usize = 1 << 18;
 const MAX_DEPTH: usize = 8;
 
 impl Schema {
-    /// A schema that ships inside the binary: `unsw-nb15` or `nsl-kdd`.
+    /// A schema that ships inside the binary; [`Schema::builtin_names`] has their names.
     #[expect(clippy::missing_panics_doc, reason = "a test parses every schema that ships")]
     pub fn builtin(name: &str) -> Option<Schema> {
-        let (_, text) = BUILTIN.iter().find(|(builtin, _)| *builtin == name)?;
-        Some(serde_yaml::from_str(text).expect("it ships parsed"))
+        Some(serde_yaml::from_str(Schema::builtin_text(name)?).expect("it ships parsed"))
+    }
+
+    /// Names of the schemas that ship inside the binary.
+    pub fn builtin_names() -> impl Iterator<Item = &'static str> {
+        BUILTIN.iter().map(|(name, _)| *name)
+    }
+
+    /// The text of a schema that ships.
+    fn builtin_text(name: &str) -> Option<&'static str> {
+        BUILTIN.iter().find(|(builtin, _)| *builtin == name).map(|(_, text)| *text)
     }
 
     /// The built-in schema of that name, else the schema in the file of that path.
@@ -151,8 +171,9 @@ impl Schema {
         if Path::new(name_or_path).exists() {
             return Schema::load(Path::new(name_or_path));
         }
-        let names = BUILTIN.map(|(name, _)| name);
-        let hint = nearest(name_or_path, names).map_or_else(String::new, |name| format!("did you mean `{name}`? "));
+        let names: Vec<&str> = Schema::builtin_names().collect();
+        let hint =
+            nearest(name_or_path, names.iter().copied()).map_or_else(String::new, |name| format!("did you mean `{name}`? "));
         Err(Error::Schema {
             origin: format!("schema `{name_or_path}`"),
             line: None,
@@ -317,14 +338,29 @@ mod tests {
 
     #[test]
     fn schemas_that_ship_parse_and_have_their_features() {
-        for (name, n_features, n_categorical) in [("unsw-nb15", 42, 3), ("nsl-kdd", 41, 3)] {
-            let schema = Schema::builtin(name).unwrap();
+        // name, features, categorical ones, label, category
+        let wanted = [
+            ("unsw-nb15", 42, 3, true, true),
+            ("unsw-nb15-raw", 42, 3, true, true),
+            ("nsl-kdd", 41, 3, true, true),
+            ("cicflowmeter", 78, 1, true, false),
+            ("cicflowmeter-python", 65, 1, true, false),
+            ("netflow-v1", 9, 3, true, true),
+            ("netflow-v2", 39, 9, true, true),
+            ("zeek-conn", 11, 3, true, true),
+            ("suricata-flow", 12, 6, true, false),
+            ("nfdump", 10, 4, true, false),
+            ("goflow2", 8, 4, true, false),
+            ("argus", 10, 5, true, false),
+        ];
+        let found = BUILTIN.map(|(name, text)| {
+            let schema = Schema::parse(name, text).unwrap();
             assert_eq!(schema.name(), name);
-            assert_eq!(schema.features().count(), n_features);
-            let categorical = schema.features().filter(|c| c.kind == ColumnKind::Categorical);
-            assert_eq!(categorical.count(), n_categorical);
-            assert!(schema.column_of(ColumnKind::Label).is_some());
-        }
+            let categorical = schema.features().filter(|c| c.kind == ColumnKind::Categorical).count();
+            let has = |kind| schema.column_of(kind).is_some();
+            (name, schema.features().count(), categorical, has(ColumnKind::Label), has(ColumnKind::Category))
+        });
+        assert_eq!(found, wanted);
     }
 
     #[test]

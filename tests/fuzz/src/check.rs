@@ -234,7 +234,7 @@ fn flows(name: &str, bytes: &[u8]) {
     });
 }
 
-/// Every line of CSV is the header, a row, blank, a comment, or inside of a quoted field.
+/// Every line of CSV is the header, a row, blank, a comment, a total, or inside of a quoted field.
 fn accounted(bytes: &[u8], n_rows: u64, lines: Option<&Lines>) {
     let Some(lines) = lines else { return };
     assert_eq!(lines.rows, n_rows);
@@ -243,7 +243,7 @@ fn accounted(bytes: &[u8], n_rows: u64, lines: Option<&Lines>) {
     if begins(&[b"{", b"[", b"#separator", b"#SEPARATOR", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xff\xfe", b"\xfe\xff"]) {
         return;
     }
-    let header = lines.total - (lines.rows + lines.blank + lines.comments + lines.headers + lines.quoted);
+    let header = lines.total - (lines.rows + lines.blank + lines.comments + lines.headers + lines.totals + lines.quoted);
     assert!(header <= 1);
     assert_eq!(lines.total, text_lines(bytes));
     assert_eq!(lines.quoted == 0, lines.first_quoted.is_none());

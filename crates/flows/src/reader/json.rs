@@ -194,7 +194,17 @@ impl Reader {
     /// Where the lines went that have been read.
     pub(super) fn lines(&self) -> Lines {
         let total = self.n_lines;
-        Lines { total, rows: self.n_rows, blank: 0, comments: 0, headers: 0, quoted: 0, quoted_rows: 0, first_quoted: None }
+        Lines {
+            total,
+            rows: self.n_rows,
+            blank: 0,
+            comments: 0,
+            headers: 0,
+            totals: 0,
+            quoted: 0,
+            quoted_rows: 0,
+            first_quoted: None,
+        }
     }
 }
 

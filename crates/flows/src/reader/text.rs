@@ -22,9 +22,16 @@ pub(super) struct Reader {
     /// Rows that the schema's conditions leave out.
     pub(super) n_unwanted: u64,
     names: Vec<String>,
-    /// Whether the first row has been read and not yet been taken.
+    /// Whether the current row has been read and not yet been taken.
     is_pending: bool,
+    /// Lines of totals after the rows.
+    n_totals: u64,
 }
+
+/// The line after which nfdump writes totals: the names of some sums, and the sums.
+const TOTALS: &[u8] = b"Summary";
+/// How these names begin.
+const TOTALS_NAMES: [&[u8]; 3] = [b"flows", b"bytes", b"packets"];
 
 impl Reader {
     /// Reads the header line, or the first row where there is none: then columns are named `wanted`.
@@ -65,6 +72,7 @@ impl Reader {
             n_unwanted: 0,
             names: header.names.clone(),
             is_pending: !has_header,
+            n_totals: 0,
         };
         Ok((header, reader))
     }
@@ -77,6 +85,10 @@ impl Reader {
             }
             if self.is_header() {
                 self.n_headers += 1;
+                continue;
+            }
+            if self.is_totals() {
+                self.pass_totals(path, sink)?;
                 continue;
             }
             let line = At::Line(self.rows.line());
@@ -102,15 +114,44 @@ impl Reader {
             && self.rows.cells().skip(1).zip(header).all(|(cell, name)| cell == name)
     }
 
+    /// Whether the current row is the line that totals come after.
+    fn is_totals(&self) -> bool {
+        self.rows.ragged().is_some() && self.rows.cells().len() == 1 && self.rows.cell(0).trim_ascii() == TOTALS
+    }
+
+    /// Passes over the line `Summary`, the names of the sums and the sums. Where other lines come after the first, it is a row like
+    /// any, with too few cells: a text cannot make the rows below it disappear.
+    fn pass_totals(&mut self, path: &Path, sink: &mut Sink) -> Result<()> {
+        let line = At::Line(self.rows.line());
+        let message = self.rows.ragged().unwrap_or_default().to_owned();
+        self.is_pending = self.rows.read().map_err(|fault| refused(path, fault, &self.names))?;
+        let names = self.rows.cells().map(<[u8]>::trim_ascii).take(TOTALS_NAMES.len());
+        if !self.is_pending || !names.eq(TOTALS_NAMES) {
+            sink.fault(None, "", message);
+            sink.end_row(path, line);
+            return Ok(());
+        }
+        let n_sums = self.rows.cells().len();
+        self.n_totals += 2;
+        self.is_pending = self.rows.read().map_err(|fault| refused(path, fault, &self.names))?;
+        let is_sum = |cell: &[u8]| std::str::from_utf8(cell).is_ok_and(|cell| cell.trim().parse::<f64>().is_ok());
+        if self.is_pending && self.rows.cells().len() == n_sums && self.rows.cells().all(is_sum) {
+            self.n_totals += 1;
+            self.is_pending = false;
+        }
+        Ok(())
+    }
+
     /// Where the lines went that have been read.
     pub(super) fn lines(&self) -> Lines {
         let Tally { rows, blank, comments, quoted, quoted_rows, first_quoted } = *self.rows.tally();
         Lines {
             total: self.rows.tally().lines(),
-            rows: rows - u64::from(self.has_header) - self.n_headers,
+            rows: rows - u64::from(self.has_header) - self.n_headers - self.n_totals,
             blank,
             comments,
             headers: self.n_headers,
+            totals: self.n_totals,
             quoted,
             quoted_rows,
             first_quoted: first_quoted.map(|(line, cell)| (line, self.names.get(cell).cloned().unwrap_or_default())),

@@ -186,7 +186,7 @@ impl Reader {
     /// Where the lines went that have been read.
     pub(super) fn lines(&self) -> Lines {
         let (total, rows, blank, comments) = (self.n_lines, self.n_rows, self.n_blank, self.n_comments);
-        Lines { total, rows, blank, comments, headers: 0, quoted: 0, quoted_rows: 0, first_quoted: None }
+        Lines { total, rows, blank, comments, headers: 0, totals: 0, quoted: 0, quoted_rows: 0, first_quoted: None }
     }
 }
 
