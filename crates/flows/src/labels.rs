@@ -110,7 +110,7 @@ impl LabelWords {
 }
 
 /// A word as it is compared.
-fn folded(word: &str) -> String {
+pub(crate) fn folded(word: &str) -> String {
     canonical(word.trim()).to_lowercase()
 }
 

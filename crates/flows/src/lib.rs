@@ -20,6 +20,7 @@ mod flows;
 mod labels;
 mod missing;
 mod nearest;
+mod proposal;
 mod reader;
 mod schema;
 mod split;
@@ -31,6 +32,7 @@ pub use error::{At, Error, Result};
 pub use flows::{FeatureColumn, Flows, TextColumn, write_csv};
 pub use labels::{Any, AttackWords, LabelWords};
 pub use nearest::nearest;
+pub use proposal::{Proposal, ProposalOptions, propose, yaml_scalar};
 pub use reader::{
     FlowReader, Ids, Labels, Lines, MAX_MAGNITUDE, OnBadRow, ReadOptions, Reject, data_files, is_stdin, read, some_of,
 };

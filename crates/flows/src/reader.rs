@@ -13,16 +13,17 @@ use sniff::Format;
 
 mod arrow;
 mod batch;
-mod cells;
+pub(crate) mod cells;
 mod columnar;
 mod header;
 mod input;
 mod json;
 mod paths;
 mod problems;
+pub(crate) mod raw;
 mod records;
 mod sink;
-mod sniff;
+pub(crate) mod sniff;
 mod text;
 mod zeek;
 
@@ -570,7 +571,7 @@ pub fn some_of<T: AsRef<str>>(names: &[T]) -> String {
 }
 
 /// A cell as an error message shows it.
-fn shown(cell: &str) -> String {
+pub(crate) fn shown(cell: &str) -> String {
     let mut short: String = cell.chars().take(40).flat_map(char::escape_debug).collect();
     if cell.chars().count() > 40 {
         short.push_str("...");

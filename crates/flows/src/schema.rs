@@ -159,7 +159,7 @@ impl Schema {
     }
 
     /// The text of a schema that ships.
-    fn builtin_text(name: &str) -> Option<&'static str> {
+    pub(crate) fn builtin_text(name: &str) -> Option<&'static str> {
         BUILTIN.iter().find(|(builtin, _)| *builtin == name).map(|(_, text)| *text)
     }
 
@@ -179,6 +179,11 @@ impl Schema {
             line: None,
             message: format!("neither a built-in schema nor a file; {hint}built in are `{}`", names.join("`, `")),
         })
+    }
+
+    /// No columns at all: what files are read by of which nothing is known.
+    pub(crate) fn none() -> Schema {
+        Schema { name: String::new(), id: None, cells: CellRules::default(), columns: Vec::new() }
     }
 
     /// Reads a schema file.

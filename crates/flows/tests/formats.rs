@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use nids_flows::{FeatureColumn, FlowReader, ReadOptions, Schema, data_files};
+use nids_flows::{FeatureColumn, FlowReader, ProposalOptions, ReadOptions, Schema, data_files, propose};
 
 /// What a file holds by a schema: rows, attacks, unlabelled rows, kinds of attacks, missing cells, lines passed over.
 fn read(schema: &str, paths: &[PathBuf], is_labelled: bool) -> String {
@@ -103,6 +103,16 @@ fn files_of_every_built_in_schema_are_read() {
 }
 
 #[test]
+fn files_of_every_built_in_schema_are_recognised() {
+    for (name, schema, is_labelled, _) in SMALL {
+        let proposal = propose(&[small(name)], &ProposalOptions::default()).unwrap();
+        assert_eq!((name, proposal.builtin, proposal.has_labels), (name, Some(schema), is_labelled));
+        assert!(Schema::parse("p.yaml", &proposal.yaml).unwrap() == Schema::builtin(schema).unwrap());
+        assert!(proposal.yaml.contains(&format!("`data.schema: {schema}` does")));
+    }
+}
+
+#[test]
 fn totals_after_the_rows_are_passed_over_and_nothing_else_is() {
     const TOY: &str = "name: toy\ncolumns:\n  - { name: rate, kind: numeric }\n  - { name: proto, kind: categorical }\n";
     let totals = "Summary\nflows,bytes,packets,avg_bps\n2,70,3,1\n";
@@ -120,7 +130,10 @@ fn totals_after_the_rows_are_passed_over_and_nothing_else_is() {
     assert_eq!(read(&format!("{rows}{totals}")), Ok((2, wanted.to_owned())));
     // two outputs, one after the other
     let (n, notes) = read(&format!("{rows}{totals}{rows}{totals}")).unwrap();
-    assert_eq!((n, notes.as_str()), (4, "4 rows from 12 lines, 1 repeated header line passed over, 6 lines of totals passed over"));
+    assert_eq!(
+        (n, notes.as_str()),
+        (4, "4 rows from 12 lines, 1 repeated header line passed over, 6 lines of totals passed over")
+    );
     for after in ["", "3,c\n", "Summary\n", "flows,bytes\n", "sums,bytes,packets\n1,2,3\n"] {
         let error = read(&format!("{rows}Summary\n{after}4,d\n")).unwrap_err();
         assert!(error.contains("1 cells, but the header has 2"), "{after:?}: {error}");
@@ -143,11 +156,12 @@ fn real(name: &str) -> PathBuf {
     std::env::var_os("NIDS_MIXER_DATA").map_or_else(default, PathBuf::from).join(name)
 }
 
-/// The files of a folder hold `wanted`.
+/// The files of a folder are recognised, and hold `wanted`.
 fn reads_real(folder: &str, schema: &str, is_labelled: bool, wanted: &str) {
     let files = data_files(&[real(folder).to_str().unwrap()]).unwrap();
     let files: Vec<PathBuf> = files.into_iter().filter(|file| !file.ends_with("README.md")).collect();
     assert_eq!(read(schema, &files, is_labelled), wanted);
+    assert_eq!(propose(&files, &ProposalOptions::default()).unwrap().builtin, Some(schema));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use arrow_schema::ArrowError;
 
 use super::batch;
 use super::header::{Header, Plan};
-use super::sink::Sink;
+use super::sink::{Sink, Slot};
 use crate::{At, Error, Result};
 
 const MAGIC: &[u8] = b"ARROW1\0\0";
@@ -56,6 +56,12 @@ impl Reader {
         };
         let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
         Ok((Header { n_seen: names.len(), names, is_sparse: false, is_by_place: false }, reader))
+    }
+
+    /// Whether the cells of a column can be read.
+    pub(super) fn is_readable(&self, place: usize) -> bool {
+        let schema = self.decoder.schema();
+        schema.is_some_and(|schema| batch::check_type(Slot::Raw(0), schema.field(place).data_type()).is_ok())
     }
 
     /// Refuses columns whose type cannot be read.

@@ -115,7 +115,7 @@ fn push(cells: &ArrayRef, slot: Slot, name: &str, sink: &mut Sink, faults: &mut 
             continue;
         }
         let text = texts.value(row).trim();
-        if text.len() > MAX_TEXT {
+        if text.len() > MAX_TEXT && !matches!(slot, Slot::Raw(_)) {
             fault(row, &shown(text), long_text(text.len()));
             sink.push_missing(slot);
             continue;

@@ -8,19 +8,19 @@ use crate::canonical::canonical;
 use crate::{CellRules, Infinite};
 
 /// Spellings of a missing cell where a schema lists none: those of pandas, of Zeek, and of what is common.
-const MISSING: [&str; 15] =
+pub(crate) const MISSING: [&str; 15] =
     ["", "-", "(empty)", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", "nil", "?"];
 
 /// How cells are read.
 #[derive(Debug, Clone)]
-pub(super) struct Rules {
+pub(crate) struct Rules {
     missing: Vec<String>,
     infinite: Infinite,
 }
 
 /// What a numeric cell holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Number {
+pub(crate) enum Number {
     /// NaN where it is missing.
     Value(f64),
     /// A date or time of day, in seconds since 1970 in UTC.
@@ -29,25 +29,25 @@ pub(super) enum Number {
 }
 
 impl Rules {
-    pub(super) fn new(cells: &CellRules) -> Self {
+    pub(crate) fn new(cells: &CellRules) -> Self {
         let usual = || MISSING.iter().map(|&text| text.to_owned()).collect();
         Rules { missing: cells.missing.clone().unwrap_or_else(usual), infinite: cells.infinite.unwrap_or_default() }
     }
 
     /// Further spellings of a missing cell, which a file declares.
-    pub(super) fn add_missing(&mut self, spelling: &str) {
+    pub(crate) fn add_missing(&mut self, spelling: &str) {
         if !self.is_missing(spelling) {
             self.missing.push(spelling.to_owned());
         }
     }
 
-    pub(super) fn is_missing(&self, text: &str) -> bool {
+    pub(crate) fn is_missing(&self, text: &str) -> bool {
         self.missing.iter().any(|missing| missing == text)
     }
 
     /// A number of text: decimal, hexadecimal after `0x`, `true` or `false`, a date with or without time, a duration as pandas
     /// writes it.
-    pub(super) fn number(&self, text: &str) -> Number {
+    pub(crate) fn number(&self, text: &str) -> Number {
         match text.parse::<f64>() {
             // a number too large for f64 parses as infinite
             Ok(value) if value.is_infinite() && text.contains(|c: char| c.is_ascii_digit()) => Number::Unreadable,

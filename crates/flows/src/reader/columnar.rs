@@ -14,7 +14,7 @@ use parquet::arrow::{ProjectionMask, parquet_to_arrow_schema};
 
 use super::batch;
 use super::header::{Header, Plan};
-use super::sink::Sink;
+use super::sink::{Sink, Slot};
 use crate::{At, Error, Result};
 use source::Source;
 
@@ -76,6 +76,13 @@ fn durations(metadata: &ArrowReaderMetadata) -> BTreeMap<String, DataType> {
     let Ok(schema) = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata()) else { return BTreeMap::new() };
     let is_duration = |field: &&Arc<Field>| matches!(field.data_type(), DataType::Duration(_));
     schema.fields().iter().filter(is_duration).map(|field| (field.name().clone(), field.data_type().clone())).collect()
+}
+
+impl Opened {
+    /// Whether the cells of a column can be read.
+    pub(super) fn is_readable(&self, place: usize) -> bool {
+        batch::check_type(Slot::Raw(0), self.builder.schema().field(place).data_type()).is_ok()
+    }
 }
 
 impl Reader {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::cells::{Number, Rules, bad_number, text};
 use super::problems::{Problem, Problems};
-use super::{OnBadRow, Reject, shown};
+use super::{MAX_TEXT, OnBadRow, Reject, shown};
 use crate::labels::Label;
 use crate::{At, FeatureColumn, Flows, LabelWords, Schema};
 
@@ -33,6 +33,8 @@ pub(super) enum Slot {
     SameAs(usize),
     /// Carried along as it is.
     Carried(usize),
+    /// Carried along whatever it is: what is not UTF-8 is replaced, a long text is cut.
+    Raw(usize),
 }
 
 /// Takes cells row by row, or column by column.
@@ -54,6 +56,8 @@ pub(super) struct Sink {
     /// Columns that hold moments.
     pub(super) moments: BTreeMap<String, u64>,
     n_rows: usize,
+    /// Raw cells that are not UTF-8.
+    pub(super) n_not_utf8: u64,
     /// Faults of the row that is being taken: column, cell, what is wrong.
     faults: Vec<(Option<String>, String, String)>,
 }
@@ -74,6 +78,7 @@ impl Sink {
             ignored_words: BTreeMap::new(),
             moments: BTreeMap::new(),
             n_rows: 0,
+            n_not_utf8: 0,
             faults: Vec::new(),
             schema,
         }
@@ -120,9 +125,15 @@ impl Sink {
     }
 
     pub(super) fn try_push(&mut self, slot: Slot, column: &str, cell: &[u8]) -> Result<(), String> {
+        if let Slot::Raw(place) = slot {
+            self.n_not_utf8 += u64::from(std::str::from_utf8(cell).is_err());
+            let cell = &cell[..cell.len().min(MAX_TEXT)];
+            self.flows.carried[place].push(String::from_utf8_lossy(cell).into_owned());
+            return Ok(());
+        }
         let text = text(cell)?;
         match slot {
-            Slot::Where(_) | Slot::SameAs(_) => {}
+            Slot::Where(_) | Slot::SameAs(_) | Slot::Raw(_) => {}
             Slot::Id => self.flows.ids.push(text.to_owned()),
             Slot::Numeric(feature) => {
                 let value = match self.rules.number(text) {
@@ -169,7 +180,7 @@ impl Sink {
     pub(super) fn push_missing(&mut self, slot: Slot) {
         match slot {
             Slot::Numeric(feature) => self.push_number(feature, f64::NAN),
-            Slot::Carried(place) => self.flows.carried[place].push(String::new()),
+            Slot::Carried(place) | Slot::Raw(place) => self.flows.carried[place].push(String::new()),
             Slot::Where(_) | Slot::SameAs(_) => {}
             Slot::Categorical(feature) => {
                 if let FeatureColumn::Categorical(texts) = &mut self.flows.features[feature] {

@@ -1,5 +1,7 @@
 //! What a file of text is: its first 64 KiB tell.
 
+use std::net::{IpAddr, SocketAddr};
+
 use memchr::memchr;
 
 use super::records::{Dialect, Records};
@@ -33,7 +35,7 @@ pub(super) struct Csv {
     pub(super) notes: Vec<String>,
 }
 
-/// Looks at the first bytes of a file that is to have the columns of `schema`.
+/// Looks at the first bytes of a file that is to have the columns of `schema`, or any columns.
 pub(super) fn sniff(head: &[u8], schema: Option<&Schema>) -> Format {
     let start = head.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(head.len());
     let begins =
@@ -85,8 +87,12 @@ fn csv(head: &[u8], schema: Option<&Schema>) -> Csv {
         notes.push(format!("cells are separated by {name}"));
     }
     let dialect = Dialect { delimiter, comment, n_preamble };
-    let has_header = schema.is_none_or(|schema| has_header(rest, Dialect { n_preamble: 0, ..dialect }, schema));
-    if !has_header {
+    let first_rows = Dialect { n_preamble: 0, ..dialect };
+    let has_header = match schema {
+        Some(schema) => has_header(rest, first_rows, schema),
+        None => looks_like_header(&rows(rest, first_rows, 50)),
+    };
+    if !has_header && schema.is_some() {
         notes.push("no header line: columns are taken in the order of the schema".to_owned());
     }
     Csv { dialect, has_header, notes }
@@ -154,4 +160,56 @@ fn has_header(head: &[u8], dialect: Dialect, schema: &Schema) -> bool {
     let is_number = |cell: &str| rules.number(cell) != Number::Unreadable;
     let mut numeric = schema.columns().iter().zip(&first).filter(|(column, _)| column.kind == ColumnKind::Numeric).peekable();
     numeric.peek().is_none() || numeric.any(|(_, cell)| !is_number(cell))
+}
+
+/// Whether the first of some rows names columns that nobody knows. It does not where a cell of it is a value: a number, an address, a
+/// date. Names that are numbers count the columns from 0, as pandas writes them. Where all cells are texts, the first row is one of
+/// the others if most of its cells come again below them.
+fn looks_like_header(rows: &[Vec<String>]) -> bool {
+    let Some((first, rest)) = rows.split_first() else { return true };
+    if first.len() > 1 && first.iter().enumerate().all(|(place, cell)| *cell == place.to_string()) {
+        return true;
+    }
+    if first.iter().any(|cell| is_value(cell)) {
+        return false;
+    }
+    let comes_again = |place: usize, cell: &str| {
+        !cell.is_empty() && rest.iter().filter(|row| *row != first).any(|row| row.get(place).is_some_and(|c| c == cell))
+    };
+    let n_again = first.iter().enumerate().filter(|(place, cell)| comes_again(*place, cell)).count();
+    2 * n_again <= first.len()
+}
+
+fn is_value(cell: &str) -> bool {
+    let is_number = cell.parse::<f64>().is_ok_and(f64::is_finite) || cell.starts_with("0x");
+    is_number || is_address(cell) || is_moment(cell)
+}
+
+/// Whether a text is an IP address, with or without a port or a mask, or a hardware address.
+pub(crate) fn is_address(text: &str) -> bool {
+    let plain = text.split_once('/').map_or(text, |(address, _)| address);
+    let is_mac = || {
+        let mut bytes = text.split([':', '-']);
+        text.len() == 17
+            && bytes.clone().count() == 6
+            && bytes.all(|byte| byte.len() == 2 && byte.chars().all(|c| c.is_ascii_hexdigit()))
+    };
+    plain.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok() || is_mac()
+}
+
+/// Whether a text is a date, with or without time, however its parts are ordered.
+pub(crate) fn is_moment(text: &str) -> bool {
+    let text = text.trim();
+    let is_mark = |c: char| matches!(c, '-' | '/' | ':' | '.' | ' ' | 'T' | 'Z' | '+' | ',' | 'A' | 'P' | 'M');
+    if !(8..=40).contains(&text.len()) || !text.chars().all(|c| c.is_ascii_digit() || is_mark(c)) {
+        return false;
+    }
+    let date = text.split([' ', 'T']).next().unwrap_or(text);
+    let Some(mark) = date.chars().find(|c| matches!(c, '-' | '/' | '.')) else { return false };
+    let parts: Vec<&str> = date.split(mark).collect();
+    let [first, second, third] = parts[..] else { return false };
+    let number = |part: &str| part.parse::<u32>().ok();
+    let is_year = |part: &str| part.len() == 4 && number(part).is_some_and(|year| (1970..=2199).contains(&year));
+    let is_day = |part: &str| part.len() <= 2 && number(part).is_some_and(|day| (1..=31).contains(&day));
+    is_day(second) && (is_year(first) && is_day(third) || is_day(first) && (is_year(third) || mark == '/' && third.len() == 2))
 }
