@@ -173,6 +173,13 @@ fn a_column_that_alone_gives_the_label_away_is_said() {
     assert_eq!(line(&proposal.yaml, "noise"), "numeric }");
     assert_eq!(line(&proposal.yaml, "copy"), "ignored } # says what the label says");
     assert!(!proposal.warnings.iter().any(|warning| warning.contains("noise")));
+    // a text that only attacks have is the kind of attack, and a second one is no feature either
+    let proposal = labelled("x,detail,more", |_, label, below| {
+        let kind = ["scan", "dos"][below(2) as usize];
+        if label == 1 { format!("{},{kind},{kind}-{}", below(50), below(3)) } else { format!("{},,none-at-all", below(50)) }
+    });
+    assert_eq!(line(&proposal.yaml, "detail"), "category }");
+    assert_eq!(line(&proposal.yaml, "more"), "ignored } # says what the label says");
     // what is learned of a text that comes twice, with any label, says nothing of the other half of the rows
     let proposal = labelled("x,text", |row, _, below| format!("{},t{}", below(9), row / 2));
     assert!(!proposal.warnings.join("").contains("alone tells"), "{:?}", proposal.warnings);

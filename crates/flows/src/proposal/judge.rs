@@ -182,7 +182,7 @@ impl Judged {
             return;
         }
         let (auc, name) = (column.auc(labels), shown(&column.name));
-        if auc > LEAK && column.n_distinct() == 2 && is_copy(column, labels) {
+        if auc > LEAK && (column.n_distinct() == 2 || !column.is_numeric()) && is_of_attacks(column, labels) {
             self.kinds[at] = ColumnKind::Ignored;
             self.why[at] = Some("says what the label says".to_owned());
             self.warnings.push(format!("\"{name}\" says in every row what the label says: ignored"));
@@ -344,18 +344,24 @@ fn find_label(columns: &[Column]) -> Option<usize> {
     by_name.or_else(by_words)
 }
 
-/// The column of kinds of attacks beside a label that does not tell them.
+/// The column of kinds of attacks beside a label that does not tell them: one with a name for it, else one of texts that are the same
+/// in all benign rows, or missing, and others in all attacks.
 fn find_category(columns: &[Column], label: Option<usize>, is_binary: bool, labels: &[u8]) -> Option<usize> {
     let label = label.filter(|_| is_binary)?;
-    let ranked = columns.iter().enumerate().filter_map(|(at, column)| {
-        let is_it = at != label
-            && !column.is_numeric()
-            && column.words.as_ref().is_some_and(|words| words.len() > 1)
-            && may_be_label(column)
-            && (!names::is_vague_category(&column.name) || column.auc(labels) > LEAK);
-        Some((names::category_rank(&column.name).filter(|_| is_it)?, at))
+    let may_be = |at: usize, column: &Column| {
+        at != label && !column.is_numeric() && column.words.as_ref().is_some_and(|words| words.len() > 1) && may_be_label(column)
+    };
+    let ranked = columns.iter().enumerate().filter(|(at, column)| may_be(*at, column)).filter_map(|(at, column)| {
+        let is_sure = !names::is_vague_category(&column.name) || column.auc(labels) > LEAK;
+        Some((names::category_rank(&column.name).filter(|_| is_sure)?, at))
     });
-    ranked.min().map(|(_, at)| at)
+    let by_values = || {
+        columns
+            .iter()
+            .enumerate()
+            .position(|(at, column)| may_be(at, column) && column.n_distinct() > 2 && is_of_attacks(column, labels))
+    };
+    ranked.min().map(|(_, at)| at).or_else(by_values)
 }
 
 /// What the words of a label stand for.
@@ -430,8 +436,8 @@ fn labels_of(column: &Column, words: &Words, rules: &Rules) -> Vec<u8> {
     column.codes.iter().map(|code| by_code.get(code).copied().unwrap_or(2)).collect()
 }
 
-/// Whether each of two values stands for one label.
-fn is_copy(column: &Column, labels: &[u8]) -> bool {
+/// Whether a column has one value, or none, in all benign rows, and others in all attacks.
+fn is_of_attacks(column: &Column, labels: &[u8]) -> bool {
     let rows = || column.codes.iter().zip(labels).filter(|(_, label)| **label < 2);
     let Some(benign) = rows().find(|(_, label)| **label == 0).map(|(code, _)| *code) else { return false };
     rows().all(|(code, label)| (*code == benign) == (*label == 0))
