@@ -25,6 +25,7 @@ fn help_is_the_manual() {
       evaluate  Compare verdicts with the labels of a file
       predict   Write a verdict for every row of a file, with or without labels
       query     Write which rows to label next
+      schema    Propose a schema for files of flows: what each column is, and which say what is an attack
       synth     Write generated flows as CSV, shaped like UNSW-NB15
       bench     Measure how fast this machine trains and gives verdicts
       import    Turn a checkpoint of the numpy MLP-Mixer into safetensors
@@ -43,6 +44,9 @@ fn help_is_the_manual() {
       nids-mixer finetune --config configs/unsw-nb15.yaml
       nids-mixer evaluate --run runs/unsw-nb15 --data test.csv
       nids-mixer predict --run runs/unsw-nb15 --data today.csv --output verdicts.csv
+
+      From a table that nids-mixer does not know:
+      nids-mixer schema flows.csv --output flows.yaml --config my.yaml
 
       Without data, on generated flows and in seconds:
       nids-mixer pretrain --config configs/tiny.yaml
@@ -106,7 +110,7 @@ fn help_is_the_manual() {
 
 #[test]
 fn every_command_has_help() {
-    for command in ["pretrain", "encode", "finetune", "evaluate", "predict", "query", "synth", "import", "config"] {
+    for command in ["pretrain", "encode", "finetune", "evaluate", "predict", "query", "schema", "synth", "import", "config"] {
         assert!(Bench::new().prints(&format!("{command} --help")).contains("Usage: nids-mixer"));
     }
 }

@@ -15,5 +15,6 @@ mod moved;
 mod outputs;
 mod resume;
 mod same_bytes;
+mod schemas;
 mod sweep;
 mod training;

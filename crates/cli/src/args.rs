@@ -13,6 +13,9 @@ Examples:
   nids-mixer evaluate --run runs/unsw-nb15 --data test.csv
   nids-mixer predict --run runs/unsw-nb15 --data today.csv --output verdicts.csv
 
+  From a table that nids-mixer does not know:
+  nids-mixer schema flows.csv --output flows.yaml --config my.yaml
+
   Without data, on generated flows and in seconds:
   nids-mixer pretrain --config configs/tiny.yaml
   nids-mixer finetune --config configs/tiny.yaml
@@ -52,6 +55,12 @@ checkpoint when the command is given again, and leaves the same bytes as if it
 had not been stopped. If settings, data or kernels have changed since, the
 stage refuses (exit code 4): see --allow-changes and --fresh. One process at a
 time works in a run folder.";
+
+const SCHEMA: &str = "\
+Examples:
+  nids-mixer schema flows.csv
+  nids-mixer schema flows.csv --output flows.yaml --config my.yaml
+  nids-mixer schema logs/ --label verdict --output flows.yaml";
 
 /// Self-supervised intrusion detection on plain CPUs
 ///
@@ -145,6 +154,30 @@ pub(crate) enum Command {
         /// Where to write; stdout if left out. The file appears whole or not at all
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
+    },
+    /// Propose a schema for files of flows: what each column is, and which say what is an attack
+    ///
+    /// Knows the formats of common tools and data sets by their columns. For any other table it looks at up to 100,000
+    /// rows: finds numbers, categories, times, labels and kinds of attacks, and leaves out what names a host, a row or a
+    /// moment. It warns of columns that are always the same or that alone give the label away. The schema is YAML with
+    /// comments, for `data.schema`. Look it over.
+    #[command(after_help = SCHEMA)]
+    Schema {
+        /// The flows: files, folders or patterns such as 'logs/*.csv'; `-` for standard input
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<String>,
+        /// Where to write the schema; stdout if left out. The file appears whole or not at all
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Write a config around it, too, which trains on these files
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The column that says what is an attack [default: found by its name and its values]
+        #[arg(long, value_name = "COLUMN")]
+        label: Option<String>,
+        /// How text files are written: utf-8 or windows-1252 [default: utf-8, and windows-1252 where that fails]
+        #[arg(long, value_name = "NAME", value_parser = encoding)]
+        encoding: Option<Encoding>,
     },
     /// Write generated flows as CSV, shaped like UNSW-NB15
     ///

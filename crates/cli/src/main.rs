@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod metrics;
 mod model;
+mod schema;
 mod signals;
 mod sweep;
 mod terminal;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use nids_config::Config;
 use nids_eval::metrics::Metrics;
-use nids_flows::{Ids, ReadOptions, data_files};
+use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files};
 use nids_pipeline::commands::{BenchOptions, QueryOptions, QueryStrategy};
 use nids_pipeline::{commands, stages};
 use nids_store::output::{self, Source};
@@ -92,6 +93,9 @@ fn run(command: Command) -> Result<()> {
             let run = Run::open(&run)?;
             let sources = model::sources(&data, &run);
             Output::open(path.as_deref(), &sources)?.fill(|out| commands::query(&run, &options, out, &mut progress))
+        }
+        Command::Schema { files, output, config, label, encoding } => {
+            schema::schema(&files, output.as_deref(), config.as_deref(), &ProposalOptions { label, encoding }, &mut progress)
         }
         Command::Synth { rows, seed, output: path } => {
             Output::open(path.as_deref(), &[])?.fill(|out| commands::synth(rows as usize, seed, out))

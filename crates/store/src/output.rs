@@ -15,6 +15,8 @@ use nids_config::Config;
 pub enum Output<'o> {
     /// The file of `--output`.
     File(&'o Path),
+    /// The file of `--config`, of a command that writes one.
+    Config(&'o Path),
     /// Stdout, which may be a file as well.
     Stdout(&'o File),
 }
@@ -46,6 +48,7 @@ pub fn check(output: Output<'_>, sources: &[Source<'_>]) -> Result<()> {
     let refuse = |what: String, role: &str| {
         let shown = match output {
             Output::File(path) => format!("`--output {}`", path.display()),
+            Output::Config(path) => format!("`--config {}`", path.display()),
             Output::Stdout(_) => "stdout".to_owned(),
         };
         Err(Error::Usage(format!("{shown} is {what}, which is {role}: write to another file")))
@@ -98,7 +101,7 @@ struct Target {
 impl Target {
     fn new(output: Output<'_>) -> Self {
         let (metadata, place) = match output {
-            Output::File(path) => {
+            Output::File(path) | Output::Config(path) => {
                 let to_be = || Some(fs::canonicalize(folder_of(path)).ok()?.join(path.file_name()?));
                 (fs::metadata(path), fs::canonicalize(path).ok().or_else(to_be))
             }

@@ -3,6 +3,7 @@
 mod bench;
 mod predict;
 mod query;
+mod schema;
 mod sweep;
 mod verdict_writer;
 
@@ -15,6 +16,7 @@ use nids_store::{Error, Result};
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, bench};
 pub use predict::{PredictOptions, PredictSummary, evaluate, predict};
 pub use query::{QueryOptions, QueryStrategy, query};
+pub use schema::{config_around, schema};
 pub use sweep::{Axis, SweepReport, Trial, TrialOutcome, sweep};
 pub use verdict_writer::VerdictFormat;
 
