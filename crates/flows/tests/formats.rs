@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use nids_flows::{FeatureColumn, FlowReader, ProposalOptions, ReadOptions, Schema, data_files, propose};
+use nids_flows::{FeatureColumn, FlowReader, ProposalOptions, ReadOptions, Schema, data_files, propose, write_synthetic};
 
 /// What a file holds by a schema: rows, attacks, unlabelled rows, kinds of attacks, missing cells, lines passed over.
 fn read(schema: &str, paths: &[PathBuf], is_labelled: bool) -> String {
@@ -109,6 +109,26 @@ fn files_of_every_built_in_schema_are_recognised() {
         assert_eq!((name, proposal.builtin, proposal.has_labels), (name, Some(schema), is_labelled));
         assert!(Schema::parse("p.yaml", &proposal.yaml).unwrap() == Schema::builtin(schema).unwrap());
         assert!(proposal.yaml.contains(&format!("`data.schema: {schema}` does")));
+    }
+}
+
+#[test]
+fn a_built_in_schema_is_recognised_without_its_header_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("flows.csv");
+    let mut csv = Vec::new();
+    write_synthetic(60, 5, &mut csv).unwrap();
+    let csv = String::from_utf8(csv).unwrap();
+    let (header, rows) = csv.split_once('\n').unwrap();
+    assert_eq!(header.split(',').count(), Schema::builtin("unsw-nb15").unwrap().columns().len());
+    write(&path, rows);
+    let proposal = propose(std::slice::from_ref(&path), &ProposalOptions::default()).unwrap();
+    assert_eq!((proposal.builtin, proposal.has_labels), (Some("unsw-nb15"), true));
+    assert!(read("unsw-nb15", std::slice::from_ref(&path), true).starts_with("60 rows, "));
+    // texts where the schema has numbers, and one more cell
+    for other in [rows.replace('.', "x"), rows.replace('\n', ",1\n")] {
+        write(&path, &other);
+        assert_eq!(propose(std::slice::from_ref(&path), &ProposalOptions::default()).unwrap().builtin, None, "{other}");
     }
 }
 

@@ -80,10 +80,12 @@ fn n_known(header: &[String], schema: &Schema, is_sparse: bool) -> usize {
     if n_absent > may_lack { 0 } else { schema.columns().iter().filter(has).count() }
 }
 
-/// How many columns of a schema for files without a header line a file has; 0 where one holds something else.
+/// How many columns of a schema a file without a header line has; 0 where one holds something else.
 fn n_by_place(columns: &[Column], schema: &Schema) -> usize {
     let n_features = schema.columns().iter().rposition(crate::Column::is_feature).map_or(0, |last| last + 1);
-    if schema.cells().header != Some(false) || !(n_features..=schema.columns().len()).contains(&columns.len()) {
+    // as the reader does, which takes rows with all columns of a schema for rows without a header line
+    let fewest = if schema.cells().header == Some(false) { n_features } else { schema.columns().len() };
+    if !(fewest..=schema.columns().len()).contains(&columns.len()) {
         return 0;
     }
     let fits = |(listed, found): (&crate::Column, &Column)| match listed.kind {
