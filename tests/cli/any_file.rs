@@ -133,6 +133,10 @@ fn rows_that_cannot_be_read_are_left_out_where_that_is_asked_for() {
         let error = bench.fails(&format!("predict --run run --data bad.csv {args}"));
         assert!(error.starts_with("exit code 2") && error.contains(wanted), "{error}");
     }
+    let stage =
+        small("finetune", "bad", "--set data.train=bad.csv --set finetune.from=scratch --on-bad-row skip --rejects bad.csv");
+    let error = bench.fails(&stage);
+    assert!(error.starts_with("exit code 2\nerror: `--rejects bad.csv` is the file of `data.train: bad.csv`"), "{error}");
     // stages do the same
     let (_, told) = bench.prints_and_tells(&small(
         "finetune",

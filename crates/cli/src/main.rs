@@ -162,7 +162,11 @@ fn open(args: &StageArgs) -> Result<(Config, Run)> {
         (_, true) => Resume::Changed,
         _ => Resume::Unchanged,
     };
-    Ok((config, Run::create(&folder)?.with_resume(resume)))
+    let run = Run::create(&folder)?.with_resume(resume);
+    if let Some(path) = &config.data.rejects {
+        output::check(output::Output::Rejects(Path::new(path)), &stage_sources(args, &config, &run))?;
+    }
+    Ok((config, run))
 }
 
 /// The destination of results.

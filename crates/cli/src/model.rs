@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nids_flows::{OnBadRow, ReadOptions, Reject, data_files};
 use nids_pipeline::RejectsFile;
 use nids_pipeline::commands::{self, PredictOptions, VerdictFormat};
-use nids_store::output::Source;
+use nids_store::output::{self, Source};
 use nids_store::progress::Progress;
 use nids_store::{Error, Result, Run};
 
@@ -73,7 +73,8 @@ fn with_rejects<T>(
     run: impl FnOnce(&mut dyn FnMut(&[Reject]) -> Result<()>) -> Result<T>,
 ) -> Result<T> {
     let Some(path) = path else { return run(&mut |_| Ok(())) };
-    Output::open(Some(path), sources)?.fill(|out| {
+    output::check(output::Output::Rejects(path), sources)?;
+    Output::File(path).fill(|out| {
         let mut file = RejectsFile::new(out)?;
         run(&mut |rejects| file.add(rejects))
     })

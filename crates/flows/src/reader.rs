@@ -492,6 +492,14 @@ impl FlowReader {
         let rows: u64 = words.iter().map(|(_, n)| n).sum();
         let shown: Vec<String> = words.iter().map(|(word, n)| format!("\"{}\" ({n})", shown(word))).collect();
         let column = self.schema.columns().iter().find(|column| column.kind == crate::ColumnKind::Label);
+        let name = column.map(|column| column.name.as_str());
+        if words.iter().all(|(word, _)| word.is_empty()) {
+            let message = format!(
+                "{} without a label: with `labels: {{ ignore: [\"\"], ... }}` in the schema they count as unlabelled",
+                count(rows, "row")
+            );
+            return Error::data(&self.last, At::File, name, message);
+        }
         let known = match &self.schema.cells().labels {
             Some(_) => "in none of the lists of the schema's `labels`",
             None => "neither 0 or 1, true or false, nor benign, normal, attack, malicious or anomaly",
@@ -501,7 +509,7 @@ impl FlowReader {
             count(rows, "row"),
             shown.join(", ")
         );
-        Error::data(&self.last, At::File, column.map(|column| column.name.as_str()), message)
+        Error::data(&self.last, At::File, name, message)
     }
 }
 

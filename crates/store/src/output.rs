@@ -17,6 +17,8 @@ pub enum Output<'o> {
     File(&'o Path),
     /// The file of `--config`, of a command that writes one.
     Config(&'o Path),
+    /// The file of `--rejects`.
+    Rejects(&'o Path),
     /// Stdout, which may be a file as well.
     Stdout(&'o File),
 }
@@ -49,6 +51,7 @@ pub fn check(output: Output<'_>, sources: &[Source<'_>]) -> Result<()> {
         let shown = match output {
             Output::File(path) => format!("`--output {}`", path.display()),
             Output::Config(path) => format!("`--config {}`", path.display()),
+            Output::Rejects(path) => format!("`--rejects {}`", path.display()),
             Output::Stdout(_) => "stdout".to_owned(),
         };
         Err(Error::Usage(format!("{shown} is {what}, which is {role}: write to another file")))
@@ -101,7 +104,7 @@ struct Target {
 impl Target {
     fn new(output: Output<'_>) -> Self {
         let (metadata, place) = match output {
-            Output::File(path) | Output::Config(path) => {
+            Output::File(path) | Output::Config(path) | Output::Rejects(path) => {
                 let to_be = || Some(fs::canonicalize(folder_of(path)).ok()?.join(path.file_name()?));
                 (fs::metadata(path), fs::canonicalize(path).ok().or_else(to_be))
             }

@@ -111,7 +111,7 @@ fn bad_files_are_refused_with_place_and_reason() {
         check(&rows(&format!("2,{cell},tcp,x,0\n")), &format!("toy.csv:3: column \"rate\": cannot read \"{cell}\" as a number"));
     }
     check(&rows("\r\n\r\n2,5,tcp,x,2\r\n"), "toy.csv: column \"label\": 1 row whose label is neither 0 or 1");
-    check(&rows("2,5,tcp,x,\n"), "column \"label\": 1 row whose label is neither 0 or 1");
+    check(&rows("2,5,tcp,x,\n"), "column \"label\": 1 row without a label");
     check(b"rate,proto,label\r\n1,a,0\r\n\r\n\"2\n\",a,0\r\nz,a,0\r\n", "toy.csv:6: column \"rate\": cannot read \"z\"");
     check(&rows("2,5,tcp,x\n"), "toy.csv:3: 4 cells, but the header has 5");
     check(&rows("2,5,tcp,x,0,0\n"), "toy.csv:3: 6 cells");
