@@ -18,6 +18,7 @@ mod columnar;
 mod header;
 mod input;
 mod json;
+mod mend;
 mod paths;
 mod problems;
 pub(crate) mod raw;

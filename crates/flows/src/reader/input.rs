@@ -7,6 +7,7 @@ use std::path::Path;
 use encoding_rs_io::DecodeReaderBytesBuilder;
 use flate2::read::MultiGzDecoder;
 
+use super::mend::Mended;
 use crate::{At, Encoding, Error, Result};
 
 /// How much of a file is looked at before it is read.
@@ -108,13 +109,16 @@ fn look(
         let head = self::head(&mut bytes).map_err(io)?;
         return look(path, head, bytes, None, encoding, notes);
     }
-    let is_utf16 = head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff");
-    if is_utf16 || encoding == Some(Encoding::Windows1252) {
-        let mut builder = DecodeReaderBytesBuilder::new();
-        builder.bom_override(true).encoding((!is_utf16).then_some(encoding_rs::WINDOWS_1252));
-        notes.push(if is_utf16 { "UTF-16" } else { "Windows-1252" }.to_owned());
-        let mut bytes: Bytes = Box::new(builder.build(Cursor::new(head).chain(rest)));
+    if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
+        notes.push("UTF-16".to_owned());
+        let mut bytes: Bytes = Box::new(DecodeReaderBytesBuilder::new().build(Cursor::new(head).chain(rest)));
         let head = self::head(&mut bytes).map_err(io)?;
+        return Ok(text(head, bytes, notes));
+    }
+    if encoding == Some(Encoding::Windows1252) {
+        let mut bytes: Bytes = Box::new(Mended::new(Cursor::new(head).chain(rest)));
+        let head = self::head(&mut bytes).map_err(io)?;
+        notes.push("Windows-1252 where it is not UTF-8".to_owned());
         return Ok(text(head, bytes, notes));
     }
     Ok(text(head, rest, notes))

@@ -458,6 +458,8 @@ fn compressed_and_encoded_texts_are_read() {
     );
     let options = ReadOptions { encoding: Some(Encoding::Windows1252), ..UNUSED() };
     assert_eq!(texts(&read_by(SCHEMA, latin, &options).unwrap().0), ["café"]);
+    let utf8 = "rate,proto\n1,café\n";
+    assert_eq!(texts(&read_by(SCHEMA, utf8, &options).unwrap().0), ["café"], "UTF-8 is read as what it is");
 }
 
 #[test]
