@@ -242,17 +242,6 @@ impl Source {
             Source::Parquet(_) | Source::Arrow(_) => None,
         }
     }
-
-    /// Rows that the schema's conditions leave out.
-    fn n_unwanted(&self) -> u64 {
-        match self {
-            Source::Csv(reader) => reader.n_unwanted,
-            Source::Zeek(reader) => reader.n_unwanted,
-            Source::Json(reader) => reader.n_unwanted,
-            Source::Parquet(reader) => reader.n_unwanted,
-            Source::Arrow(reader) => reader.n_unwanted,
-        }
-    }
 }
 
 impl FlowReader {
@@ -325,14 +314,7 @@ impl FlowReader {
             let at_once = if self.sink.keeps() { max_rows } else { max_rows.min(1 << 16) };
             let has_more = file.source.fill(&file.path, &file.plan, &mut self.sink, at_once)?;
             let n_rows = self.sink.n_rows();
-            let mut flows = std::mem::replace(&mut self.sink.flows, Flows::empty(&self.schema, false, false));
-            if !file.plan.has_ids {
-                let several = self.n_files > 1;
-                let first = self.n_kept - file.n_before;
-                let number = |row: u64| (first + row + 1).to_string();
-                let name = |row| if several { format!("{}:{}", file.path.display(), number(row)) } else { number(row) };
-                flows.ids.extend((0..n_rows as u64).map(name));
-            }
+            let flows = std::mem::replace(&mut self.sink.flows, Flows::empty(&self.schema, false, false));
             self.n_kept += n_rows as u64;
             if !has_more {
                 self.close()?;
@@ -384,6 +366,8 @@ impl FlowReader {
             Unplanned::Parquet(opened) => Source::Parquet(columnar::Reader::new(&path, *opened, &plan)?),
             Unplanned::Ready(source) => *source,
         };
+        let before = if self.n_files > 1 { format!("{}:", path.display()) } else { String::new() };
+        self.sink.begin_file((!plan.has_ids).then_some(before));
         match &source {
             Source::Arrow(reader) => reader.check(&path, &plan)?,
             Source::Zeek(reader) => reader.missing().iter().for_each(|spelling| self.sink.rules.add_missing(spelling)),
@@ -408,7 +392,7 @@ impl FlowReader {
         if let Some(lines) = &self.lines {
             note(lines.to_string());
         }
-        let n_unwanted = source.n_unwanted();
+        let n_unwanted = self.sink.n_unwanted;
         if n_unwanted > 0 {
             let only = self
                 .schema

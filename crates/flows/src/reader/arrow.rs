@@ -32,7 +32,6 @@ pub(super) struct Reader {
     /// Rows decoded and not yet handed out.
     rest: Option<RecordBatch>,
     n_rows: u64,
-    pub(super) n_unwanted: u64,
 }
 
 impl Reader {
@@ -49,7 +48,7 @@ impl Reader {
             }
         }
         let (decoder, start) = (StreamDecoder::new(), Cursor::new(start));
-        let mut reader = Reader { start, bytes, decoder, n_bytes: 0, rest: None, n_rows: 0, n_unwanted: 0 };
+        let mut reader = Reader { start, bytes, decoder, n_bytes: 0, rest: None, n_rows: 0 };
         reader.rest = reader.decode(path)?;
         let Some(schema) = reader.decoder.schema() else {
             return Err(damaged(path, "the file ends before its schema does"));
@@ -92,7 +91,7 @@ impl Reader {
             let taken = guarded(path, || batch::take(&rows.slice(0, n), plan, |place| place, sink))?;
             let (n_unwanted, faults, kept) = taken;
             sink.end_rows(kept.len(), path, |row| At::Row(first + kept[row] as u64 + 1), faults);
-            self.n_unwanted += n_unwanted as u64;
+            sink.n_unwanted += n_unwanted as u64;
             self.n_rows += n as u64;
             // a column without values takes no room
             if self.n_rows > self.n_bytes + (1 << 20) {

@@ -43,7 +43,6 @@ pub(super) struct Reader {
     rest: Option<RecordBatch>,
     max_rows: u64,
     n_rows: u64,
-    pub(super) n_unwanted: u64,
 }
 
 /// Reads the footer. Texts become views into the file's pages: a dictionary's long text is not copied for each row that has it.
@@ -98,7 +97,7 @@ impl Reader {
         let mask = ProjectionMask::roots(builder.parquet_schema(), places.iter().copied());
         let batch = (BATCH_CELLS / places.len().max(1)).clamp(1, BATCH);
         let batches = guarded(path, || builder.with_projection(mask).with_batch_size(batch).build())?;
-        Ok(Reader { batches, places, rest: None, max_rows, n_rows: 0, n_unwanted: 0 })
+        Ok(Reader { batches, places, rest: None, max_rows, n_rows: 0 })
     }
 
     /// Takes up to `max_rows` more rows; false at the end of the file.
@@ -119,7 +118,7 @@ impl Reader {
             let (n_unwanted, faults, kept) = guarded(path, || batch::take(&rows.slice(0, n), plan, column, sink))?;
             let first = self.n_rows;
             sink.end_rows(kept.len(), path, |row| At::Row(first + kept[row] as u64 + 1), faults);
-            self.n_unwanted += n_unwanted as u64;
+            sink.n_unwanted += n_unwanted as u64;
             self.n_rows += n as u64;
             if self.n_rows > self.max_rows {
                 let message = format!("more than {} rows in a file of its size: not a table of flows", self.max_rows);

@@ -36,7 +36,6 @@ pub(super) struct Reader {
     /// Lines before `next`.
     n_lines: u64,
     n_rows: u64,
-    pub(super) n_unwanted: u64,
     /// Place of each column by its name.
     places: HashMap<String, usize>,
     cells: Vec<Cell>,
@@ -89,7 +88,6 @@ impl Reader {
             is_at_end: false,
             n_lines: 0,
             n_rows: 0,
-            n_unwanted: 0,
             places: HashMap::new(),
             cells: Vec::new(),
             texts: Vec::new(),
@@ -110,7 +108,7 @@ impl Reader {
             } else if self.take(plan, sink) {
                 sink.end_row(path, At::Line(line));
             } else {
-                self.n_unwanted += 1;
+                sink.pass_row();
             }
         }
         Ok(true)

@@ -56,6 +56,12 @@ pub(super) struct Sink {
     /// Columns that hold moments.
     pub(super) moments: BTreeMap<String, u64>,
     n_rows: usize,
+    /// What the numbers of rows are written behind, where no column names them.
+    pub(super) numbering: Option<String>,
+    /// Rows of the file so far: kept, left out or passed over.
+    n_seen: u64,
+    /// Rows of the file that a condition passes over.
+    pub(super) n_unwanted: u64,
     /// Raw cells that are not UTF-8.
     pub(super) n_not_utf8: u64,
     /// Faults of the row that is being taken: column, cell, what is wrong.
@@ -78,10 +84,26 @@ impl Sink {
             ignored_words: BTreeMap::new(),
             moments: BTreeMap::new(),
             n_rows: 0,
+            numbering: None,
+            n_seen: 0,
+            n_unwanted: 0,
             n_not_utf8: 0,
             faults: Vec::new(),
             schema,
         }
+    }
+
+    /// Begins a file; `numbering` is what the numbers of its rows are written behind, where no column names them.
+    pub(super) fn begin_file(&mut self, numbering: Option<String>) {
+        self.rules = Rules::new(self.schema.cells());
+        self.numbering = numbering;
+        (self.n_seen, self.n_unwanted) = (0, 0);
+    }
+
+    /// Passes over the current row, which a condition says is none.
+    pub(super) fn pass_row(&mut self) {
+        self.n_seen += 1;
+        self.n_unwanted += 1;
     }
 
     /// Begins a batch.
@@ -235,13 +257,22 @@ impl Sink {
 
     /// Ends the current row: it is kept, or what is wrong with it.
     pub(super) fn end_row(&mut self, file: &Path, at: At) {
+        self.n_seen += 1;
         if self.faults.is_empty() {
+            self.name(self.n_seen);
             self.n_rows += 1;
             return;
         }
         let faults = std::mem::take(&mut self.faults);
         self.reject(file, at, faults);
         self.flows.truncate(self.n_rows);
+    }
+
+    /// Names a row by its number in the file, where no column does.
+    fn name(&mut self, number: u64) {
+        if let Some(before) = &self.numbering {
+            self.flows.ids.push(format!("{before}{number}"));
+        }
     }
 
     /// Notes a row that is left out.
@@ -260,6 +291,11 @@ impl Sink {
     /// Ends rows that were taken column by column. `faults` are sorted by row; their rows, counted from the first of these, are left
     /// out.
     pub(super) fn end_rows(&mut self, n: usize, file: &Path, at: impl Fn(usize) -> At, faults: Vec<ColumnFault>) {
+        for row in 0..n {
+            if let At::Row(number) = at(row) {
+                self.name(number);
+            }
+        }
         if faults.is_empty() {
             self.n_rows += n;
             return;

@@ -490,6 +490,7 @@ fn all_bad_rows_are_named_at_once_or_left_out() {
     assert_eq!((rejects[0].at, rejects[0].value.as_str(), rejects[0].column.as_deref()), (At::Line(2), "bad", Some("rate")));
     assert!(reader.take_notes().join("\n").contains("41 rows = 26 rows read + 15 rows that cannot be"));
     assert_eq!(texts(&flows)[..3], ["1", "2", "4"], "cells of a bad row are not left behind");
+    assert_eq!(flows.ids()[..3], ["2", "3", "5"], "a row keeps the number that it has in the file");
     let message = read_by(SCHEMA, &content, &skip(0.1)).unwrap_err();
     assert!(message.contains("more than the share of 0.1 that `max_bad_rows` allows"), "{message}");
 }
@@ -505,6 +506,7 @@ fn bad_rows_of_parquet_are_left_out_alike() {
     let mut reader = FlowReader::open(&[&path], &schema(), &options).unwrap();
     let flows = reader.read_all().unwrap();
     assert_eq!((numbers(&flows), texts(&flows)), (&[1.0, 3.0, 4.0][..], vec!["a", "c", "d"]));
+    assert_eq!(flows.ids(), ["1", "3", "4"], "a row keeps the number that it has in the file");
     assert_eq!(reader.take_rejects().iter().map(|reject| reject.at).collect::<Vec<_>>(), [At::Row(2)]);
 }
 
@@ -545,6 +547,16 @@ fn a_log_of_zeek_says_how_it_is_written() {
 }
 
 #[test]
+fn what_a_log_declares_holds_for_that_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let [log, csv] = ["a.log", "b.csv"].map(|name| folder.path().join(name));
+    write(&log, ZEEK);
+    write(&csv, "id,rate,proto\nx,~,tcp\n");
+    let message = FlowReader::open(&[&log, &csv], &schema(), &NAMED()).unwrap().read_all().unwrap_err().to_string();
+    assert!(message.contains("b.csv:2: column \"rate\": cannot read \"~\" as a number"), "{message}");
+}
+
+#[test]
 fn objects_of_json_are_rows_and_what_is_nested_has_dots() {
     let schema = "name: toy\nid: uid\nwhere: { event_type: [flow] }\ncolumns:\n  - { name: uid, kind: ignored }\n  - { name: event_type, kind: ignored }\n  \
         - { name: flow.bytes, kind: numeric }\n  - { name: proto, kind: categorical }\n  - { name: tcp.syn, kind: numeric }\n";
@@ -557,6 +569,8 @@ fn objects_of_json_are_rows_and_what_is_nested_has_dots() {
     assert_eq!(texts(&flows), ["TCP", "UDP"]);
     assert_eq!(format!("{:?}", flows.features()[2]), "Numeric([1.0, NaN])");
     assert!(notes.contains("1 row passed over: rows are those whose `event_type` is flow"), "{notes}");
+    let numbered = ReadOptions { ids: Ids::Row, ..NAMED() };
+    assert_eq!(read_by(schema, lines, &numbered).unwrap().0.ids(), ["1", "3"], "a row that is passed over has a number, too");
     let list = format!("[\n{}\n]", lines.trim().replace("\n\n", "\n").replace("}\n{", "},\n{"));
     assert_eq!(read_by(schema, list, &NAMED()).unwrap().0.fingerprint(), flows.fingerprint());
     let message = read_by(schema, &lines[..lines.len() - 3], &NAMED()).unwrap_err();

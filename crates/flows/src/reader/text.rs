@@ -19,8 +19,6 @@ pub(super) struct Reader {
     header: Vec<Vec<u8>>,
     /// Lines that repeat it.
     pub(super) n_headers: u64,
-    /// Rows that the schema's conditions leave out.
-    pub(super) n_unwanted: u64,
     names: Vec<String>,
     /// Whether the current row has been read and not yet been taken.
     is_pending: bool,
@@ -69,7 +67,6 @@ impl Reader {
             has_header,
             header: if has_header { cells } else { Vec::new() },
             n_headers: 0,
-            n_unwanted: 0,
             names: header.names.clone(),
             is_pending: !has_header,
             n_totals: 0,
@@ -100,7 +97,7 @@ impl Reader {
             if take(&self.rows, plan, sink) {
                 sink.end_row(path, line);
             } else {
-                self.n_unwanted += 1;
+                sink.pass_row();
             }
         }
         Ok(true)

@@ -29,7 +29,6 @@ pub(super) struct Reader {
     n_comments: u64,
     n_blank: u64,
     n_rows: u64,
-    pub(super) n_unwanted: u64,
     separator: Vec<u8>,
     unset: Vec<u8>,
     empty: Vec<u8>,
@@ -50,7 +49,6 @@ impl Reader {
             n_comments: 0,
             n_blank: 0,
             n_rows: 0,
-            n_unwanted: 0,
             separator: b"\t".to_vec(),
             unset: b"-".to_vec(),
             empty: b"(empty)".to_vec(),
@@ -87,7 +85,7 @@ impl Reader {
             } else if self.take(plan, sink) {
                 sink.end_row(path, line);
             } else {
-                self.n_unwanted += 1;
+                sink.pass_row();
             }
         }
         Ok(true)
