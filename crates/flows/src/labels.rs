@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::canonical::canonical;
 
 /// Words for benign rows and for attacks where a schema names none.
-const BENIGN: [&str; 4] = ["0", "false", "benign", "normal"];
+const BENIGN: [&str; 5] = ["0", "false", "benign", "normal", "normal."];
 const ATTACK: [&str; 5] = ["1", "true", "attack", "malicious", "anomaly"];
 
 /// What a label says of its row.
@@ -68,9 +68,7 @@ impl Default for LabelWords {
     /// 0 and 1, false and true, and the words that are common.
     fn default() -> Self {
         let list = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
-        let mut benign: Vec<String> = list(&BENIGN);
-        benign.push("normal.".to_owned());
-        LabelWords { benign, attack: AttackWords::List(list(&ATTACK)), ignore: Vec::new(), from_category: false }
+        LabelWords { benign: list(&BENIGN), attack: AttackWords::List(list(&ATTACK)), ignore: Vec::new(), from_category: false }
     }
 }
 
@@ -78,11 +76,8 @@ impl LabelWords {
     /// What `word` stands for; None where no list has it. A word as it is outranks a beginning.
     pub(crate) fn label(&self, word: &str) -> Option<Label> {
         let word = folded(word);
-        let attacks: &[String] = match &self.attack {
-            AttackWords::List(words) => words,
-            AttackWords::Any(_) => &[],
-        };
-        let lists = [(Label::Ignored, self.ignore.as_slice()), (Label::Benign, &self.benign), (Label::Attack, attacks)];
+        let [benign, ignored, attacks] = self.lists();
+        let lists = [ignored, benign, attacks];
         let listed = |matches: &dyn Fn(&str) -> bool| {
             lists.iter().find(|(_, words)| words.iter().any(|word| matches(word))).map(|(label, _)| *label)
         };
@@ -94,13 +89,17 @@ impl LabelWords {
             .or(any.then_some(Label::Attack))
     }
 
-    /// A word that stands in two lists.
-    pub(crate) fn contradiction(&self) -> Option<&str> {
+    fn lists(&self) -> [(Label, &[String]); 3] {
         let attacks: &[String] = match &self.attack {
             AttackWords::List(words) => words,
             AttackWords::Any(_) => &[],
         };
-        let lists = [&self.benign[..], &self.ignore, attacks];
+        [(Label::Benign, &self.benign), (Label::Ignored, &self.ignore), (Label::Attack, attacks)]
+    }
+
+    /// A word that stands in two lists.
+    pub(crate) fn contradiction(&self) -> Option<&str> {
+        let lists = self.lists().map(|(_, words)| words);
         let before = |list: usize, word: &String| {
             lists[..list].iter().any(|other| other.iter().any(|other| folded(other) == folded(word)))
         };
