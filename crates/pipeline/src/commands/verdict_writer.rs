@@ -195,6 +195,10 @@ fn schema(columns: &Columns) -> Schema {
 }
 
 fn batch(columns: &Columns, rows: &Verdicts<'_>) -> Result<RecordBatch> {
+    if rows.ids.is_empty() {
+        // what comes last may be rows that were left out, and no columns
+        return Ok(RecordBatch::new_empty(Arc::new(schema(columns))));
+    }
     let probabilities: Float32Array = rows.judged.iter().map(|verdict| verdict.probability).collect::<Vec<_>>().into();
     let verdicts: StringArray = rows.judged.iter().map(|verdict| Some(name(*verdict))).collect();
     let mut arrays: Vec<ArrayRef> =
@@ -256,6 +260,17 @@ mod tests {
             assert_eq!(VerdictFormat::of_file(Some(Path::new(path))), wanted, "{path}");
         }
         assert!(VerdictFormat::NAMES.iter().all(|name| VerdictFormat::named(name).is_some()));
+    }
+
+    #[test]
+    fn no_rows_are_written_as_none_whatever_is_carried_along() {
+        for format in VerdictFormat::NAMES.map(|name| VerdictFormat::named(name).unwrap()) {
+            let mut out: Vec<u8> = Vec::new();
+            let columns = Columns::new(true, &["uid".to_owned()]).unwrap();
+            let mut writer = VerdictWriter::new(format, columns, &mut out).unwrap();
+            writer.write(&Verdicts { ids: &[], judged: &[], carried: &[] }).unwrap();
+            assert_eq!(writer.finish().unwrap(), 0, "{format:?}");
+        }
     }
 
     #[test]
