@@ -34,6 +34,29 @@ pub struct TextColumn {
     codes: Vec<u32>,
     vocabulary: Vec<String>,
     index: HashMap<String, u32>,
+    recent: Box<Recent>,
+}
+
+/// Short texts that came last, with their codes: a hash that nobody can make collide takes many times as long as looking here.
+#[derive(Debug, Clone, Copy)]
+struct Recent([(u64, u32); 16]);
+
+impl Default for Recent {
+    fn default() -> Self {
+        Recent([(u64::MAX, 0); 16])
+    }
+}
+
+impl Recent {
+    /// The text and its length in one number, where it fits, and the slot that is its own.
+    fn slot(&mut self, text: &str) -> Option<(u64, &mut (u64, u32))> {
+        let mut bytes = [0; 8];
+        bytes.get_mut(..text.len()).filter(|_| text.len() < 8)?.copy_from_slice(text.as_bytes());
+        bytes[7] = text.len() as u8;
+        let key = u64::from_le_bytes(bytes);
+        let place = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60; // by the golden ratio, which spreads neighbours
+        Some((key, &mut self.0[place as usize]))
+    }
 }
 
 impl Flows {
@@ -50,6 +73,17 @@ impl Flows {
             labels: labels.then(Vec::new),
             categories: categories.then(TextColumn::default),
             carried: Vec::new(),
+        }
+    }
+
+    /// Makes room for `n` more rows.
+    pub(crate) fn reserve(&mut self, n: usize) {
+        self.ids.reserve(n);
+        for column in &mut self.features {
+            match column {
+                FeatureColumn::Numeric(values) => values.reserve(n),
+                FeatureColumn::Categorical(texts) => texts.codes.reserve(n),
+            }
         }
     }
 
@@ -227,11 +261,20 @@ impl TextColumn {
 
     /// Appends a cell as it is spelt in a file; `read` gives the text that is meant.
     pub(crate) fn push_spelt(&mut self, spelt: &str, read: impl FnOnce(&str) -> String) {
+        if let Some((key, (last, code))) = self.recent.slot(spelt)
+            && key == *last
+        {
+            self.codes.push(*code);
+            return;
+        }
         let code = self.index.get(spelt).copied().unwrap_or_else(|| {
             let code = self.intern(&read(spelt));
             self.index.insert(spelt.to_owned(), code);
             code
         });
+        if let Some((key, slot)) = self.recent.slot(spelt) {
+            *slot = (key, code);
+        }
         self.codes.push(code);
     }
 
@@ -255,7 +298,7 @@ impl TextColumn {
     }
 
     fn clone_vocabulary(&self) -> TextColumn {
-        TextColumn { codes: Vec::new(), vocabulary: self.vocabulary.clone(), index: self.index.clone() }
+        TextColumn { vocabulary: self.vocabulary.clone(), index: self.index.clone(), ..TextColumn::default() }
     }
 }
 
@@ -315,5 +358,25 @@ impl<W: Write> CsvLines<W> {
 
     pub(crate) fn flush(mut self) -> std::io::Result<()> {
         self.writer.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_itself_whatever_came_before() {
+        let letters = || ["", "a", "b", "c", "\0", "-", "_"].into_iter();
+        let texts: Vec<String> = letters()
+            .flat_map(|a| letters().flat_map(move |b| letters().map(move |c| [a, b, c].concat())))
+            .chain(["interrupted", "interrupt", "seven77", "eight888"].map(str::to_owned))
+            .collect();
+        let mut column = TextColumn::default();
+        for text in texts.iter().chain(texts.iter().rev()).chain(&texts) {
+            column.push_spelt(text, |text| format!("{text}!"));
+        }
+        let wanted = texts.iter().chain(texts.iter().rev()).chain(&texts).map(|text| format!("{text}!"));
+        assert!(column.iter().eq(wanted));
     }
 }

@@ -306,7 +306,7 @@ impl FlowReader {
         loop {
             let (labels, categories) =
                 self.current.as_ref().map_or((false, false), |file| (file.plan.has_labels, file.plan.has_categories));
-            self.sink.begin(labels, categories, self.options.carried.len());
+            self.sink.begin(labels, categories, self.options.carried.len(), max_rows);
             let Some(file) = &mut self.current else {
                 return self.finish().map(|()| None);
             };

@@ -114,7 +114,7 @@ impl RawReader {
         let n_columns = self.names.len();
         let max_rows = max_rows.min((BATCH_CELLS / n_columns.max(1)).max(1));
         loop {
-            self.sink.begin(false, false, n_columns);
+            self.sink.begin(false, false, n_columns, max_rows);
             let has_more = self.source.fill(&self.path, &self.plan, &mut self.sink, max_rows)?;
             self.sink.rejects.clear();
             let n_rows = self.sink.n_rows();

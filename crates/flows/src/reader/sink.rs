@@ -106,9 +106,10 @@ impl Sink {
         self.n_unwanted += 1;
     }
 
-    /// Begins a batch.
-    pub(super) fn begin(&mut self, labels: bool, categories: bool, n_carried: usize) {
+    /// Begins a batch, which has about as many rows as the one before, and at most `max_rows`.
+    pub(super) fn begin(&mut self, labels: bool, categories: bool, n_carried: usize, max_rows: usize) {
         self.flows = Flows::empty(&self.schema, labels, categories);
+        self.flows.reserve(self.n_rows.min(max_rows));
         self.flows.carried = vec![Vec::new(); n_carried];
         self.n_rows = 0;
     }

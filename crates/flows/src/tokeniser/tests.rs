@@ -635,3 +635,20 @@ fn what_was_missing_in_training_is_known_by_feature() {
     assert_eq!(had(&[0.0, f64::NAN], &["a", "-"]), [true, true]);
     assert_eq!(had(&[0.0, 1.0], &["a", ""]), [false, true]);
 }
+
+#[test]
+fn a_row_has_its_tokens_whatever_rows_stand_beside_it() {
+    let mut flows = synthetic(2000, 5);
+    (0..2000).step_by(3).for_each(|row| flows.put(row, 0, f64::NAN));
+    let tokeniser = fit(&flows, &TokeniserConfig::default());
+    let values = |encoded: &TokenTable, row: usize| -> Vec<u32> {
+        let mut x = vec![0.0; encoded.width()];
+        encoded.fill(std::iter::once(row as u32), &mut x);
+        x.iter().map(|x| x.to_bits()).collect()
+    };
+    let together = tokeniser.tokenise(&flows).unwrap();
+    for row in 0..2000 {
+        let alone = tokeniser.tokenise(&flows.select(&[row])).unwrap();
+        assert_eq!(values(&together, row as usize), values(&alone, 0), "row {row}");
+    }
+}

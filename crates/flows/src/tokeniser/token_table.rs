@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use pulp::Arch;
+
 use super::categories::{Class, class_of};
 use super::fit::signed_log1p;
 use super::{Affine, Feature, LOG1P_CLIP, SCALED_CLIP, Tokeniser};
@@ -109,12 +111,13 @@ impl TokenTable {
         let stride = self.stride;
         let cells = &mut self.cells[first * stride..(first + rows.len()) * stride];
         let mut block_rows = Vec::with_capacity(BLOCK);
+        let mut memos = vec![Memo::default(); if rows.len() < BLOCK { 0 } else { columns.len() }];
         for cells in cells.chunks_mut(BLOCK * stride) {
             block_rows.clear();
             block_rows.extend(rows.take(BLOCK));
-            for (column, plan) in columns.iter().zip(&*self.plan) {
+            for (place, (column, plan)) in columns.iter().zip(&*self.plan).enumerate() {
                 for (&row, cells) in block_rows.iter().zip(cells.chunks_exact_mut(stride)) {
-                    column.write(row, &mut cells[plan.offset..]);
+                    column.write(row, memos.get_mut(place), &mut cells[plan.offset..]);
                 }
             }
         }
@@ -159,14 +162,17 @@ impl TokenTable {
     #[expect(clippy::needless_pass_by_value, reason = "an iterator, cloned for every token")]
     pub fn fill(&self, rows: impl ExactSizeIterator<Item = u32> + Clone, x: &mut [f32]) {
         assert_eq!(x.len(), rows.len() * self.width());
-        let mut rest = x;
-        for (token, plan) in self.plan.iter().enumerate() {
-            let (values, after) = rest.split_at_mut(rows.len() * plan.width);
-            for (out, row) in values.chunks_exact_mut(plan.width).zip(rows.clone()) {
-                self.expand(row as usize, token, out);
+        // the places among the bins, most of what is written, as the widest vectors of this CPU
+        Arch::new().dispatch(|| {
+            let mut rest = x;
+            for (token, plan) in self.plan.iter().enumerate() {
+                let (values, after) = rest.split_at_mut(rows.len() * plan.width);
+                for (out, row) in values.chunks_exact_mut(plan.width).zip(rows.clone()) {
+                    self.write_token(row as usize, token, out);
+                }
+                rest = after;
             }
-            rest = after;
-        }
+        });
     }
 
     /// Writes the values of one token of one row.
@@ -174,8 +180,14 @@ impl TokenTable {
     /// # Panics
     /// If row or token is out of range, or `out` is not as long as the token is wide.
     pub fn expand(&self, row: usize, token: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.plan[token].width, "a token has as many values as its spec says");
+        self.write_token(row, token, out);
+    }
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "compiled for the vectors of whoever calls it")]
+    fn write_token(&self, row: usize, token: usize, out: &mut [f32]) {
         let plan = &self.plan[token];
-        assert_eq!(out.len(), plan.width, "a token has as many values as its spec says");
         let cells = &self.cells[row * self.stride + plan.offset..];
         match plan.kind {
             PlanKind::Parts { quantile, log1p, indicator } => {
@@ -243,24 +255,30 @@ fn columns<'a>(tokeniser: &'a Tokeniser, flows: &'a Flows) -> Vec<Column<'a>> {
 
 /// A column of flows beside what was learnt about it.
 enum Column<'a> {
-    Parts {
-        values: &'a [f64],
-        knots: &'a [f64],
-        normal: &'a [f64],
-        log1p: Affine,
-        edges: &'a [f64],
-        /// Place among the bins of what is missing.
-        neutral: f32,
-    },
-    Scaled {
-        values: &'a [f64],
-        affine: Affine,
-    },
-    Class {
-        codes: &'a [u32],
-        found: Vec<Class>,
-        n_known: usize,
-    },
+    Parts { values: &'a [f64], learnt: Parts<'a> },
+    Scaled { values: &'a [f64], affine: Affine },
+    Class { codes: &'a [u32], found: Vec<Class>, n_known: usize },
+}
+
+/// What was learnt about a number.
+struct Parts<'a> {
+    knots: &'a [f64],
+    normal: &'a [f64],
+    log1p: Affine,
+    edges: &'a [f64],
+    /// Place among the bins of what is missing.
+    neutral: f32,
+}
+
+impl Parts<'_> {
+    /// The cells of a number: quantile-normal value, log1p, place among the bins.
+    fn of(&self, x: f64) -> [f32; 3] {
+        if x.is_nan() {
+            return [f32::NAN, 0.0, self.neutral];
+        }
+        let quantile = interpolate(self.knots, self.normal, x) as f32;
+        [quantile, clipped(self.log1p.apply(signed_log1p(x)), LOG1P_CLIP), place(self.edges, x) as f32]
+    }
 }
 
 impl<'a> Column<'a> {
@@ -268,7 +286,7 @@ impl<'a> Column<'a> {
         match (feature, column) {
             (Feature::Parts { knots, normal, log1p, edges, missing }, FeatureColumn::Numeric(values)) => {
                 let neutral = if *missing { 0.0 } else { place(edges, median(knots, normal)) as f32 };
-                Column::Parts { values, knots, normal, log1p: *log1p, edges, neutral }
+                Column::Parts { values, learnt: Parts { knots, normal, log1p: *log1p, edges, neutral } }
             }
             (Feature::Scaled { mean, std, .. }, FeatureColumn::Numeric(values)) => {
                 Column::Scaled { values, affine: Affine { mean: *mean, std: *std } }
@@ -280,20 +298,44 @@ impl<'a> Column<'a> {
         }
     }
 
-    fn write(&self, row: usize, cells: &mut [f32]) {
+    fn write(&self, row: usize, memo: Option<&mut Memo>, cells: &mut [f32]) {
         match self {
-            Column::Parts { values, neutral, .. } if values[row].is_nan() => {
-                cells[..3].copy_from_slice(&[f32::NAN, 0.0, *neutral]);
-            }
-            Column::Parts { values, knots, normal, log1p, edges, .. } => {
+            Column::Parts { values, learnt } => {
                 let x = values[row];
-                cells[0] = interpolate(knots, normal, x) as f32;
-                cells[1] = clipped(log1p.apply(signed_log1p(x)), LOG1P_CLIP);
-                cells[2] = place(edges, x) as f32;
+                let parts = memo.map_or_else(|| learnt.of(x), |memo| memo.get(x, |x| learnt.of(x)));
+                cells[..3].copy_from_slice(&parts);
             }
             Column::Scaled { values, affine } => cells[0] = clipped(affine.apply(values[row]), SCALED_CLIP),
             Column::Class { codes, found, n_known } => cells[0] = found[codes[row] as usize].index(*n_known) as f32,
         }
+    }
+}
+
+/// The parts of values that came before. Columns of flows repeat theirs, and a search among a thousand knots and a logarithm take
+/// many times as long as looking here.
+#[derive(Clone)]
+struct Memo([(u64, [f32; 3]); Memo::SLOTS]);
+
+impl Default for Memo {
+    /// NaN stands for an empty slot: it is not looked up.
+    fn default() -> Self {
+        Memo([(f64::NAN.to_bits(), [0.0; 3]); Memo::SLOTS])
+    }
+}
+
+impl Memo {
+    const BITS: u32 = 9;
+    const SLOTS: usize = 1 << Memo::BITS;
+
+    /// `parts` of x, from here if it was the last value in its slot.
+    fn get(&mut self, x: f64, parts: impl FnOnce(f64) -> [f32; 3]) -> [f32; 3] {
+        let bits = x.to_bits();
+        // the golden ratio spreads neighbours, as whole numbers are whose low bits are all 0
+        let slot = &mut self.0[(bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - Memo::BITS)) as usize];
+        if slot.0 != bits || x.is_nan() {
+            *slot = (bits, parts(x));
+        }
+        slot.1
     }
 }
 
