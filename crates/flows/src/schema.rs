@@ -91,7 +91,7 @@ pub struct CellRules {
     /// Rows are those whose column has one of the values; others are passed over and counted.
     #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
     pub only: Option<BTreeMap<String, Vec<String>>>,
-    /// Texts that stand for a missing cell; without a list, the usual ones.
+    /// Texts that stand for a missing cell, and numbers, which are compared by value; without a list, the usual ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<Vec<String>>,
     /// What an infinite number is.

@@ -154,6 +154,10 @@ impl Sink {
             self.flows.carried[place].push(String::from_utf8_lossy(cell).into_owned());
             return Ok(());
         }
+        if let (Slot::Numeric(feature), Some(value)) = (slot, self.rules.short_number(cell)) {
+            self.push_number(feature, value);
+            return Ok(());
+        }
         let text = text(cell)?;
         match slot {
             Slot::Where(_) | Slot::SameAs(_) | Slot::Raw(_) => {}
