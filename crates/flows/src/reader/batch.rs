@@ -8,7 +8,7 @@ use arrow_schema::{ArrowError, DataType, TimeUnit};
 use arrow_select::filter::filter_record_batch;
 
 use super::cells::{Number, bad_number, long_text};
-use super::header::Plan;
+use super::header::{Given, Plan};
 use super::sink::{ColumnFault, Sink, Slot};
 use super::text::differs;
 use super::{MAX_TEXT, shown};
@@ -67,8 +67,17 @@ pub(super) fn take(
             _ => push(cells, slot, &plan.names[place], sink, &mut faults)?,
         }
     }
-    for slot in &plan.absent {
-        (0..rows.num_rows()).for_each(|_| sink.push_missing(*slot));
+    for Given { slot, column, cell } in &plan.given {
+        for row in 0..rows.num_rows() {
+            match cell.as_ref().map(|cell| (cell, sink.try_push(*slot, column, cell.as_bytes()))) {
+                Some((_, Ok(()))) => {}
+                Some((cell, Err(message))) => {
+                    faults.push(ColumnFault { row, column: column.clone(), value: shown(cell), message });
+                    sink.push_missing(*slot);
+                }
+                None => sink.push_missing(*slot),
+            }
+        }
     }
     faults.sort_by_key(|fault| fault.row);
     Ok((n - kept.len(), faults, kept))

@@ -3,18 +3,23 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use percent_encoding::percent_decode_str;
+
 use super::sink::Slot;
 use super::{Ids, Labels, ReadOptions, shown, some_of};
 use crate::nearest::{folded, nearest};
 use crate::{At, Column, ColumnKind, Error, Result, Schema};
+
+/// How a folder's name says that there is no value.
+const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// The plan by which rows of a file are read.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// Place in the file, and what its cells are for; conditions come first.
     pub(super) uses: Vec<(usize, Slot)>,
-    /// Features that the schema lets a file lack, and this one does.
-    pub(super) absent: Vec<Slot>,
+    /// Cells that are not in the rows of the file.
+    pub(super) given: Vec<Given>,
     /// Columns that the schema does not list.
     pub(super) unlisted: Vec<String>,
     /// Names of the columns that are read, for messages: by place in the file.
@@ -23,6 +28,15 @@ pub(super) struct Plan {
     pub(super) has_categories: bool,
     pub(super) has_ids: bool,
     pub(super) notes: Vec<String>,
+}
+
+/// A cell that all rows of a file have: of a column that the schema lets a file lack, or that a folder's name gives.
+#[derive(Debug)]
+pub(super) struct Given {
+    pub(super) slot: Slot,
+    pub(super) column: String,
+    /// None: it is missing.
+    pub(super) cell: Option<String>,
 }
 
 /// What is known of a file's columns.
@@ -43,9 +57,18 @@ pub(super) fn plan(path: &Path, header: Header, schema: &Schema, options: &ReadO
     for (place, name) in plan.names.iter().enumerate() {
         by_name.entry(folded(name)).or_default().push(place);
     }
-    let planner =
-        Planner { by_name, schema, options, n_seen: header.n_seen, is_sparse: header.is_sparse, plan, missing: Vec::new() };
-    planner.plan(header.is_by_place).map_err(|message| Error::data(path, At::File, None, message))
+    let mut planner = Planner {
+        by_name,
+        schema,
+        options,
+        n_seen: header.n_seen,
+        n_columns: plan.names.len(),
+        is_sparse: header.is_sparse,
+        plan,
+        missing: Vec::new(),
+    };
+    let cells = planner.folders(path);
+    planner.plan(header.is_by_place, &cells).map_err(|message| Error::data(path, At::File, None, message))
 }
 
 struct Planner<'s> {
@@ -54,13 +77,33 @@ struct Planner<'s> {
     schema: &'s Schema,
     options: &'s ReadOptions,
     n_seen: usize,
+    /// Columns of the file; in `plan.names`, those of its folders' names come after.
+    n_columns: usize,
     is_sparse: bool,
     plan: Plan,
     missing: Vec<&'s Column>,
 }
 
 impl Planner<'_> {
-    fn plan(mut self, is_by_place: bool) -> std::result::Result<Plan, String> {
+    /// Adds the columns of folders that are named `key=value`, as Hive does; returns their cells.
+    fn folders(&mut self, path: &Path) -> Vec<String> {
+        let mut cells = Vec::new();
+        for (key, value) in path.parent().into_iter().flat_map(Path::iter).filter_map(|name| name.to_str()?.split_once('=')) {
+            let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+            let (key, value) = (decoded(key), if value == NULL { String::new() } else { decoded(value) });
+            let places = self.by_name.entry(folded(&key)).or_default();
+            if places.iter().any(|&place| place < self.n_seen) {
+                self.plan.notes.push(format!("column \"{}\" is read from the file, not from its folder's name", shown(&key)));
+                continue;
+            }
+            *places = vec![self.plan.names.len()];
+            self.plan.names.push(key);
+            cells.push(value);
+        }
+        cells
+    }
+
+    fn plan(mut self, is_by_place: bool, cells: &[String]) -> std::result::Result<Plan, String> {
         self.conditions();
         let n_found = self.features();
         self.labels()?;
@@ -70,12 +113,28 @@ impl Planner<'_> {
         self.id()?;
         self.carried()?;
         let is_listed = self.listed();
-        let Planner { n_seen, mut plan, .. } = self;
+        let Planner { n_seen, n_columns, mut plan, .. } = self;
+        let (uses, of_folders): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut plan.uses).into_iter().partition(|(at, _)| *at < n_columns);
+        plan.uses = uses;
         let is_listed = |name: &String| is_listed.contains(&folded(name));
         let is_carried = |place: usize| plan.uses.iter().any(|(at, slot)| *at == place && matches!(slot, Slot::Carried(_)));
         let unlisted = plan.names[..n_seen].iter().enumerate();
         let unlisted = unlisted.filter(|(place, name)| !is_by_place && !is_listed(name) && !is_carried(*place));
-        plan.unlisted = unlisted.map(|(_, name)| shown(name)).collect();
+        let unlisted: Vec<String> = unlisted.map(|(_, name)| shown(name)).collect();
+        let is_used = |place: usize| of_folders.iter().any(|(at, _)| *at == place);
+        let keys = plan.names.iter().enumerate().skip(n_columns).filter(|(place, name)| !is_used(*place) && !is_listed(name));
+        plan.unlisted =
+            unlisted.into_iter().chain(keys.map(|(_, name)| format!("{} (of a folder's name)", shown(name)))).collect();
+        for (place, slot) in of_folders {
+            let (column, cell) = (plan.names[place].clone(), Some(cells[place - n_columns].clone()));
+            plan.notes.push(format!(
+                "column \"{}\" is \"{}\", as the folder's name says",
+                shown(&column),
+                shown(&cells[place - n_columns])
+            ));
+            plan.given.push(Given { slot, column, cell });
+        }
         Ok(plan)
     }
 
@@ -100,7 +159,7 @@ impl Planner<'_> {
     fn conditions(&mut self) {
         for (condition, name) in self.schema.cells().only.iter().flat_map(|only| only.keys()).enumerate() {
             let column = self.schema.columns().iter().find(|column| column.name == *name).expect("a schema checks it");
-            match self.place_of(Some(column)) {
+            match self.place_of(Some(column)).filter(|&place| place < self.n_columns) {
                 Some(place) => self.plan.uses.push((place, Slot::Where(condition))),
                 None => self.missing.push(column),
             }
@@ -114,7 +173,7 @@ impl Planner<'_> {
         for (feature, column) in self.schema.features().enumerate() {
             let slot = if column.kind == ColumnKind::Numeric { Slot::Numeric(feature) } else { Slot::Categorical(feature) };
             let places = self.places(column);
-            let is_seen = places.iter().any(|&place| place < self.n_seen);
+            let is_seen = places.iter().any(|&place| place < self.n_seen || place >= self.n_columns);
             n_found += usize::from(is_seen);
             if !is_seen && (self.is_sparse || column.optional) {
                 unseen.push(format!("\"{}\"", shown(&column.name)));
@@ -122,9 +181,10 @@ impl Planner<'_> {
             match places.first() {
                 Some(&first) => {
                     self.plan.uses.push((first, slot));
-                    self.plan.uses.extend(places[1..].iter().map(|&place| (place, Slot::SameAs(first))));
+                    let others = places[1..].iter().filter(|&&place| place < self.n_columns);
+                    self.plan.uses.extend(others.map(|&place| (place, Slot::SameAs(first))));
                 }
-                None if column.optional => self.plan.absent.push(slot),
+                None if column.optional => self.plan.given.push(Given { slot, column: column.name.clone(), cell: None }),
                 None => self.missing.push(column),
             }
             if places.len() > 1 && !self.is_sparse {

@@ -130,7 +130,7 @@ impl Reader {
                 },
             }
         }
-        plan.absent.iter().for_each(|slot| sink.push_missing(*slot));
+        plan.given.iter().for_each(|given| sink.push_given(given));
         true
     }
 

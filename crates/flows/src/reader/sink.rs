@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::cells::{Number, Rules, bad_number, text};
+use super::header::Given;
 use super::problems::{Problem, Problems};
 use super::{MAX_TEXT, OnBadRow, Reject, shown};
 use crate::labels::Label;
@@ -215,6 +216,14 @@ impl Sink {
                 }
             }
             _ => self.push(slot, "", b""),
+        }
+    }
+
+    /// Takes a cell that all rows of the file have.
+    pub(super) fn push_given(&mut self, given: &Given) {
+        match &given.cell {
+            Some(cell) => self.push(given.slot, &given.column, cell.as_bytes()),
+            None => self.push_missing(given.slot),
         }
     }
 

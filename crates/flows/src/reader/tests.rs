@@ -631,7 +631,44 @@ fn several_files_are_read_in_the_order_of_their_names() {
     assert!(data_files(&[&root, &root]).unwrap_err().to_string().contains("named twice"));
 }
 
+#[test]
+fn folders_named_by_hive_give_columns() {
+    let folder = tempfile::tempdir().unwrap();
+    let write_in = |name: &str, content: &[u8]| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        write(&path, content);
+        path
+    };
+    let read = |path: &Path| {
+        let mut reader = FlowReader::open(&[path], &schema(), &REQUIRED())?;
+        reader.read_all().map(|flows| (flows, reader.take_notes().join("\n")))
+    };
+    let columns: Vec<_> = toy_columns().into_iter().filter(|(name, _)| !["label", "proto"].contains(name)).collect();
+    for (name, content) in [
+        ("label=1/proto=a%20b/x.csv", b"rate\n1\n2\n3\n".to_vec()),
+        ("Label=1/proto=a%20b/x.json", br#"{"rate": 1} {"rate": 2} {"rate": 3}"#.to_vec()),
+        ("label=1/day=2/proto=a%20b/x.parquet", parquet(columns)),
+    ] {
+        let (flows, notes) = read(&write_in(name, &content)).unwrap();
+        assert_eq!((flows.labels(), texts(&flows)), (Some([1, 1, 1].as_slice()), vec!["a b"; 3]), "{name}");
+        assert!(notes.contains("column \"proto\" is \"a b\", as the folder's name says"), "{notes}");
+        assert_eq!(notes.contains("day (of a folder's name)"), name.contains("day"), "{notes}");
+    }
+    let (flows, _) = read(&write_in("label=0/proto=__HIVE_DEFAULT_PARTITION__/x.csv", b"rate\n1\n")).unwrap();
+    assert_eq!(texts(&flows), ["-"]);
+    let (flows, notes) = read(&write_in("proto=udp/x.csv", b"rate,proto,label\n1,tcp,0\n")).unwrap();
+    assert_eq!(texts(&flows), ["tcp"]);
+    assert!(notes.contains("column \"proto\" is read from the file"), "{notes}");
+    for (name, content) in
+        [("rate=x/y.csv", b"proto,label\na,1\n".to_vec()), ("rate=x/y.parquet", parquet(toy_columns()[..4].to_vec()))]
+    {
+        let message = read(&write_in(name, &content)).unwrap_err().to_string();
+        assert!(message.contains("column \"rate\"") && message.contains("cannot read \"x\""), "{message}");
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "half a file in a scratch folder harms nobody")]
-fn write(path: &Path, content: &str) {
+fn write(path: &Path, content: impl AsRef<[u8]>) {
     fs::write(path, content).unwrap();
 }

@@ -172,7 +172,7 @@ fn take(rows: &Records<Bytes>, plan: &Plan, sink: &mut Sink) -> bool {
             _ => sink.push(slot, &plan.names[place], cell),
         }
     }
-    plan.absent.iter().for_each(|slot| sink.push_missing(*slot));
+    plan.given.iter().for_each(|given| sink.push_given(given));
     true
 }
 

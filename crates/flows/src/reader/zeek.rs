@@ -105,7 +105,7 @@ impl Reader {
                 _ => sink.push(slot, &plan.names[place], &found),
             }
         }
-        plan.absent.iter().for_each(|slot| sink.push_missing(*slot));
+        plan.given.iter().for_each(|given| sink.push_given(given));
         true
     }
 
