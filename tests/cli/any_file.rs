@@ -75,6 +75,32 @@ fn a_missing_number_stops_nobody() {
 }
 
 #[test]
+fn an_infinite_number_is_the_largest_one_where_the_schema_clips_it() {
+    let bench = Bench::trained();
+    let flows = bench.read("flows.csv");
+    let rate = column(&flows, "rate");
+    let with = |cell: &str| {
+        edit(&flows, |line, cells| {
+            if line % 50 == 7 {
+                cell.clone_into(&mut cells[rate]);
+            }
+        })
+    };
+    bench
+        .file("clip.yaml", format!("infinite: clip\n{}", include_str!("../../configs/schemas/unsw-nb15.yaml")))
+        .file("infinite.csv", with("Infinity"))
+        .file("large.csv", with("1e29"))
+        .file("gaps.csv", with(""));
+    for stage in ["pretrain", "finetune"] {
+        bench.prints(&small(stage, "clipped", "--set data.train=infinite.csv --set data.schema=clip.yaml"));
+    }
+    let [infinite, large, gaps] =
+        ["infinite", "large", "gaps"].map(|name| bench.prints(&format!("predict --run clipped --data {name}.csv")));
+    assert_eq!(infinite, large);
+    assert_ne!(infinite, gaps);
+}
+
+#[test]
 fn several_files_are_one_set_of_flows() {
     let bench = Bench::trained();
     let flows = bench.read("flows.csv");

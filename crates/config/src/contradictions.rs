@@ -94,8 +94,15 @@ impl Settings {
                            leave `data.schema` out";
             found.push(("data.train", message.to_owned()));
         }
-        if self.data.on_bad_row == BadRowConfig::Skip && self.data.rejects.is_none() {
-            found.push(("data.on_bad_row", "`skip` needs a file for the rows left out: set `data.rejects`".to_owned()));
+        match (self.data.on_bad_row, &self.data.rejects) {
+            (BadRowConfig::Skip, None) => {
+                found.push(("data.on_bad_row", "`skip` needs a file for the rows left out: set `data.rejects`".to_owned()));
+            }
+            (BadRowConfig::Stop, Some(_)) => {
+                let message = "it has no effect with `on_bad_row: stop`, which leaves no row out: leave it out, or set `skip`";
+                found.push(("data.rejects", message.to_owned()));
+            }
+            _ => {}
         }
         found
     }

@@ -427,11 +427,18 @@ fn contradictions_are_found_once_the_values_are_good() {
     c.yaml:2:38: `data.on_bad_row`: `skip` needs a file for the rows left out: set `data.rejects`
     ");
     let rates = "name: x\npretrain: { lr: 0.01, min_lr: 0.02 }";
-    let set = ["finetune.schedule=constant", "finetune.min_lr=0.001", "engine.gemm=openblas", "engine.precision=bf16"];
+    let set = [
+        "finetune.schedule=constant",
+        "finetune.min_lr=0.001",
+        "engine.gemm=openblas",
+        "engine.precision=bf16",
+        "data.rejects=bad.csv",
+    ];
     insta::assert_snapshot!(problems(rates, &set), @r"
     c.yaml:2:31: `pretrain.min_lr`: expected at most `lr` (0.01), found 0.02
     --set finetune.min_lr=0.001: `finetune.min_lr`: it has no effect with `schedule: constant`: leave it out
     --set engine.precision=bf16: `engine.precision`: OpenBLAS multiplies in f32 only: leave it out, or set `engine.gemm: auto`
+    --set data.rejects=bad.csv: `data.rejects`: it has no effect with `on_bad_row: stop`, which leaves no row out: leave it out, or set `skip`
     ");
     let two = problems("name: x\nfinetune: { labels: 100 }", &["finetune.label_rows=rows.txt"]);
     insta::assert_snapshot!(two, @"--set finetune.label_rows=rows.txt: `finetune.label_rows`: `finetune.labels` chooses the rows as well: leave one of the two out");
