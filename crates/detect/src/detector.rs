@@ -20,7 +20,7 @@ use crate::verdicts::Outputs;
 use crate::weights_file::WeightsFile;
 
 /// Rows read and scored at once, at most: what bounds the memory, whatever the file's size.
-const BATCH: usize = 8192;
+const BATCH: usize = 2048;
 /// Features of these rows.
 const BATCH_FEATURES: usize = 128 * BATCH;
 
@@ -48,6 +48,12 @@ pub struct ReadSummary {
     pub other_categories: BTreeMap<String, u64>,
     /// Missing cells, by column.
     pub missing: BTreeMap<String, u64>,
+}
+
+/// Rows as they were read, and those that were left out on the way.
+struct Rows {
+    flows: Flows,
+    rejects: Vec<Reject>,
 }
 
 /// The parameters of the classifier that a config describes: for tests, which make weights that fit.
@@ -167,6 +173,11 @@ impl Detector {
         self.probabilities(encoded).chunks_exact(outputs.width()).map(|row| outputs.attack(row)).collect()
     }
 
+    /// Rows that [`Detector::each_batch`] reads at once, at most.
+    pub fn batch_rows(&self) -> usize {
+        (BATCH_FEATURES / self.tokeniser.tokens().len().max(1)).clamp(1, BATCH)
+    }
+
     /// Refuses probabilities that are no numbers.
     fn check(&self, flows: &Flows, probabilities: &[f32], origin: &str) -> Result<()> {
         let Some(place) = probabilities.iter().position(|p| !p.is_finite()) else { return Ok(()) };
@@ -175,7 +186,7 @@ impl Detector {
     }
 
     /// Reads files batch by batch and calls `each` with rows, their probabilities, [rows, C], and the rows that were left out on the
-    /// way. The next batch is read while the network looks at this one.
+    /// way. While the network looks at a batch, the next one is tokenised and the one after that is read.
     pub fn each_batch(
         &self,
         files: &[impl AsRef<Path>],
@@ -186,19 +197,26 @@ impl Detector {
     ) -> Result<()> {
         let mut reader = FlowReader::open(files, self.tokeniser.schema(), options)?;
         tell(&mut reader, progress);
-        let batch = (BATCH_FEATURES / self.tokeniser.tokens().len().max(1)).clamp(1, BATCH);
-        let mut read = || -> Result<Option<(Flows, TokenTable, Vec<Reject>)>> {
-            let Some(flows) = reader.next_batch(batch)? else { return Ok(None) };
-            let encoded = self.tokeniser.tokenise(&flows)?;
-            Ok(Some((flows, encoded, reader.take_rejects())))
+        let max_rows = self.batch_rows();
+        let mut read = || -> Result<Option<Rows>> {
+            let flows = reader.next_batch(max_rows)?;
+            Ok(flows.map(|flows| Rows { flows, rejects: reader.take_rejects() }))
         };
-        let mut next = read();
-        while let Some((flows, encoded, rejects)) = next? {
+        let tokenise = |rows: Result<Option<Rows>>| -> Result<Option<(Rows, TokenTable)>> {
+            let Some(rows) = rows? else { return Ok(None) };
+            let encoded = self.tokeniser.tokenise(&rows.flows)?;
+            Ok(Some((rows, encoded)))
+        };
+        let mut next = tokenise(read());
+        let mut after = if matches!(next, Ok(Some(_))) { read() } else { Ok(None) };
+        while let Some((Rows { flows, rejects }, encoded)) = next? {
             if let Some(signal) = progress.stop() {
                 return Err(Error::Interrupted { signal });
             }
+            let has_more = matches!(after, Ok(Some(_)));
+            let ahead = || self.engine().join(|| tokenise(after), || if has_more { read() } else { Ok(None) });
             let probabilities;
-            (probabilities, next) = self.engine().join(|| self.probabilities(&encoded), &mut read);
+            (probabilities, (next, after)) = self.engine().join(|| self.probabilities(&encoded), ahead);
             self.check(&flows, &probabilities, &name_of(files))?;
             summary.rows += flows.len() as u64;
             add(&mut summary.unknown_categories, encoded.unknown_counts());
