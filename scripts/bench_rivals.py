@@ -13,6 +13,8 @@ import contextlib
 import ctypes.util
 import datetime
 import importlib.metadata
+import importlib.util
+import itertools
 import json
 import math
 import os
@@ -239,6 +241,37 @@ def verdicts(args):
     return [table(["", "ours", "LightGBM", "ours is better by (median; min-max)"], rows), note + whole, kernels]
 
 
+def reading(args):
+    """Files of generated flows to tokens and to verdicts of the small network."""
+    import polars
+
+    config, schema = "configs/unsw-nb15-small.yaml", "configs/schemas/unsw-nb15.yaml"
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    rounds, n_rows = collections.defaultdict(list), 400_000
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"CSV": f"{folder}/flows.csv", "Parquet": f"{folder}/flows.parquet"}
+        subprocess.run([BINARY, "synth", "--rows", str(n_rows), "--seed", "1", "--output", files["CSV"]], check=True)
+        polars.read_csv(files["CSV"]).write_parquet(files["Parquet"])
+        tell("LightGBM: training")
+        worker = Worker("pandas, polars and LightGBM", args, SHAPES["S"], kind="read", files=files, schema=schema)
+        for turn in range(args.rounds):
+            tell(f"round {turn + 1} of {args.rounds}")
+            theirs = worker.ask("figures")
+            data = [part for file in files.values() for part in ("--data", file)]
+            found = ours(args, "auto", "--config", config, "--only", "read", "--steps", "3", *data)
+            mine = dict(zip(files, found["results"], strict=True))
+            for kind in files:
+                for what, rival in itertools.product(("tokens", "verdicts"), ("polars", "pandas")):
+                    rival += {"tokens": "", "verdicts": " + LightGBM"}[what]
+                    rounds[f"{kind} to {what}", rival].append((mine[kind][f"{what}_per_s"], theirs[f"{rival}, {kind}"]))
+    worker.close()
+    rows = [[what, rival, *beside(pairs, True)] for (what, rival), pairs in rounds.items()]
+    note = (f"Rows/s of a file of {n_rows:,} generated flows. Ours: to the tokens of {config}, and to its network's verdicts. "
+            "Theirs: to a table, and to the predictions of LightGBM's 400 trees of 63 leaves. Polars wrote the Parquet file.")
+    kernels = bullets({"nids-mixer": about(found), "rivals": worker.ready["kernels"]})
+    return [table(["from a file", "rival", "ours", "theirs", "ours is faster by (median; min-max)"], rows), note, kernels]
+
+
 def whole_process(run, data):
     """Seconds from CSV to verdicts."""
     with tempfile.TemporaryDirectory() as folder:
@@ -262,7 +295,8 @@ def machine(args, unset):
     """Where and with what all this was measured."""
     cpu = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE))
     of = ", ".join(f"{key} {cpu[key]}" for key in ("cpu family", "model") if key in cpu)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "numpy", "lightgbm"))
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "numpy", "lightgbm")
+                         if importlib.util.find_spec(name))
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], stdout=subprocess.PIPE, text=True).stdout.strip()
     memory = "tcmalloc" if TCMALLOC else "glibc's malloc: there is no tcmalloc"
     without = f" Unset for all, since they slow OpenBLAS down: {', '.join(unset)}." if unset else ""
@@ -302,6 +336,7 @@ def main():
     parser.add_argument("--no-write", action="store_true", help=f"leave {PAGE} alone")
     parser.add_argument("--check", action="store_true", help="compare gradients instead")
     parser.add_argument("--predict", action="store_true", help="verdicts beside LightGBM's instead")
+    parser.add_argument("--read", action="store_true", help="from files to tokens and verdicts, beside pandas and polars")
     parser.add_argument("--data", nargs=1, default=["data/unsw-nb15", "../shared/data/unsw-nb15"], help="folder of train.csv")
     parser.add_argument("--run", nargs="+", default=[], help="runs that finetune has filled, for --predict")
     parser.add_argument("--batch", type=int, help="of the rivals alone, to try this script; writes nothing")
@@ -311,15 +346,25 @@ def main():
         return models.check()
     if not pathlib.Path(BINARY).exists():
         sys.exit(f"no {BINARY}: `make build` makes it")
-    if "compile" in args.rivals and not args.predict and not shutil.which("g++"):
+    if "compile" in args.rivals and not args.predict and not args.read and not shutil.which("g++"):
         parser.error("torch.compile needs g++ (`apt-get install g++`); or name other --rivals")
     args.mkl_shim = mkl_shim() if args.mkl_shim else None
     command = " ".join(["scripts/bench-rivals", *sys.argv[1:]])
-    text = "\n\n".join([f"`{command}`: {machine(args, unset)}", *(verdicts if args.predict else training)(args)])
+    measure, section = next(
+        (measure, section)
+        for is_asked, measure, section in (
+            (args.read, reading, "rivals-read"),
+            (args.predict, verdicts, "rivals-predict"),
+            (args.mkl_shim, training, "rivals-mkl-shim"),
+            (True, training, "rivals"),
+        )
+        if is_asked
+    )
+    text = "\n\n".join([f"`{command}`: {machine(args, unset)}", *measure(args)])
     tell("done")
     print(text)
     if not args.no_write and not args.batch:
-        write(PAGE, "rivals-predict" if args.predict else "rivals-mkl-shim" if args.mkl_shim else "rivals", text)
+        write(PAGE, section, text)
 
 
 if __name__ == "__main__":

@@ -397,13 +397,69 @@ class LightgbmRival:
         return f"LightGBM {importlib.metadata.version('lightgbm')}"
 
 
+class ReadRival:
+    """From a file to a table, and to LightGBM's probabilities: by pandas and by polars, as their pages show it."""
+
+    def __init__(self, _shape, spec):
+        import lightgbm
+        import pandas
+        import polars
+        import yaml
+
+        self.pandas, self.polars, self.files, self.threads = pandas, polars, spec["files"], spec["threads"]
+        columns = yaml.safe_load(pathlib.Path(spec["schema"]).read_text())["columns"]
+        self.names = [column["name"] for column in columns if column["kind"] in ("numeric", "categorical")]
+        words = [column["name"] for column in columns if column["kind"] == "categorical"]
+        label = next(column["name"] for column in columns if column["kind"] == "label")
+        frame = pandas.read_csv(self.files["CSV"], nrows=20_000)
+        self.values = {word: sorted(frame[word].unique()) for word in words}
+        self.n_rows = len(polars.read_parquet(self.files["Parquet"], columns=[label]))
+        settings = {"n_estimators": 400, "learning_rate": 0.05, "num_leaves": 63, "random_state": 0, "verbose": -1}
+        rows = self.from_pandas(frame)
+        model = lightgbm.LGBMClassifier(n_jobs=self.threads, **settings)
+        self.model = model.fit(rows, frame[label], categorical_feature=[self.names.index(word) for word in words]).booster_
+
+    def from_pandas(self, frame):
+        codes = {word: self.pandas.Categorical(frame[word], categories=values).codes for word, values in self.values.items()}
+        return frame.assign(**codes)[self.names].to_numpy("float64")
+
+    def from_polars(self, frame):
+        polars = self.polars
+        codes = [polars.col(word).replace_strict(values, range(len(values)), default=-1) for word, values in self.values.items()]
+        return frame.with_columns(codes).select(polars.col(self.names).cast(polars.Float64)).to_numpy()
+
+    def judge(self, rows_of, frame):
+        self.model.predict(rows_of(frame), num_threads=self.threads)
+
+    def step(self):
+        self.polars.read_csv(self.files["CSV"])
+
+    def figures(self):
+        found = {}
+        for kind, file in self.files.items():
+            for library, rows_of in ((self.pandas, self.from_pandas), (self.polars, self.from_polars)):
+                read = getattr(library, f"read_{kind.lower()}")
+                read_s, frame = timed(read, file)
+                judge_s, _ = timed(self.judge, rows_of, frame)
+                found[f"{library.__name__}, {kind}"] = self.n_rows / read_s
+                found[f"{library.__name__} + LightGBM, {kind}"] = self.n_rows / (read_s + judge_s)
+        return found
+
+    def kernels(self):
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("pandas", "polars", "pyarrow", "lightgbm"))
+
+
 # ---- a rival's process ---------------------------------------------------------------------------------------------------
 
 
 def seconds(work):
+    return timed(work)[0]
+
+
+def timed(work, *args):
     started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    result = work(*args)
+    return time.perf_counter() - started, result
 
 
 def serve(spec):
@@ -412,7 +468,7 @@ def serve(spec):
     os.dup2(2, 1)  # compilers talk
     pathlib.Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this goes and nothing else
     shape = Shape(*spec["shape"])
-    rival = {"torch": TorchRival, "numpy": NumpyRival, "lightgbm": LightgbmRival}[spec["kind"]](shape, spec)
+    rival = {"torch": TorchRival, "numpy": NumpyRival, "lightgbm": LightgbmRival, "read": ReadRival}[spec["kind"]](shape, spec)
     for _ in range(1 + shape.steps // 10):
         rival.step()
     answer = {"kernels": rival.kernels()}

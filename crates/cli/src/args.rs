@@ -205,9 +205,12 @@ pub(crate) enum Command {
         /// Override one setting, as if it had been written in the file; may be repeated
         #[arg(long = "set", value_name = "KEY=VALUE")]
         set: Vec<String>,
-        /// What to measure: any of S, M, L, M32, mae, predict, latency
+        /// What to measure: any of S, M, L, M32, mae, predict, read, latency
         #[arg(long, value_name = "CASE", value_delimiter = ',')]
         only: Vec<String>,
+        /// A file that `read` reads by the config's schema; may be repeated [default: generated CSV and Parquet]
+        #[arg(long, value_name = "FILE")]
+        data: Vec<PathBuf>,
         /// Dropout of S, M, L and M32, and stochastic depth at their last block
         #[arg(long, value_name = "P", default_value_t = 0.1, value_parser = probability)]
         dropout: f64,

@@ -1,7 +1,7 @@
 //! The output of `bench`.
 
 use comfy_table::{CellAlignment, Table, presets};
-use nids_pipeline::commands::{BenchReport, Case, Measurement};
+use nids_pipeline::commands::{BenchReport, Case, Measurement, ReadFigures};
 use nids_store::{Error, Result};
 use serde::Serialize;
 
@@ -58,6 +58,10 @@ pub(crate) fn table(report: &BenchReport) -> String {
                     100.0 * x.share_of_peak,
                     x.csv_rows_per_s
                 ));
+            }
+            Measurement::Read(x) => {
+                let ReadFigures { file, rows, tokens_per_s, verdicts_per_s, .. } = x;
+                lines.push(format!("{file}, {rows} rows: {tokens_per_s:.0} rows/s to tokens, {verdicts_per_s:.0} to verdicts"));
             }
             Measurement::Latency(x) => {
                 lines.push(format!("one flow: {:.0} µs (median), {:.0} µs (1 in 100 takes longer)", x.p50_us, x.p99_us));

@@ -19,7 +19,7 @@ use clap::Parser;
 use nids_config::Config;
 use nids_eval::metrics::Metrics;
 use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files};
-use nids_pipeline::commands::{BenchOptions, QueryOptions, QueryStrategy};
+use nids_pipeline::commands::{BenchOptions, Case, QueryOptions, QueryStrategy};
 use nids_pipeline::{commands, stages};
 use nids_store::output::{self, Source};
 use nids_store::{Error, Result, Resume, Run, artefacts};
@@ -100,7 +100,7 @@ fn run(command: Command) -> Result<()> {
         Command::Synth { rows, seed, output: path } => {
             Output::open(path.as_deref(), &[])?.fill(|out| commands::synth(rows as usize, seed, out))
         }
-        Command::Bench { config: path, mut set, only, dropout, steps, threads, gemm, json } => {
+        Command::Bench { config: path, mut set, only, data, dropout, steps, threads, gemm, json } => {
             set.extend(threads.map(|threads| format!("engine.threads={threads}")));
             if let Some(gemm) = gemm {
                 let (gemm, precision) = if gemm == "bf16" { ("auto", "bf16") } else { (gemm.as_str(), "f32") };
@@ -112,7 +112,11 @@ fn run(command: Command) -> Result<()> {
             };
             let sources: Vec<Source<'_>> = path.iter().map(|path| Source::File("--config", path)).collect();
             let out = Output::open(None, &sources)?;
-            let options = BenchOptions { cases: bench::cases(&only)?, dropout, repeats: steps as usize };
+            let cases = bench::cases(&only)?;
+            if !data.is_empty() && !cases.contains(&Case::Read) {
+                return Err(Error::Usage("--data: only `read` reads files: add `--only read`".to_owned()));
+            }
+            let options = BenchOptions { cases, dropout, repeats: steps as usize, data };
             let report = commands::bench(&config, &options)?;
             out.print(&if json { bench::json(&report) } else { bench::table(&report) })
         }

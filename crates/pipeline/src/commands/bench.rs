@@ -1,6 +1,7 @@
 //! How fast the engine is on this machine: training steps of fixed shapes, and the default config's own work.
 
 use std::io::BufWriter;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use nids_detect::engine::{engine, inference_engine};
@@ -21,6 +22,8 @@ use nids_store::progress::Silent;
 use nids_store::{Error, Result};
 use nids_train::{Outcome, Sampler, StepRunner, TrainPlan};
 
+mod read;
+
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Case {
@@ -30,6 +33,8 @@ pub enum Case {
     Mae,
     /// Verdicts for many flows.
     Predict,
+    /// Flows from files, to tokens and to verdicts.
+    Read,
     /// A verdict for one flow.
     Latency,
 }
@@ -59,7 +64,7 @@ const SHAPES: [Shape; 4] = [
 impl Case {
     /// Every case, in the order in which they are reported.
     pub fn all() -> impl Iterator<Item = Self> {
-        SHAPES.iter().map(Self::Shape).chain([Self::Mae, Self::Predict, Self::Latency])
+        SHAPES.iter().map(Self::Shape).chain([Self::Mae, Self::Predict, Self::Read, Self::Latency])
     }
 
     /// Its name on the command line.
@@ -68,6 +73,7 @@ impl Case {
             Self::Shape(shape) => shape.name,
             Self::Mae => "mae",
             Self::Predict => "predict",
+            Self::Read => "read",
             Self::Latency => "latency",
         }
     }
@@ -82,6 +88,8 @@ pub struct BenchOptions {
     pub dropout: f64,
     /// Number of timed steps or passes of each case; the median is reported.
     pub repeats: usize,
+    /// The files that [`Case::Read`] reads; without any, generated ones.
+    pub data: Vec<PathBuf>,
 }
 
 /// The result of a case.
@@ -92,6 +100,8 @@ pub enum Measurement {
     Train(TrainFigures),
     /// Verdicts on many flows.
     Predict(PredictFigures),
+    /// Flows from a file.
+    Read(ReadFigures),
     /// One flow at a time, from its columns to its probability.
     Latency(LatencyFigures),
 }
@@ -152,6 +162,21 @@ pub struct PredictFigures {
     pub share_of_peak: f64,
 }
 
+/// Figures of flows from a file.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReadFigures {
+    /// Name of the case.
+    pub name: &'static str,
+    /// The file.
+    pub file: String,
+    /// Rows of the file.
+    pub rows: usize,
+    /// Rows per second from the file to tokens.
+    pub tokens_per_s: f64,
+    /// Rows per second from the file to probabilities.
+    pub verdicts_per_s: f64,
+}
+
 /// Figures of verdicts on one flow.
 #[derive(Clone, Debug, Serialize)]
 pub struct LatencyFigures {
@@ -186,12 +211,13 @@ pub fn bench(config: &Config, options: &BenchOptions) -> Result<BenchReport> {
     let mut peaks = Vec::new();
     let mut results = Vec::new();
     for case in &options.cases {
-        results.push(match case {
-            Case::Shape(shape) => Measurement::Train(shape.measure(config, options, &mut peaks)?),
-            Case::Mae => Measurement::Train(measure_mae(config, options, &mut peaks)?),
-            Case::Predict => Measurement::Predict(measure_predict(config, options, &mut peaks)?),
-            Case::Latency => Measurement::Latency(measure_latency(config)?),
-        });
+        match case {
+            Case::Shape(shape) => results.push(Measurement::Train(shape.measure(config, options, &mut peaks)?)),
+            Case::Mae => results.push(Measurement::Train(measure_mae(config, options, &mut peaks)?)),
+            Case::Predict => results.push(Measurement::Predict(measure_predict(config, options, &mut peaks)?)),
+            Case::Read => results.extend(read::measure(config, options)?.into_iter().map(Measurement::Read)),
+            Case::Latency => results.push(Measurement::Latency(measure_latency(config)?)),
+        }
     }
     let engine = inference_engine(config, &ParamTable::default(), 0, 1, 0)?;
     Ok(BenchReport {

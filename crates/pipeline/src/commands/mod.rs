@@ -13,7 +13,7 @@ use std::path::Path;
 use nids_interop::import::Imported;
 use nids_store::{Error, Result};
 
-pub use bench::{BenchOptions, BenchReport, Case, Measurement, bench};
+pub use bench::{BenchOptions, BenchReport, Case, Measurement, ReadFigures, bench};
 pub use predict::{PredictOptions, PredictSummary, evaluate, predict};
 pub use query::{QueryOptions, QueryStrategy, query};
 pub use schema::{config_around, schema};
