@@ -28,6 +28,21 @@ pub(crate) struct Seed {
     pub(crate) bytes: Vec<u8>,
 }
 
+/// Tables that no schema is known of, with a column of each kind that a proposal tells apart.
+fn unknown_files(write: &mut dyn FnMut(&'static str, &str, &[u8])) {
+    let labels = ["Normal", "Attack"];
+    let rows = (0..24).map(|row| {
+        let (second, port, label) = (row % 60, 1024 + 7 * row, labels[usize::from(row % 3 == 0)]);
+        format!("2024-01-02 03:04:{second:02},10.0.0.{row},{port},{}.5,-,{},0,{label}\n", 3 * row, ["tcp", "udp"][row % 2])
+    });
+    let table = format!("Time,Src IP,Src Port,Rate,Gap,Proto,Constant,Label\n{}", rows.collect::<String>());
+    write("proposal", "table.csv", table.as_bytes());
+    write("proposal", "semicolons.csv", table.replace(',', ";").as_bytes());
+    let objects = (0..8).map(|row| format!("{{\"a\": {{\"b\": {row}}}, \"c\": \"x\", \"label\": {}}}\n", row % 2));
+    write("proposal", "objects.json", objects.collect::<String>().as_bytes());
+    write("proposal", "flows.csv", FLOWS.as_bytes());
+}
+
 /// All of them, always the same.
 pub(crate) fn seeds() -> Vec<Seed> {
     let mut seeds = Vec::new();
@@ -94,6 +109,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
     }
 
     other_formats(&mut write);
+    unknown_files(&mut write);
 
     write("import", "checkpoint.npy", &checkpoint());
 

@@ -9,7 +9,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use ndarray::{Ix1, Ix2, Ix3};
 use nids_config::{Config, Stage};
-use nids_flows::{Classes, FlowReader, Flows, Ids, Lines, ReadOptions, Schema, Tokeniser, write_csv};
+use nids_flows::{Classes, FlowReader, Flows, Ids, Lines, ProposalOptions, ReadOptions, Schema, Tokeniser, propose, write_csv};
 use nids_interop::import as checkpoint;
 use nids_nn::{Linear, ParamTable, weights as safetensors};
 use nids_pipeline::commands::{self, PredictOptions, QueryOptions};
@@ -198,6 +198,17 @@ pub fn arrow(bytes: &[u8]) {
 /// Texts that are compressed, or not UTF-8.
 pub fn coded(bytes: &[u8]) {
     flows("toy.gz", bytes);
+}
+
+/// A file of which nothing is known: the schema that is proposed for it is one, and reads it or says why not.
+pub fn proposal(bytes: &[u8]) {
+    let path = scratch("unknown", bytes);
+    bounded(bytes.len(), || {
+        let Ok(proposal) = propose(&[path.clone()], &ProposalOptions::default()) else { return };
+        let schema = Schema::parse("proposed", &proposal.yaml).expect("a proposal is a schema");
+        let Ok(mut reader) = FlowReader::open(&[&path], &schema, &ReadOptions::default()) else { return };
+        let _ = reader.next_batch(64);
+    });
 }
 
 /// Flows in columns. What does not start as Parquet does is read as text.
