@@ -269,7 +269,10 @@ fn bench_measures_what_it_is_asked_for() {
     let text = bench.prints("bench --only read --data flows.csv --steps 1 --set model.dim=8 --set model.depth=1 --json");
     let report: serde_json::Value = serde_json::from_str(&text).unwrap();
     let read = &report["results"][0];
-    assert_eq!((read["file"].as_str(), read["rows"].as_u64(), read["kind"].as_str()), (Some("flows.csv"), Some(50), Some("read")));
+    assert_eq!(
+        (read["file"].as_str(), read["rows"].as_u64(), read["kind"].as_str()),
+        (Some("flows.csv"), Some(50), Some("read"))
+    );
     assert!(read["tokens_per_s"].as_f64() > Some(0.0) && read["verdicts_per_s"].as_f64() > Some(0.0), "{report}");
     assert!(bench.fails("bench --only predict --data flows.csv").contains("--data: only `read` reads files"));
     insta::assert_snapshot!(bench.fails("bench --only M33"), @r"
