@@ -19,7 +19,7 @@ fn without_address_space_for_openblas_a_command_ends_and_says_so() {
         (code, stderr)
     };
     let mut ends = Vec::new();
-    for kib in [150_000, 200_000, 250_000, 300_000, 350_000, 450_000, 600_000, 900_000] {
+    for kib in [170_000, 200_000, 250_000, 300_000, 350_000, 450_000, 600_000, 900_000] {
         assert_eq!(run(kib, "--version").0, Some(0));
         let (code, stderr) = run(kib, "predict --run with-tiles --data flows.csv --output verdicts.csv");
         assert_eq!(code, Some(0), "{kib} KiB, tiles: {stderr}");
