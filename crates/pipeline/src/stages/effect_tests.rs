@@ -124,7 +124,7 @@ const PRETRAIN_CASES: &[Case] = &[
     ("data.train", "DIR/other.csv", Learning, &[]),
     ("data.unlabelled", "DIR/other.csv", Learning, &[]),
     ("data.id", "row", Nothing, &[]),
-    ("data.on_bad_row", "skip", Nothing, &["data.rejects=DIR/rejects.csv"]),
+    ("data.on_bad_row", "skip\0data.rejects=DIR/rejects.csv", Nothing, &[]),
     ("data.max_bad_rows", "0.5", Nothing, &[]),
     ("data.rejects", "DIR/rejects.csv", Nothing, &["data.rejects=DIR/others.csv", "data.on_bad_row=skip"]),
     ("data.validation_fraction", "0.4", Learning, &[]),
@@ -182,7 +182,7 @@ const FINETUNE_CASES: &[Case] = &[
     ("data.train", "DIR/other.csv", Learning, &[]),
     ("data.unlabelled", "DIR/other.csv", Learning, TEACHER),
     ("data.id", "row", Nothing, &[]),
-    ("data.on_bad_row", "skip", Nothing, &["data.rejects=DIR/rejects.csv"]),
+    ("data.on_bad_row", "skip\0data.rejects=DIR/rejects.csv", Nothing, &[]),
     ("data.max_bad_rows", "0.5", Nothing, &[]),
     ("data.rejects", "DIR/rejects.csv", Nothing, &["data.rejects=DIR/others.csv", "data.on_bad_row=skip"]),
     ("data.validation_fraction", "0.4", Learning, &[]),
@@ -417,7 +417,9 @@ fn check(work: Work, cases: &[Case]) {
     let mut bases: BTreeMap<Vec<String>, Outcome> = BTreeMap::new();
     let mut wrong = Vec::new();
     for (key, value, wanted, base) in cases {
-        let (base, set) = (named(base), named(&[&format!("{key}={value}")]));
+        // one setting, or several that cannot go alone
+        let set = format!("{key}={value}");
+        let (base, set) = (named(base), named(&set.split('\0').collect::<Vec<_>>()));
         let config = |settings: &[String]| {
             let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
             bench.folder.config(&[SETTINGS, &settings])
@@ -432,7 +434,7 @@ fn check(work: Work, cases: &[Case]) {
         let found = outcome.effect(&bases[&base]);
         let is_so = found == *wanted || (*wanted == Rounding && [Told, Log, Bytes, Learning].contains(&found));
         if !is_so {
-            wrong.push(format!("{} with {base:?}: {found:?}, not {wanted:?}; {:?}, {:?}", set[0], outcome.end, bases[&base].end));
+            wrong.push(format!("{set:?} with {base:?}: {found:?}, not {wanted:?}; {:?}, {:?}", outcome.end, bases[&base].end));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
