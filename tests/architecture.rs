@@ -13,6 +13,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("nn", &["kernels"]),
     ("models", &["kernels", "nn"]),
     ("eval", &["kernels"]),
+    ("heads", &["kernels"]),
     ("config", &["flows", "nn", "models"]),
     ("store", &["kernels", "flows", "nn", "eval", "config"]),
     ("interop", &["nn", "store"]),
