@@ -1,10 +1,12 @@
-//! Small learners that are fitted in milliseconds to seconds: on frozen tokens, and on their principal components.
+//! Small learners that are fitted in milliseconds to seconds: on frozen tokens, on their principal components, or on raw features.
 //!
 //! | learner | input | for |
 //! |---|---|---|
 //! | [`Pca`] | tokens, `[rows, D]` | fewer, standardised columns |
 //! | [`LogisticRegression`] | standardised columns | a linear head; the start of a fine-tuned one |
 //! | [`KernelMachine`] | standardised columns, at most 10,000 rows | a head that is not linear |
+//! | [`ExtraTrees`] | raw numbers, NaN for missing | few labels |
+//! | [`Boosting`] | raw numbers, NaN for missing | many labels |
 //!
 //! Targets are probabilities of the positive class: 0 and 1 are labels, what lies between is what a teacher says. A weight counts as
 //! so many equal rows; a row of weight 0 is left out.
@@ -16,18 +18,24 @@
 //! checks them.
 #![forbid(unsafe_code)]
 
+mod boosting;
+mod extra_trees;
 mod kernel_machine;
 mod logistic;
 mod pca;
+mod trees;
 
 use std::ops::Range;
 
 use ndarray::{Array1, Array2, ArrayRef2, ArrayView2, Axis, Slice};
 use nids_kernels::{Gemm, Mat, Product, Store};
 
+pub use boosting::{Boosting, BoostingConfig};
+pub use extra_trees::{ExtraTrees, ExtraTreesConfig};
 pub use kernel_machine::{KernelConfig, KernelMachine, KernelParts};
 pub use logistic::{LogisticParts, LogisticRegression};
 pub use pca::{Pca, PcaParts};
+pub use trees::TreeParts;
 
 /// What cannot be fitted, or arrays that are no fitted learner.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
