@@ -366,7 +366,9 @@ mod tests {
     fn edges_lie_between_values_or_cut_rows_evenly() {
         assert_eq!(edges(&[3.0, 1.0, f32::NAN, 1.0, 7.0]), [2.0, 5.0]);
         assert_eq!(edges(&[f32::NAN, 4.0]), []);
-        assert_eq!(edges(&[1.0, 1.0_f32.next_up()]), [1.0]);
+        // half-way between neighbours in f32 rounds to one of both: never to the upper one, which would go left, too
+        let next = 1.0_f32.next_up();
+        assert_eq!((edges(&[1.0, next]), edges(&[next, next.next_up()])), (vec![1.0], vec![next]));
         // more values than bins: 1,000 values in 255 bins of about four
         let many: Vec<f32> = (0..1000).map(|value| value as f32).collect();
         let edges = edges(&many);
@@ -416,6 +418,29 @@ mod tests {
         let mut margins = vec![0.0; 300];
         let trees = [(); 3].map(|()| Grower::new(&columns, &rows, &margins.clone(), SMALL).grow(&mut margins));
         close(&TreeParts::new(3, 0.0, &trees).sums(&x), &margins, 1e-12);
+    }
+
+    #[test]
+    fn children_have_the_histograms_of_their_rows() {
+        let (x, labels) = steps(60, 4);
+        let columns: Vec<Column> = x.columns().into_iter().map(|column| Column::new(&column.to_vec())).collect();
+        let rows = Checked::new(60, &labels, None).unwrap();
+        for threshold in [-0.6, 0.6] {
+            let mut grower = Grower::new(&columns, &rows, &[0.3; 60], SMALL);
+            let (order, sum) = (grower.order.clone(), grower.steps.iter().fold(Sum::default(), |sum, &step| sum.plus(step)));
+            let histogram = grower.histogram(&order);
+            let middle = grower.part(0..60, Split { feature: 0, threshold, missing_left: false });
+            assert!((1..60).contains(&middle) && middle != 30);
+            for leaf in grower.children(1, [0..middle, middle..60], sum, histogram) {
+                let wanted = grower.histogram(&grower.order[leaf.rows.clone()]);
+                let total = grower.order[leaf.rows].iter().fold(Sum::default(), |sum, &row| sum.plus(grower.steps[row]));
+                let found = leaf.histogram.iter().flatten().chain([&leaf.sum]);
+                for (found, wanted) in found.zip(wanted.iter().flatten().chain([&total])) {
+                    let (gradient, hessian) = (found.gradient - wanted.gradient, found.hessian - wanted.hessian);
+                    assert!(found.n == wanted.n && gradient.abs() < 1e-12 && hessian.abs() < 1e-12);
+                }
+            }
+        }
     }
 
     #[test]

@@ -286,6 +286,19 @@ mod tests {
     }
 
     #[test]
+    fn a_node_tries_no_more_features_than_it_is_told() {
+        // the first of ten features parts the classes; a node that tries one takes the one it has drawn
+        let x = Array2::from_shape_fn(
+            (40, 10),
+            |(row, feature)| if feature == 0 { row as f32 } else { ((row * 7 + feature) % 11) as f32 },
+        );
+        let labels: Vec<f64> = (0..40).map(|row| f64::from(u8::from(row < 20))).collect();
+        let trees = ExtraTrees::fit(&x, &labels, None, ExtraTreesConfig { max_features: Some(1), ..FEW }, Key::new(1)).unwrap();
+        let drawn: std::collections::BTreeSet<u32> = trees.0.root.iter().map(|&root| trees.0.feature[root as usize]).collect();
+        assert!(drawn.len() > 5, "{drawn:?}");
+    }
+
+    #[test]
     fn constant_features_do_not_count_as_tried() {
         // one feature of ten changes: with one try for each node, the tree finds it all the same
         let x = Array2::from_shape_fn((40, 10), |(row, feature)| if feature == 6 { row as f32 } else { 1.0 });

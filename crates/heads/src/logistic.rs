@@ -269,7 +269,6 @@ mod tests {
 
     #[test]
     fn separable_rows_and_a_weak_penalty_converge() {
-        // long first steps: without halving they run away
         let x = array![[-3.0, 1.0], [-2.5, 40.0], [30.0, -1.0], [2.0, 0.5], [2.1, 0.7]];
         let (y, c) = ([0.0, 0.0, 1.0, 1.0, 0.0], 1e6);
         let head = LogisticRegression::fit(&x, &y, None, c).unwrap();
@@ -307,6 +306,15 @@ mod tests {
         let plain = loss(&LogisticRegression::fit(&x, &y, None, 10.0).unwrap());
         let calibrated = loss(&LogisticRegression::fit_calibrated(&x, &y, None, 10.0).unwrap());
         assert!(calibrated < 0.8 * plain, "{calibrated} against {plain}");
+    }
+
+    #[test]
+    fn labels_that_are_noise_give_no_certainty() {
+        // 40 rows of 30 columns: the fit parts the classes, and its leave-one-out margins know nothing
+        let (x, _) = normal(40, 30, 9);
+        let y: Vec<f64> = (0..40).map(|row| f64::from(row % 2)).collect();
+        let p = LogisticRegression::fit_calibrated(&x, &y, None, 100.0).unwrap().probabilities(&x);
+        assert!(p.iter().all(|p| (0.25..0.75).contains(p)), "{p}");
     }
 
     #[test]

@@ -148,18 +148,8 @@ impl Columns {
         for row in x.outer_iter() {
             squares.iter_mut().zip(row).zip(&mean).for_each(|((sum, &value), mean)| *sum += (f64::from(value) - mean).powi(2));
         }
-        // by comparison and not by the variance, which rounding could leave above 0
-        let first = x.row(0);
-        let mut changes = vec![false; x.ncols()];
-        for row in x.outer_iter() {
-            changes
-                .iter_mut()
-                .zip(row)
-                .zip(first)
-                .for_each(|((changes, value), first)| *changes |= value.total_cmp(first).is_ne());
-        }
-        let rstd =
-            squares.iter().zip(changes).map(|(&sum, changes)| if changes && sum > 0.0 { (n_rows / sum).sqrt() } else { 0.0 });
+        // exactly 0 for a constant column: in f64, some 2^29 equal numbers of f32 add up without rounding
+        let rstd = squares.iter().map(|&sum| if sum > 0.0 { (n_rows / sum).sqrt() } else { 0.0 });
         let mut columns = Self { rstd: rstd.collect(), centre: Array1::zeros(x.ncols()), mean };
         let mut centre = Array1::<f64>::zeros(x.ncols());
         x.axis_chunks_iter(Axis(0), BLOCK).for_each(|x| centre += &columns.standardise(&x).sum_axis(Axis(0)));
@@ -294,6 +284,20 @@ mod tests {
                 assert!((direction.dot(&vectors.column(i)).abs() - 1.0).abs() < 1e-10, "component {i} of {rows} x {columns}");
             }
         }
+    }
+
+    #[test]
+    fn components_of_a_slowly_falling_spectrum_are_eigenvectors() {
+        let mut rng = ChaCha8Rng::seed_from_u64(6);
+        let mut normal = |shape| Array2::<f64>::from_shape_simple_fn(shape, || StandardNormal.sample(&mut rng));
+        let strengths = Array1::from_shape_fn(60, |i| 0.9_f64.powi(i as i32));
+        let x = (normal((300, 60)) * &strengths).dot(&normal((60, 90))).mapv(|value| value as f32);
+        let pca = Pca::fit(&x, 8).unwrap();
+        let PcaParts { weight, variance, .. } = pca.parts();
+        let directions = weight * &variance.mapv(f64::sqrt);
+        let columns = Columns::fit(&x);
+        let off = columns.covariance(&x).dot(&directions) - &directions * variance;
+        assert!(off.iter().all(|value| value.abs() < 1e-8 * variance[0]), "{off}");
     }
 
     #[test]
