@@ -60,8 +60,9 @@ for seed in seeds.split(","):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found = [line["validation"] for line in lines if "validation" in line][-1]
     table.setdefault("nids-mixer", []).append({key: found[key] for key in ("accuracy", "roc_auc", "recall_at_fpr_1pct")})
-    probe = next(line["ridge_probe"] for line in lines if "ridge_probe" in line)
-    table.setdefault("ridge probe on latents", []).append({key: probe[key] for key in ("accuracy", "roc_auc")})
+    probes = next(line for line in lines if "ridge_probe" in line)
+    for name, probe in (("ridge probe on latents", "ridge_probe"), ("logistic probe on tokens", "token_probe")):
+        table.setdefault(name, []).append({key: probes[probe][key] for key in ("accuracy", "roc_auc")})
     name = yaml.safe_load((run / "config.yaml").read_text())["data"]["schema"]
     schema = pathlib.Path("configs/schemas", f"{name}.yaml")
     schema = yaml.safe_load((schema if schema.exists() else pathlib.Path(name)).read_text())

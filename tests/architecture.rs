@@ -19,7 +19,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("interop", &["nn", "store"]),
     ("detect", &["kernels", "flows", "nn", "models", "eval", "config", "store"]),
     ("train", &["kernels", "nn", "config", "store"]),
-    ("pipeline", &["kernels", "flows", "interop", "nn", "models", "eval", "config", "store", "train", "detect"]),
+    ("pipeline", &["kernels", "flows", "interop", "nn", "models", "eval", "heads", "config", "store", "train", "detect"]),
     ("cli", &["kernels", "flows", "eval", "config", "store", "pipeline"]),
 ];
 

@@ -61,7 +61,7 @@ const TOO_LARGE: &str = "the file is larger than 256 KiB, the limit for a config
 pub enum Stage {
     /// Trains an autoencoder on rows without labels.
     Pretrain,
-    /// Writes the latents of every row and fits a ridge probe on them.
+    /// Writes the latents of every row, and fits linear probes on them and on all tokens.
     Encode,
     /// Trains the classifier.
     Finetune,

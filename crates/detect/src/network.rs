@@ -62,6 +62,11 @@ impl LatentEncoder {
         Self { encoder, latents: Kept::Mean }
     }
 
+    /// The encoder alone, all of whose tokens are kept whatever the config says.
+    pub fn all_tokens(config: &Config, tokeniser: &Tokeniser, scope: &mut Scope<'_>) -> Self {
+        Self { latents: Kept::Tokens, ..Self::mean(config, tokeniser, scope) }
+    }
+
     /// The encoder.
     pub fn encoder(&self) -> &Encoder {
         &self.encoder

@@ -73,12 +73,21 @@ impl RidgeProbe {
     /// # Panics
     /// If there is not one label per row.
     pub fn score(&self, x: &ArrayRef2<f32>, labels: &[u8]) -> ProbeScore {
-        assert_eq!(x.nrows(), labels.len(), "a label per row");
-        let scores = self.scores(x).to_vec();
+        ProbeScore::of(&self.scores(x).to_vec(), labels)
+    }
+}
+
+impl ProbeScore {
+    /// How good scores are that are positive for an attack.   scores: [rows]   labels: [rows], each 0 or 1
+    ///
+    /// # Panics
+    /// If there is not one label per row.
+    pub fn of(scores: &[f32], labels: &[u8]) -> Self {
+        assert_eq!(scores.len(), labels.len(), "a label per row");
         let right = scores.iter().zip(labels).filter(|(score, label)| (**score > 0.0) == (**label == 1)).count();
         ProbeScore {
             accuracy: (!labels.is_empty()).then(|| right as f64 / labels.len() as f64),
-            roc_auc: metrics::roc_auc(&scores, labels),
+            roc_auc: metrics::roc_auc(scores, labels),
         }
     }
 }

@@ -42,10 +42,13 @@ pub enum Line {
         /// How good it is.
         validation: Box<Metrics>,
     },
-    /// How good a linear probe on the latents is.
+    /// How good linear probes of a frozen encoder are.
     Probe {
-        /// How good it is.
+        /// Ridge regression on the latents.
         ridge_probe: ProbeScore,
+        /// Logistic regression on the principal components of all tokens; runs of an earlier version have none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token_probe: Option<ProbeScore>,
     },
     /// A step with non-finite values (NaN, Inf), after which the stage went on.
     Nonfinite {
@@ -134,7 +137,7 @@ mod tests {
                 r#"{"stage":"finetune","step":9,"members":3,"validation":{"accuracy":1.0,"balanced_accuracy":1.0,"precision":1.0,"recall":1.0,"f1":1.0,"roc_auc":1.0,"pr_auc":1.0,"recall_at_fpr_1pct":1.0,"n":3,"log_loss":0.4228371084878357,"brier":0.125}}"#,
             ),
             (
-                Line::Probe { ridge_probe: ProbeScore { accuracy: Some(0.5), roc_auc: None } },
+                Line::Probe { ridge_probe: ProbeScore { accuracy: Some(0.5), roc_auc: None }, token_probe: None },
                 r#"{"stage":"finetune","ridge_probe":{"accuracy":0.5,"roc_auc":null}}"#,
             ),
             (

@@ -204,7 +204,7 @@ pub fn coded(bytes: &[u8]) {
 pub fn proposal(bytes: &[u8]) {
     let path = scratch("unknown", bytes);
     bounded(bytes.len(), || {
-        let Ok(proposal) = propose(&[path.clone()], &ProposalOptions::default()) else { return };
+        let Ok(proposal) = propose(std::slice::from_ref(&path), &ProposalOptions::default()) else { return };
         let schema = Schema::parse("proposed", &proposal.yaml).expect("a proposal is a schema");
         let Ok(mut reader) = FlowReader::open(&[&path], &schema, &ReadOptions::default()) else { return };
         let _ = reader.next_batch(64);

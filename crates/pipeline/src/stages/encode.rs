@@ -1,12 +1,16 @@
-//! Stage 2: the latents of every labelled row, noisy copies of them, and the accuracy of a linear probe.
+//! Stage 2: the latents of every labelled row, noisy copies of them, and what linear probes make of a frozen encoder.
+
+use std::path::Path;
 
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
-use nids_eval::probe::RidgeProbe;
+use nids_eval::probe::{ProbeScore, RidgeProbe};
+use nids_flows::Tokeniser;
+use nids_heads::{LogisticRegression, Pca};
 use nids_kernels::Key;
 use nids_nn::ParamTable;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::data::{labelled, labelled_name, warn_of_newly_missing};
+use crate::data::{Labelled, labelled, labelled_name, warn_of_newly_missing};
 use nids_config::{Config, Stage};
 use nids_detect::engine::reserve_openblas;
 use nids_detect::read::read_tokeniser;
@@ -21,6 +25,10 @@ use nids_train::stream;
 
 /// Flows that are encoded at once.
 const BATCH: usize = 4096;
+/// Principal components of a row's tokens that the probe on them sees: twice as many gain nothing.
+const COMPONENTS: usize = 256;
+/// Rows that these are found on, at most: four times as many gain nothing.
+const COMPONENT_ROWS: usize = 4096;
 
 /// Encodes the labelled rows with the pretrained encoder. Leaves `latents/{train,val}.npy` (`[rows, D]`, or `[rows, N, D]`
 /// where tokens are kept; with `mu`, `[rows, Z]` or `[rows, N, Z]`), `latents/labels_*.npy` and `latents/rows_*.npy` (which row
@@ -28,7 +36,6 @@ const BATCH: usize = 4096;
 ///
 /// With `encode.noise.copies: k` the training latents are followed by k copies with Gaussian noise of `sigma` times each
 /// dimension's standard deviation, and their labels. Raw features are never augmented: a flow with noise on it is no longer a flow.
-#[expect(clippy::missing_panics_doc, reason = "arrays are made with the shapes that they are given")]
 pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
     let mut stage = run.begin(Stage::Encode, config, progress)?;
     let weights = stage.require(Stage::Pretrain, PRETRAINED)?;
@@ -37,51 +44,99 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     warn_of_newly_missing(&tokeniser, &labelled.flows, &labelled_name(config), progress);
     progress.event(Event::Started { stage: Stage::Encode, steps: 0 });
 
-    let weights = WeightsFile::read(&weights, Stage::Pretrain)?;
-    weights.check_features(tokeniser.tokens().len())?;
+    WeightsFile::read(&weights, Stage::Pretrain)?.check_features(tokeniser.tokens().len())?;
     let mut table = ParamTable::default();
     let encoder = LatentEncoder::new(config, &tokeniser, &mut table);
-    let params = weights.params(&table, encoder.prefixes(), encoder.tokens())?;
-    drop(weights);
-    let session = LatentSession::new(config, &table, encoder, params)?;
+    let session = frozen(config, &table, encoder, &weights)?;
     let width = session.encoder().width();
-    let mut latents_of = |rows: &[u32]| -> Result<Array2<f32>> {
-        let mut out = vec![0.0; rows.len() * width];
-        for (rows, out) in rows.chunks(BATCH).zip(out.chunks_mut(BATCH * width)) {
-            if let Some(signal) = progress.stop() {
-                return Err(Error::Interrupted { signal });
-            }
-            let encoded = tokeniser.tokenise(&labelled.flows.select(rows))?;
-            session.latents(&encoded, out);
-        }
-        Ok(Array2::from_shape_vec((rows.len(), width), out).expect("one latent a row"))
-    };
-
+    let mut latents_of = |rows: &[u32]| latents(&session, &tokeniser, &labelled, rows, progress);
     let labels_of = |rows: &[u32]| -> Vec<u8> { rows.iter().map(|&row| labelled.labels()[row as usize]).collect() };
     let train = latents_of(&labelled.split.train)?;
     let val = latents_of(&labelled.split.val)?;
     let (train_labels, val_labels) = (labels_of(&labelled.split.train), labels_of(&labelled.split.val));
-    reserve_openblas(1, "")?; // the probe uses the Cholesky factorisation of OpenBLAS, whatever `engine.gemm` is
-    let probe = RidgeProbe::fit(&train, &train_labels, config.encode.ridge)?.score(&val, &val_labels);
+    reserve_openblas(1, "")?; // the probes use LAPACK, whatever `engine.gemm` is
+    let ridge_probe = RidgeProbe::fit(&train, &train_labels, config.encode.ridge)?.score(&val, &val_labels);
+    let token_probe = token_probe(config, &tokeniser, &labelled, &weights, progress)?;
 
     let all = with_copies(&train, config);
     let shape = |rows: usize| [vec![rows], session.encoder().shape()].concat();
     let repeat = 1 + config.encode.noise.copies;
     write(&mut stage, "val", &val, &shape(val.nrows()), &val_labels, &labelled.split.val)?;
     write(&mut stage, "train", &all, &shape(all.nrows()), &train_labels.repeat(repeat), &labelled.split.train.repeat(repeat))?;
-    stage.log(&Line::Probe { ridge_probe: probe })?;
+    stage.log(&Line::Probe { ridge_probe, token_probe: Some(token_probe) })?;
     stage.finish(&nids_kernels::describe(session.engine().gemm()))?;
     let of = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     let summary = format!(
-        "{} training and {} validation latents of {width} in {}; a ridge probe: accuracy {}, ROC-AUC {}",
+        "{} training and {} validation latents of {width} in {}; a ridge probe on them: accuracy {}, ROC-AUC {}; logistic \
+         regression on all tokens: accuracy {}, ROC-AUC {}",
         all.nrows(),
         val.nrows(),
         run.folder().join("latents").display(),
-        of(probe.accuracy),
-        of(probe.roc_auc),
+        of(ridge_probe.accuracy),
+        of(ridge_probe.roc_auc),
+        of(token_probe.accuracy),
+        of(token_probe.roc_auc),
     );
     progress.event(Event::Finished { stage: Stage::Encode, summary: &summary });
     Ok(())
+}
+
+/// An encoder of `table` with the pretrained weights.
+fn frozen(config: &Config, table: &ParamTable, encoder: LatentEncoder, weights: &Path) -> Result<LatentSession> {
+    let params = WeightsFile::read(weights, Stage::Pretrain)?.params(table, encoder.prefixes(), encoder.tokens())?;
+    LatentSession::new(config, table, encoder, params)
+}
+
+/// The latents of some rows: [rows, width].
+fn latents(
+    session: &LatentSession,
+    tokeniser: &Tokeniser,
+    labelled: &Labelled,
+    rows: &[u32],
+    progress: &mut dyn Progress,
+) -> Result<Array2<f32>> {
+    let width = session.encoder().width();
+    let mut out = vec![0.0; rows.len() * width];
+    for (rows, out) in rows.chunks(BATCH).zip(out.chunks_mut(BATCH * width)) {
+        if let Some(signal) = progress.stop() {
+            return Err(Error::Interrupted { signal });
+        }
+        let encoded = tokeniser.tokenise(&labelled.flows.select(rows))?;
+        session.latents(&encoded, out);
+    }
+    Ok(Array2::from_shape_vec((rows.len(), width), out).expect("one latent a row"))
+}
+
+/// What a linear head finds in all tokens of a row, of which their mean keeps little: logistic regression on their principal
+/// components.
+fn token_probe(
+    config: &Config,
+    tokeniser: &Tokeniser,
+    labelled: &Labelled,
+    weights: &Path,
+    progress: &mut dyn Progress,
+) -> Result<ProbeScore> {
+    let mut table = ParamTable::default();
+    let encoder = LatentEncoder::all_tokens(config, tokeniser, &mut table.root());
+    let session = frozen(config, &table, encoder, weights)?;
+    let refuse = |error: nids_heads::Error| Error::Numerics(format!("the probe on tokens: {error}"));
+    let train = &labelled.split.train;
+    let some: Vec<u32> = train.iter().copied().step_by(train.len().div_ceil(COMPONENT_ROWS)).collect();
+    let pca = Pca::fit(&latents(&session, tokeniser, labelled, &some, progress)?, COMPONENTS).map_err(refuse)?;
+    // the tokens of all rows at once would be some hundred times as large
+    let mut components_of = |rows: &[u32]| -> Result<Array2<f64>> {
+        let mut out = Array2::zeros((rows.len(), pca.n_components()));
+        for (rows, mut out) in rows.chunks(BATCH).zip(out.axis_chunks_iter_mut(Axis(0), BATCH)) {
+            out.assign(&pca.transform(&latents(&session, tokeniser, labelled, rows, progress)?));
+        }
+        Ok(out)
+    };
+    let labels = labelled.labels();
+    let targets: Vec<f64> = train.iter().map(|&row| f64::from(labels[row as usize])).collect();
+    let head = LogisticRegression::fit(&components_of(train)?, &targets, None, 1.0).map_err(refuse)?;
+    let val = &labelled.split.val;
+    let margins: Vec<f32> = head.margins(&components_of(val)?).iter().map(|&margin| margin as f32).collect();
+    Ok(ProbeScore::of(&margins, &val.iter().map(|&row| labels[row as usize]).collect::<Vec<_>>()))
 }
 
 /// The standard deviation of every latent dimension, by which noise is scaled.   x: [rows, width] -> [width]

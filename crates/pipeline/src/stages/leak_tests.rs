@@ -12,7 +12,8 @@ use crate::commands::{PredictOptions, evaluate};
 use crate::data::{Labelled, labelled};
 use crate::testing::{Folder, cells, column, csv, flows, metrics};
 use nids_config::{Config, Stage};
-use nids_eval::probe::RidgeProbe;
+use nids_eval::probe::{ProbeScore, RidgeProbe};
+use nids_heads::{LogisticRegression, Pca};
 use nids_store::npy;
 use nids_store::progress::Silent;
 
@@ -210,6 +211,24 @@ fn a_probe_is_scored_on_the_rows_held_out() {
     }
     let wanted = RidgeProbe::fit(&train.0, &train.1, config.encode.ridge).unwrap().score(&val.0, &val.1);
     assert_close(&metrics(run.folder()).last().unwrap()["ridge_probe"], &serde_json::to_value(wanted).unwrap());
+    let with_mean = metrics(run.folder()).last().unwrap()["token_probe"].clone();
+    // the tokens of a run that keeps them
+    let config = folder.config(&[SETTINGS, &["encode.noise.copies=0", "encode.latents=tokens"]]);
+    run_stage(Stage::Encode, &config, &run, &mut Silent).unwrap();
+    let tokens = |part: &str| -> ndarray::Array2<f32> {
+        let z: ndarray::Array3<f32> = npy::read(&latents(&format!("{part}.npy"))).unwrap();
+        let shape = (z.shape()[0], z.shape()[1] * z.shape()[2]);
+        z.into_shape_with_order(shape).unwrap()
+    };
+    let (x, others) = (tokens("train"), tokens("val"));
+    let pca = Pca::fit(&x, 256).unwrap();
+    let targets: Vec<f64> = train.1.iter().map(|&label| f64::from(label)).collect();
+    let head = LogisticRegression::fit(&pca.transform(&x), &targets, None, 1.0).unwrap();
+    let margins: Vec<f32> = head.margins(&pca.transform(&others)).iter().map(|&margin| margin as f32).collect();
+    let wanted = serde_json::to_value(ProbeScore::of(&margins, &val.1)).unwrap();
+    for found in [&with_mean, &metrics(run.folder()).last().unwrap()["token_probe"]] {
+        assert_close(found, &wanted);
+    }
     let distinct: BTreeSet<u32> = train.2.iter().chain(&val.2).copied().collect();
     assert_eq!(distinct.len(), flows.len());
 }
