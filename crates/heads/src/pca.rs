@@ -290,7 +290,7 @@ mod tests {
     fn components_of_a_slowly_falling_spectrum_are_eigenvectors() {
         let mut rng = ChaCha8Rng::seed_from_u64(6);
         let mut normal = |shape| Array2::<f64>::from_shape_simple_fn(shape, || StandardNormal.sample(&mut rng));
-        let strengths = Array1::from_shape_fn(60, |i| 0.9_f64.powi(i as i32));
+        let strengths = Array1::from_shape_fn(60, |i| 0.9_f64.powf(i as f64));
         let x = (normal((300, 60)) * &strengths).dot(&normal((60, 90))).mapv(|value| value as f32);
         let pca = Pca::fit(&x, 8).unwrap();
         let PcaParts { weight, variance, .. } = pca.parts();
