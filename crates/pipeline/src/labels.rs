@@ -54,7 +54,7 @@ fn read(path: &Path, config: &Config, labelled: &Labelled) -> Result<Vec<u32>> {
         };
         if row as usize >= labelled.flows.len() {
             let n = labelled.flows.len();
-            return refuse(line, format!("row {row}: `data.train` has {n} rows, the first of which is row 0"));
+            return refuse(line, format!("row {row}: `data.train` has {n} rows with a label, the first of which is row 0"));
         }
         if labelled.split.train.binary_search(&row).is_err() && !is_cut(&row) {
             return refuse(line, format!("row {row} is held out to validate on: list training rows, as `nids-mixer query` does"));
