@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::last_seen::LastSeen;
 use crate::{ColumnKind, Schema};
 
 /// Flow records, column by column. Features stand in schema order. A number that is missing is NaN; with `infinite: clip` numbers may
@@ -37,25 +38,24 @@ pub struct TextColumn {
     recent: Box<Recent>,
 }
 
-/// Short texts that came last, with their codes: a hash that nobody can make collide takes many times as long as looking here.
-#[derive(Debug, Clone, Copy)]
-struct Recent([(u64, u32); 16]);
+/// Codes of short texts that came last: a hash that nobody can make collide takes many times as long as looking here.
+#[derive(Debug, Clone)]
+struct Recent(LastSeen<u32, 16>);
 
 impl Default for Recent {
     fn default() -> Self {
-        Recent([(u64::MAX, 0); 16])
+        Recent(LastSeen::new(u64::MAX))
     }
 }
 
 impl Recent {
-    /// The text and its length in one number, where it fits, and the slot that is its own.
+    /// The text and its length in one number, where it fits, and its slot.
     fn slot(&mut self, text: &str) -> Option<(u64, &mut (u64, u32))> {
         let mut bytes = [0; 8];
         bytes.get_mut(..text.len()).filter(|_| text.len() < 8)?.copy_from_slice(text.as_bytes());
         bytes[7] = text.len() as u8;
         let key = u64::from_le_bytes(bytes);
-        let place = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60; // by the golden ratio, which spreads neighbours
-        Some((key, &mut self.0[place as usize]))
+        Some((key, self.0.slot(key)))
     }
 }
 

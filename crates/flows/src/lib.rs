@@ -18,6 +18,7 @@ mod classes;
 mod error;
 mod flows;
 mod labels;
+mod last_seen;
 mod missing;
 mod nearest;
 mod proposal;

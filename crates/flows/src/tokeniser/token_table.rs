@@ -5,6 +5,7 @@ use pulp::Arch;
 use super::categories::{Class, class_of};
 use super::fit::signed_log1p;
 use super::{Affine, Feature, LOG1P_CLIP, SCALED_CLIP, Tokeniser};
+use crate::last_seen::LastSeen;
 use crate::{FeatureColumn, Flows};
 
 /// Rows written together, so that a block of the output stays in cache while its columns are filled.
@@ -311,27 +312,21 @@ impl<'a> Column<'a> {
     }
 }
 
-/// The parts of values that came before. Columns of flows repeat theirs, and a search among a thousand knots and a logarithm take
-/// many times as long as looking here.
+/// The parts of values that came last: a search among a thousand knots and a logarithm take many times as long as looking here.
 #[derive(Clone)]
-struct Memo([(u64, [f32; 3]); Memo::SLOTS]);
+struct Memo(LastSeen<[f32; 3], 512>);
 
 impl Default for Memo {
-    /// NaN stands for an empty slot: it is not looked up.
     fn default() -> Self {
-        Memo([(f64::NAN.to_bits(), [0.0; 3]); Memo::SLOTS])
+        Memo(LastSeen::new(f64::NAN.to_bits())) // NaN is not looked up
     }
 }
 
 impl Memo {
-    const BITS: u32 = 9;
-    const SLOTS: usize = 1 << Memo::BITS;
-
     /// `parts` of x, from here if it was the last value in its slot.
     fn get(&mut self, x: f64, parts: impl FnOnce(f64) -> [f32; 3]) -> [f32; 3] {
         let bits = x.to_bits();
-        // the golden ratio spreads neighbours, as whole numbers are whose low bits are all 0
-        let slot = &mut self.0[(bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - Memo::BITS)) as usize];
+        let slot = self.0.slot(bits);
         if slot.0 != bits || x.is_nan() {
             *slot = (bits, parts(x));
         }
