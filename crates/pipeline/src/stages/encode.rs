@@ -1,7 +1,5 @@
 //! Stage 2: the latents of every labelled row, noisy copies of them, and what linear probes make of a frozen encoder.
 
-use std::path::Path;
-
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use nids_eval::probe::{ProbeScore, RidgeProbe};
 use nids_flows::Tokeniser;
@@ -44,7 +42,8 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     warn_of_newly_missing(&tokeniser, &labelled.flows, &labelled_name(config), progress);
     progress.event(Event::Started { stage: Stage::Encode, steps: 0 });
 
-    WeightsFile::read(&weights, Stage::Pretrain)?.check_features(tokeniser.tokens().len())?;
+    let weights = WeightsFile::read(&weights, Stage::Pretrain)?;
+    weights.check_features(tokeniser.tokens().len())?;
     let mut table = ParamTable::default();
     let encoder = LatentEncoder::new(config, &tokeniser, &mut table);
     let session = frozen(config, &table, encoder, &weights)?;
@@ -82,8 +81,8 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
 }
 
 /// An encoder of `table` with the pretrained weights.
-fn frozen(config: &Config, table: &ParamTable, encoder: LatentEncoder, weights: &Path) -> Result<LatentSession> {
-    let params = WeightsFile::read(weights, Stage::Pretrain)?.params(table, encoder.prefixes(), encoder.tokens())?;
+fn frozen(config: &Config, table: &ParamTable, encoder: LatentEncoder, weights: &WeightsFile) -> Result<LatentSession> {
+    let params = weights.params(table, encoder.prefixes(), encoder.tokens())?;
     LatentSession::new(config, table, encoder, params)
 }
 
@@ -113,7 +112,7 @@ fn token_probe(
     config: &Config,
     tokeniser: &Tokeniser,
     labelled: &Labelled,
-    weights: &Path,
+    weights: &WeightsFile,
     progress: &mut dyn Progress,
 ) -> Result<ProbeScore> {
     let mut table = ParamTable::default();
