@@ -354,15 +354,9 @@ fn measure_steps(
 /// Flows that steps and verdicts are measured on.
 const FLOWS: usize = 16_384;
 
-/// Generated flows, and the tokeniser that `config` fits on them.
-fn flows(config: &Config) -> Result<(nids_flows::Flows, Tokeniser)> {
+fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) -> Result<TrainFigures> {
     let flows = synthetic(FLOWS, 1);
     let tokeniser = Tokeniser::fit(&flows, &all_rows(FLOWS), &config.tokeniser)?;
-    Ok((flows, tokeniser))
-}
-
-fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) -> Result<TrainFigures> {
-    let (flows, tokeniser) = flows(config)?;
     let encoded = tokeniser.tokenise(&flows)?;
     let mut table = ParamTable::default();
     let pretext = Pretext::new(config, &tokeniser, &mut table)?;
@@ -384,11 +378,19 @@ fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) ->
     )
 }
 
-/// An untrained classifier of the config, because only its speed matters here.
+/// Generated flows, and an untrained classifier of the config on them.
 fn untrained(config: &Config) -> Result<(nids_flows::Flows, Detector)> {
-    let (flows, tokeniser) = flows(config)?;
-    let classes = wants_classes(config).then(|| Classes::fit(&flows, &all_rows(FLOWS))).transpose()?;
-    Ok((flows, Detector::new(config, tokeniser, classes, |table, _| Ok(table.init(0)))?))
+    let flows = synthetic(FLOWS, 1);
+    let detector = untrained_on(config, &flows)?;
+    Ok((flows, detector))
+}
+
+/// An untrained classifier of the config, because only its speed matters here.
+fn untrained_on(config: &Config, flows: &nids_flows::Flows) -> Result<Detector> {
+    let rows = all_rows(flows.len());
+    let tokeniser = Tokeniser::fit(flows, &rows, &config.tokeniser)?;
+    let classes = wants_classes(config).then(|| Classes::fit(flows, &rows)).transpose()?;
+    Detector::new(config, tokeniser, classes, |table, _| Ok(table.init(0)))
 }
 
 fn measure_predict(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) -> Result<PredictFigures> {

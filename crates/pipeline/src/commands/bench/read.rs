@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use nids_config::Config;
-use nids_detect::{Detector, ReadSummary, wants_classes};
-use nids_flows::{Classes, FeatureColumn, FlowReader, Flows, ReadOptions, Schema, Tokeniser, all_rows, write_csv};
+use nids_detect::{Detector, ReadSummary};
+use nids_flows::{FeatureColumn, FlowReader, Flows, ReadOptions, Schema, write_csv};
 use nids_store::progress::Silent;
 use nids_store::{Error, Result};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
-use super::{BenchOptions, Case, ReadFigures, median, timed, untrained};
+use super::{BenchOptions, Case, ReadFigures, median, timed, untrained, untrained_on};
 
 /// How often a generated file has the flows: 131,072 rows.
 const COPIES: usize = 8;
@@ -45,11 +45,7 @@ pub(super) fn measure(config: &Config, options: &BenchOptions) -> Result<Vec<Rea
             let Some(flows) = reader.next_batch(FITTED)? else {
                 return Err(Error::Usage(format!("--data: {}: no rows", file.display())));
             };
-            let rows = all_rows(flows.len());
-            let tokeniser = Tokeniser::fit(&flows, &rows, &config.tokeniser)?;
-            let classes = wants_classes(config).then(|| Classes::fit(&flows, &rows)).transpose()?;
-            let detector = Detector::new(config, tokeniser, classes, |table, _| Ok(table.init(0)))?;
-            time(&detector, file, options)
+            time(&untrained_on(config, &flows)?, file, options)
         })
         .collect()
 }
