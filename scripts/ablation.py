@@ -10,9 +10,9 @@ import hashlib
 import json
 import pathlib
 import shutil
-import subprocess
 import sys
 
+import experiment
 import lightgbm
 import numpy as np
 import pandas as pd
@@ -87,19 +87,7 @@ def main():
     results.table(labels, args.settings)
 
 
-class Results:
-    def __init__(self, path):
-        self.path = path
-        self.lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def has(self, key):
-        return any(all(line[name] == value for name, value in key.items()) for line in self.lines)
-
-    def add(self, line):
-        self.lines.append(line)
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
+class Results(experiment.Results):
     def table(self, labels, settings):
         """Accuracy of every arm, and beside the best tree ensemble of that column (by mean) the paired difference."""
         frame = pd.DataFrame([line for line in self.lines if line["settings"] == settings])
@@ -127,14 +115,6 @@ class Results:
         drawn = ", ".join(f"{n}: {counts.get(n, 0)}" for n in labels)
         print(f"\nAccuracy, mean ± sd over draws ({drawn}); in brackets the difference to the best trees on average of that column,")
         print("whichever rows they have, and the p of a paired t-test.")
-
-
-def call(command):
-    """Runs a stage; what it told is shown where it failed, and its exit code is ours."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        print(f"{' '.join(command)}\n{done.stderr[done.stderr.find('error: '):]}", file=sys.stderr)
-        sys.exit(done.returncode)
 
 
 def name_of(settings):
@@ -172,7 +152,7 @@ class Draw:
         overrides = [*self.data, *(VAE if kind == "vae" else []), *settings, *self.settings]
         run = ["--config", self.config(n), "--run", str((folder or self.folder) / kind)]
         sets = [part for setting in overrides for part in ("--set", setting)]
-        call([BINARY, stage, *run, *sets])
+        experiment.call([BINARY, stage, *run, *sets])
 
     def encoder(self, kind):
         if not (self.encoders / kind / "manifest-pretrain.json").exists():
@@ -217,7 +197,7 @@ class Draw:
             shutil.copy(self.encoders / kind / name, folder / name)
 
     def select(self, path, folder, n):
-        call([BINARY, "query", "--run", str(self.folder / folder), "--budget", str(n), "--output", str(path)])
+        experiment.call([BINARY, "query", "--run", str(self.folder / folder), "--budget", str(n), "--output", str(path)])
 
     def listed(self, path, n):
         settings = ["finetune.labels=null", f"finetune.label_rows={path}"] if path else []

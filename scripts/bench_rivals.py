@@ -350,16 +350,11 @@ def main():
         parser.error("torch.compile needs g++ (`apt-get install g++`); or name other --rivals")
     args.mkl_shim = mkl_shim() if args.mkl_shim else None
     command = " ".join(["scripts/bench-rivals", *sys.argv[1:]])
-    measure, section = next(
-        (measure, section)
-        for is_asked, measure, section in (
-            (args.read, reading, "rivals-read"),
-            (args.predict, verdicts, "rivals-predict"),
-            (args.mkl_shim, training, "rivals-mkl-shim"),
-            (True, training, "rivals"),
-        )
-        if is_asked
-    )
+    measure, section = training, "rivals-mkl-shim" if args.mkl_shim else "rivals"
+    if args.predict:
+        measure, section = verdicts, "rivals-predict"
+    if args.read:
+        measure, section = reading, "rivals-read"
     text = "\n\n".join([f"`{command}`: {machine(args, unset)}", *measure(args)])
     tell("done")
     print(text)

@@ -21,11 +21,10 @@ are of probabilities between 1e-6 and 1 - 1e-6.
 import argparse
 import dataclasses
 import functools
-import json
 import pathlib
-import subprocess
 import sys
 
+import experiment
 import lightgbm
 import numpy as np
 import pandas as pd
@@ -264,13 +263,8 @@ def learners(fold, configs, whole):
         yield "nids-mixer", pathlib.Path(config).stem, lambda config=config: network(fold, config)
 
 
-def call(stage, *arguments):
-    """Runs a stage; what it says is shown where it failed, and its exit code is ours."""
-    command = [BINARY, stage, *(str(part) for part in [*arguments[0], *arguments[1:]])]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        print(f"{' '.join(command)}\n{done.stderr[done.stderr.find('error: '):]}", file=sys.stderr)
-        sys.exit(done.returncode)
+def call(stage, arguments, *more):
+    experiment.call([BINARY, stage, *(str(part) for part in [*arguments, *more])])
 
 
 def network(fold, config):
@@ -325,19 +319,7 @@ def metrics(fold, scores):
 # Results
 
 
-class Results:
-    def __init__(self, path):
-        self.path = path
-        self.lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def has(self, key):
-        return any(all(line[name] == value for name, value in key.items()) for line in self.lines)
-
-    def add(self, line):
-        self.lines.append(line)
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
+class Results(experiment.Results):
     def tables(self, protocols):
         """Of each protocol, what its folds are, and mean ± sd over seeds: of the mean over folds, then of each fold."""
         frame = pd.DataFrame(self.lines).astype(dict.fromkeys(METRICS, float))
