@@ -17,7 +17,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("config", &["flows", "nn", "models"]),
     ("store", &["kernels", "flows", "nn", "eval", "config"]),
     ("interop", &["nn", "store"]),
-    ("detect", &["kernels", "flows", "nn", "models", "eval", "config", "store"]),
+    ("detect", &["kernels", "flows", "nn", "models", "eval", "heads", "config", "store"]),
     ("train", &["kernels", "nn", "config", "store"]),
     ("pipeline", &["kernels", "flows", "interop", "nn", "models", "eval", "heads", "config", "store", "train", "detect"]),
     ("cli", &["kernels", "flows", "eval", "config", "store", "pipeline"]),

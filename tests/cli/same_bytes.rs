@@ -47,11 +47,15 @@ fn threads_and_time_change_no_byte() {
 fn threads_change_no_byte_of_any_classifier() {
     let of_ensemble = ["members=3", "members=3 --set finetune.ensemble=batch"];
     let taught = "labels=60 --set finetune.mean_teacher.batch_size=32";
-    for settings in ["task=multiclass", taught].into_iter().chain(of_ensemble) {
+    let of_heads = ["from=features --set finetune.labels=60", "heads=[extra_trees,boosting]", "from=frozen"];
+    for settings in ["task=multiclass", taught].into_iter().chain(of_ensemble).chain(of_heads) {
         let model = |threads: usize| {
             let bench = Bench::new();
             bench.flows();
             let more = format!("--set finetune.from=scratch --set finetune.{settings} --set engine.threads={threads}");
+            if settings == "from=frozen" {
+                bench.prints(&on_flows("pretrain", &format!("--set engine.threads={threads}")));
+            }
             bench.prints(&on_flows("finetune", &more));
             ["model.safetensors", "metrics.jsonl", "monitor.jsonl", "manifest-finetune.json"]
                 .map(|name| bench.bytes(&format!("run/{name}")))

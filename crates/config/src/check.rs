@@ -107,6 +107,7 @@ fn setting(key: &Key, node: &Node, problems: &mut Vec<Problem>) -> Option<Json> 
             };
             items.iter().map(text).collect::<Option<Vec<_>>>().filter(|items| !items.is_empty()).map(Json::Array)
         }
+        (Rule::SomeOf(_), Value::List(items)) => return some_of(key, node, items, problems),
         (_, Value::Scalar { text, plain }) => scalar(key, text, *plain),
         _ => None,
     };
@@ -129,8 +130,30 @@ fn scalar(key: &Key, text: &str, plain: bool) -> Option<Json> {
         Rule::Whole(low, high) => text.parse::<u64>().ok().filter(|value| (low..=high).contains(&value)).map(Json::from),
         Rule::WordOrWhole(_, low, high) => text.parse::<u64>().ok().filter(|value| (low..=high).contains(&value)).map(Json::from),
         Rule::Number(low, high) => number(text).filter(|value| (*low, *high).contains(value)).map(Json::from),
-        Rule::Choice(_) | Rule::Section => None,
+        Rule::SomeOf(_) | Rule::Choice(_) | Rule::Section => None,
     }
+}
+
+/// Reads `[logistic, boosting]`. Each name that is none, or occurs twice, is a problem of its own.
+fn some_of(key: &Key, node: &Node, items: &[Node], problems: &mut Vec<Problem>) -> Option<Json> {
+    if items.is_empty() {
+        problems.push(wrong(key, node));
+        return None;
+    }
+    let mut names: Vec<Json> = Vec::new();
+    for item in items {
+        match &item.value {
+            Value::Scalar { text, .. } if key.names().contains(&text.as_str()) => {
+                if names.contains(&Json::from(text.as_str())) {
+                    let message = format!("`{}`: `{text}` is in the list twice: name it once", key.path);
+                    problems.push(Problem::new(item.at.0.clone(), message));
+                }
+                names.push(text.as_str().into());
+            }
+            _ => problems.push(wrong(key, item)),
+        }
+    }
+    (names.len() == items.len()).then_some(Json::Array(names))
 }
 
 /// A finite decimal number; Rust's parser would also take `inf` and `nan`.
@@ -193,6 +216,10 @@ fn wrong(key: &Key, node: &Node) -> Problem {
     let mut message = format!("`{}`: expected {}, found {}", key.path, key.expected(), node.found());
     if let Some(advice) = retired::value(&key.path, &node.found()) {
         message = format!("{message}: {advice}");
+    } else if let (Rule::SomeOf(_), Value::Scalar { text, .. }) = (&key.rule, &node.value)
+        && key.names().contains(&text.as_str())
+    {
+        message = format!("{message}: write `[{text}]`");
     } else if let Value::Scalar { text, .. } = &node.value
         && let Some(name) = nearest(text, key.names())
     {

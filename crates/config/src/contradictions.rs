@@ -57,6 +57,7 @@ impl Settings {
                 refuse("finetune.mean_teacher", message.to_owned());
             }
         }
+        self.contradictions_of_heads(&mut found);
         if let Err(nids_flows::Error::Tokeniser { message }) = self.tokeniser.check() {
             found.push(("tokeniser", message));
         }
@@ -105,5 +106,35 @@ impl Settings {
             _ => {}
         }
         found
+    }
+
+    /// Heads without what they stand on, and settings that they would ignore.
+    fn contradictions_of_heads(&self, found: &mut Vec<(&'static str, String)>) {
+        let finetune = &self.finetune;
+        let from = if finetune.from == FinetuneFrom::Frozen { "frozen" } else { "features" };
+        let mut refuse = |path, message: String| found.push((path, message));
+        if finetune.has_network() {
+            if finetune.heads().iter().any(|head| head.needs_components()) {
+                let message = "`logistic` and `kernel_machine` stand on what is not trained: set `finetune.from` to `frozen` or \
+                               `features`, or name `extra_trees` and `boosting` alone";
+                refuse("finetune.heads", message.to_owned());
+            }
+        } else {
+            let ignored = [
+                ("finetune.mean_teacher", finetune.mean_teacher.is_some(), "leave it out"),
+                ("finetune.ema", finetune.ema.is_some(), "leave it out"),
+                ("finetune.members", finetune.members > 1, "leave it out"),
+                ("finetune.task", finetune.task != Task::Binary, "set `finetune.task: binary`"),
+            ];
+            for (path, is_set, advice) in ignored {
+                if is_set {
+                    refuse(path, format!("it has no effect with `finetune.from: {from}`, which trains no network: {advice}"));
+                }
+            }
+        }
+        if finetune.has_network() && !finetune.heads().is_empty() && finetune.task != Task::Binary {
+            let message = "heads tell attacks from benign rows only: set `finetune.task: binary`";
+            refuse("finetune.heads", message.to_owned());
+        }
     }
 }

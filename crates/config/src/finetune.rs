@@ -31,6 +31,10 @@ pub struct FinetuneConfig {
     pub members: usize,
     /// What the members share.
     pub ensemble: Ensemble,
+    /// Small learners that vote on a row's probability: with `frozen` and `features` these alone, else beside the network. With
+    /// `null`, all four with `frozen` and `features`, and else none.
+    #[schemars(extend("x-newer" = true))]
+    pub heads: Option<Vec<Head>>,
     /// Latent values per token, if `from` is `latents`.
     #[schemars(range(min = 1, max = 65_536))]
     #[default(4)]
@@ -72,6 +76,34 @@ pub enum FinetuneFrom {
     Latents,
     /// Random weights.
     Scratch,
+    /// The encoder that `pretrain` left, which is not trained: `heads` are fitted on its tokens, in seconds. For few labels.
+    Frozen,
+    /// No network: `heads` are fitted on the tokenised features.
+    Features,
+}
+
+/// A small learner, fitted at once and not step by step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    /// Logistic regression on principal components of frozen tokens or tokenised features.
+    Logistic,
+    /// A machine with a radial basis kernel on the same components.
+    KernelMachine,
+    /// Extremely randomised trees on the features.
+    ExtraTrees,
+    /// Gradient-boosted trees on the features.
+    Boosting,
+}
+
+impl Head {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Logistic, Self::KernelMachine, Self::ExtraTrees, Self::Boosting];
+
+    /// Whether it stands on principal components, not on features.
+    pub fn needs_components(self) -> bool {
+        matches!(self, Self::Logistic | Self::KernelMachine)
+    }
 }
 
 /// What the classifier learns about a row.
@@ -134,6 +166,20 @@ impl FinetuneConfig {
     pub fn decay(&self) -> Option<f64> {
         let teacher_decay = self.mean_teacher.as_ref().map(|teacher| teacher.decay);
         teacher_decay.or(self.ema.as_ref().map(|ema| ema.decay))
+    }
+
+    /// The small learners that vote.
+    pub fn heads(&self) -> &[Head] {
+        match &self.heads {
+            Some(heads) => heads,
+            None if self.has_network() => &[],
+            None => &Head::ALL,
+        }
+    }
+
+    /// Whether a network is trained.
+    pub fn has_network(&self) -> bool {
+        !matches!(self.from, FinetuneFrom::Frozen | FinetuneFrom::Features)
     }
 
     /// Number of networks that are trained one after another.

@@ -16,6 +16,8 @@ pub(super) struct Key {
     pub(super) rule: Rule,
     pub(super) nullable: bool,
     pub(super) scope: Scope,
+    /// Whether there were runs before it was: with its default it is left out of stage hashes, so that they stay valid.
+    pub(super) is_newer: bool,
     /// Its meaning, in Markdown.
     pub(super) doc: String,
     /// Its value when nothing is written. The default of a section or a choice consists of the defaults below it.
@@ -33,6 +35,8 @@ pub(super) enum Rule {
     /// A text, or a list of them.
     Texts,
     OneOf(Vec<Choice>),
+    /// A list of some of these, each at most once.
+    SomeOf(Vec<Choice>),
     /// Exactly one of these: a mapping of its own settings, or the bare name if it has none.
     Choice(Vec<Choice>),
     /// A mapping of the settings below it, or `null`.
@@ -96,6 +100,7 @@ impl Walk {
         let types =
             schema["type"].as_str().into_iter().chain(schema["type"].as_array().into_iter().flatten().filter_map(Json::as_str));
         let types: Vec<&str> = types.collect();
+        let is_newer = schema["x-newer"] == true;
         let nullable = types.contains(&"null");
         let variants = schema["oneOf"].as_array().map_or(&[][..], Vec::as_slice);
         let rule = match types.iter().find(|name| **name != "null") {
@@ -104,6 +109,10 @@ impl Walk {
                 Rule::Number(bound(schema, "minimum", "exclusiveMinimum"), bound(schema, "maximum", "exclusiveMaximum"))
             }
             Some(&"boolean") => Rule::Switch,
+            Some(&"array") => {
+                let items = schema["items"]["oneOf"].as_array().unwrap_or_else(|| panic!("`{path}`: no rule fits {schema}"));
+                Rule::SomeOf(items.iter().map(choice).collect())
+            }
             Some(&"string") if types.contains(&"array") => Rule::Texts,
             Some(&"string") => Rule::Text,
             Some(&"object") if !nullable => return self.section(path, schema, scope),
@@ -127,7 +136,7 @@ impl Walk {
         let default = self.defaults.pointer(&pointer).unwrap_or(&schema["default"]).clone();
         let doc = schema["description"].as_str().unwrap_or_default().replace('\n', " ");
         let is_section = matches!(rule, Rule::Section);
-        self.keys.push(Key { path: path.to_owned(), rule, nullable, scope, doc, default });
+        self.keys.push(Key { path: path.to_owned(), rule, nullable, scope, is_newer, doc, default });
         if is_section {
             self.section(path, schema, scope);
         }
@@ -214,7 +223,9 @@ impl Key {
     /// The names that the setting accepts; empty if it accepts other values.
     pub(super) fn names(&self) -> Vec<&str> {
         match &self.rule {
-            Rule::OneOf(choices) | Rule::Choice(choices) => choices.iter().map(|choice| choice.name.as_str()).collect(),
+            Rule::OneOf(choices) | Rule::SomeOf(choices) | Rule::Choice(choices) => {
+                choices.iter().map(|choice| choice.name.as_str()).collect()
+            }
             Rule::WordOrWhole(word, ..) => vec![&word.name],
             _ => Vec::new(),
         }
@@ -242,6 +253,7 @@ impl Key {
                 [only] => format!("`{only}`"),
                 names => format!("one of {}", quoted(names)),
             },
+            Rule::SomeOf(_) => format!("a list of some of {}, each at most once", quoted(&self.names())),
             Rule::Section => format!("a mapping of {}", quoted(&children(&self.path))),
         };
         if self.nullable {

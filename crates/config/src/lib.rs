@@ -35,8 +35,8 @@ use serde_json::{Map, Value as Json};
 use sha2::{Digest as _, Sha256};
 
 pub use finetune::{
-    BatchEnsembleConfig, EmaConfig, Ensemble, FinetuneConfig, FinetuneFrom, LossConfig, MeanTeacherConfig, MulticlassConfig,
-    RampConfig, Scales, Task,
+    BatchEnsembleConfig, EmaConfig, Ensemble, FinetuneConfig, FinetuneFrom, Head, LossConfig, MeanTeacherConfig,
+    MulticlassConfig, RampConfig, Scales, Task,
 };
 pub use reference::{reference, schema};
 pub use settings::{
@@ -180,7 +180,8 @@ impl Config {
         sha256(&text)
     }
 
-    /// The settings behind [`Config::stage_hash`], by dotted key.
+    /// The settings behind [`Config::stage_hash`], by dotted key. One that is declared as newer than older runs is left out while it
+    /// has its default, which is what those did.
     pub fn stage_keys(&self, stage: Stage) -> BTreeMap<String, Json> {
         let upstream = self.upstream(stage);
         let counts = |scope: Scope| match scope {
@@ -189,7 +190,9 @@ impl Config {
             Scope::Of(of) => of == stage || upstream.contains(&of),
         };
         let mut keys = self.flat();
-        keys.retain(|path, _| keys::find(path).is_some_and(|key| counts(key.scope)));
+        keys.retain(|path, value| {
+            keys::find(path).is_some_and(|key| counts(key.scope) && !(key.is_newer && *value == key.default))
+        });
         keys
     }
 
@@ -206,8 +209,8 @@ impl Config {
     /// The stages whose artefacts this one reads.
     pub fn upstream(&self, stage: Stage) -> &'static [Stage] {
         match (stage, self.finetune.from) {
-            (Stage::Pretrain, _) | (Stage::Finetune, FinetuneFrom::Scratch) => &[],
-            (Stage::Encode, _) | (Stage::Finetune, FinetuneFrom::Pretrained) => &[Stage::Pretrain],
+            (Stage::Pretrain, _) | (Stage::Finetune, FinetuneFrom::Scratch | FinetuneFrom::Features) => &[],
+            (Stage::Encode, _) | (Stage::Finetune, FinetuneFrom::Pretrained | FinetuneFrom::Frozen) => &[Stage::Pretrain],
             (Stage::Finetune, FinetuneFrom::Latents) => &[Stage::Pretrain, Stage::Encode],
         }
     }

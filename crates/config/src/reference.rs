@@ -21,6 +21,7 @@ fn close(schema: &mut Json, path: &str) {
     let Some(object) = schema.as_object_mut() else { return };
     object.remove("format"); // widths of Rust's numbers
     object.remove("x-changes");
+    object.remove("x-newer");
     match keys::find(path) {
         Some(key) if !matches!(key.rule, Rule::Section) => object.insert("default".to_owned(), key.default.clone()),
         _ => object.remove("default"),
@@ -91,6 +92,11 @@ fn row(page: &mut String, key: &Key) {
             let choices = choices.iter().map(|choice| format!("`{}`: {}", choice.name, choice.doc.trim_end_matches('.')));
             let null = if key.nullable { vec!["`null`".to_owned()] } else { Vec::new() };
             choices.chain(null).collect::<Vec<_>>().join("<br>")
+        }
+        Rule::SomeOf(choices) => {
+            let choices = choices.iter().map(|choice| format!("`{}`: {}", choice.name, choice.doc.trim_end_matches('.')));
+            let null = if key.nullable { " or `null`" } else { "" };
+            format!("a list{null} of<br>{}", choices.collect::<Vec<_>>().join("<br>"))
         }
         Rule::Text | Rule::Texts => key.expected().replace(" (in quotes where it looks like a number)", ""),
         _ => key.expected(),

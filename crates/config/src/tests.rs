@@ -37,7 +37,7 @@ fn every_value_of_a_config_has_a_key_and_every_key_a_value() {
     let mut listed: Vec<&str> = every_key().filter(|path| !has_settings(path)).collect();
     listed.sort_unstable();
     assert_eq!(named, listed);
-    assert!(every_key().count() <= 130, "{} keys: which of them does a shipped config or a result need?", every_key().count());
+    assert!(every_key().count() <= 131, "{} keys: which of them does a shipped config or a result need?", every_key().count());
 }
 
 #[test]
@@ -233,6 +233,39 @@ fn a_mean_teacher_has_defaults_and_contradictions() {
 }
 
 #[test]
+fn heads_are_a_list_and_stand_on_what_is_frozen() {
+    let heads = |set: &[&str]| config("name: x", set).finetune.heads().to_vec();
+    assert_eq!(heads(&[]), []);
+    assert_eq!(heads(&["finetune.from=frozen"]), Head::ALL);
+    assert_eq!(heads(&["finetune.from=features", "finetune.heads=[boosting, logistic]"]), [Head::Boosting, Head::Logistic]);
+    assert_eq!(heads(&["finetune.heads=[boosting]"]), [Head::Boosting]);
+    for from in ["frozen", "features", "pretrained", "latents", "scratch"] {
+        let config = config("name: x", &[&format!("finetune.from={from}"), "finetune.heads=[extra_trees]"]);
+        assert_eq!(config.finetune.has_network(), !["frozen", "features"].contains(&from), "{from}");
+        let reads_encoder = config.upstream(Stage::Finetune).contains(&Stage::Pretrain);
+        assert_eq!(reads_encoder, ["frozen", "pretrained", "latents"].contains(&from), "{from}");
+    }
+    let all = ["[boosted]", "[boosting, boosting]", "[]", "boosting", "[{ boosting: {} }]"]
+        .map(|heads| problems(&format!("name: x\nfinetune: {{ heads: {heads} }}"), &[]));
+    insta::assert_snapshot!(all.join("\n"), @r"
+    c.yaml:2:21: `finetune.heads`: expected a list of some of `logistic`, `kernel_machine`, `extra_trees`, `boosting`, each at most once or `null`, found `boosted`
+    c.yaml:2:31: `finetune.heads`: `boosting` is in the list twice: name it once
+    c.yaml:2:20: `finetune.heads`: expected a list of some of `logistic`, `kernel_machine`, `extra_trees`, `boosting`, each at most once or `null`, found a list
+    c.yaml:2:20: `finetune.heads`: expected a list of some of `logistic`, `kernel_machine`, `extra_trees`, `boosting`, each at most once or `null`, found `boosting`: write `[boosting]`
+    c.yaml:2:21: `finetune.heads`: expected a list of some of `logistic`, `kernel_machine`, `extra_trees`, `boosting`, each at most once or `null`, found a mapping
+    ");
+    insta::assert_snapshot!(problems("name: x", &["finetune.heads=[logistic, extra_trees]"]), @"--set finetune.heads=[logistic, extra_trees]: `finetune.heads`: `logistic` and `kernel_machine` stand on what is not trained: set `finetune.from` to `frozen` or `features`, or name `extra_trees` and `boosting` alone");
+    insta::assert_snapshot!(problems("name: x", &["finetune.task=multiclass", "finetune.heads=[extra_trees]"]), @"--set finetune.heads=[extra_trees]: `finetune.heads`: heads tell attacks from benign rows only: set `finetune.task: binary`");
+    let ignored = ["finetune.from=frozen", "finetune.ema={}", "finetune.members=2", "finetune.task=multiclass"];
+    insta::assert_snapshot!(problems("name: x", &ignored), @r"
+    --set finetune.ema={}: `finetune.ema`: it has no effect with `finetune.from: frozen`, which trains no network: leave it out
+    --set finetune.members=2: `finetune.members`: it has no effect with `finetune.from: frozen`, which trains no network: leave it out
+    --set finetune.task=multiclass: `finetune.task`: it has no effect with `finetune.from: frozen`, which trains no network: set `finetune.task: binary`
+    ");
+    insta::assert_snapshot!(problems("name: x", &["finetune.from=features", "finetune.mean_teacher={}"]), @"--set finetune.mean_teacher={}: `finetune.mean_teacher`: it has no effect with `finetune.from: features`, which trains no network: leave it out");
+}
+
+#[test]
 fn overrides_win_and_the_last_wins() {
     let config = config("name: x\nseed: 1", &["seed=2", "seed=3", "data.train=a: b #c.csv", "finetune.labels=100"]);
     assert_eq!(
@@ -295,6 +328,7 @@ fn every_shipped_config_loads_and_round_trips() {
             "unsw-nb15-d128",
             "unsw-nb15-ensemble",
             "unsw-nb15-few-labels",
+            "unsw-nb15-heads",
             "unsw-nb15-small"
         ]
     );

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use nids_config::{Config, FinetuneFrom, Stage};
 use nids_flows::{Classes, FlowReader, Flows, ReadOptions, Reject, Schema, TokenTable, Tokeniser, all_rows};
-use nids_kernels::Buffer;
 use nids_nn::ParamTable;
 use nids_nn::engine::Engine;
 use nids_store::progress::Progress;
@@ -14,8 +13,8 @@ use nids_store::{Error, Result};
 use serde::Deserialize;
 
 use crate::classifier::{Network, wants_classes};
+use crate::model::Model;
 use crate::read::{Counts, name_of, read_tokeniser, tell, tell_missing, tell_unknown, warn_of_missing};
-use crate::session::Session;
 use crate::verdicts::Outputs;
 use crate::weights_file::WeightsFile;
 
@@ -60,7 +59,9 @@ struct Rows {
 #[doc(hidden)]
 pub fn parameters(config: &Config, tokeniser: &Tokeniser, classes: Option<&Classes>) -> Result<ParamTable> {
     let mut table = ParamTable::default();
-    Network::new(config, tokeniser, classes.filter(|_| wants_classes(config)), &mut table)?;
+    if config.finetune.has_network() {
+        Network::new(config, tokeniser, classes.filter(|_| wants_classes(config)), &mut table)?;
+    }
     Ok(table)
 }
 
@@ -70,8 +71,7 @@ pub struct Detector {
     threshold: f64,
     tokeniser: Tokeniser,
     classes: Option<Classes>,
-    network: Network,
-    session: Session,
+    model: Model,
 }
 
 impl Detector {
@@ -85,24 +85,24 @@ impl Detector {
         let tokeniser = read_tokeniser(&run.require(Stage::Finetune, TOKENISER)?, Stage::Finetune)?;
         let config = run.config_of(Stage::Finetune)?;
         let classes = if wants_classes(&config) { Some(read_classes(&weights)?) } else { None };
-        let embeddings = if config.finetune.from == FinetuneFrom::Latents { 1 } else { config.finetune.independent() };
+        let embeddings = match config.finetune.from {
+            FinetuneFrom::Features => 0,
+            FinetuneFrom::Frozen | FinetuneFrom::Latents => 1,
+            FinetuneFrom::Pretrained | FinetuneFrom::Scratch => config.finetune.independent(),
+        };
         weights.check_features(embeddings * tokeniser.tokens().len())?;
-        Self::new(&config, tokeniser, classes, move |table, network| weights.params(table, &[""], network.tokens()))
+        let model = Model::read(&config, &tokeniser, classes.as_ref(), &weights)?;
+        Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, model })
     }
 
-    /// The network of a config with weights of the caller's.
-    pub fn new(
-        config: &Config,
-        tokeniser: Tokeniser,
-        classes: Option<Classes>,
-        params: impl FnOnce(&ParamTable, &Network) -> Result<Buffer<f32>>,
-    ) -> Result<Self> {
-        let mut table = ParamTable::default();
-        let network = Network::new(config, &tokeniser, classes.as_ref(), &mut table)?;
-        let params = params(&table, &network)?;
-        let sizes = [network.activations(), network.members(), network.tokens()];
-        let session = Session::new(config, &table, sizes, params)?;
-        Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, network, session })
+    /// An untrained network of a config, because only its speed matters.
+    pub fn untrained(config: &Config, tokeniser: Tokeniser, classes: Option<Classes>) -> Result<Self> {
+        if !config.finetune.heads().is_empty() {
+            let message = "`finetune.heads`: there is nothing to run before heads are fitted: name a config without them";
+            return Err(Error::Usage(message.to_owned()));
+        }
+        let model = Model::trained(config, &tokeniser, classes.as_ref(), |table, _| Ok(table.init(0)))?;
+        Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, model })
     }
 
     /// The columns that its flows have.
@@ -115,19 +115,19 @@ impl Detector {
         &self.tokeniser
     }
 
-    /// The network.
-    pub fn network(&self) -> &Network {
-        &self.network
+    /// What gives its probabilities.
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
     /// The engine that it runs on.
     pub fn engine(&self) -> &Engine<f32> {
-        self.session.engine()
+        self.model.engine()
     }
 
     /// What its outputs are.
     pub fn outputs(&self) -> Outputs {
-        self.network.outputs()
+        self.model.outputs()
     }
 
     /// The categories that it tells apart.
@@ -163,8 +163,7 @@ impl Detector {
 
     /// The probabilities of [`Outputs`] for every row: [rows, C].
     pub fn probabilities(&self, encoded: &TokenTable) -> Vec<f32> {
-        let (session, rows) = (&self.session, all_rows(encoded.n_rows()));
-        self.network.probabilities(session.engine(), session.params(), session.prepared(), encoded, &rows)
+        self.model.probabilities(encoded, &all_rows(encoded.n_rows()))
     }
 
     /// The probability of an attack for every row.

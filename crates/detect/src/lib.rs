@@ -20,8 +20,11 @@
 #![forbid(unsafe_code)]
 
 mod classifier;
+mod committee;
 mod detector;
 pub mod engine;
+mod head_tensors;
+mod model;
 mod network;
 pub mod read;
 mod session;
@@ -31,12 +34,14 @@ mod weights_file;
 use nids_config::Stage;
 
 pub use classifier::{Network, wants_classes};
+pub use committee::{Basis, Committee, feature_values};
 #[doc(hidden)]
 pub use detector::parameters;
 pub use detector::{Detector, ReadSummary, Verdict};
+pub use model::Model;
 pub use network::{LatentEncoder, features, mixer};
 pub use session::{LatentSession, Session};
-pub use weights_file::WeightsFile;
+pub use weights_file::{WeightsFile, model_bytes};
 
 /// What to do about an artefact of `stage` that cannot be used.
 pub fn again(stage: Stage) -> String {

@@ -79,8 +79,13 @@ impl LatentSession {
 
     /// The latents of all rows.   out: [rows, width]
     pub fn latents(&self, encoded: &TokenTable, out: &mut [f32]) {
+        self.latents_of(encoded, &all_rows(encoded.n_rows()), out);
+    }
+
+    /// The latents of some rows.   out: [rows, width]
+    pub fn latents_of(&self, encoded: &TokenTable, rows: &[u32], out: &mut [f32]) {
         let encoder = &self.encoder;
-        self.session.infer(&all_rows(encoded.n_rows()), encoder.width(), out, |cx, rows, out| {
+        self.session.infer(rows, encoder.width(), out, |cx, rows, out| {
             let x = cx.alloc(rows.len() * encoded.width());
             encoded.fill(rows.iter().copied(), x);
             encoder.infer(cx, rows.len(), x, out);

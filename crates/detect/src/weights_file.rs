@@ -1,16 +1,20 @@
 //! Weights that a stage left, before they are trusted.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nids_config::Stage;
+use nids_config::{Head, Stage};
 use nids_kernels::Buffer;
 use nids_nn::ParamTable;
+use nids_nn::tensor_file::{self, TensorFile, TensorView};
 use nids_nn::weights::{self, WeightsError};
 use nids_store::{Error, Result};
 
 use crate::again;
+use crate::committee::Committee;
 use crate::engine::most_tokens;
+use crate::head_tensors;
 
 /// An artefact of `stage` with weights, in memory. Whoever made it chose the settings of its network, too: that network is compared
 /// with what the file holds before anything of its size is allocated.
@@ -71,10 +75,45 @@ impl WeightsFile {
         weights::load(table, prefixes, &self.bytes, params).map_err(|error| self.misfit(&error))
     }
 
+    /// The parameters of `table`, and the tensors of heads beside them; the file holds nothing else.
+    pub fn params_beside_heads(&self, table: &ParamTable, tokens: usize) -> Result<Buffer<f32>> {
+        let segments = table.specs().iter().filter_map(|spec| spec.name.split_inclusive('.').next());
+        let prefixes: Vec<&str> = segments.collect::<BTreeSet<_>>().into_iter().collect();
+        let foreign: Vec<String> = self
+            .tensors()?
+            .keys()
+            .filter(|name| !name.starts_with(head_tensors::PREFIX) && !prefixes.iter().any(|prefix| name.starts_with(prefix)))
+            .map(|name| format!("`{}` is not in the network", name.escape_debug()))
+            .collect();
+        if !foreign.is_empty() {
+            return Err(self.misfit(&WeightsError::Mismatch(foreign)));
+        }
+        self.params(table, &prefixes, tokens)
+    }
+
+    /// Heads for rows of `n_features` features and `width` numbers to find components in.
+    pub fn committee(&self, heads: &[Head], n_features: usize, width: usize) -> Result<Committee> {
+        head_tensors::committee(self.tensors()?, heads, n_features, width).map_err(|what| self.refuse(what))
+    }
+
+    fn tensors(&self) -> Result<BTreeMap<String, TensorView<'_>>> {
+        let file = TensorFile::read(&self.bytes).map_err(|error| self.refuse(error.to_string()))?;
+        Ok(file.tensors())
+    }
+
     fn misfit(&self, error: &WeightsError) -> Error {
         const SHOWN: usize = 4;
         let text = error.to_string();
         let (lines, more) = (text.lines().take(SHOWN).collect::<Vec<_>>().join("\n"), text.lines().count().saturating_sub(SHOWN));
         self.refuse(if more == 0 { lines } else { format!("{lines}\n  and {more} more") })
     }
+}
+
+/// A classifier as a file: the parameters of its network, its heads, and one metadata text.
+pub fn model_bytes(table: &ParamTable, params: &[f32], committee: &Committee, metadata: &str) -> Vec<u8> {
+    let specs = table.specs().iter();
+    let mut tensors: Vec<_> =
+        specs.map(|spec| tensor_file::NamedTensor::f32(&spec.name, &spec.shape, spec.param.of(params))).collect();
+    tensors.extend(head_tensors::tensors(committee));
+    tensor_file::to_bytes(&tensors, metadata)
 }

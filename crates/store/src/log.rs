@@ -39,6 +39,9 @@ pub enum Line {
         /// So many networks, averaged.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         members: Option<usize>,
+        /// So many heads vote, beside the network if there are steps.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        heads: Option<usize>,
         /// How good it is.
         validation: Box<Metrics>,
     },
@@ -133,7 +136,7 @@ mod tests {
                 r#"{"stage":"finetune","step":1,"member":2,"loss":0.0,"lr":0.0,"grad_norm":0.0}"#,
             ),
             (
-                Line::Validation { step: 9, member: None, members: Some(3), validation: Box::new(validation) },
+                Line::Validation { step: 9, member: None, members: Some(3), heads: None, validation: Box::new(validation) },
                 r#"{"stage":"finetune","step":9,"members":3,"validation":{"accuracy":1.0,"balanced_accuracy":1.0,"precision":1.0,"recall":1.0,"f1":1.0,"roc_auc":1.0,"pr_auc":1.0,"recall_at_fpr_1pct":1.0,"n":3,"log_loss":0.4228371084878357,"brier":0.125}}"#,
             ),
             (

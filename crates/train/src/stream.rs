@@ -16,3 +16,5 @@ pub const UNLABELLED_SHUFFLE: u64 = 8;
 pub const QUERY: u64 = 9;
 /// Candidates of a sweep.
 pub const SWEEP: u64 = 10;
+/// Trees of heads.
+pub const HEADS: u64 = 11;

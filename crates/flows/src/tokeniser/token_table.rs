@@ -185,6 +185,20 @@ impl TokenTable {
         self.write_token(row, token, out);
     }
 
+    /// Writes the values of all tokens of one row, one after the other.
+    ///
+    /// # Panics
+    /// If the row is out of range, or `out` is not [`TokenTable::width`] long.
+    pub fn expand_row(&self, row: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.width(), "a row has as many values as its tokens");
+        let mut rest = out;
+        for token in 0..self.plan.len() {
+            let (values, after) = rest.split_at_mut(self.plan[token].width);
+            self.write_token(row, token, values);
+            rest = after;
+        }
+    }
+
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "compiled for the vectors of whoever calls it")]
     fn write_token(&self, row: usize, token: usize, out: &mut [f32]) {

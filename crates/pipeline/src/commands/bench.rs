@@ -390,12 +390,12 @@ fn untrained_on(config: &Config, flows: &nids_flows::Flows) -> Result<Detector> 
     let rows = all_rows(flows.len());
     let tokeniser = Tokeniser::fit(flows, &rows, &config.tokeniser)?;
     let classes = wants_classes(config).then(|| Classes::fit(flows, &rows)).transpose()?;
-    Detector::new(config, tokeniser, classes, |table, _| Ok(table.init(0)))
+    Detector::untrained(config, tokeniser, classes)
 }
 
 fn measure_predict(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) -> Result<PredictFigures> {
     let (flows, detector) = untrained(config)?;
-    let flops_per_row = detector.network().forward_flops();
+    let flops_per_row = detector.model().forward_flops().expect("a network without heads");
     let encoded = detector.tokeniser().tokenise(&flows)?;
     let file = tempfile::NamedTempFile::new().map_err(Error::io("a temporary file", "make"))?;
     write_csv(&flows, BufWriter::new(&file)).map_err(Error::io(file.path(), "write"))?;

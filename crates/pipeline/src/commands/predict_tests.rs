@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::stages::finetune;
+use crate::stages::{finetune, pretrain};
 use crate::testing::{Folder, cells, column, csv, flows};
 use nids_config::Stage;
 use nids_store::artefacts::digest;
@@ -146,6 +146,9 @@ fn a_verdict_is_a_function_of_the_row_alone() {
         ("gemm=tiles", 16, TASKS[1]),
         ("precision=bf16", 16, TASKS[1]),
         ("precision=bf16", 8, TASKS[0]),
+        ("gemm=tiles", 8, "finetune.from=features"),
+        ("precision=bf16", 8, "finetune.from=frozen"),
+        ("gemm=tiles", 8, "finetune.heads=[extra_trees, boosting]"),
     ] {
         let folder = folder();
         let run = folder.run("run");
@@ -154,6 +157,9 @@ fn a_verdict_is_a_function_of_the_row_alone() {
             let config =
                 folder.config(&[SETTINGS, &more.each_ref().map(String::as_str), &[&format!("engine.threads={threads}")]]);
             if !run.has_finished(Stage::Finetune) {
+                if task == "finetune.from=frozen" {
+                    pretrain(&config, &run, &mut Silent).unwrap();
+                }
                 finetune(&config, &run, &mut Silent).unwrap();
             }
             let detector = Detector::open(&run).unwrap();
@@ -168,6 +174,67 @@ fn a_verdict_is_a_function_of_the_row_alone() {
             assert!(bits(threads, cut) == whole, "{gemm}, {dim}, {task}: in pieces of {cut}, {threads} threads");
         }
     }
+}
+
+/// The probabilities that a run with these settings gives each of 120 rows.
+fn probabilities_with(folder: &Folder, settings: &[&str]) -> Vec<f32> {
+    let config = folder.config(&[SETTINGS, &["pretrain.steps=5", "pretrain.batch_size=16", "finetune.labels=40"], settings]);
+    let run = folder.run("votes");
+    if config.upstream(Stage::Finetune).contains(&Stage::Pretrain) && !run.has_finished(Stage::Pretrain) {
+        pretrain(&config, &run, &mut Silent).unwrap();
+    }
+    finetune(&config, &run, &mut Silent).unwrap();
+    let detector = Detector::open(&run).unwrap();
+    let flows = read(&folder.path("train.csv"), detector.schema(), &ReadOptions::labelled()).unwrap();
+    detector.score(&flows).unwrap().iter().map(|verdict| verdict.probability).collect()
+}
+
+#[test]
+fn log_odds_are_the_mean_of_the_votes() {
+    let folder = folder();
+    let log_odds = |p: f32| {
+        let p = p.clamp(1e-3, 1.0 - 1e-3);
+        (p / (1.0 - p)).ln()
+    };
+    let assert_mean = |what: &str, p: f32, votes: &[f32]| {
+        let mean = votes.iter().map(|&p| log_odds(p)).sum::<f32>() / votes.len() as f32;
+        let wanted = 1.0 / (1.0 + (-mean).exp());
+        assert!((p - wanted).abs() < 1e-5, "{what}: {p} of {votes:?}");
+    };
+    let heads = ["logistic", "kernel_machine", "extra_trees", "boosting"];
+    let mut of_trees = Vec::new();
+    for from in ["finetune.from=frozen", "finetune.from=features"] {
+        let together = probabilities_with(&folder, &[from]);
+        let alone = heads.map(|head| probabilities_with(&folder, &[from, &format!("finetune.heads=[{head}]")]));
+        for (row, &p) in together.iter().enumerate() {
+            assert_mean(&format!("{from}, row {row}"), p, &alone.each_ref().map(|of_head| of_head[row]));
+        }
+        assert!((0..4).all(|a| (0..a).all(|b| alone[a] != alone[b])), "{from}: heads that say the same would not show");
+        of_trees = alone[2..].to_vec();
+    }
+    let together = probabilities_with(&folder, &["finetune.heads=[extra_trees, boosting]"]);
+    let network = probabilities_with(&folder, &[]);
+    for (row, &p) in together.iter().enumerate() {
+        assert_mean(&format!("network and trees, row {row}"), p, &[network[row], of_trees[0][row], of_trees[1][row]]);
+    }
+}
+
+#[test]
+fn frozen_heads_stand_on_the_pretrained_encoder() {
+    let of_seed = |seed: &str| {
+        let folder = folder();
+        probabilities_with(&folder, &["finetune.from=frozen", "finetune.heads=[logistic]", "finetune.seed=1", seed])
+    };
+    let folder = folder();
+    let of_features = probabilities_with(&folder, &["finetune.from=features", "finetune.heads=[logistic]"]);
+    // more steps of pretraining, the same cut
+    let other = {
+        let folder = self::folder();
+        probabilities_with(&folder, &["finetune.from=frozen", "finetune.heads=[logistic]", "finetune.seed=1", "pretrain.steps=6"])
+    };
+    let first = of_seed("seed=0");
+    assert!(first != other && first != of_features);
+    assert!(first == of_seed("seed=0"));
 }
 
 /// What a command says.

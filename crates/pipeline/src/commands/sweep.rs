@@ -81,9 +81,16 @@ impl TrialOutcome {
 pub fn sweep(config: &Config, run: &Run, grid: &[Axis], progress: &mut dyn Progress) -> Result<SweepReport> {
     config.engine.check().map_err(Error::Usage)?;
     let lock = run.lock("sweep", progress)?;
+    // trials compare networks: heads would cover what differs
+    let alone = "finetune.heads=null".to_owned();
     let trial_config = match config.sweep.strategy {
-        SweepStrategy::WidthDepth(_) => config.with(&["finetune.from=scratch".to_owned()])?,
-        SweepStrategy::Halving(_) => config.clone(),
+        SweepStrategy::WidthDepth(_) => config.with(&["finetune.from=scratch".to_owned(), alone])?,
+        SweepStrategy::Halving(_) if !config.finetune.has_network() => {
+            let message = "a sweep compares networks by their steps, and `finetune.from: frozen` and `features` train none: set it to \
+                           `pretrained` or `scratch`";
+            return Err(Error::Usage(message.to_owned()));
+        }
+        SweepStrategy::Halving(_) => config.with(&[alone])?,
     };
     let mut sweep = Sweep { config: &trial_config, run, lock: &lock, trials: Vec::new(), progress };
     let chosen = match &config.sweep.strategy {
@@ -228,7 +235,7 @@ impl Sweep<'_> {
         drop(run.lock("sweep", self.progress)?); // what a killed trial has left
         if self.run.resume() == Resume::Fresh || !run.is_up_to_date(Stage::Finetune, &config) {
             self.progress.event(Event::Message(&format!("sweep: trial {}: {name}", self.trials.len() + 1)));
-            if config.finetune.from != FinetuneFrom::Scratch && !self.has_pretrained(&run, &config)? {
+            if config.upstream(Stage::Finetune).contains(&Stage::Pretrain) && !self.has_pretrained(&run, &config)? {
                 pretrain(&config, &run, self.progress)?;
             }
             if config.finetune.from == FinetuneFrom::Latents {

@@ -1,26 +1,29 @@
-//! Stage 3: the classifier, on top of a pretrained encoder, of frozen latents, or from scratch.
+//! Stage 3: the classifier, on top of a pretrained encoder, of frozen latents, or from scratch; or heads on what is frozen.
 
+mod committee;
 mod objective;
 mod rows;
 pub(crate) mod targets;
 
+use std::path::Path;
 use std::sync::RwLock;
 
 use nids_eval::metrics::Metrics;
-use nids_flows::{Classes, TokenTable};
+use nids_flows::{Classes, TokenTable, Tokeniser};
 use nids_kernels::{Buffer, Key};
 use nids_nn::engine::{Engine, Objective};
-use nids_nn::{Ema, ParamTable, Prepared, weights};
+use nids_nn::{Ema, ParamTable, Prepared};
 use rand::RngExt as _;
 use serde_json::json;
 
 use super::mean_teacher::MeanTeacherObjective;
 use crate::data::Labelled;
 use crate::pretext::mask_token;
+use committee::Fitting;
 use nids_config::{Config, FinetuneConfig, FinetuneFrom, Stage};
-use nids_detect::engine::engine;
+use nids_detect::engine::{engine, reserve_openblas};
 use nids_detect::verdicts::Scores;
-use nids_detect::{Network, WeightsFile};
+use nids_detect::{Basis, Committee, Model, Network, WeightsFile, model_bytes};
 use nids_store::Result;
 use nids_store::checkpoint::Checkpoint;
 use nids_store::log::Line;
@@ -36,6 +39,8 @@ use targets::Targets;
 /// Trains the classifier on the training part of the labelled rows, or on those that `finetune.labels` or `finetune.label_rows`
 /// leave of it, and returns its metrics on the validation part. Leaves `model.safetensors` and `tokeniser.json`.
 ///
+/// With `finetune.from: frozen` or `features` no network is trained: heads are fitted.
+///
 /// The weights of the last step are kept, or with `finetune.ema` or `finetune.mean_teacher` their average. The choice of weights
 /// never depends on the validation rows.
 #[expect(clippy::missing_panics_doc, reason = "there is a member")]
@@ -43,12 +48,19 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let mut stage = run.begin(Stage::Finetune, config, progress)?;
     let from = config.finetune.from;
     let pretrained = match from {
-        FinetuneFrom::Scratch => None,
+        FinetuneFrom::Scratch | FinetuneFrom::Features => None,
         _ => Some((stage.require(Stage::Pretrain, PRETRAINED)?, stage.require(Stage::Pretrain, TOKENISER)?)),
     };
     let pretrained_tokeniser = pretrained.as_ref().map(|(_, tokeniser)| tokeniser.as_path());
     let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels } =
         Rows::read(config, pretrained_tokeniser, &mut stage, progress)?;
+    if !config.finetune.has_network() {
+        let weights = pretrained.map(|(weights, _)| weights);
+        let summary = format!("{MODEL} in {}", run.folder().display());
+        let found = heads_alone(config, weights.as_deref(), &tokeniser, (&labelled, &encoded, &rows), stage, progress)?;
+        progress.event(Event::Finished { stage: Stage::Finetune, summary: &summary });
+        return Ok(found);
+    }
     let classes = targets::classes(config, &labelled, &rows)?;
     let mut table = ParamTable::default();
     let network = Network::one(config, &tokeniser, classes.as_ref(), &mut table)?;
@@ -59,6 +71,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     stage.check_kernels(&nids_kernels::describe(engine.gemm()), progress)?;
     let batch_size = config.finetune.training.batch_size;
     let targets = Targets::new(config, &labelled, classes.as_ref(), &rows);
+    let labelled_rows = rows.clone();
     let average = config.finetune.decay().map(|decay| RwLock::new(Ema::new(&table.zeros(), decay)));
     let (supervised, latent, mean_teacher);
     let (objective, rows): (&dyn Objective<f32>, Vec<u32>) = if from == FinetuneFrom::Latents {
@@ -84,12 +97,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let mut ensemble_table = ParamTable::default();
     let ensemble = Network::new(config, &tokeniser, classes.as_ref(), &mut ensemble_table)?;
     let (members, mut params) = (config.finetune.independent(), ensemble_table.zeros());
-    let n_labelled = labelled.flows.len();
-    let row = |index: u32| match (from, (index as usize).checked_sub(n_labelled)) {
-        (FinetuneFrom::Latents, _) => format!("row {index} of `latents/train.npy`"),
-        (_, None) => format!("row {index} of `data.train`"),
-        (_, Some(index)) => format!("row {index} of `data.unlabelled`"),
-    };
+    let row = |index: u32| row_name(from, labelled.flows.len(), index);
     let resumed = stage.resume(arithmetic(&engine), progress)?;
     let member = resumed.as_ref().map(member_in_training).transpose()?;
     let first = member.flatten().unwrap_or(0);
@@ -120,24 +128,93 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         metrics = Some(found);
         ensemble.adopt(k, &ensemble_table, &table, &member, &mut params);
     }
-    if members > 1 {
-        let found = held_out.validate(&ensemble, &ensemble_table, &engine, &params, progress)?;
-        let validation = Box::new(found.clone());
-        stage.log(&Line::Validation { step: plan.steps, member: None, members: Some(members), validation })?;
-        tell(&format!("finetune: {members} members averaged"), &found, progress);
+    let (heads, mut committee) = (config.finetune.heads().len(), Committee::default());
+    if heads > 0 {
+        let fitting = Fitting { config, labelled: &labelled, encoded: &encoded, rows: &labelled_rows };
+        committee = fitting.fit(&engine, None, progress)?;
+    }
+    if members + heads > 1 {
+        let found = held_out.validate(&ensemble, &ensemble_table, &engine, &params, &committee, progress)?;
+        stage.log(&validation(plan.steps, (members > 1).then_some(members), (heads > 0).then_some(heads), &found))?;
+        let of_heads = if heads > 0 { format!(", {heads} heads beside them") } else { String::new() };
+        tell(&format!("finetune: {members} members averaged{of_heads}"), &found, progress);
         metrics = Some(found);
     }
-
-    stage.write(TOKENISER, tokeniser.to_json().as_bytes())?;
-    let mut metadata = json!({"kind": "classifier", "config_hash": config.stage_hash(Stage::Finetune)});
-    if let Some(classes) = &classes {
-        metadata["classes"] = json!(classes);
-    }
-    stage.write(MODEL, &weights::to_bytes(&ensemble_table, &params, &metadata.to_string()))?;
-    stage.finish(&nids_kernels::describe(engine.gemm()))?;
+    let written = Written { config, tokeniser: &tokeniser, classes: classes.as_ref() };
+    written.finish(stage, (&ensemble_table, &params, &committee), &nids_kernels::describe(engine.gemm()))?;
     let summary = format!("{MODEL} in {}", run.folder().display());
     progress.event(Event::Finished { stage: Stage::Finetune, summary: &summary });
     Ok(metrics.expect("there is a member"))
+}
+
+/// Fits heads on the tokens of a pretrained encoder, or on features, and writes them beside the encoder's weights.
+fn heads_alone(
+    config: &Config,
+    pretrained: Option<&Path>,
+    tokeniser: &Tokeniser,
+    (labelled, encoded, rows): (&Labelled, &TokenTable, &[u32]),
+    mut stage: StageRun<'_>,
+    progress: &mut dyn Progress,
+) -> Result<Metrics> {
+    progress.event(Event::Started { stage: Stage::Finetune, steps: 0 });
+    reserve_openblas(1, "")?; // components and heads use LAPACK, whatever `engine.gemm` is
+    let (mut table, mut weights) = (ParamTable::default(), Buffer::zeros(0));
+    let basis = Basis::new(config, tokeniser, |of_encoder, encoder| {
+        let path = pretrained.expect("frozen tokens come of a pretrained encoder");
+        let params = WeightsFile::read(path, Stage::Pretrain)?.params(of_encoder, encoder.prefixes(), encoder.tokens())?;
+        (table, weights) = (of_encoder.clone(), params.clone());
+        Ok(params)
+    })?;
+    let committee = Fitting { config, labelled, encoded, rows }.fit(basis.engine(), Some(&basis), progress)?;
+    let heads = committee.heads().len();
+    let kernels = nids_kernels::describe(basis.engine().gemm());
+    let val = &labelled.split.val;
+    let model = Model::frozen(basis, committee);
+    let mut scores = Scores::new(model.outputs(), None, config.evaluate.threshold);
+    scores.add(&labelled.flows, val.iter().map(|&row| row as usize), &model.probabilities(encoded, val));
+    let found = scores.metrics("validation", progress)?;
+    stage.log(&validation(0, None, Some(heads), &found))?;
+    tell(&format!("finetune: {heads} heads averaged"), &found, progress);
+    Written { config, tokeniser, classes: None }.finish(stage, (&table, &weights, model.committee()), &kernels)?;
+    Ok(found)
+}
+
+/// What is written of every classifier.
+struct Written<'d> {
+    config: &'d Config,
+    tokeniser: &'d Tokeniser,
+    classes: Option<&'d Classes>,
+}
+
+impl Written<'_> {
+    /// Writes the artefacts, and the manifest last.
+    fn finish(
+        &self,
+        mut stage: StageRun<'_>,
+        (table, params, committee): (&ParamTable, &[f32], &Committee),
+        kernels: &str,
+    ) -> Result<()> {
+        stage.write(TOKENISER, self.tokeniser.to_json().as_bytes())?;
+        let mut metadata = json!({"kind": "classifier", "config_hash": self.config.stage_hash(Stage::Finetune)});
+        if let Some(classes) = self.classes {
+            metadata["classes"] = json!(classes);
+        }
+        stage.write(MODEL, &model_bytes(table, params, committee, &metadata.to_string()))?;
+        stage.finish(kernels)
+    }
+}
+
+/// What messages call a row of the objective.
+fn row_name(from: FinetuneFrom, n_labelled: usize, index: u32) -> String {
+    match (from, (index as usize).checked_sub(n_labelled)) {
+        (FinetuneFrom::Latents, _) => format!("row {index} of `latents/train.npy`"),
+        (_, None) => format!("row {index} of `data.train`"),
+        (_, Some(index)) => format!("row {index} of `data.unlabelled`"),
+    }
+}
+
+fn validation(step: u64, members: Option<usize>, heads: Option<usize>, found: &Metrics) -> Line {
+    Line::Validation { step, member: None, members, heads, validation: Box::new(found.clone()) }
 }
 
 /// The seed of an independent member's head, masks and batches. The first member has the run's own seed, and adding a member leaves
@@ -186,9 +263,9 @@ impl Trained<'_> {
                 if !step.is_multiple_of(settings.eval_every) && step != plan.steps {
                     return Ok(None);
                 }
-                let metrics = held_out.validate(network, table, engine, params, progress)?;
+                let metrics = held_out.validate(network, table, engine, params, &Committee::default(), progress)?;
                 let validation = Box::new(metrics.clone());
-                stage.log(&Line::Validation { step, member: plan.member, members: None, validation })?;
+                stage.log(&Line::Validation { step, member: plan.member, members: None, heads: None, validation })?;
                 let member_text = plan.member.map_or_else(String::new, |k| format!("member {k}, "));
                 tell(&format!("finetune: {member_text}step {step}"), &metrics, progress);
                 let loss = metrics.log_loss;
@@ -218,11 +295,13 @@ impl HeldOut<'_> {
         table: &ParamTable,
         engine: &Engine<f32>,
         params: &[f32],
+        committee: &Committee,
         progress: &mut dyn Progress,
     ) -> Result<Metrics> {
         let val = &self.labelled.split.val;
         let prepared = Prepared::of(table, engine.gemm(), params);
-        let probabilities = network.probabilities(engine, params, &prepared, self.encoded, val);
+        let of_network = network.probabilities(engine, params, &prepared, self.encoded, val);
+        let probabilities = committee.average(engine, None, self.encoded, val, Some(of_network));
         let mut scores = Scores::new(network.outputs(), self.classes, self.config.evaluate.threshold);
         scores.add(&self.labelled.flows, val.iter().map(|&row| row as usize), &probabilities);
         scores.metrics("validation", progress)

@@ -38,6 +38,7 @@ const SETTINGS: &[&str] = &[
 const PRETRAIN: &[Stage] = &[Stage::Pretrain];
 const FINETUNE: &[Stage] = &[Stage::Finetune];
 const ALL: &[Stage] = &Stage::ALL;
+const HEADS: &str = "finetune.heads=[extra_trees, boosting]";
 const SCRATCH: &str = "finetune.from=scratch";
 const UNLABELLED: &str = "data.unlabelled=DIR/unlabelled.csv";
 
@@ -108,7 +109,7 @@ fn outcome(folder: &Folder, name: &str, stages: &[Stage], config: &Config) -> (B
 
 #[test]
 fn what_validation_rows_hold_changes_nothing_that_is_learned() {
-    let cases: [(&[Stage], &[&str]); 11] = [
+    let cases: [(&[Stage], &[&str]); 15] = [
         (PRETRAIN, &[]),
         (PRETRAIN, &[UNLABELLED]),
         (PRETRAIN, &["data.inner_validation=true"]),
@@ -117,6 +118,10 @@ fn what_validation_rows_hold_changes_nothing_that_is_learned() {
         (FINETUNE, &[SCRATCH, "data.inner_validation=true"]),
         (FINETUNE, &[SCRATCH, "finetune.task=multiclass", "finetune.members=2"]),
         (FINETUNE, &[SCRATCH, "finetune.labels=20", "finetune.mean_teacher.batch_size=8", UNLABELLED]),
+        (FINETUNE, &[SCRATCH, HEADS]),
+        (FINETUNE, &["finetune.from=features", "finetune.labels=20"]),
+        (FINETUNE, &["finetune.from=features", UNLABELLED, "data.inner_validation=true"]),
+        (ALL, &["finetune.from=frozen"]),
         (ALL, &[]),
         (ALL, &["finetune.from=latents", "encode.noise.copies=1", "tokeniser.normalisation=global_max"]),
         (ALL, &["finetune.task=multiclass", "tokeniser.normalisation=standard", "data.inner_validation=true"]),
@@ -157,7 +162,7 @@ fn assert_close(found: &Json, wanted: &Json) {
 
 #[test]
 fn a_classifier_is_measured_on_the_rows_held_out() {
-    let cases: [(&[Stage], &[&str]); 7] = [
+    let cases: [(&[Stage], &[&str]); 10] = [
         (&[], &[SCRATCH]),
         (&[], &[SCRATCH, "data.inner_validation=true"]),
         (&[], &[SCRATCH, "finetune.task=multiclass", "finetune.ema={}"]),
@@ -165,6 +170,9 @@ fn a_classifier_is_measured_on_the_rows_held_out() {
         (&[], &[SCRATCH, "finetune.members=2", "finetune.ensemble=batch"]),
         (&[], &[SCRATCH, "finetune.labels=20", "finetune.mean_teacher.batch_size=8"]),
         (&[Stage::Pretrain, Stage::Encode], &["finetune.from=latents"]),
+        (&[Stage::Pretrain], &["finetune.from=frozen"]),
+        (&[], &["finetune.from=features", "data.inner_validation=true"]),
+        (&[], &[SCRATCH, HEADS, "finetune.members=2"]),
     ];
     for (stages, settings) in cases {
         let folder = folder();

@@ -1,0 +1,118 @@
+//! What gives probabilities: a network, heads, or both.
+
+use ndarray::Array2;
+use nids_config::Config;
+use nids_flows::{Classes, TokenTable, Tokeniser, all_rows};
+use nids_kernels::Buffer;
+use nids_nn::ParamTable;
+use nids_nn::engine::Engine;
+use nids_store::Result;
+
+use crate::classifier::Network;
+use crate::committee::{Basis, Committee};
+use crate::session::Session;
+use crate::verdicts::Outputs;
+use crate::weights_file::WeightsFile;
+
+/// What gives probabilities. Each head has one vote, and where they stand beside a network, that has one, too.
+#[derive(Debug)]
+pub struct Model {
+    base: Base,
+    committee: Committee,
+}
+
+/// What heads stand on, or beside.
+#[derive(Debug)]
+enum Base {
+    Trained { network: Box<Network>, session: Session },
+    Frozen(Basis),
+}
+
+impl Model {
+    /// What `finetune` left in `weights` for a config.
+    pub fn read(config: &Config, tokeniser: &Tokeniser, classes: Option<&Classes>, weights: &WeightsFile) -> Result<Self> {
+        let (heads, n_features) = (config.finetune.heads(), tokeniser.tokens().len());
+        if config.finetune.has_network() {
+            let model = Self::trained(config, tokeniser, classes, |table, network| {
+                if heads.is_empty() {
+                    weights.params(table, &[""], network.tokens())
+                } else {
+                    weights.params_beside_heads(table, network.tokens())
+                }
+            })?;
+            let committee = if heads.is_empty() { Committee::default() } else { weights.committee(heads, n_features, 0)? };
+            return Ok(Self { committee, ..model });
+        }
+        let basis = Basis::new(config, tokeniser, |table, encoder| weights.params_beside_heads(table, encoder.tokens()))?;
+        let committee = weights.committee(heads, n_features, basis.width())?;
+        Ok(Self::frozen(basis, committee))
+    }
+
+    /// A network alone, with weights of the caller's.
+    pub fn trained(
+        config: &Config,
+        tokeniser: &Tokeniser,
+        classes: Option<&Classes>,
+        params: impl FnOnce(&ParamTable, &Network) -> Result<Buffer<f32>>,
+    ) -> Result<Self> {
+        let mut table = ParamTable::default();
+        let network = Network::new(config, tokeniser, classes, &mut table)?;
+        let params = params(&table, &network)?;
+        let sizes = [network.activations(), network.members(), network.tokens()];
+        let session = Session::new(config, &table, sizes, params)?;
+        Ok(Self { base: Base::Trained { network: Box::new(network), session }, committee: Committee::default() })
+    }
+
+    /// Heads on what is not trained.
+    pub fn frozen(basis: Basis, committee: Committee) -> Self {
+        Self { base: Base::Frozen(basis), committee }
+    }
+
+    /// The heads that vote.
+    pub fn committee(&self) -> &Committee {
+        &self.committee
+    }
+
+    /// The engine that it runs on.
+    pub fn engine(&self) -> &Engine<f32> {
+        match &self.base {
+            Base::Trained { session, .. } => session.engine(),
+            Base::Frozen(basis) => basis.engine(),
+        }
+    }
+
+    /// What its outputs are.
+    pub fn outputs(&self) -> Outputs {
+        match &self.base {
+            Base::Trained { network, .. } => network.outputs(),
+            Base::Frozen(_) => Outputs::Attack,
+        }
+    }
+
+    /// Floating-point operations of a network's matrix products for one flow; None where heads vote.
+    pub fn forward_flops(&self) -> Option<f64> {
+        match &self.base {
+            Base::Trained { network, .. } if self.committee.heads().is_empty() => Some(network.forward_flops()),
+            _ => None,
+        }
+    }
+
+    /// The components that heads see of all rows, where they see components.   -> [rows, k]
+    pub fn components(&self, encoded: &TokenTable) -> Option<Array2<f64>> {
+        let Base::Frozen(basis) = &self.base else { return None };
+        let pca = self.committee.pca.as_ref()?;
+        Some(basis.components(pca, encoded, &all_rows(encoded.n_rows())))
+    }
+
+    /// The probabilities of [`Outputs`] for `rows`: [rows, C].
+    pub fn probabilities(&self, encoded: &TokenTable, rows: &[u32]) -> Vec<f32> {
+        let of_network = match &self.base {
+            Base::Trained { network, session } => {
+                Some(network.probabilities(session.engine(), session.params(), session.prepared(), encoded, rows))
+            }
+            Base::Frozen(_) => None,
+        };
+        let basis = if let Base::Frozen(basis) = &self.base { Some(basis) } else { None };
+        self.committee.average(self.engine(), basis, encoded, rows, of_network)
+    }
+}
