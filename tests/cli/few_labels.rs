@@ -162,26 +162,62 @@ fn rows_to_label_are_different_training_rows() {
     assert_ne!(selected(&bench, "--budget 20"), selected(&bench, "--budget 20 --strategy medoids"));
 }
 
-#[test]
-fn uncertainty_chooses_among_the_rows_that_the_classifier_is_least_sure_of() {
-    const BUDGET: usize = 3;
-    const CANDIDATES: usize = 10; // for each row of the budget
-    let bench = Bench::trained();
+/// Rows, none equal to another, that `query` chooses from, and the features of none of them twice.
+fn pool(bench: &Bench, more_of_each: usize) -> Vec<f64> {
     let flows = bench.prints("synth --rows 2000 --seed 77");
-    // one of each, so that no row counts for others
     let mut seen = BTreeSet::new();
     let is_new = |row: &u32| seen.insert(features(&flows, *row));
     let kept: Vec<&str> = (0..2000).filter(is_new).map(|row| flows.lines().nth(row as usize + 1).unwrap()).collect();
-    let pool = format!("{}\n{}\n", flows.lines().next().unwrap(), kept.join("\n"));
-    bench.file("pool.csv", &pool);
+    let mut lines = kept.clone();
+    // every other row once more, and again
+    (0..more_of_each).for_each(|_| lines.extend(kept.iter().step_by(2)));
+    bench.file("pool.csv", format!("{}\n{}\n", flows.lines().next().unwrap(), lines.join("\n")));
     let verdicts = bench.prints("predict --run run --data pool.csv");
     let probabilities = verdicts.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().parse::<f64>().unwrap());
-    let unsure: Vec<f64> = probabilities.map(|p| p * (1.0 - p)).collect();
-    let rows = selected(&bench, &format!("--budget {BUDGET} --strategy uncertainty --data pool.csv"));
-    for row in rows {
-        let less_sure = unsure.iter().filter(|&&of| of > unsure[row as usize]).count();
-        assert!(less_sure < BUDGET * CANDIDATES, "row {row}: of {less_sure} others the classifier is less sure");
+    probabilities.map(|p| p * (1.0 - p)).take(kept.len()).collect()
+}
+
+/// Asserts that there are fewer than ten rows for each chosen one of which the classifier is less sure.
+fn assert_least_sure(bench: &Bench, unsure: &[f64], budget: usize) {
+    const CANDIDATES: usize = 10; // for each row of the budget
+    for row in selected(bench, &format!("--budget {budget} --strategy uncertainty --data pool.csv")) {
+        let row = row as usize;
+        let less_sure = unsure.iter().filter(|&&of| of > unsure[row]).count();
+        assert!(less_sure < budget * CANDIDATES, "row {row}: of {less_sure} others the classifier is less sure");
     }
+}
+
+#[test]
+fn uncertainty_chooses_among_the_rows_that_the_classifier_is_least_sure_of() {
+    let bench = Bench::trained();
+    let unsure = pool(&bench, 0);
+    assert_least_sure(&bench, &unsure, 3);
+}
+
+#[test]
+fn heads_choose_among_the_rows_that_they_are_least_sure_of() {
+    let bench = Bench::trained();
+    for from in ["frozen", "features"] {
+        let (_, told) =
+            bench.prints_and_tells(&on_flows("finetune", &format!("--set finetune.from={from} --set finetune.labels=30")));
+        assert!(told.contains("4 heads averaged"), "{told}");
+        // a row that occurs many times counts once
+        let unsure = pool(&bench, 20);
+        assert_least_sure(&bench, &unsure, 3);
+    }
+}
+
+#[test]
+fn heads_on_features_need_no_encoder() {
+    let bench = Bench::new();
+    bench.flows();
+    let error = bench.fails(&on_flows("finetune", "--set finetune.from=frozen"));
+    assert!(error.starts_with("exit code 4\n") && error.contains("`pretrain` has not finished here"), "{error}");
+    bench.prints(&on_flows("finetune", "--set finetune.from=features --set finetune.labels=60"));
+    assert_eq!(bench.prints("predict --run run --data flows.csv").lines().count(), 301);
+    assert_eq!(selected(&bench, "--budget 5").len(), 5);
+    let error = bench.fails("query --run run --budget 3 --strategy medoids");
+    assert!(error.contains("`nids-mixer pretrain"), "{error}");
 }
 
 #[test]

@@ -211,6 +211,10 @@ fn log_odds_are_the_mean_of_the_votes() {
         }
         assert!((0..4).all(|a| (0..a).all(|b| alone[a] != alone[b])), "{from}: heads that say the same would not show");
         of_trees = alone[2..].to_vec();
+        // trees whose leaves are pure are as sure as a vote may be of the rows that they have learned
+        let mut sorted = of_trees[0].clone();
+        sorted.sort_by(f32::total_cmp);
+        assert!((sorted[0] - 1e-3).abs() < 1e-6 && (sorted[119] - 0.999).abs() < 1e-6, "{from}: {sorted:?}");
     }
     let together = probabilities_with(&folder, &["finetune.heads=[extra_trees, boosting]"]);
     let network = probabilities_with(&folder, &[]);

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use nids_eval::kmeans::medoids;
-use nids_flows::{Flows, ReadOptions, all_rows, equal_rows};
+use nids_flows::{Flows, ReadOptions, TokenTable, Tokeniser, all_rows, equal_rows};
 use nids_kernels::{Gemm, Key};
 use nids_nn::ParamTable;
 
@@ -34,7 +34,7 @@ pub enum QueryStrategy {
     Medoids,
     /// Rows of which the fine-tuned classifier is least sure, and that differ from one another: medoids of k-means over its
     /// latents, weighted by p(1 - p), among the rows with the highest weights, ten times as many as are chosen (Zhdanov 2019,
-    /// "Diverse mini-batch active learning").
+    /// "Diverse mini-batch active learning"). For heads alone, over the components that they see.
     Uncertainty,
 }
 
@@ -75,7 +75,9 @@ fn choose(run: &Run, options: &QueryOptions<'_>, progress: &mut dyn Progress) ->
     let weights = stage.require(producer, weights)?;
     let weights = WeightsFile::read(&weights, producer)?;
     let tokeniser = read_tokeniser(&stage.require(producer, TOKENISER)?, producer)?;
-    weights.check_features(tokeniser.tokens().len())?;
+    if config.finetune.from != FinetuneFrom::Features || strategy == QueryStrategy::Medoids {
+        weights.check_features(tokeniser.tokens().len())?;
+    }
     let (flows, pool) = match options.data {
         Some(files) if is_finetuned => {
             let (labelled, known) = training_rows(run, &config, is_finetuned, &mut stage, progress)?;
@@ -117,27 +119,27 @@ fn choose(run: &Run, options: &QueryOptions<'_>, progress: &mut dyn Progress) ->
     };
     progress.event(Event::Message(&format!("{} of {n} different rows, {how}", options.budget)));
 
-    let mut table = ParamTable::default();
-    // of several classifiers, the first one's
-    let is_split = strategy == QueryStrategy::Uncertainty && config.finetune.independent() > 1;
-    let prefix = if is_split && config.finetune.from != FinetuneFrom::Latents { "members.0" } else { "" };
-    let mut root = table.root();
-    let encoder = LatentEncoder::mean(&config, &tokeniser, &mut if prefix.is_empty() { root } else { root.at(prefix) });
-    let names = if prefix.is_empty() { "encoder.".to_owned() } else { format!("{prefix}.encoder.") };
-    let params = weights.params(&table, &[&names], encoder.tokens())?;
-    drop(weights);
-    let session = LatentSession::new(&config, &table, encoder, params)?;
     let detector = if strategy == QueryStrategy::Uncertainty { Some(Detector::open(run)?) } else { None };
-    let width = session.encoder().width();
-    let mut latents = vec![0.0; n * width];
+    let space = match &detector {
+        Some(detector) if !config.finetune.has_network() => Space::Components(detector),
+        _ => Space::Latents(Box::new(latent_session(&config, strategy, &tokeniser, &weights)?)),
+    };
+    drop(weights);
+    let (mut latents, mut width) = (Vec::new(), 0);
     let mut weight = pool.counts;
-    for ((rows, latents), weight) in pool.rows.chunks(BATCH).zip(latents.chunks_mut(BATCH * width)).zip(weight.chunks_mut(BATCH))
-    {
+    for (rows, weight) in pool.rows.chunks(BATCH).zip(weight.chunks_mut(BATCH)) {
         let encoded = tokeniser.tokenise(&flows.select(rows))?;
-        session.latents(&encoded, latents);
+        let of_rows = space.of(&encoded);
+        width = of_rows.len() / rows.len();
+        latents.extend(of_rows);
         if let Some(detector) = &detector {
             let unsure = detector.attacks(&encoded).into_iter().map(|p| f64::from(p) * (1.0 - f64::from(p)));
-            weight.iter_mut().zip(unsure).for_each(|(weight, unsure)| *weight *= unsure);
+            // heads learn of a row as much as of a hundred equal ones
+            let is_frozen = matches!(space, Space::Components(_));
+            weight
+                .iter_mut()
+                .zip(unsure)
+                .for_each(|(weight, unsure)| *weight = if is_frozen { unsure } else { *weight * unsure });
         }
     }
     if latents.iter().any(|z| !z.is_finite()) || weight.iter().any(|weight| !weight.is_finite()) {
@@ -158,6 +160,49 @@ fn choose(run: &Run, options: &QueryOptions<'_>, progress: &mut dyn Progress) ->
     let key = Key::new(config.seed).child(stream::QUERY);
     let chosen = medoids(Gemm::Tiles, &x, width, &candidate_weights, options.budget, key);
     Ok(chosen.into_iter().map(|i| pool.rows[candidates[i]]).collect())
+}
+
+/// Where rows are near one another.
+enum Space<'d> {
+    /// The mean tokens of an encoder.
+    Latents(Box<LatentSession>),
+    /// What heads see.
+    Components(&'d Detector),
+}
+
+impl Space<'_> {
+    /// -> [rows, width]
+    fn of(&self, encoded: &TokenTable) -> Vec<f32> {
+        match self {
+            Self::Latents(session) => {
+                let mut latents = vec![0.0; encoded.n_rows() * session.encoder().width()];
+                session.latents(encoded, &mut latents);
+                latents
+            }
+            Self::Components(detector) => {
+                let components = detector.model().components(encoded).expect("there are heads alone");
+                components.iter().map(|&component| component as f32).collect()
+            }
+        }
+    }
+}
+
+/// The encoder of the strategy, whose mean token is kept.
+fn latent_session(
+    config: &Config,
+    strategy: QueryStrategy,
+    tokeniser: &Tokeniser,
+    weights: &WeightsFile,
+) -> Result<LatentSession> {
+    let mut table = ParamTable::default();
+    // of several classifiers, the first one's
+    let is_split = strategy == QueryStrategy::Uncertainty && config.finetune.independent() > 1;
+    let prefix = if is_split && config.finetune.from != FinetuneFrom::Latents { "members.0" } else { "" };
+    let mut root = table.root();
+    let encoder = LatentEncoder::mean(config, tokeniser, &mut if prefix.is_empty() { root } else { root.at(prefix) });
+    let names = if prefix.is_empty() { "encoder.".to_owned() } else { format!("{prefix}.encoder.") };
+    let params = weights.params(&table, &[&names], encoder.tokens())?;
+    LatentSession::new(config, &table, encoder, params)
 }
 
 /// Different rows to choose from.
