@@ -42,7 +42,6 @@ OUT = pathlib.Path("runs/networks")
 CONFIGS = ("default", "configs/unsw-nb15-small.yaml")
 RIVALS = ("LightGBM", "ExtraTrees")
 WHOLE = ", whole training file"
-MISSING = ("", "-", "(empty)", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "nil", "?")
 METRICS = {  # key in the results: (column of the tables, whether more is better)
     "accuracy": ("accuracy", True),
     "roc_auc": ("ROC-AUC", True),
@@ -80,63 +79,6 @@ def main():
     results.tables(only)
 
 
-# Files
-
-
-@dataclasses.dataclass
-class Table:
-    """Rows of files as the schema reads them."""
-
-    x: pd.DataFrame  # the features: numbers, NaN where missing, and texts
-    y: np.ndarray  # 1 attack, 0 benign, -1 a label that the schema ignores
-    raw: pd.DataFrame  # every cell as text
-
-    @functools.cached_property
-    def key(self):
-        return pd.util.hash_pandas_object(self.x, index=False).to_numpy()
-
-    def rows(self, rows):
-        return Table(self.x.loc[rows].reset_index(drop=True), self.y[rows], self.raw.loc[rows].reset_index(drop=True))
-
-
-def joined(tables):
-    x, y, raw = zip(*((table.x, table.y, table.raw) for table in tables), strict=True)
-    return Table(pd.concat(x, ignore_index=True), np.concatenate(y), pd.concat(raw, ignore_index=True))
-
-
-@functools.cache
-def schema_of(name):
-    return yaml.safe_load(pathlib.Path("configs/schemas", f"{name}.yaml").read_text())
-
-
-def columns_of(schema, *kinds):
-    return [column["name"] for column in schema_of(schema)["columns"] if column["kind"] in kinds]
-
-
-@functools.cache
-def read(path, schema):
-    with path.open() as file:
-        head = [line.rstrip("\n").split("\t") for line, _ in zip(file, range(20), strict=False)]
-    options = {"dtype": str, "keep_default_na": False}
-    if head[0][0].startswith("#separator"):
-        names = next(line[1:] for line in head if line[0] == "#fields")
-        raw = pd.read_csv(path, sep="\t", names=names, comment="#", quoting=3, **options)
-    else:
-        raw = pd.read_csv(path, **options)
-    kind = {column["name"]: column["kind"] for column in schema_of(schema)["columns"]}
-    cells = raw.rename(columns={other: name for column in schema_of(schema)["columns"] for name in [column["name"]]
-                                for other in raw if other.lower() in (text.lower() for text in column.get("aliases", []))})
-    cells = cells.mask(cells.isin(MISSING), "-")
-    features = {}
-    for name in columns_of(schema, "numeric", "categorical"):
-        numbers = cells[name].mask(cells[name] == "-") if kind[name] == "numeric" else None
-        features[name] = cells[name] if numbers is None else numbers.astype(float).replace([np.inf, -np.inf], np.nan)
-    words = schema_of(schema)["labels"]
-    label = cells[columns_of(schema, "label")[0]].str.lower()
-    found = {key: label.isin([str(word).lower() for word in words.get(key, [])]) for key in ("benign", "ignore")}
-    return Table(pd.DataFrame(features), np.select([found["benign"], found["ignore"]], [0, -1], 1), raw)
-
-
 # Protocols
 
 
@@ -150,8 +92,8 @@ class Fold:
     schema: str
     train_files: list
     test_file: pathlib.Path
-    train: Table
-    test: Table
+    train: experiment.Table
+    test: experiment.Table
 
     def __post_init__(self):
         self.known = np.isin(self.test.key, self.train.key)
@@ -205,14 +147,14 @@ def fifth(table, rows, seed):
 
 
 def cic_days(folder, seed):
-    table = read(folder / "cic-ids2017/monday-to-wednesday.csv", "cicflowmeter")
+    table = experiment.read(folder / "cic-ids2017/monday-to-wednesday.csv", "cicflowmeter")
     day = pd.to_datetime(table.raw["Timestamp"]).dt.day_name().to_numpy()
     for name in dict.fromkeys(day):
         yield written("cic-days", name, seed, "cicflowmeter", table.rows(day != name), table.rows(day == name))
 
 
 def cic_families(folder, seed):
-    table = read(folder / "cic-ids2017/monday-to-wednesday.csv", "cicflowmeter")
+    table = experiment.read(folder / "cic-ids2017/monday-to-wednesday.csv", "cicflowmeter")
     family = table.raw["Label"].to_numpy()
     benign = fifth(table, np.flatnonzero(table.y == 0), seed)
     for name in sorted(set(family[table.y == 1])):
@@ -221,11 +163,11 @@ def cic_families(folder, seed):
 
 
 def whole_files(protocol, files, seed):
-    tables = {path: read(path, "zeek-conn") for path in files}
+    tables = {path: experiment.read(path, "zeek-conn") for path in files}
     for path in files:
         others = [other for other in files if other != path]
         name = path.name.split(".")[0].removeprefix("CTU-").replace("-Capture", "")
-        train = joined([tables[other] for other in others])
+        train = experiment.joined([tables[other] for other in others])
         yield Fold(name, OUT / protocol / name, seed, "zeek-conn", others, path, train, tables[path])
 
 
@@ -238,7 +180,7 @@ def zeek(folder, seed):
 
 
 def netflow(folder, seed):
-    table = read(folder / "netflow/nf-unsw-nb15.csv", "netflow-v1")
+    table = experiment.read(folder / "netflow/nf-unsw-nb15.csv", "netflow-v1")
     test = fifth(table, np.arange(len(table.y)), seed)
     yield written("netflow", "a fifth", seed, "netflow-v1", table.rows(~test), table.rows(test))
 
@@ -284,7 +226,7 @@ def network(fold, config):
 def rival(fold, name, train):
     """LightGBM as in scripts/quality.py, with missing numbers and categories as they are; ExtraTrees as in scripts/ablation.py,
     with medians for missing numbers, a column that says so, and a column a category."""
-    numbers, texts = columns_of(fold.schema, "numeric"), columns_of(fold.schema, "categorical")
+    numbers, texts = experiment.columns_of(fold.schema, "numeric"), experiment.columns_of(fold.schema, "categorical")
     if name.startswith("LightGBM"):
         known = {text: sorted(set(train.x[text])) for text in texts}
         train_x, test_x = (
