@@ -1,5 +1,5 @@
 """What the experiments of scripts/ablation.py and scripts/networks.py share: reading a file as its schema says, running a stage,
-and keeping results as they come."""
+keeping results as they come, and comparing them by seed."""
 
 import dataclasses
 import functools
@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pandas as pd
 import yaml
+from scipy.stats import ttest_rel
 
 MISSING = ("", "-", "(empty)", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "nil", "?")
 
@@ -29,6 +30,31 @@ class Results:
         self.lines.append(line)
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def cell(values, name, rivals, more_is_better):
+    """Mean ± sd of a learner; in brackets its lead over the best of the rivals on the same seeds, and the p of a paired t-test.
+    `values` has a row for each seed and a column for each learner."""
+    if name not in values or values[name].isna().all():
+        return ""
+    text = digits(f"{values[name].mean():.4f}")
+    if values[name].count() > 1:
+        text += digits(f" ± {values[name].std():.4f}")
+    pairs = [values[[name, rival]].dropna() for rival in rivals if rival in values and rival != name]
+    leads = [pair.iloc[:, 0] - pair.iloc[:, 1] for pair in pairs if len(pair) > 0]
+    if leads:
+        lead = min(leads, key=lambda lead: lead.mean() if more_is_better else -lead.mean())
+        text += digits(f" ({lead.mean():+.4f}")
+        if len(lead) > 1 and lead.std() > 0:
+            p = ttest_rel(lead, np.zeros(len(lead))).pvalue
+            text += ", p < .001" if p < 0.0005 else digits(f", p {p:.3f}")
+        text += ")"
+    return text
+
+
+def digits(text):
+    """As docs/results.md writes numbers below one."""
+    return text.replace("0.", ".", 1)
 
 
 def call(command):

@@ -29,7 +29,6 @@ import lightgbm
 import numpy as np
 import pandas as pd
 import yaml
-from scipy.stats import ttest_rel
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.impute import SimpleImputer
@@ -291,28 +290,9 @@ def print_rows(fold, lines):
         cells = [fold, name, str((lines["name"] == name).sum())]
         for key in METRICS:
             values = lines.pivot(index="seed", columns="name", values=key)
-            if values[name].isna().all():
-                cells.append("")
-                continue
-            cell = digits(f"{values[name].mean():.4f}")
-            if values[name].count() > 1:
-                cell += digits(f" ± {values[name].std():.4f}")
-            both = values[[name, *(rival for rival in RIVALS if rival in values)]].dropna()
-            if name.startswith("nids-mixer") and both.shape[1] > 1 and len(both) > 0:
-                means = both.drop(columns=name).mean()
-                lead = both[name] - both[means.idxmax() if METRICS[key][1] else means.idxmin()]
-                cell += digits(f" ({lead.mean():+.4f}")
-                if len(lead) > 1 and lead.std() > 0:
-                    p = ttest_rel(lead, np.zeros(len(lead))).pvalue
-                    cell += ", p < .001" if p < 0.0005 else digits(f", p {p:.3f}")
-                cell += ")"
-            cells.append(cell)
+            rivals = RIVALS if name.startswith("nids-mixer") else []
+            cells.append(experiment.cell(values, name, rivals, METRICS[key][1]))
         print("| " + " | ".join(cells) + " |")
-
-
-def digits(text):
-    """As docs/results.md writes numbers below one."""
-    return text.replace("0.", ".", 1)
 
 
 main()
