@@ -206,21 +206,20 @@ class Draw:
         self.encoders = OUT / "encoders" / name_of(earlier) / str(seed)
         train, unlabelled = folder / "train.csv", folder / "unlabelled.csv"
         self.data = [f"data.train={train}", f"data.unlabelled={unlabelled if unlabelled.exists() else 'null'}", f"seed={seed}"]
-        self.encoder("mae")
-        latents = self.folder / "mae" / "latents"
-        self.train, self.val = (np.load(latents / f"rows_{part}.npy") for part in ("train", "val"))
-        schema = yaml.safe_load((self.folder / "mae" / "config.yaml").read_text())["data"]["schema"]
+        cut = self.cut()
+        self.train, self.val = (np.load(cut / "latents" / f"rows_{part}.npy") for part in ("train", "val"))
+        schema = yaml.safe_load((cut / "config.yaml").read_text())["data"]["schema"]
         table = experiment.read(train, schema)
         table = table.rows(table.y >= 0)
         for part, rows in (("train", self.train), ("val", self.val)):
-            labels = np.load(latents / f"labels_{part}.npy")
-            assert np.array_equal(table.y[rows], labels), f"{latents}: labels that are not those of {train}"
+            labels = np.load(cut / "latents" / f"labels_{part}.npy")
+            assert np.array_equal(table.y[rows], labels), f"{cut}: labels that are not those of {train}"
         self.y = table.y
         self.categorical = experiment.columns_of(schema, "categorical")
         self.x = table.x.assign(**{name: table.x[name].astype("category").cat.codes for name in self.categorical})
         # equal rows have equal numbers
         self.group = self.x.groupby(list(self.x), dropna=False).ngroup().to_numpy()
-        assert not np.isin(self.group[self.val], self.group[self.train]).any(), f"{latents}: equal rows straddle the cut"
+        assert not np.isin(self.group[self.val], self.group[self.train]).any(), f"{cut}: equal rows straddle the cut"
         # one row of each group of equal training rows, which stands for all of them
         _, first, size = np.unique(self.group[self.train], return_index=True, return_counts=True)
         self.pool, self.size = self.train[first], dict(zip(self.group[self.train[first]], size, strict=True))
@@ -229,18 +228,24 @@ class Draw:
     def config(self, n):
         return "configs/unsw-nb15.yaml" if n == "all" else "configs/unsw-nb15-few-labels.yaml"
 
+    def cut(self):
+        """A run whose `encode` lists the rows of either part. The cut follows from the data and the seed, so a step of a small
+        network will do: it takes a second, and rivals need no encoder."""
+        folder = self.folder / "cut"
+        if not (folder / "manifest-encode.json").exists():
+            small = ["data.unlabelled=null", "model.dim=8", "model.depth=1", "pretrain.steps=1"]
+            overrides = [*self.data, *(setting for setting in self.settings if setting.startswith("data.")), *small]
+            for stage in ("pretrain", "encode"):
+                self.call(stage, folder, self.config(100), overrides)
+        return folder
+
+    def call(self, stage, folder, config, overrides):
+        sets = [part for setting in overrides for part in ("--set", setting)]
+        experiment.call([BINARY, stage, "--config", config, "--run", str(folder), *sets])
+
     def command(self, stage, kind, n, settings, folder=None):
         overrides = [*self.data, *(VAE if kind == "vae" else []), *settings, *self.settings]
-        run = ["--config", self.config(n), "--run", str((folder or self.folder) / kind)]
-        sets = [part for setting in overrides for part in ("--set", setting)]
-        experiment.call([BINARY, stage, *run, *sets])
-
-    def encoder(self, kind):
-        if not (self.encoders / kind / "manifest-pretrain.json").exists():
-            self.command("pretrain", kind, 100, [], self.encoders)
-        if not (self.folder / kind / "latents" / "rows_val.npy").exists():
-            self.share(kind, kind)
-            self.command("encode", kind, 100, [])
+        self.call(stage, (folder or self.folder) / kind, self.config(n), overrides)
 
     def labelled(self, n, way):
         """The rows whose labels are shown, as a file and as an array."""
@@ -284,6 +289,8 @@ class Draw:
 
     def share(self, folder, kind="mae"):
         """A folder with the encoder alone: in one with a classifier, query would leave out the rows that this one knows."""
+        if not (self.encoders / kind / "manifest-pretrain.json").exists():
+            self.command("pretrain", kind, 100, [], self.encoders)
         folder = self.folder / folder
         folder.mkdir(exist_ok=True)
         for name in ("manifest-pretrain.json", "pretrained.safetensors", "tokeniser.json"):
@@ -310,8 +317,8 @@ class Draw:
 
     def network(self, arm, n):
         kind, settings, way = ARMS[arm]
-        self.encoder(kind)
         path, _ = self.labelled(n, way)
+        self.share(kind, kind)
         settings = [*settings, *self.listed(path, settings)]
         if "finetune.from=latents" in settings:
             self.command("encode", kind, n, settings)
