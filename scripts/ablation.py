@@ -47,6 +47,7 @@ LATENTS = [*PLAIN, "finetune.from=latents", "finetune.encoder_lr_scale=1"]
 COMMITTEE = [*PLAIN, "finetune.from=frozen", "finetune.encoder_lr_scale=1"]
 FEATURES = [*PLAIN, "finetune.from=features", "finetune.encoder_lr_scale=1"]
 HEADS = ["finetune.heads=[logistic, kernel_machine]"]
+WITH_TREES = ["finetune.heads=[extra_trees, boosting]"]
 
 # way: settings of the classifier that chooses the rows of each round
 CHOOSERS = {
@@ -70,6 +71,8 @@ ARMS = {
     "MAE, fine-tuned, chosen rows": ("mae", PLAIN, "chosen"),
     "MAE, mean teacher, chosen rows": ("mae", [], "chosen"),
     "MAE, mean teacher, chosen in rounds": ("mae", [], "rounds"),
+    "MAE, fine-tuned, with trees": ("mae", [*PLAIN, *WITH_TREES], "random"),
+    "MAE, mean teacher, with trees, chosen in rounds": ("mae", WITH_TREES, "rounds"),
     "committee, random rows": ("mae", COMMITTEE, "random"),
     "committee, heads alone, random rows": ("mae", CHOOSERS["heads"], "random"),
     "committee, chosen in rounds": ("mae", COMMITTEE, "committee"),
