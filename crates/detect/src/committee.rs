@@ -40,14 +40,23 @@ impl Basis {
         tokeniser: &Tokeniser,
         params: impl FnOnce(&ParamTable, &LatentEncoder) -> Result<Buffer<f32>>,
     ) -> Result<Self> {
-        let mut table = ParamTable::default();
         if config.finetune.from == FinetuneFrom::Frozen {
-            let encoder = LatentEncoder::all_tokens(config, tokeniser, &mut table.root());
-            let params = params(&table, &encoder)?;
-            return Ok(Self::Tokens(Box::new(LatentSession::new(config, &table, encoder, params)?)));
+            return Self::tokens(config, tokeniser, params);
         }
         let width = tokeniser.tokens().iter().map(|token| token.width).sum();
-        Ok(Self::Features { engine: inference_engine(config, &table, 1, 1, width)?, width })
+        Ok(Self::Features { engine: inference_engine(config, &ParamTable::default(), 1, 1, width)?, width })
+    }
+
+    /// Tokens of the encoder that `params` has the weights of.
+    pub fn tokens(
+        config: &Config,
+        tokeniser: &Tokeniser,
+        params: impl FnOnce(&ParamTable, &LatentEncoder) -> Result<Buffer<f32>>,
+    ) -> Result<Self> {
+        let mut table = ParamTable::default();
+        let encoder = LatentEncoder::all_tokens(config, tokeniser, &mut table.root());
+        let params = params(&table, &encoder)?;
+        Ok(Self::Tokens(Box::new(LatentSession::new(config, &table, encoder, params)?)))
     }
 
     /// The engine, whose workers score.
@@ -80,6 +89,16 @@ impl Basis {
             }
         }
         Array2::from_shape_vec((rows.len(), width), out).expect("rows of one width")
+    }
+
+    /// The `k` leading principal components of at most 4,096 of the rows: four times as many gain nothing.
+    ///
+    /// # Errors
+    /// Numbers that are not finite.
+    pub fn pca(&self, encoded: &TokenTable, rows: &[u32], k: usize) -> nids_heads::Result<Pca> {
+        const ROWS: usize = 4096;
+        let some: Vec<u32> = rows.iter().copied().step_by(rows.len().div_ceil(ROWS).max(1)).collect();
+        Pca::fit(&self.numbers(encoded, &some), k)
     }
 
     /// The principal components of some rows, block by block: their numbers would take some thirty times as much.   -> [rows, k]

@@ -3,7 +3,7 @@
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use nids_eval::probe::{ProbeScore, RidgeProbe};
 use nids_flows::Tokeniser;
-use nids_heads::{LogisticRegression, Pca};
+use nids_heads::LogisticRegression;
 use nids_kernels::Key;
 use nids_nn::ParamTable;
 use rand_distr::{Distribution, StandardNormal};
@@ -12,7 +12,7 @@ use crate::data::{Labelled, labelled, labelled_name, warn_of_newly_missing};
 use nids_config::{Config, Stage};
 use nids_detect::engine::reserve_openblas;
 use nids_detect::read::read_tokeniser;
-use nids_detect::{LatentEncoder, LatentSession, WeightsFile};
+use nids_detect::{Basis, LatentEncoder, LatentSession, WeightsFile};
 use nids_store::log::Line;
 use nids_store::npy;
 use nids_store::progress::{Event, Progress};
@@ -25,8 +25,6 @@ use nids_train::stream;
 const BATCH: usize = 4096;
 /// Principal components of a row's tokens that the probe on them sees: twice as many gain nothing.
 const COMPONENTS: usize = 256;
-/// Rows that these are found on, at most: four times as many gain nothing.
-const COMPONENT_ROWS: usize = 4096;
 
 /// Encodes the labelled rows with the pretrained encoder. Leaves `latents/{train,val}.npy` (`[rows, D]`, or `[rows, N, D]`
 /// where tokens are kept; with `mu`, `[rows, Z]` or `[rows, N, Z]`), `latents/labels_*.npy` and `latents/rows_*.npy` (which row
@@ -115,18 +113,19 @@ fn token_probe(
     weights: &WeightsFile,
     progress: &mut dyn Progress,
 ) -> Result<ProbeScore> {
-    let mut table = ParamTable::default();
-    let encoder = LatentEncoder::all_tokens(config, tokeniser, &mut table.root());
-    let session = frozen(config, &table, encoder, weights)?;
     let refuse = |error: nids_heads::Error| Error::Numerics(format!("the probe on tokens: {error}"));
+    let basis = Basis::tokens(config, tokeniser, |table, encoder| weights.params(table, encoder.prefixes(), encoder.tokens()))?;
+    let encoded = tokeniser.tokenise(&labelled.flows)?;
     let train = &labelled.split.train;
-    let some: Vec<u32> = train.iter().copied().step_by(train.len().div_ceil(COMPONENT_ROWS)).collect();
-    let pca = Pca::fit(&latents(&session, tokeniser, labelled, &some, progress)?, COMPONENTS).map_err(refuse)?;
+    let pca = basis.pca(&encoded, train, COMPONENTS).map_err(refuse)?;
     // the tokens of all rows at once would be some hundred times as large
     let mut components_of = |rows: &[u32]| -> Result<Array2<f64>> {
         let mut out = Array2::zeros((rows.len(), pca.n_components()));
         for (rows, mut out) in rows.chunks(BATCH).zip(out.axis_chunks_iter_mut(Axis(0), BATCH)) {
-            out.assign(&pca.transform(&latents(&session, tokeniser, labelled, rows, progress)?));
+            if let Some(signal) = progress.stop() {
+                return Err(Error::Interrupted { signal });
+            }
+            out.assign(&basis.components(&pca, &encoded, rows));
         }
         Ok(out)
     };

@@ -4,7 +4,7 @@ use ndarray::Axis;
 use nids_config::{Config, Head};
 use nids_detect::{Basis, Committee, feature_values};
 use nids_flows::TokenTable;
-use nids_heads::{Boosting, BoostingConfig, ExtraTrees, ExtraTreesConfig, KernelConfig, KernelMachine, LogisticRegression, Pca};
+use nids_heads::{Boosting, BoostingConfig, ExtraTrees, ExtraTreesConfig, KernelConfig, KernelMachine, LogisticRegression};
 use nids_kernels::Key;
 use nids_nn::engine::Engine;
 use nids_store::progress::{Event, Progress};
@@ -15,8 +15,6 @@ use crate::data::Labelled;
 
 /// Principal components that heads see: with 100 labels, twice as many cost a point of accuracy.
 const COMPONENTS: usize = 50;
-/// Rows that these are found on, at most: four times as many gain nothing.
-const COMPONENT_ROWS: usize = 4096;
 /// Rows that a kernel machine is fitted on, at most: its time grows with the third power.
 const KERNEL_ROWS: usize = 4000;
 /// Labels up to which trees are small.
@@ -42,10 +40,8 @@ impl Fitting<'_> {
         let mut committee = Committee::default();
         let mut components = None;
         if let Some(basis) = basis {
-            let train = &labelled.split.train;
-            let some: Vec<u32> = train.iter().copied().step_by(train.len().div_ceil(COMPONENT_ROWS)).collect();
-            let pca =
-                Pca::fit(&basis.numbers(encoded, &some), COMPONENTS).map_err(|error| refuse("principal components", &error))?;
+            let pca = basis.pca(encoded, &labelled.split.train, COMPONENTS);
+            let pca = pca.map_err(|error| refuse("principal components", &error))?;
             stop(progress)?;
             components = Some(basis.components(&pca, encoded, rows));
             committee.pca = Some(pca);
