@@ -99,7 +99,9 @@ fn setting(key: &Key, node: &Node, problems: &mut Vec<Problem>) -> Option<Json> 
     let value = match (&key.rule, &node.value) {
         (_, Value::Null) if key.nullable => Some(Json::Null),
         (Rule::Choice(_), _) => return choice(key, &key.names(), node, problems),
-        (Rule::Section, Value::Map(_)) => return Some(Json::Object(section(node, &key.path, problems))),
+        (Rule::Section | Rule::NumberOrSection(..), Value::Map(_)) => {
+            return Some(Json::Object(section(node, &key.path, problems)));
+        }
         (Rule::Texts, Value::List(items)) => {
             let text = |item: &Node| match &item.value {
                 Value::Scalar { text, plain } => scalar(key, text, *plain),
@@ -129,7 +131,9 @@ fn scalar(key: &Key, text: &str, plain: bool) -> Option<Json> {
         Rule::Switch => text.parse::<bool>().ok().map(Json::from),
         Rule::Whole(low, high) => text.parse::<u64>().ok().filter(|value| (low..=high).contains(&value)).map(Json::from),
         Rule::WordOrWhole(_, low, high) => text.parse::<u64>().ok().filter(|value| (low..=high).contains(&value)).map(Json::from),
-        Rule::Number(low, high) => number(text).filter(|value| (*low, *high).contains(value)).map(Json::from),
+        Rule::Number(low, high) | Rule::NumberOrSection(low, high) => {
+            number(text).filter(|value| (*low, *high).contains(value)).map(Json::from)
+        }
         Rule::SomeOf(_) | Rule::Choice(_) | Rule::Section => None,
     }
 }

@@ -5,6 +5,8 @@ use super::{
     RampConfig, ScheduleConfig, Settings, SweepStrategy, Task, TrainingConfig,
 };
 
+use nids_models::{DrawnRatio, MaeConfig, MaeEncoder, MaskRatio};
+
 impl Settings {
     /// The keys of settings that contradict others, each with a message.
     pub(super) fn contradictions(&self) -> Vec<(&'static str, String)> {
@@ -61,6 +63,7 @@ impl Settings {
         if let Err(nids_flows::Error::Tokeniser { message }) = self.tokeniser.check() {
             found.push(("tokeniser", message));
         }
+        self.of_pretraining(&mut found);
         if matches!(self.encode.latents, Latents::Mu) && !matches!(self.pretrain.objective, ObjectiveConfig::Vae(_)) {
             let message = "only a variational autoencoder has `mu`: set `pretrain.objective: vae`, or take `mean` or `tokens`";
             found.push(("encode.latents", message.to_owned()));
@@ -135,6 +138,26 @@ impl Settings {
         if finetune.has_network() && !finetune.heads().is_empty() && finetune.task != Task::Binary {
             let message = "heads tell attacks from benign rows only: set `finetune.task: binary`";
             refuse("finetune.heads", message.to_owned());
+        }
+    }
+
+    /// Those of the settings of pretraining.
+    fn of_pretraining(&self, found: &mut Vec<(&'static str, String)>) {
+        if let ObjectiveConfig::Mae(MaeConfig { mask_ratio: MaskRatio::Drawn(DrawnRatio { from, to }), encoder, .. }) =
+            self.pretrain.objective
+        {
+            let key = "pretrain.objective.mae.mask_ratio";
+            if from >= to {
+                found.push((
+                    key,
+                    format!("expected `from` to be below `to`, found {from} and {to}: for one ratio write one number"),
+                ));
+            }
+            if encoder == MaeEncoder::VisibleOnly {
+                let message = "with `encoder: visible_only` every row hides as many features: write one number, or set \
+                               `encoder: mask_token`";
+                found.push((key, message.to_owned()));
+            }
         }
     }
 }

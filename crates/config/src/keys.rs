@@ -30,6 +30,8 @@ pub(super) enum Rule {
     /// This word, or a whole number.
     WordOrWhole(Choice, u64, u64),
     Number(Bound<f64>, Bound<f64>),
+    /// A number, or a mapping of the settings below it.
+    NumberOrSection(Bound<f64>, Bound<f64>),
     Switch,
     Text,
     /// A text, or a list of them.
@@ -103,6 +105,7 @@ impl Walk {
         let is_newer = schema["x-newer"] == true;
         let nullable = types.contains(&"null");
         let variants = schema["oneOf"].as_array().map_or(&[][..], Vec::as_slice);
+        let mut below = None;
         let rule = match types.iter().find(|name| **name != "null") {
             Some(&"integer") => Rule::Whole(whole(&schema["minimum"], 0), whole(&schema["maximum"], u64::MAX)),
             Some(&"number") => {
@@ -116,11 +119,26 @@ impl Walk {
             Some(&"string") if types.contains(&"array") => Rule::Texts,
             Some(&"string") => Rule::Text,
             Some(&"object") if !nullable => return self.section(path, schema, scope),
-            Some(&"object") => Rule::Section,
+            Some(&"object") => {
+                below = Some(schema);
+                Rule::Section
+            }
             _ if schema["anyOf"].is_array() => {
-                let one = |key: &str| schema["anyOf"].as_array()?.iter().find(|one| one[key].is_string());
-                let (word, number) = one("const").zip(one("type")).unwrap_or_else(|| panic!("`{path}`: no rule fits {schema}"));
-                Rule::WordOrWhole(choice(word), whole(&number["minimum"], 0), whole(&number["maximum"], u64::MAX))
+                let one = |is: &dyn Fn(&Json) -> bool| schema["anyOf"].as_array()?.iter().find(|one| is(one));
+                let typed = |name: &'static str| one(&move |one| one["type"] == name);
+                match (one(&|one| one["const"].is_string()), typed("integer"), typed("number"), typed("object")) {
+                    (Some(word), Some(number), ..) => {
+                        Rule::WordOrWhole(choice(word), whole(&number["minimum"], 0), whole(&number["maximum"], u64::MAX))
+                    }
+                    (.., Some(number), Some(section)) => {
+                        below = Some(section);
+                        Rule::NumberOrSection(
+                            bound(number, "minimum", "exclusiveMinimum"),
+                            bound(number, "maximum", "exclusiveMaximum"),
+                        )
+                    }
+                    _ => panic!("`{path}`: no rule fits {schema}"),
+                }
             }
             _ => {
                 let choices: Vec<Choice> = variants.iter().map(choice).collect();
@@ -135,10 +153,9 @@ impl Walk {
         let pointer = format!("/{}", path.replace('.', "/"));
         let default = self.defaults.pointer(&pointer).unwrap_or(&schema["default"]).clone();
         let doc = schema["description"].as_str().unwrap_or_default().replace('\n', " ");
-        let is_section = matches!(rule, Rule::Section);
         self.keys.push(Key { path: path.to_owned(), rule, nullable, scope, is_newer, doc, default });
-        if is_section {
-            self.section(path, schema, scope);
+        if let Some(section) = below {
+            self.section(path, section, scope);
         }
         for (name, inner) in variants.iter().filter_map(|variant| variant["properties"].as_object()).flatten() {
             self.section(&join(path, name), inner, scope);
@@ -237,15 +254,10 @@ impl Key {
             Rule::Whole(low, u64::MAX) => format!("a whole number from {low} up"),
             Rule::Whole(low, high) => format!("a whole number between {low} and {high}"),
             Rule::WordOrWhole(word, low, high) => format!("`{}` or a whole number between {low} and {high}", word.name),
-            Rule::Number(low, high) => match (low, high) {
-                (Included(low), Included(high)) => format!("a number between {low} and {high}"),
-                (Included(low), Excluded(high)) => format!("a number from {low} to below {high}"),
-                (Excluded(low), Included(high)) => format!("a number above {low}, at most {high}"),
-                (Excluded(low), Excluded(high)) => format!("a number between {low} and {high}, both excluded"),
-                (Included(low), Unbounded) => format!("a number from {low} up"),
-                (Excluded(low), Unbounded) => format!("a number above {low}"),
-                (Unbounded, _) => "a number".to_owned(),
-            },
+            Rule::Number(low, high) => a_number(*low, *high),
+            Rule::NumberOrSection(low, high) => {
+                format!("{}, or a mapping of {}", a_number(*low, *high), quoted(&children(&self.path)))
+            }
             Rule::Switch => "`true` or `false`".to_owned(),
             Rule::Text => "text (in quotes where it looks like a number)".to_owned(),
             Rule::Texts => "text (in quotes where it looks like a number) or a list of texts".to_owned(),
@@ -260,6 +272,19 @@ impl Key {
             text.push_str(" or `null`");
         }
         text
+    }
+}
+
+/// "a number between 0 and 1"
+fn a_number(low: Bound<f64>, high: Bound<f64>) -> String {
+    match (low, high) {
+        (Included(low), Included(high)) => format!("a number between {low} and {high}"),
+        (Included(low), Excluded(high)) => format!("a number from {low} to below {high}"),
+        (Excluded(low), Included(high)) => format!("a number above {low}, at most {high}"),
+        (Excluded(low), Excluded(high)) => format!("a number between {low} and {high}, both excluded"),
+        (Included(low), Unbounded) => format!("a number from {low} up"),
+        (Excluded(low), Unbounded) => format!("a number above {low}"),
+        (Unbounded, _) => "a number".to_owned(),
     }
 }
 

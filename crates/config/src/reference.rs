@@ -32,6 +32,11 @@ fn close(schema: &mut Json, path: &str) {
         }
         object.insert("additionalProperties".to_owned(), json!(false));
     }
+    // a number or a mapping: the default stands beside the two
+    for either in object.get_mut("anyOf").and_then(Json::as_array_mut).into_iter().flatten() {
+        close(either, path);
+        either.as_object_mut().expect("a variant is an object").remove("default");
+    }
     let Some(variants) = object.get_mut("oneOf").and_then(Json::as_array_mut) else { return };
     let mut bare = Vec::new();
     for variant in variants.iter_mut() {

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use nids_models::{DrawnRatio, MaskRatio};
 use nids_nn::optim::{AdamConfig, AdamWConfig, OptimiserConfig};
 
 use super::*;
@@ -24,6 +25,7 @@ fn every_value_of_a_config_has_a_key_and_every_key_a_value() {
         "name: x",
         "name: x\npretrain: { optimiser: adam, schedule: cosine_restarts }\nfinetune: { optimiser: adam, schedule: cosine_restarts }",
         "name: x\npretrain: { objective: vae }",
+        "name: x\npretrain: { objective: { mae: { mask_ratio: {} } } }",
         "name: x\nfinetune: { task: multiclass, ensemble: batch, ema: {} }",
         "name: x\nfinetune: { mean_teacher: {} }",
         "name: x\nsweep: { strategy: halving }",
@@ -37,7 +39,8 @@ fn every_value_of_a_config_has_a_key_and_every_key_a_value() {
     let mut listed: Vec<&str> = every_key().filter(|path| !has_settings(path)).collect();
     listed.sort_unstable();
     assert_eq!(named, listed);
-    assert!(every_key().count() <= 131, "{} keys: which of them does a shipped config or a result need?", every_key().count());
+    // 131, and for objectives of pretraining that an anomaly score is to stand on: the two ends of a drawn mask ratio
+    assert!(every_key().count() <= 133, "{} keys: which of them does a shipped config or a result need?", every_key().count());
 }
 
 #[test]
@@ -99,6 +102,8 @@ fn the_schema_accepts_what_the_checker_accepts() {
     for text in [
         "name: x",
         "name: x\npretrain: { optimiser: adam, schedule: one_cycle }",
+        "name: x\npretrain: { objective: { mae: { mask_ratio: 0.6 } } }",
+        "name: x\npretrain: { objective: { mae: { mask_ratio: { to: 0.6 } } } }",
         "name: x\nfinetune: { ema: {}, mean_teacher: null, labels: 2, optimiser: { adam: { beta1: 0 } } }",
     ] {
         assert!(is_valid(text) && check(text, &[]).is_ok(), "{text}");
@@ -110,6 +115,9 @@ fn the_schema_accepts_what_the_checker_accepts() {
         "name: x\npretrain: { optimiser: lion }",
         "name: x\npretrain: { optimiser: { adamw: { beta3: 1 } } }",
         "name: x\nmodel: { dropout: 1 }",
+        "name: x\npretrain: { objective: { mae: { mask_ratio: 1 } } }",
+        "name: x\npretrain: { objective: { mae: { mask_ratio: { to: 1 } } } }",
+        "name: x\npretrain: { objective: { mae: { mask_ratio: { too: 0.5 } } } }",
         "name: x\nfinetune: { labels: many }",
         "name: x\npretrain: { schedule: { cosine: { warmup: 0.1 } } }",
     ] {
@@ -357,6 +365,35 @@ fn a_setting_may_be_a_word_or_a_number() {
 }
 
 #[test]
+fn a_mask_ratio_is_a_number_or_two_ends() {
+    let ratio = |set: &[&str]| {
+        let config = config("name: x", set);
+        let ObjectiveConfig::Mae(mae) = config.pretrain.objective else { panic!("the default") };
+        mae.mask_ratio
+    };
+    let key = "pretrain.objective.mae.mask_ratio";
+    let drawn = |from, to| MaskRatio::Drawn(DrawnRatio { from, to });
+    assert_eq!(ratio(&[]), MaskRatio::Fixed(0.4));
+    assert_eq!(ratio(&[&format!("{key}={{}}")]), drawn(0.0, 0.6));
+    assert_eq!(ratio(&[&format!("{key}.from=0.1")]), drawn(0.1, 0.6));
+    assert_eq!(ratio(&[&format!("{key}={{from: 0.1, to: 0.3}}"), &format!("{key}=0.3")]), MaskRatio::Fixed(0.3));
+    let both = config("name: x", &[&format!("{key}.to=0.7")]);
+    assert_eq!(config(&both.to_yaml(), &[]), both);
+    let wrong = ["2", "{to: 1}", "{too: 0.5}", "[0.1]", "null", "{from: 0.5, to: 0.5}"];
+    let mut wrong: Vec<String> = wrong.map(|value| problems("name: x", &[&format!("{key}={value}")])).to_vec();
+    wrong.push(problems("name: x", &[&format!("{key}={{}}"), "pretrain.objective.mae.encoder=visible_only"]));
+    insta::assert_snapshot!(wrong.join("\n"), @r"
+    --set pretrain.objective.mae.mask_ratio=2: `pretrain.objective.mae.mask_ratio`: expected a number between 0 and 1, both excluded, or a mapping of `from`, `to`, found `2`
+    --set pretrain.objective.mae.mask_ratio={to: 1}: `pretrain.objective.mae.mask_ratio.to`: expected a number between 0 and 1, both excluded, found `1`
+    --set pretrain.objective.mae.mask_ratio={too: 0.5}: unknown key `pretrain.objective.mae.mask_ratio.too`: did you mean `pretrain.objective.mae.mask_ratio.to`?
+    --set pretrain.objective.mae.mask_ratio=[0.1]: `pretrain.objective.mae.mask_ratio`: expected a number between 0 and 1, both excluded, or a mapping of `from`, `to`, found a list
+    --set pretrain.objective.mae.mask_ratio=null: `pretrain.objective.mae.mask_ratio`: expected a number between 0 and 1, both excluded, or a mapping of `from`, `to`, found nothing
+    --set pretrain.objective.mae.mask_ratio={from: 0.5, to: 0.5}: `pretrain.objective.mae.mask_ratio`: expected `from` to be below `to`, found 0.5 and 0.5: for one ratio write one number
+    --set pretrain.objective.mae.mask_ratio={}: `pretrain.objective.mae.mask_ratio`: with `encoder: visible_only` every row hides as many features: write one number, or set `encoder: mask_token`
+    ");
+}
+
+#[test]
 fn hashes_move_with_what_matters_and_nothing_else() {
     let base = config("name: x", &[]);
     let moved = |set: &str| {
@@ -436,7 +473,7 @@ finetune: { labels: many, steps: null, optimiser: {} }
     c.yaml:8:10: `pretrain.steps`: expected a whole number from 1 up, found `1e3`
     c.yaml:9:7: `pretrain.lr`: expected a number above 0, found `.inf`
     c.yaml:10:14: `pretrain.clip_norm`: expected a number above 0 or `null`, found `0`
-    c.yaml:11:35: `pretrain.objective.mae.mask_ratio`: expected a number between 0 and 1, both excluded, found `1.5`
+    c.yaml:11:35: `pretrain.objective.mae.mask_ratio`: expected a number between 0 and 1, both excluded, or a mapping of `from`, `to`, found `1.5`
     c.yaml:11:49: `pretrain.objective.mae.encoder`: expected one of `mask_token`, `visible_only`, found `visible`: did you mean `visible_only`?
     c.yaml:12:14: `pretrain.optimiser`: expected one of `adamw`, `adam`, found `lion`
     c.yaml:13:36: `pretrain.schedule`: expected exactly one of `cosine`, `constant`, `cosine_restarts`, `one_cycle`, found `cosine_restarts` and `constant`

@@ -2,7 +2,7 @@
 #![allow(clippy::print_stdout, reason = "an example prints what it shows")]
 
 use nids_kernels::{Arena, Key};
-use nids_models::{Mae, MaeConfig, MaeEncoder, MixerConfig, Target, random_masking};
+use nids_models::{Mae, MaeConfig, MaeEncoder, MixerConfig, Target};
 use nids_nn::gradcheck::uniform;
 use nids_nn::{Activation, Cx, Gemm, Mode, ParamTable};
 
@@ -30,7 +30,7 @@ fn main() {
         dropout: 0.0,
         drop_path: 0.0,
     };
-    let config = MaeConfig { mask_ratio: 0.5, encoder: MaeEncoder::VisibleOnly, decoder_depth: 1 };
+    let config = MaeConfig { mask_ratio: 0.5.into(), encoder: MaeEncoder::VisibleOnly, decoder_depth: 1 };
     let features: Vec<(String, usize)> = (0..F).map(|t| (format!("x{t}"), 1)).collect();
     let mut table_of_params = ParamTable::default();
     let mae = Mae::new(&mut table_of_params.root(), &features, &[Target::Numeric; F], &mixer, config);
@@ -40,7 +40,7 @@ fn main() {
     let mut grads = table_of_params.zeros::<f32>();
     let mut arena = Arena::default();
     let samples: Vec<u32> = (0..B as u32).collect();
-    let divisor = (B * mae.n_masked()) as f32;
+    let divisor = B as f32 * mae.n_masked() as f32;
     let mut losses = Vec::new();
     for step in 0..STEPS {
         grads.fill(0.0);
@@ -50,7 +50,7 @@ fn main() {
         let cx = Cx::new(&params, &arena, Mode::Train { key, samples: &samples }).with(Gemm::Tiles, None);
         let (x, mask) = (cx.alloc(F * B), cx.alloc(F * B));
         x.copy_from_slice(&rows);
-        random_masking(key, &samples, F, mae.n_masked(), None, mask);
+        mae.draw_mask(key, &samples, None, mask);
         losses.push(mae.loss(&cx, Some(&mut grads), B, x, mask, &rows, divisor));
         drop(cx);
         arena.reset();

@@ -18,7 +18,7 @@ mod vae;
 pub use classifier::{Classifier, ClassifierCache, MembersConfig};
 pub use heads::Target;
 pub use mae::{Mae, MaeConfig, MaeEncoder};
-pub use masking::{Masked, random_masking};
+pub use masking::{DrawnRatio, MaskRatio, Masked, random_masking};
 pub use mean_teacher::{Student, StudentLoss};
 pub use mixer::{Block, Encoder, EncoderCache, Input, MAX_DEPTH, MixerConfig};
 pub use vae::{Elbo, Posterior, Vae, VaeConfig, VaeLatent};

@@ -7,14 +7,14 @@
 //! with a shortened sequence. Weights pretrained either way load into the full-length encoder that
 //! classifies.
 
-use nids_kernels::add_assign;
+use nids_kernels::{Key, add_assign};
 use nids_nn::{Cx, Init, LayerNorm, Param, Real, Scope, Tensor, Visible};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
 use crate::heads::{Heads, Target};
-use crate::masking::Masked;
+use crate::masking::{MaskRatio, Masked, mask_each};
 use crate::mixer::{Block, Encoder, Input, MixerConfig, backward_trunk, blocks, forward_trunk};
 
 /// What the encoder sees of a masked flow.
@@ -32,10 +32,10 @@ pub enum MaeEncoder {
 #[derive(Clone, Copy, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MaeConfig {
-    /// Share of the feature tokens that is masked, rounded to whole tokens; at least one is masked and one visible.
-    #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
-    #[default(0.4)]
-    pub mask_ratio: f64,
+    /// Share of the feature tokens that is masked, rounded to whole tokens; at least one is masked and one visible. With
+    /// `{ from: 0, to: 0.6 }` it is drawn for every row.
+    #[default(MaskRatio::Fixed(0.4))]
+    pub mask_ratio: MaskRatio,
     /// What the encoder sees.
     pub encoder: MaeEncoder,
     /// Mixer blocks of the decoder.
@@ -93,16 +93,22 @@ impl Mae {
         self.encoder.forward_flops() + decoder
     }
 
-    /// Masked tokens a sample.
-    pub fn n_masked(&self) -> usize {
-        let features = self.heads.n_features();
-        ((features as f64 * self.config.mask_ratio).round() as usize).clamp(1, features - 1)
+    /// Masked tokens a sample, on average where their number is drawn.
+    pub fn n_masked(&self) -> f64 {
+        self.config.mask_ratio.mean_masked(self.heads.n_features())
+    }
+
+    /// Draws which tokens of each sample are masked: [`random_masking`](crate::random_masking) of the share `mask_ratio`.
+    pub fn draw_mask<R: Real>(&self, key: Key, samples: &[u32], targets: Option<&[R]>, mask: &mut [R]) {
+        let n_features = self.heads.n_features();
+        let n_masked = |sample| self.config.mask_ratio.n_masked(key, sample, n_features);
+        mask_each(key, samples, n_features, n_masked, targets, mask);
     }
 
     /// Takes a shard forward and, where `grads` is given, back. Returns Σ over masked tokens of their loss / `divisor`.
     ///
     /// x: b samples as [`Input::Features`] has them; what `mask` hides is overwritten   mask, targets: [F, b]; a class is a
-    /// small integer, and NaN is missing: it has no loss
+    /// small integer, and NaN is missing: it has no loss. With [`MaeEncoder::VisibleOnly`] all samples hide as many tokens.
     pub fn loss<'a, R: Real>(
         &self,
         cx: &Cx<'a, R>,
@@ -161,7 +167,8 @@ impl Mae {
     /// Which tokens each sample still has: its visible features, then the registers.
     fn visible<'a, R: Real>(&self, cx: &Cx<'a, R>, b: usize, mask: &[R]) -> Visible<'a, R> {
         let features = self.heads.n_features();
-        let n_visible = self.encoder.n_tokens() - self.n_masked();
+        let n_masked = (0..features).filter(|t| mask[t * b] != R::zero()).count();
+        let n_visible = self.encoder.n_tokens() - n_masked;
         let index = cx.alloc(n_visible * b);
         for j in 0..b {
             let kept = (0..self.encoder.n_tokens()).filter(|&t| t >= features || mask[t * b + j] == R::zero());

@@ -1,8 +1,76 @@
 //! Hiding some of a flow's features from a network.
 
+use std::borrow::Cow;
+
 use nids_kernels::Key;
 use nids_nn::{FeatureEmbedding, Real};
 use rand::RngExt as _;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
+
+/// Share of a row's feature tokens that is masked, rounded to whole tokens; at least one is masked and one visible.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a number, or a mapping of `from` and `to`")]
+pub enum MaskRatio {
+    /// The same share of every row.
+    Fixed(f64),
+    /// A share drawn for every row.
+    Drawn(DrawnRatio),
+}
+
+/// A share drawn for every row, each between the two as likely.
+#[derive(Clone, Copy, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrawnRatio {
+    /// The smallest share; 0 stands for one token.
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
+    pub from: f64,
+    /// The largest share, above `from`.
+    #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
+    #[default(0.6)]
+    pub to: f64,
+}
+
+impl From<f64> for MaskRatio {
+    fn from(ratio: f64) -> Self {
+        Self::Fixed(ratio)
+    }
+}
+
+impl JsonSchema for MaskRatio {
+    fn schema_name() -> Cow<'static, str> {
+        "MaskRatio".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let fixed = json_schema!({ "type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1 });
+        json_schema!({ "anyOf": [fixed, generator.subschema_for::<DrawnRatio>()] })
+    }
+}
+
+impl MaskRatio {
+    /// Masked tokens of a sample with `n_features` of them, as a function of the key and the sample.
+    pub fn n_masked(self, key: Key, sample: u32, n_features: usize) -> usize {
+        let ratio = match self {
+            Self::Fixed(ratio) => ratio,
+            Self::Drawn(DrawnRatio { from, to }) => from + (to - from) * key.stream(RATIO_SITE, sample).random::<f64>(),
+        };
+        ((n_features as f64 * ratio).round() as usize).clamp(1, n_features - 1)
+    }
+
+    /// The mean of [`MaskRatio::n_masked`] over samples.
+    pub fn mean_masked(self, n_features: usize) -> f64 {
+        match self {
+            Self::Fixed(_) => self.n_masked(Key::new(0), 0, n_features) as f64,
+            // Σ over k of the probability that k or more are masked, which is sure for one and impossible for all
+            Self::Drawn(DrawnRatio { from, to }) => {
+                let at_least = |k: usize| ((to - (k as f64 - 0.5) / n_features as f64) / (to - from)).clamp(0.0, 1.0);
+                1.0 + (2..n_features).map(at_least).sum::<f64>()
+            }
+        }
+    }
+}
 
 /// Which feature tokens of a shard are hidden, and what stands in their place.
 #[derive(Clone, Copy, Debug)]
@@ -29,9 +97,22 @@ pub fn random_masking<R: Real>(
     targets: Option<&[R]>,
     mask: &mut [R],
 ) {
+    mask_each(key, samples, n_features, |_| n_masked, targets, mask);
+}
+
+/// [`random_masking`] of as many tokens as `n_masked` says of each sample.
+pub(crate) fn mask_each<R: Real>(
+    key: Key,
+    samples: &[u32],
+    n_features: usize,
+    n_masked: impl Fn(u32) -> usize,
+    targets: Option<&[R]>,
+    mask: &mut [R],
+) {
     let b = samples.len();
     assert_eq!(mask.len(), n_features * b);
     for (j, &sample) in samples.iter().enumerate() {
+        let n_masked = n_masked(sample);
         let mut stream = key.stream(MASKING_SITE, sample);
         let is_missing = |t: usize| targets.is_some_and(|targets| targets[t * b + j].is_nan());
         let n_missing = (0..n_features).filter(|&t| is_missing(t)).count();
@@ -66,6 +147,8 @@ impl Selection {
 
 /// Site of masking, different from those of layers, which count from 1.
 const MASKING_SITE: u32 = u32::MAX;
+/// Site of the share that is masked.
+const RATIO_SITE: u32 = u32::MAX - 1;
 
 impl<R: Real> Masked<'_, R> {
     /// Calls `apply` with every hidden token and its sample.   b: samples of the shard

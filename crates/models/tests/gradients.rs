@@ -114,7 +114,7 @@ impl Differentiable for Autoencoded {
         let input = cx.alloc(x.len());
         input.copy_from_slice(x);
         let mask = cx.alloc(4 * B);
-        let masked = if self.mae.n_masked() == 1 { ONE_OF_FOUR } else { TWO_OF_FOUR };
+        let masked = if self.mae.n_masked() < 1.5 { ONE_OF_FOUR } else { TWO_OF_FOUR };
         mask.iter_mut().zip(masked.as_flattened()).for_each(|(mask, &masked)| *mask = R::from_f64(masked));
         let targets: Vec<R> = targets(self.has_gaps);
         (self.mae.loss(cx, Some(grads), B, input, mask, &targets, R::from_f64(5.0)), None)
@@ -198,7 +198,7 @@ fn masked_autoencoder() {
             [(0.25, 0, false), (0.25, 1, false), (0.25, 0, true), (0.5, 0, false), (0.5, 1, false), (0.5, 1, true)]
         {
             check(&format!("{encoder:?}, mask {mask_ratio}, {n_registers} registers, gaps: {has_gaps}"), 10, |table| {
-                let config = MaeConfig { mask_ratio, encoder, decoder_depth: 1 };
+                let config = MaeConfig { mask_ratio: mask_ratio.into(), encoder, decoder_depth: 1 };
                 let mixer = MixerConfig { n_registers, ..MIXER };
                 Autoencoded { mae: Mae::new(&mut table.root(), &features(), &KINDS, &mixer, config), has_gaps }
             });

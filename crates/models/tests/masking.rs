@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use nids_kernels::{Arena, Key};
-use nids_models::{Elbo, Mae, MaeConfig, MaeEncoder, MixerConfig, Target, Vae, VaeConfig, random_masking};
+use nids_models::{DrawnRatio, Elbo, Mae, MaeConfig, MaeEncoder, MaskRatio, MixerConfig, Target, Vae, VaeConfig, random_masking};
 use nids_nn::gradcheck::uniform;
 use nids_nn::{Activation, Cx, Mode, ParamTable};
 use rand::RngExt as _;
@@ -19,9 +19,9 @@ const MIXER: MixerConfig = MixerConfig {
     drop_path: 0.5,
 };
 
-fn mae(table: &mut ParamTable, n_features: usize, mixer: &MixerConfig, mask_ratio: f64) -> Mae {
+fn mae(table: &mut ParamTable, n_features: usize, mixer: &MixerConfig, mask_ratio: impl Into<MaskRatio>) -> Mae {
     let features: Vec<(String, usize)> = (0..n_features).map(|i| (format!("f{i}"), 1)).collect();
-    let config = MaeConfig { mask_ratio, encoder: MaeEncoder::MaskToken, decoder_depth: 2 };
+    let config = MaeConfig { mask_ratio: mask_ratio.into(), encoder: MaeEncoder::MaskToken, decoder_depth: 2 };
     Mae::new(&mut table.root(), &features, &vec![Target::Numeric; n_features], mixer, config)
 }
 
@@ -31,8 +31,45 @@ fn the_share_is_rounded_and_one_token_is_masked_and_one_visible() {
         [(5, 0.3, 2), (5, 0.29, 1), (5, 0.0, 1), (5, 1.0, 4), (2, 1.0, 1), (42, 0.15, 6), (42, 0.16, 7)]
     {
         let found = mae(&mut ParamTable::default(), n_features, &MIXER, mask_ratio).n_masked();
-        assert_eq!(found, wanted, "{mask_ratio} of {n_features}");
+        assert!((found - f64::from(wanted)).abs() < 1e-12, "{mask_ratio} of {n_features}: {found}");
     }
+}
+
+#[test]
+fn a_drawn_ratio_masks_from_one_token_to_the_largest_share_and_its_mean_is_known() {
+    let n_features = 10;
+    let samples: Vec<u32> = (0..20_000).collect();
+    // how many of 10 tokens a share of `from` and of `to` is; the two at the ends have half the width of the others, and what
+    // rounds to none is one
+    for (from, to, fewest, most) in [(0.0, 0.6, 1, 6), (0.3, 0.5, 3, 5), (0.0, 0.99, 1, 9), (0.72, 0.74, 7, 7)] {
+        let mae = mae(&mut ParamTable::default(), n_features, &MIXER, MaskRatio::Drawn(DrawnRatio { from, to }));
+        let mut mask = vec![f32::NAN; n_features * samples.len()];
+        mae.draw_mask(Key::new(8), &samples, None, &mut mask);
+        let counts = samples.iter().map(|&j| (0..n_features).filter(|t| mask[t * samples.len() + j as usize] > 0.5).count());
+        let counts: Vec<usize> = counts.collect();
+        assert_eq!((counts.iter().min(), counts.iter().max()), (Some(&fewest), Some(&most)), "{from} to {to}");
+        let mean = counts.iter().sum::<usize>() as f64 / counts.len() as f64;
+        let spread = (most - fewest) as f64 / (counts.len() as f64).sqrt();
+        assert!((mean - mae.n_masked()).abs() < 2.0 * spread + 1e-12, "{from} to {to}: {mean}, not {}", mae.n_masked());
+    }
+}
+
+#[test]
+fn a_drawn_ratio_follows_from_the_key_and_the_sample_alone() {
+    let ratio = MaskRatio::Drawn(DrawnRatio::default());
+    let n_masked = |seed, sample| ratio.n_masked(Key::new(seed), sample, 42);
+    let of = |seed| (0..50).map(|sample| n_masked(seed, sample)).collect::<Vec<_>>();
+    assert_eq!(of(1), of(1));
+    assert_ne!(of(1), of(2));
+    // another batch with the same sample in it
+    let mae = mae(&mut ParamTable::default(), 42, &MIXER, ratio);
+    let mask = |samples: &[u32]| {
+        let mut mask = vec![f32::NAN; 42 * samples.len()];
+        mae.draw_mask(Key::new(1), samples, None, &mut mask);
+        let last = samples.len() - 1;
+        (0..42).map(|t| mask[t * samples.len() + last].to_bits()).collect::<Vec<_>>()
+    };
+    assert_eq!(mask(&[3, 4, 17]), mask(&[17]));
 }
 
 /// The tokens that are masked of each of `n` samples, all of which lack the tokens `missing`.

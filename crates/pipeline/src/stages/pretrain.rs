@@ -2,7 +2,7 @@
 
 use nids_flows::{Flows, TokenTable, all_rows};
 use nids_kernels::Key;
-use nids_models::{Elbo, VaeConfig, random_masking};
+use nids_models::{Elbo, VaeConfig};
 use nids_nn::engine::{Engine, Loss, Objective, Sample};
 use nids_nn::schedule::{Schedule, Warmup};
 use nids_nn::{Cx, Mode, ParamTable, weights};
@@ -64,7 +64,7 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
 pub(crate) struct ReconstructionObjective<'d> {
     pretext: &'d Pretext,
     encoded: &'d TokenTable,
-    /// Number of tokens that a whole step predicts.
+    /// Number of tokens that a whole step predicts, on average where it is drawn.
     divisor: f32,
     beta: Schedule,
 }
@@ -72,11 +72,13 @@ pub(crate) struct ReconstructionObjective<'d> {
 impl<'d> ReconstructionObjective<'d> {
     pub(crate) fn new(config: &PretrainConfig, pretext: &'d Pretext, encoded: &'d TokenTable) -> Self {
         let (n_predicted, beta) = match (pretext, &config.objective) {
-            (Pretext::Vae(vae), ObjectiveConfig::Vae(settings)) => (vae.n_features(), beta(settings, config.training.steps)),
+            (Pretext::Vae(vae), ObjectiveConfig::Vae(settings)) => {
+                (vae.n_features() as f64, beta(settings, config.training.steps))
+            }
             (Pretext::Mae(mae), _) => (mae.n_masked(), Schedule::Constant { lr: 0.0, warmup: Warmup { steps: 0, start: 0.0 } }),
             (Pretext::Vae(_), ObjectiveConfig::Mae(_)) => unreachable!("the network is the objective's"),
         };
-        Self { pretext, encoded, divisor: (config.training.batch_size * n_predicted) as f32, beta }
+        Self { pretext, encoded, divisor: (config.training.batch_size as f64 * n_predicted) as f32, beta }
     }
 
     fn beta_of(&self, step: u64) -> f64 {
@@ -105,7 +107,7 @@ impl Objective<f32> for ReconstructionObjective<'_> {
         match self.pretext {
             Pretext::Mae(mae) => {
                 let mask = cx.alloc(n * b);
-                random_masking(key, keys, n, mae.n_masked(), Some(targets), mask);
+                mae.draw_mask(key, keys, Some(targets), mask);
                 mae.loss(cx, Some(grads), b, x, mask, targets, self.divisor).into()
             }
             Pretext::Vae(vae) => {
@@ -207,7 +209,8 @@ mod tests {
 
     #[test]
     fn the_gradient_is_that_of_the_loss() {
-        let objectives = ["mae={}", "mae.encoder=visible_only", "vae={beta: 20}", "vae={beta: 20, latent: pooled}"];
+        let drawn = "mae.mask_ratio={from: 0, to: 0.9}";
+        let objectives = ["mae={}", drawn, "mae.encoder=visible_only", "vae={beta: 20}", "vae={beta: 20, latent: pooled}"];
         for (objective, gaps) in objectives.into_iter().flat_map(|objective| [(objective, 0), (objective, 9)]) {
             on_flows(objective, 6, gaps, |found, table, engine| {
                 let error = slope_error(found, table, engine, &samples());
