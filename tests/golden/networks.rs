@@ -198,8 +198,8 @@ impl Case<'_> {
 
     fn masked_autoencoder<R: Real>(&self, encoder: MaeEncoder) {
         let mut table = ParamTable::default();
-        let config =
-            MaeConfig { mask_ratio: self.number("mask_ratio").into(), encoder, decoder_depth: self.size("decoder_depth") };
+        let (mask_ratio, decoder_depth) = (self.number("mask_ratio").into(), self.size("decoder_depth"));
+        let config = MaeConfig { mask_ratio, encoder, decoder_depth, ..MaeConfig::default() };
         let mae = Mae::new(&mut table.root(), &self.features(), &self.targets(), &self.mixer(), config);
         self.differentiate::<R>(&table, mae.encoder(), None, |cx, grads| {
             let hidden = self.values::<R>("mask");

@@ -5,7 +5,7 @@ use super::{
     RampConfig, ScheduleConfig, Settings, SweepStrategy, Task, TrainingConfig,
 };
 
-use nids_models::{DrawnRatio, MaeConfig, MaeEncoder, MaskRatio};
+use nids_models::{DrawnRatio, MaeConfig, MaeEncoder, MaskRatio, NumberTarget};
 
 impl Settings {
     /// The keys of settings that contradict others, each with a message.
@@ -143,6 +143,12 @@ impl Settings {
 
     /// Those of the settings of pretraining.
     fn of_pretraining(&self, found: &mut Vec<(&'static str, String)>) {
+        if let ObjectiveConfig::Mae(MaeConfig { target: NumberTarget::Bins, .. }) = self.pretrain.objective
+            && self.tokeniser.bins == 0
+        {
+            let message = "`tokeniser.bins` is 0, and it says how many bins there are: set it, or take `target: value`";
+            found.push(("pretrain.objective.mae.target", message.to_owned()));
+        }
         if let ObjectiveConfig::Mae(MaeConfig { mask_ratio: MaskRatio::Drawn(DrawnRatio { from, to }), encoder, .. }) =
             self.pretrain.objective
         {

@@ -1,5 +1,6 @@
 //! The settings of a run, each declared once: its name, its default, its rule (`range`, `extend`), its meaning (the doc comment) and
-//! whose artefacts it changes (`x-changes`, which the settings of a section inherit from it).
+//! whose artefacts it changes (`x-changes`, which the settings of a section inherit from it). A setting that came when there were
+//! runs already, and whose default is what they did, says so (`x-newer`): they stay valid.
 //!
 //! The checker, the suggestions, the stage hashes, the JSON schema and the page `docs/settings.md` follow from these declarations.
 //! A type that a lower crate needs is declared in that crate, in the same way.

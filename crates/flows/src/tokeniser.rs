@@ -4,15 +4,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::canonical::canonical;
 use crate::missing::MISSING;
-use crate::{Error, Flows, Result, Schema};
+use crate::{Error, FeatureColumn, Flows, Result, Schema};
 
 mod categories;
 mod config;
 mod fit;
 mod saved;
+mod target_bins;
 mod token_table;
 
 use categories::CutValues;
+use target_bins::TargetBins;
 
 pub use categories::Cut;
 pub use config::{MaxCategories, Normalisation, TokeniserConfig};
@@ -73,6 +75,8 @@ pub struct Tokeniser {
     config: TokeniserConfig,
     features: Vec<Feature>,
     tokens: Vec<TokenSpec>,
+    /// The classes of each numeric feature, where they were learnt.
+    target_bins: Option<Vec<Option<TargetBins>>>,
 }
 
 /// What was learnt about a feature.
@@ -150,6 +154,35 @@ impl Tokeniser {
         Ok((Tokeniser::new(schema.clone(), config.clone(), features), cuts))
     }
 
+    /// Learns the classes of numbers too, which masked training may predict instead of the numbers: `bins` of them for the values
+    /// of training, and two for what lies outside. `parts` are those of [`Tokeniser::fit_parts`].
+    pub fn with_target_bins(mut self, parts: &[(&Flows, &[u32])]) -> Result<Self> {
+        parts.iter().try_for_each(|(flows, _)| self.check_schema(flows))?;
+        if self.config.bins == 0 {
+            return Err(Error::tokeniser("`bins` is 0, and there are to be bins as targets"));
+        }
+        let of = |feature: usize| match &parts[0].0.features[feature] {
+            FeatureColumn::Numeric(_) => {
+                let mut values: Vec<f64> = fit::numbers(parts, feature).filter(|x| x.is_finite()).collect();
+                if values.is_empty() {
+                    values.push(0.0); // as in the fit
+                }
+                Some(TargetBins::fit(values, self.config.bins))
+            }
+            FeatureColumn::Categorical(_) => None,
+        };
+        self.target_bins = Some((0..self.features.len()).map(of).collect());
+        Ok(self)
+    }
+
+    /// Number of classes of a numeric token, where they were learnt.
+    ///
+    /// # Panics
+    /// If the token is out of range.
+    pub fn target_classes(&self, token: usize) -> Option<usize> {
+        self.target_bins.as_ref().and_then(|bins| bins[token].as_ref()).map(TargetBins::n_classes)
+    }
+
     fn new(schema: Schema, config: TokeniserConfig, features: Vec<Feature>) -> Self {
         let token = |(column, feature): (&crate::Column, &Feature)| TokenSpec {
             feature: column.name.clone(),
@@ -168,7 +201,7 @@ impl Tokeniser {
             },
         };
         let tokens = schema.features().zip(&features).map(token).collect();
-        Tokeniser { schema, config, features, tokens }
+        Tokeniser { schema, config, features, tokens, target_bins: None }
     }
 
     /// The tokens, one per feature, in schema order.
@@ -206,10 +239,16 @@ impl Tokeniser {
     /// Encodes flows of the schema that it was fitted on.
     pub fn tokenise(&self, flows: &Flows) -> Result<TokenTable> {
         self.check_schema(flows)?;
-        Ok(TokenTable::new(self, flows))
+        Ok(TokenTable::new(self, flows, false))
     }
 
-    /// [`Tokeniser::tokenise`] for some rows of several files, one part after the other. The
+    /// [`Tokeniser::tokenise`] with the targets that pretraining had: classes of numbers, where they were learnt.
+    pub fn tokenise_with_targets(&self, flows: &Flows) -> Result<TokenTable> {
+        self.check_schema(flows)?;
+        Ok(TokenTable::new(self, flows, true))
+    }
+
+    /// [`Tokeniser::tokenise_with_targets`] for some rows of several files, one part after the other. The
     /// features of the flows are freed as the rows are tokenised, so that memory never holds both
     /// as a whole.
     ///

@@ -30,7 +30,7 @@ fn main() {
         dropout: 0.0,
         drop_path: 0.0,
     };
-    let config = MaeConfig { mask_ratio: 0.5.into(), encoder: MaeEncoder::VisibleOnly, decoder_depth: 1 };
+    let config = MaeConfig { mask_ratio: 0.5.into(), encoder: MaeEncoder::VisibleOnly, ..MaeConfig::default() };
     let features: Vec<(String, usize)> = (0..F).map(|t| (format!("x{t}"), 1)).collect();
     let mut table_of_params = ParamTable::default();
     let mae = Mae::new(&mut table_of_params.root(), &features, &[Target::Numeric; F], &mixer, config);

@@ -8,7 +8,7 @@ use nids_nn::{Cx, Linear, Real, Scope, Tensor};
 pub enum Target {
     /// A number: squared error.
     Numeric,
-    /// One of so many classes: softmax cross-entropy.
+    /// One of so many classes, as a category or a number's bin is: softmax cross-entropy.
     Categorical(usize),
 }
 
@@ -16,6 +16,17 @@ impl Target {
     /// Outputs of its head.
     fn outputs(self) -> usize {
         if let Self::Categorical(n_classes) = self { n_classes } else { 1 }
+    }
+
+    /// Its loss, of one sample.   y, dy: [outputs]
+    fn loss<R: Real>(self, y: &[R], target: R, divisor: R, dy: &mut [R]) -> f64 {
+        match self {
+            Self::Numeric => mse(y, &[target], divisor, dy),
+            Self::Categorical(_) => {
+                let class = target.to_usize().expect("a class is a small integer");
+                cross_entropy(y, class, divisor, dy)
+            }
+        }
     }
 }
 
@@ -35,6 +46,32 @@ impl Heads {
     /// F
     pub(crate) fn n_features(&self) -> usize {
         self.0.len()
+    }
+
+    /// The loss of each feature for which `mask` is 1 and which is not missing, NaN of the others.
+    ///
+    /// decoded: [N, b, D], N >= F   mask, targets, losses: [F, b]
+    pub(crate) fn losses<R: Real>(&self, cx: &Cx<'_, R>, decoded: &Tensor<'_, R>, mask: &[R], targets: &[R], losses: &mut [R]) {
+        let [_, b, d] = decoded.shape;
+        losses.fill(R::nan());
+        for (t, (head, target)) in self.0.iter().enumerate() {
+            let outputs = target.outputs();
+            let (y, dy) = (cx.alloc(b * outputs), cx.alloc(outputs));
+            head.apply(cx, &decoded.data[t * b * d..][..b * d], y);
+            for (j, y) in y.chunks_exact(outputs).enumerate() {
+                let at = t * b + j;
+                if mask[at] != R::zero() && !targets[at].is_nan() {
+                    losses[at] = R::from_f64(target.loss(y, targets[at], R::one(), dy));
+                }
+            }
+            cx.recycle(y);
+            cx.recycle(dy);
+        }
+    }
+
+    /// Whether every feature is predicted as a class, so that each loss is -ln p.
+    pub(crate) fn are_classes(&self) -> bool {
+        self.0.iter().all(|(_, target)| matches!(target, Target::Categorical(_)))
     }
 
     /// Applies every head to its token. Returns Σ of the losses / `divisor` over the features for
@@ -61,18 +98,12 @@ impl Heads {
             head.apply(cx, &decoded.data[token_range.clone()], y);
             dy.fill(R::zero());
             for j in 0..b {
-                let target_value = &targets[t * b + j..=t * b + j];
-                if mask.is_some_and(|mask| mask[t * b + j] == R::zero()) || target_value[0].is_nan() {
+                let value = targets[t * b + j];
+                if mask.is_some_and(|mask| mask[t * b + j] == R::zero()) || value.is_nan() {
                     continue;
                 }
-                let (y, dy) = (&y[j * outputs..][..outputs], &mut dy[j * outputs..][..outputs]);
-                loss += match target {
-                    Target::Numeric => mse(y, target_value, divisor, dy),
-                    Target::Categorical(_) => {
-                        let class = target_value[0].to_usize().expect("a class is a small integer");
-                        cross_entropy(y, class, divisor, dy)
-                    }
-                };
+                let outputs = j * outputs..(j + 1) * outputs;
+                loss += target.loss(&y[outputs.clone()], value, divisor, &mut dy[outputs]);
             }
             if let Some(grads) = grads.as_deref_mut() {
                 head.add_gradients(cx, grads, &decoded.data[token_range.clone()], dy);

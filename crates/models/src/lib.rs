@@ -17,7 +17,7 @@ mod vae;
 
 pub use classifier::{Classifier, ClassifierCache, MembersConfig};
 pub use heads::Target;
-pub use mae::{Mae, MaeConfig, MaeEncoder};
+pub use mae::{Mae, MaeConfig, MaeEncoder, NumberTarget};
 pub use masking::{DrawnRatio, MaskRatio, Masked, random_masking};
 pub use mean_teacher::{Student, StudentLoss};
 pub use mixer::{Block, Encoder, EncoderCache, Input, MAX_DEPTH, MixerConfig};

@@ -15,7 +15,9 @@ use smart_default::SmartDefault;
 
 use crate::heads::{Heads, Target};
 use crate::masking::{MaskRatio, Masked, mask_each};
-use crate::mixer::{Block, Encoder, Input, MixerConfig, backward_trunk, blocks, forward_trunk};
+use crate::mixer::{
+    Block, EmbeddingCache, Encoder, Input, MembersCache, MixerConfig, TrunkCache, backward_trunk, blocks, forward_trunk,
+};
 
 /// What the encoder sees of a masked flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -28,6 +30,18 @@ pub enum MaeEncoder {
     VisibleOnly,
 }
 
+/// What is predicted of a hidden number. A hidden category is always predicted as a class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NumberTarget {
+    /// Its quantile-normal value (the scaled value with `normalisation: standard` or `global_max`): squared error.
+    #[default]
+    Value,
+    /// Its class: cross-entropy. Common values have a class each, the others share quantile bins, at most `tokeniser.bins`
+    /// together; two more classes are below the smallest and above the largest value of training.
+    Bins,
+}
+
 /// Settings of the pretext task.
 #[derive(Clone, Copy, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -36,12 +50,23 @@ pub struct MaeConfig {
     /// `{ from: 0, to: 0.6 }` it is drawn for every row.
     #[default(MaskRatio::Fixed(0.4))]
     pub mask_ratio: MaskRatio,
+    /// What is predicted of a hidden number.
+    #[schemars(extend("x-newer" = true))]
+    pub target: NumberTarget,
     /// What the encoder sees.
     pub encoder: MaeEncoder,
     /// Mixer blocks of the decoder.
     #[schemars(range(min = 0, max = 32))]
     #[default(1)]
     pub decoder_depth: usize,
+}
+
+/// What backward needs of [`Mae::forward`].
+struct MaeCache<'a, R> {
+    embedding: EmbeddingCache<'a, R>,
+    trunk: MembersCache<'a, R>,
+    visible: Option<Visible<'a, R>>,
+    decoder: TrunkCache<'a, R>,
 }
 
 /// Encoder, decoder and a head for every feature.
@@ -121,27 +146,8 @@ impl Mae {
     ) -> f64 {
         let seen = self.config.encoder == MaeEncoder::MaskToken;
         let masked = Masked { mask, token: seen.then(|| self.mask_token.of(cx.params)) };
-        let (mut tokens, embedding) = self.encoder.embed_masked(cx, b, x, masked);
-        let visible = (!seen).then(|| self.visible(cx, b, mask));
-        if let Some(visible) = visible {
-            tokens = gather(cx, visible, tokens);
-        }
-        let (encoded, trunk) = self.encoder.mix(cx, visible, tokens);
-        let decoder_input = match visible {
-            None => encoded,
-            Some(visible) => {
-                let mut full = scatter(cx, visible, self.encoder.n_tokens(), encoded);
-                masked.each(b, |t, j| {
-                    let row = full.row(t, j);
-                    row.copy_from_slice(self.mask_token.of(cx.params));
-                    add_assign(row, self.encoder.features().bias(cx.params, t));
-                });
-                full
-            }
-        };
-        let (decoded, decoder) = forward_trunk(cx, &self.decoder, &self.decoder_norm, None, decoder_input);
+        let (decoded, MaeCache { embedding, trunk, visible, decoder }) = self.forward(cx, b, x, masked);
         let Some(grads) = grads else { return self.heads.loss(cx, None, &decoded, Some(mask), targets, divisor).0 };
-
         let (loss, ddecoded) = self.heads.loss(cx, Some(grads), &decoded, Some(mask), targets, divisor);
         cx.recycle(decoded.data);
         let mut dinput = backward_trunk(cx, grads, &self.decoder, &self.decoder_norm, decoder, ddecoded);
@@ -162,6 +168,76 @@ impl Mae {
         }
         self.encoder.embed_backward(cx, grads, embedding, dtokens);
         loss
+    }
+
+    /// -ln p(value | all other features), in nats, of each feature of a row: each is hidden alone, and the row is seen as often as it
+    /// has features. NaN of what is missing. Without dropout if `cx` is that of [`nids_nn::Mode::Eval`]. The arena keeps a pass
+    /// for each feature until it is reset.
+    ///
+    /// x: one row, as [`Input::Features`] has it   targets: [F], classes, NaN is missing   out: [F]
+    ///
+    /// # Panics
+    /// If a number is predicted as a value, of which the network knows no probability.
+    pub fn surprisals<R: Real>(&self, cx: &Cx<'_, R>, x: &[R], targets: &[R], out: &mut [R]) {
+        const AT_ONCE: usize = 8;
+        assert!(self.heads.are_classes(), "a probability needs classes: `NumberTarget::Bins`");
+        let n_features = self.heads.n_features();
+        assert!(x.len() == self.encoder.input_width() && targets.len() == n_features && out.len() == n_features);
+        for first in (0..n_features).step_by(AT_ONCE) {
+            let b = AT_ONCE.min(n_features - first);
+            let (copies, mask) = (cx.alloc(b * x.len()), cx.alloc(n_features * b));
+            let (all_targets, losses) = (cx.alloc(n_features * b), cx.alloc(n_features * b));
+            let mut from = 0;
+            for width in self.encoder.features().widths() {
+                let token = &x[from..from + width];
+                copies[from * b..][..width * b].chunks_exact_mut(width).for_each(|copy| copy.copy_from_slice(token));
+                from += width;
+            }
+            mask.fill(R::zero());
+            for (t, (&target, targets)) in targets.iter().zip(all_targets.chunks_exact_mut(b)).enumerate() {
+                targets.fill(target);
+                if (first..first + b).contains(&t) {
+                    mask[t * b + t - first] = R::one();
+                }
+            }
+            let token = (self.config.encoder == MaeEncoder::MaskToken).then(|| self.mask_token.of(cx.params));
+            let (decoded, _) = self.forward(cx, b, copies, Masked { mask, token });
+            self.heads.losses(cx, &decoded, mask, all_targets, losses);
+            for t in first..first + b {
+                out[t] = losses[t * b + t - first];
+            }
+        }
+    }
+
+    /// The decoded tokens, [N, b, D].
+    fn forward<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        b: usize,
+        x: &'a mut [R],
+        masked: Masked<'_, R>,
+    ) -> (Tensor<'a, R>, MaeCache<'a, R>) {
+        let mask = masked.mask;
+        let (mut tokens, embedding) = self.encoder.embed_masked(cx, b, x, masked);
+        let visible = masked.token.is_none().then(|| self.visible(cx, b, mask));
+        if let Some(visible) = visible {
+            tokens = gather(cx, visible, tokens);
+        }
+        let (encoded, trunk) = self.encoder.mix(cx, visible, tokens);
+        let decoder_input = match visible {
+            None => encoded,
+            Some(visible) => {
+                let mut full = scatter(cx, visible, self.encoder.n_tokens(), encoded);
+                masked.each(b, |t, j| {
+                    let row = full.row(t, j);
+                    row.copy_from_slice(self.mask_token.of(cx.params));
+                    add_assign(row, self.encoder.features().bias(cx.params, t));
+                });
+                full
+            }
+        };
+        let (decoded, decoder) = forward_trunk(cx, &self.decoder, &self.decoder_norm, None, decoder_input);
+        (decoded, MaeCache { embedding, trunk, visible, decoder })
     }
 
     /// Which tokens each sample still has: its visible features, then the registers.

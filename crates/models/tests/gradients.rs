@@ -198,7 +198,7 @@ fn masked_autoencoder() {
             [(0.25, 0, false), (0.25, 1, false), (0.25, 0, true), (0.5, 0, false), (0.5, 1, false), (0.5, 1, true)]
         {
             check(&format!("{encoder:?}, mask {mask_ratio}, {n_registers} registers, gaps: {has_gaps}"), 10, |table| {
-                let config = MaeConfig { mask_ratio: mask_ratio.into(), encoder, decoder_depth: 1 };
+                let config = MaeConfig { mask_ratio: mask_ratio.into(), encoder, ..MaeConfig::default() };
                 let mixer = MixerConfig { n_registers, ..MIXER };
                 Autoencoded { mae: Mae::new(&mut table.root(), &features(), &KINDS, &mixer, config), has_gaps }
             });

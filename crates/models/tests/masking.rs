@@ -21,7 +21,7 @@ const MIXER: MixerConfig = MixerConfig {
 
 fn mae(table: &mut ParamTable, n_features: usize, mixer: &MixerConfig, mask_ratio: impl Into<MaskRatio>) -> Mae {
     let features: Vec<(String, usize)> = (0..n_features).map(|i| (format!("f{i}"), 1)).collect();
-    let config = MaeConfig { mask_ratio: mask_ratio.into(), encoder: MaeEncoder::MaskToken, decoder_depth: 2 };
+    let config = MaeConfig { mask_ratio: mask_ratio.into(), decoder_depth: 2, ..MaeConfig::default() };
     Mae::new(&mut table.root(), &features, &vec![Target::Numeric; n_features], mixer, config)
 }
 
@@ -196,6 +196,44 @@ fn what_is_missing_has_no_loss_and_no_gradient() {
         let Elbo { reconstruction, .. } = vae.loss(cx, grads, b, copied(cx, &x), targets, 1.0, 1.0);
         reconstruction
     });
+}
+
+#[test]
+fn the_surprisal_of_a_feature_is_its_loss_while_it_alone_is_hidden() {
+    // more features than are seen at once
+    let widths = [2, 1, 4, 3, 1, 1, 2, 1, 5, 1];
+    let features: Vec<(String, usize)> = widths.iter().enumerate().map(|(i, &width)| (format!("f{i}"), width)).collect();
+    let n = features.len();
+    let targets: Vec<Target> = (0..n).map(|t| Target::Categorical(2 + t % 3)).collect();
+    let mut classes: Vec<f64> = (0..n).map(|t| (t % 2) as f64).collect();
+    classes[3] = f64::NAN;
+    for encoder in [MaeEncoder::MaskToken, MaeEncoder::VisibleOnly] {
+        let config = MaeConfig { encoder, ..MaeConfig::default() };
+        let mut table = ParamTable::default();
+        let mixer = MixerConfig { depth: 2, n_registers: 1, ..MIXER };
+        let mae = Mae::new(&mut table.root(), &features, &targets, &mixer, config);
+        let params = table.init::<f64>(1);
+        let x = uniform(2, widths.iter().sum());
+        let arena = Arena::default();
+        let cx = Cx::new(&params, &arena, Mode::Eval);
+        let mut found = vec![0.0; n];
+        mae.surprisals(&cx, &x, &classes, &mut found);
+        for (t, &found) in found.iter().enumerate() {
+            let mask: Vec<f64> = (0..n).map(|other| f64::from(u8::from(other == t))).collect();
+            let wanted = mae.loss(&cx, None, 1, copied(&cx, &x), copied(&cx, &mask), &classes, 1.0);
+            let is_same = if t == 3 { found.is_nan() } else { (found - wanted).abs() < 1e-12 * wanted };
+            assert!(is_same, "{encoder:?}, feature {t}: {found}, not {wanted}");
+        }
+        // probabilities: of all classes of a feature they add up to 1
+        let mut sum = 0.0;
+        for class in 0..4 {
+            classes[2] = f64::from(class);
+            mae.surprisals(&cx, &x, &classes, &mut found);
+            sum += (-found[2]).exp();
+        }
+        classes[2] = 0.0;
+        assert!((sum - 1.0).abs() < 1e-12, "{sum}");
+    }
 }
 
 #[test]

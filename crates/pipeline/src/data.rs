@@ -1,11 +1,12 @@
 //! The rows of a config: read, split, tokenised.
 
-use nids_config::{BadRowConfig, Config, Files, IdConfig};
+use nids_config::{BadRowConfig, Config, Files, IdConfig, ObjectiveConfig};
 use nids_detect::read::{Counts, ReadFlows, read, warn_of_missing};
 use nids_detect::wants_classes;
 use nids_flows::{
     Flows, Ids, Labels, OnBadRow, ReadOptions, Reject, Schema, Split, Tokeniser, all_rows, is_stdin, split, synthetic,
 };
+use nids_models::{MaeConfig, NumberTarget};
 use nids_store::progress::{Event, Progress};
 use nids_store::run::StageRun;
 use nids_store::{Error, Result};
@@ -202,10 +203,35 @@ pub(crate) fn fit_tokeniser(
     progress: &mut dyn Progress,
 ) -> Result<Tokeniser> {
     let all = all_rows(unlabelled.map_or(0, Flows::len));
+    fit_parts(config, &parts(labelled, unlabelled, &all), progress)
+}
+
+/// [`fit_tokeniser`], and from the same rows the classes of numbers where pretraining predicts those.
+pub(crate) fn fit_tokeniser_and_targets(
+    config: &Config,
+    labelled: Option<&Labelled>,
+    unlabelled: Option<&Flows>,
+    progress: &mut dyn Progress,
+) -> Result<Tokeniser> {
+    let all = all_rows(unlabelled.map_or(0, Flows::len));
+    let parts = parts(labelled, unlabelled, &all);
+    let tokeniser = fit_parts(config, &parts, progress)?;
+    match config.pretrain.objective {
+        ObjectiveConfig::Mae(MaeConfig { target: NumberTarget::Bins, .. }) => Ok(tokeniser.with_target_bins(&parts)?),
+        _ => Ok(tokeniser),
+    }
+}
+
+/// The rows to fit on.   all: every row of `unlabelled`
+fn parts<'r>(labelled: Option<&'r Labelled>, unlabelled: Option<&'r Flows>, all: &'r [u32]) -> Vec<(&'r Flows, &'r [u32])> {
     let mut parts: Vec<(&Flows, &[u32])> = Vec::new();
     parts.extend(labelled.map(|labelled| (&labelled.flows, labelled.split.train.as_slice())));
-    parts.extend(unlabelled.map(|unlabelled| (unlabelled, all.as_slice())));
-    let (tokeniser, cuts) = Tokeniser::fit_parts(&parts, &config.tokeniser)?;
+    parts.extend(unlabelled.map(|unlabelled| (unlabelled, all)));
+    parts
+}
+
+fn fit_parts(config: &Config, parts: &[(&Flows, &[u32])], progress: &mut dyn Progress) -> Result<Tokeniser> {
+    let (tokeniser, cuts) = Tokeniser::fit_parts(parts, &config.tokeniser)?;
     for cut in cuts {
         progress.event(Event::Message(&cut.to_string()));
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use nids_config::{Config, ObjectiveConfig, Stage};
 use nids_detect::{WeightsFile, features, mixer};
-use nids_flows::{TokenKind, Tokeniser};
+use nids_flows::{TokenKind, TokenSpec, Tokeniser};
 use nids_models::{Encoder, Mae, MaeConfig, MaeEncoder, Target, Vae};
 use nids_nn::{Init, ParamTable};
 use nids_store::run::Run;
@@ -21,11 +21,11 @@ impl Pretext {
     /// The network of `pretrain.objective`.
     pub(crate) fn new(config: &Config, tokeniser: &Tokeniser, table: &mut ParamTable) -> Result<Self> {
         let features = features(tokeniser);
-        let target = |kind: &TokenKind| match *kind {
-            TokenKind::Numeric => Target::Numeric,
+        let target = |(place, token): (usize, &TokenSpec)| match token.kind {
+            TokenKind::Numeric => tokeniser.target_classes(place).map_or(Target::Numeric, Target::Categorical),
             TokenKind::Categorical { n_classes } => Target::Categorical(n_classes),
         };
-        let targets: Vec<Target> = tokeniser.tokens().iter().map(|token| target(&token.kind)).collect();
+        let targets: Vec<Target> = tokeniser.tokens().iter().enumerate().map(target).collect();
         let mixer = mixer(config, features.len());
         Ok(match &config.pretrain.objective {
             ObjectiveConfig::Mae(_) if features.len() < 2 => {

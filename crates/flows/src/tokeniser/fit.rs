@@ -8,7 +8,7 @@ use crate::{ColumnKind, FeatureColumn, Flows, TextColumn};
 pub(super) const MAX_KNOTS: usize = 1000;
 
 /// Flows with those of their rows to learn from.
-type Part<'p> = (&'p Flows, &'p [u32]);
+pub(super) type Part<'p> = (&'p Flows, &'p [u32]);
 
 /// Learns every feature from the given rows; what is cut of the categorical ones, where something is.
 pub(super) fn features(from: &[Part<'_>], config: &TokeniserConfig) -> (Vec<Feature>, Vec<Cut>) {
@@ -55,7 +55,7 @@ pub(super) fn features(from: &[Part<'_>], config: &TokeniserConfig) -> (Vec<Feat
 }
 
 /// The values of a numeric feature, part by part.
-fn numbers<'p>(from: &'p [Part<'_>], feature: usize) -> impl Iterator<Item = f64> + 'p {
+pub(super) fn numbers<'p>(from: &'p [Part<'_>], feature: usize) -> impl Iterator<Item = f64> + 'p {
     from.iter().flat_map(move |(flows, rows)| match &flows.features[feature] {
         FeatureColumn::Numeric(values) => rows.iter().map(|&row| values[row as usize]),
         FeatureColumn::Categorical(_) => unreachable!("one schema gives one kind"),
@@ -123,7 +123,7 @@ fn edges(sorted: &[f64], bins: usize) -> Vec<f64> {
 }
 
 /// The distinct values, if there are at most `max`.
-fn distinct(sorted: &[f64], max: usize) -> Option<Vec<f64>> {
+pub(super) fn distinct(sorted: &[f64], max: usize) -> Option<Vec<f64>> {
     let runs = sorted.chunk_by(|a, b| a.to_bits() == b.to_bits());
     let values: Vec<f64> = runs.take(max + 1).map(|run| run[0]).collect();
     (values.len() <= max).then_some(values)

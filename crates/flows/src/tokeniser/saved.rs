@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::fit::MAX_KNOTS;
+use super::target_bins::TargetBins;
 use super::{Affine, Feature, NORMAL_CLIP, Normalisation, Tokeniser, TokeniserConfig};
 use crate::{ColumnKind, Error, MAX_MAGNITUDE, Result, Schema};
 
@@ -18,13 +19,16 @@ const LIMIT: f64 = 4.0 * MAX_MAGNITUDE;
 /// `tokeniser.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Saved<S, C, F> {
+struct Saved<S, C, F, B> {
     format: String,
     version: u32,
     schema: S,
     config: C,
     /// In the order of the schema's features.
     features: F,
+    /// In the same order.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    target_bins: Option<B>,
 }
 
 impl Tokeniser {
@@ -37,6 +41,7 @@ impl Tokeniser {
             schema: &self.schema,
             config: &self.config,
             features: &self.features,
+            target_bins: self.target_bins.as_ref(),
         };
         serde_json::to_string(&saved).expect("numbers are finite and keys are texts")
     }
@@ -52,8 +57,9 @@ impl Tokeniser {
             return Err(Error::tokeniser(format!("{n_values} values in {} bytes of JSON; fit it again", text.len())));
         }
         let not_json = |e: serde_json::Error| Error::tokeniser(format!("not a tokeniser file: {e}"));
-        let saved: Saved<Schema, TokeniserConfig, Vec<Feature>> = serde_json::from_str(text).map_err(not_json)?;
-        let Saved { format, version, schema, config, features } = saved;
+        let saved: Saved<Schema, TokeniserConfig, Vec<Feature>, Vec<Option<TargetBins>>> =
+            serde_json::from_str(text).map_err(not_json)?;
+        let Saved { format, version, schema, config, features, target_bins } = saved;
         if format != FORMAT || version != VERSION {
             return Err(Error::tokeniser(format!(
                 "format `{format}` version {version}; this program reads `{FORMAT}` version {VERSION}; fit it again"
@@ -68,7 +74,20 @@ impl Tokeniser {
             check(feature, column.kind, &config)
                 .map_err(|message| Error::tokeniser(format!("feature `{}`: {message}; fit it again", column.name)))?;
         }
-        Ok(Tokeniser::new(schema, config, features))
+        if let Some(bins) = &target_bins {
+            if bins.len() != n_wanted {
+                return Err(Error::tokeniser(format!("{} `target_bins`, but its schema has {n_wanted} features", bins.len())));
+            }
+            for (column, bins) in schema.features().zip(bins) {
+                let is_as_learnt = bins.is_some() == (column.kind == ColumnKind::Numeric);
+                let kind = || "`target_bins` are of numeric features".to_owned();
+                let checked = if is_as_learnt { Ok(()) } else { Err(kind()) };
+                checked
+                    .and_then(|()| bins.as_ref().map_or(Ok(()), |bins| bins.check(config.bins, LIMIT)))
+                    .map_err(|message| Error::tokeniser(format!("feature `{}`: {message}; fit it again", column.name)))?;
+            }
+        }
+        Ok(Tokeniser { target_bins, ..Tokeniser::new(schema, config, features) })
     }
 }
 

@@ -71,6 +71,71 @@ fn many_values_share_quantile_bins() {
     }
 }
 
+/// The targets of numbers, in one column, as classes of what was learnt from `training`.
+fn target_classes(training: &[f64], bins: usize, x: &[f64]) -> (usize, Vec<f32>) {
+    let (training, config) = (numeric(training), TokeniserConfig { bins, ..TokeniserConfig::default() });
+    let tokeniser = fit(&training, &config).with_target_bins(&[(&training, &all_rows(&training))]).unwrap();
+    assert_eq!(Tokeniser::from_json(&tokeniser.to_json()).unwrap(), tokeniser);
+    let encoded = tokeniser.tokenise_with_targets(&numeric(x)).unwrap();
+    assert_eq!(tokeniser.target_classes(1), None, "a category is a class already");
+    (tokeniser.target_classes(0).unwrap(), (0..x.len()).map(|row| encoded.target(row, 0)).collect())
+}
+
+#[test]
+fn few_values_are_a_target_each_and_others_are_told_from_them() {
+    let x = [-1.0, 0.0, 2.0, 10.0, 4.0, 99.0, f64::INFINITY, f64::NEG_INFINITY];
+    let (n_classes, found) = target_classes(&[0.0, 2.0, 10.0, 2.0], 8, &x);
+    // below, 0, 2, 10, between, above
+    assert_eq!((n_classes, found), (6, vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 0.0]));
+    let (n_classes, found) = target_classes(&[f64::NAN, 3.0, 3.0], 1, &[f64::NAN, 3.0, 2.9, 3.1]);
+    assert!(n_classes == 4 && found[0].is_nan() && found[1..] == [1.0, 0.0, 3.0], "{n_classes}: {found:?}");
+}
+
+#[test]
+fn a_common_value_is_a_target_and_the_others_share_the_bins_that_are_left() {
+    // 0 is half of the rows, 7 a quarter; 25 others, from 1 on, have two bins of 4
+    let others = (1..=25).map(|i| f64::from(i) / 8.0);
+    let training: Vec<f64> = std::iter::repeat_n(0.0, 50).chain(std::iter::repeat_n(7.0, 25)).chain(others).collect();
+    let x = [-0.1, 0.0, 7.0, 0.01, 0.125, 1.5, 1.624, 1.625, 3.0, 6.9, 7.1];
+    let (n_classes, found) = target_classes(&training, 4, &x);
+    // below, 0, 7, up to 13 / 8, from there on, above
+    assert_eq!((n_classes, found), (6, vec![0.0, 1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 4.0, 4.0, 4.0, 5.0]));
+}
+
+#[test]
+fn every_class_but_those_outside_has_its_share_of_the_training_rows() {
+    let training: Vec<f64> = (0..1000).map(|i| f64::from(i * i % 977)).collect();
+    let (n_classes, found) = target_classes(&training, 10, &training);
+    let counts: Vec<usize> = (0..n_classes).map(|class| found.iter().filter(|&&found| found as usize == class).count()).collect();
+    assert_eq!((n_classes, counts[0], counts[n_classes - 1]), (12, 0, 0));
+    assert!(counts[1..n_classes - 1].iter().all(|count| (90..=110).contains(count)), "{counts:?}");
+}
+
+#[test]
+fn target_bins_are_learnt_from_the_same_rows_and_change_no_token() {
+    for normalisation in EVERY {
+        let config = TokeniserConfig { normalisation, bins: 8, ..TokeniserConfig::default() };
+        let mut flows = synthetic(300, 1);
+        let rows: Vec<u32> = (0..300).step_by(2).collect();
+        let plain = Tokeniser::fit(&flows, &rows, &config).unwrap();
+        let tokeniser = plain.clone().with_target_bins(&[(&flows, &rows)]).unwrap();
+        assert!(!plain.to_json().contains("target_bins"), "what does not use them is as it was");
+        let alone = flows.select(&rows);
+        let of_rows = plain.clone().with_target_bins(&[(&alone, &all_rows(&alone))]).unwrap();
+        assert_eq!(tokeniser, of_rows, "rows that were not named are not learnt from");
+        let [without, with] = [&plain, &tokeniser].map(|tokeniser| tokeniser.tokenise_with_targets(&alone).unwrap());
+        let found = tokeniser.tokenise_and_free(vec![(&mut flows, &rows)]).unwrap();
+        for (row, token) in (0..rows.len()).flat_map(|row| (0..42).map(move |token| (row, token))) {
+            assert_eq!(expanded(&tokeniser, &found, row, token), expanded(&plain, &without, row, token));
+            assert_eq!(found.target(row, token).to_bits(), with.target(row, token).to_bits());
+            let classes = tokeniser.target_classes(token).map_or(0.0, |n_classes| n_classes as f32);
+            let target = found.target(row, token);
+            let is_category = classes == 0.0 && target.to_bits() == without.target(row, token).to_bits();
+            assert!(is_category || target < classes - 1.0 && target > 0.0, "{target} of {classes}");
+        }
+    }
+}
+
 #[test]
 fn inverse_normal_cdf_inverts_the_cdf() {
     for k in 1..4000 {
@@ -237,6 +302,21 @@ fn hostile_json_is_refused() {
     for bad in ["0.0", "-1.0", "1e-320"] {
         check(&format!("\"std\":{std}"), &format!("\"std\":{bad}"), "are no scale");
     }
+    let rows = all_rows(&all);
+    let config = TokeniserConfig { min_count: 1, bins: 4, ..Default::default() };
+    let good = fit(&all, &config).with_target_bins(&[(&all, &rows)]).unwrap().to_json();
+    let check = |from: &str, to: &str, wanted: &str| {
+        assert!(good.contains(from), "{from} is not in {good}");
+        let message = Tokeniser::from_json(&good.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(message.starts_with("tokeniser: ") && message.contains(wanted), "{to}: {message}");
+    };
+    let bins = "{\"range\":[0.0,2.0],\"common\":[0.0,1.5,2.0],\"edges\":[]}";
+    check(bins, "null", "feature `x`: `target_bins` are of numeric features");
+    check(&format!("[{bins},null]"), "[null,null,null]", "3 `target_bins`, but its schema has 2 features");
+    check("\"common\":[0.0,1.5,2.0]", "\"common\":[0.0,1.5,1.5]", "`target_bins` do not ascend");
+    check("\"common\":[0.0,1.5,2.0]", "\"common\":[0.0,1.5,2.5]", "`target_bins` do not ascend, or are out of range");
+    check("\"range\":[0.0,2.0]", "\"range\":[-1e40,2.0]", "out of range");
+    check("\"edges\":[]", "\"edges\":[0.5,1.0]", "8 classes of `target_bins`; its config says at most 7");
     for text in ["", "null", "[]", "{}", &good[..good.len() / 2]] {
         assert!(Tokeniser::from_json(text).is_err());
     }

@@ -4,6 +4,7 @@ use pulp::Arch;
 
 use super::categories::{Class, class_of};
 use super::fit::signed_log1p;
+use super::target_bins::TargetBins;
 use super::{Affine, Feature, LOG1P_CLIP, SCALED_CLIP, Tokeniser};
 use crate::last_seen::LastSeen;
 use crate::{FeatureColumn, Flows};
@@ -15,7 +16,7 @@ const CHUNKS: usize = 16;
 
 /// Tokenised flows, row by row, before bins and one-hots are written out: three numbers per numeric feature (quantile-normal,
 /// log1p, place among the bins), or one where it is only scaled, and the class index per categorical one. The first number of what
-/// is missing is NaN.
+/// is missing is NaN. Where numbers are predicted as classes, the class of each is one number more.
 #[derive(Debug, Clone)]
 pub struct TokenTable {
     cells: Vec<f32>,
@@ -34,6 +35,8 @@ struct Plan {
     offset: usize,
     width: usize,
     kind: PlanKind,
+    /// The cell that is predicted, in the row.
+    target: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,9 +56,9 @@ enum PlanKind {
 
 impl TokenTable {
     /// `flows` have the features that `tokeniser` was fitted on.
-    pub(super) fn new(tokeniser: &Tokeniser, flows: &Flows) -> Self {
-        let mut encoded = Self::zeros(tokeniser, flows.len());
-        let columns = columns(tokeniser, flows);
+    pub(super) fn new(tokeniser: &Tokeniser, flows: &Flows, with_targets: bool) -> Self {
+        let mut encoded = Self::zeros(tokeniser, flows.len(), with_targets);
+        let columns = columns(tokeniser, flows, with_targets);
         encoded.write(0, &columns, &mut (0..flows.len()));
         encoded.count_unknown(&columns, &(0..flows.len()));
         encoded.missing = flows.missing_counts(0..flows.len() as u32);
@@ -64,17 +67,17 @@ impl TokenTable {
 
     /// The given rows of each of `parts`, whose features are freed on the way, from the last row to the first.
     pub(super) fn consuming(tokeniser: &Tokeniser, parts: Vec<(&mut Flows, &[u32])>) -> Self {
-        let mut encoded = Self::zeros(tokeniser, parts.iter().map(|(_, rows)| rows.len()).sum());
+        let mut encoded = Self::zeros(tokeniser, parts.iter().map(|(_, rows)| rows.len()).sum(), true);
         let mut first = 0;
         for (flows, rows) in parts {
             assert!(rows.is_sorted_by(|a, b| a < b), "rows that ascend");
-            encoded.count_unknown(&columns(tokeniser, flows), &rows.iter().map(|&row| row as usize));
+            encoded.count_unknown(&columns(tokeniser, flows, true), &rows.iter().map(|&row| row as usize));
             let missing = flows.missing_counts(rows.iter().copied());
             encoded.missing.iter_mut().zip(missing).for_each(|((_, sum), (_, n))| *sum += n);
             let chunk = rows.len().div_ceil(CHUNKS).max(1);
             for (place, rows) in rows.chunks(chunk).enumerate().rev() {
                 let mut rows_of_chunk = rows.iter().map(|&row| row as usize);
-                encoded.write(first + place * chunk, &columns(tokeniser, flows), &mut rows_of_chunk);
+                encoded.write(first + place * chunk, &columns(tokeniser, flows, true), &mut rows_of_chunk);
                 flows.free_features(rows[0] as usize);
             }
             flows.free_features(0);
@@ -83,11 +86,11 @@ impl TokenTable {
         encoded
     }
 
-    fn zeros(tokeniser: &Tokeniser, n_rows: usize) -> Self {
+    fn zeros(tokeniser: &Tokeniser, n_rows: usize, with_targets: bool) -> Self {
         let config = &tokeniser.config;
         let mut stride = 0;
         let mut plan = Vec::new();
-        for (feature, token) in tokeniser.features.iter().zip(&tokeniser.tokens) {
+        for (place, (feature, token)) in tokeniser.features.iter().zip(&tokeniser.tokens).enumerate() {
             let (kind, n_cells) = match feature {
                 Feature::Parts { missing: indicator, .. } => {
                     (PlanKind::Parts { quantile: config.quantile, log1p: config.log1p, indicator: *indicator }, 3)
@@ -96,8 +99,10 @@ impl TokenTable {
                 Feature::Categorical { .. } if config.expands_classes() => (PlanKind::OneHot, 1),
                 Feature::Categorical { code, .. } => (PlanKind::Code(*code), 1),
             };
-            plan.push(Plan { offset: stride, width: token.width, kind });
-            stride += n_cells;
+            let has_class = with_targets && tokeniser.target_classes(place).is_some();
+            let target = if has_class { stride + n_cells } else { stride };
+            plan.push(Plan { offset: stride, width: token.width, kind, target });
+            stride += n_cells + usize::from(has_class);
         }
         let is_categorical = |feature: &Feature| matches!(feature, Feature::Categorical { .. });
         let categorical = tokeniser.features.iter().zip(&tokeniser.tokens).filter(|(feature, _)| is_categorical(feature));
@@ -235,9 +240,10 @@ impl TokenTable {
     }
 
     /// What masked training predicts: the quantile-normal value of a numeric feature (the scaled value under
-    /// `standard` and `global_max`), the class index of a categorical one. NaN where a number is missing: nothing is predicted.
+    /// `standard` and `global_max`) or its class ([`Tokeniser::with_target_bins`]), the class index of a categorical one. NaN where
+    /// a number is missing: nothing is predicted.
     pub fn target(&self, row: usize, token: usize) -> f32 {
-        self.cells[row * self.stride + self.plan[token].offset]
+        self.cells[row * self.stride + self.plan[token].target]
     }
 
     /// Name of each categorical feature, and in how many rows training has never seen its value. A tokeniser of an earlier version
@@ -264,14 +270,17 @@ fn indicate(is_missing: bool, token: &mut [f32]) -> &mut [f32] {
     others
 }
 
-fn columns<'a>(tokeniser: &'a Tokeniser, flows: &'a Flows) -> Vec<Column<'a>> {
-    tokeniser.features.iter().zip(&flows.features).map(|(feature, column)| Column::new(feature, column)).collect()
+fn columns<'a>(tokeniser: &'a Tokeniser, flows: &'a Flows, with_targets: bool) -> Vec<Column<'a>> {
+    let bins = tokeniser.target_bins.as_ref().filter(|_| with_targets);
+    let bins = |place: usize| bins.and_then(|bins| bins[place].as_ref());
+    let features = tokeniser.features.iter().zip(&flows.features).enumerate();
+    features.map(|(place, (feature, column))| Column::new(feature, column, bins(place))).collect()
 }
 
 /// A column of flows beside what was learnt about it.
 enum Column<'a> {
     Parts { values: &'a [f64], learnt: Parts<'a> },
-    Scaled { values: &'a [f64], affine: Affine },
+    Scaled { values: &'a [f64], affine: Affine, bins: Option<&'a TargetBins> },
     Class { codes: &'a [u32], found: Vec<Class>, n_known: usize },
 }
 
@@ -283,28 +292,35 @@ struct Parts<'a> {
     edges: &'a [f64],
     /// Place among the bins of what is missing.
     neutral: f32,
+    bins: Option<&'a TargetBins>,
 }
 
 impl Parts<'_> {
-    /// The cells of a number: quantile-normal value, log1p, place among the bins.
-    fn of(&self, x: f64) -> [f32; 3] {
+    /// The cells of a number: quantile-normal value, log1p, place among the bins, and its class if there are classes.
+    fn of(&self, x: f64) -> [f32; 4] {
         if x.is_nan() {
-            return [f32::NAN, 0.0, self.neutral];
+            return [f32::NAN, 0.0, self.neutral, f32::NAN];
         }
         let quantile = interpolate(self.knots, self.normal, x) as f32;
-        [quantile, clipped(self.log1p.apply(signed_log1p(x)), LOG1P_CLIP), place(self.edges, x) as f32]
+        let log1p = clipped(self.log1p.apply(signed_log1p(x)), LOG1P_CLIP);
+        [quantile, log1p, place(self.edges, x) as f32, self.bins.map_or(0.0, |bins| class(bins, x))]
     }
 }
 
+/// The class of a number; NaN is missing.
+fn class(bins: &TargetBins, x: f64) -> f32 {
+    if x.is_nan() { f32::NAN } else { bins.class(x) as f32 }
+}
+
 impl<'a> Column<'a> {
-    fn new(feature: &'a Feature, column: &'a FeatureColumn) -> Self {
+    fn new(feature: &'a Feature, column: &'a FeatureColumn, bins: Option<&'a TargetBins>) -> Self {
         match (feature, column) {
             (Feature::Parts { knots, normal, log1p, edges, missing }, FeatureColumn::Numeric(values)) => {
                 let neutral = if *missing { 0.0 } else { place(edges, median(knots, normal)) as f32 };
-                Column::Parts { values, learnt: Parts { knots, normal, log1p: *log1p, edges, neutral } }
+                Column::Parts { values, learnt: Parts { knots, normal, log1p: *log1p, edges, neutral, bins } }
             }
             (Feature::Scaled { mean, std, .. }, FeatureColumn::Numeric(values)) => {
-                Column::Scaled { values, affine: Affine { mean: *mean, std: *std } }
+                Column::Scaled { values, affine: Affine { mean: *mean, std: *std }, bins }
             }
             (Feature::Categorical { values, cut, .. }, FeatureColumn::Categorical(texts)) => {
                 Column::Class { codes: texts.codes(), found: class_of(values, cut, texts), n_known: values.len() }
@@ -318,9 +334,15 @@ impl<'a> Column<'a> {
             Column::Parts { values, learnt } => {
                 let x = values[row];
                 let parts = memo.map_or_else(|| learnt.of(x), |memo| memo.get(x, |x| learnt.of(x)));
-                cells[..3].copy_from_slice(&parts);
+                let n_cells = if learnt.bins.is_some() { 4 } else { 3 };
+                cells[..n_cells].copy_from_slice(&parts[..n_cells]);
             }
-            Column::Scaled { values, affine } => cells[0] = clipped(affine.apply(values[row]), SCALED_CLIP),
+            Column::Scaled { values, affine, bins } => {
+                cells[0] = clipped(affine.apply(values[row]), SCALED_CLIP);
+                if let Some(bins) = bins {
+                    cells[1] = class(bins, values[row]);
+                }
+            }
             Column::Class { codes, found, n_known } => cells[0] = found[codes[row] as usize].index(*n_known) as f32,
         }
     }
@@ -328,7 +350,7 @@ impl<'a> Column<'a> {
 
 /// The parts of values that came last: a search among a thousand knots and a logarithm take many times as long as looking here.
 #[derive(Clone)]
-struct Memo(LastSeen<[f32; 3], 512>);
+struct Memo(LastSeen<[f32; 4], 512>);
 
 impl Default for Memo {
     fn default() -> Self {
@@ -338,7 +360,7 @@ impl Default for Memo {
 
 impl Memo {
     /// `parts` of x, from here if it was the last value in its slot.
-    fn get(&mut self, x: f64, parts: impl FnOnce(f64) -> [f32; 3]) -> [f32; 3] {
+    fn get(&mut self, x: f64, parts: impl FnOnce(f64) -> [f32; 4]) -> [f32; 4] {
         let bits = x.to_bits();
         let slot = self.0.slot(bits);
         if slot.0 != bits || x.is_nan() {

@@ -162,6 +162,7 @@ const PRETRAIN_CASES: &[Case] = &[
     ("pretrain.objective.mae.mask_ratio", "{}", Learning, &[]),
     ("pretrain.objective.mae.mask_ratio.from", "0.5", Learning, &["pretrain.objective.mae.mask_ratio={to: 0.9}"]),
     ("pretrain.objective.mae.mask_ratio.to", "0.9", Learning, &["pretrain.objective.mae.mask_ratio={}"]),
+    ("pretrain.objective.mae.target", "bins", Learning, &[]),
     ("pretrain.objective.mae.encoder", "visible_only", Learning, &[]),
     ("pretrain.objective.mae.decoder_depth", "0", Learning, &[]),
     ("pretrain.objective.vae.latent_dim", "4", Learning, &[VAE]),

@@ -8,7 +8,7 @@ use nids_nn::schedule::{Schedule, Warmup};
 use nids_nn::{Cx, Mode, ParamTable, weights};
 use serde_json::json;
 
-use crate::data::{Data, fit_tokeniser};
+use crate::data::{Data, fit_tokeniser_and_targets};
 use crate::pretext::Pretext;
 use nids_config::{Config, ObjectiveConfig, PretrainConfig, Stage};
 use nids_detect::engine::engine;
@@ -24,7 +24,7 @@ use nids_train::{Job, Sampler, TrainPlan, arithmetic};
 pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
     let mut stage = run.begin(Stage::Pretrain, config, progress)?;
     let Data { mut labelled, mut unlabelled } = crate::data::data(config, true, &mut stage, progress)?;
-    let tokeniser = fit_tokeniser(config, labelled.as_ref(), unlabelled.as_ref(), progress)?;
+    let tokeniser = fit_tokeniser_and_targets(config, labelled.as_ref(), unlabelled.as_ref(), progress)?;
     let all_unlabelled = all_rows(unlabelled.as_ref().map_or(0, Flows::len));
     let mut parts: Vec<(&mut Flows, &[u32])> = Vec::new();
     parts.extend(labelled.as_mut().map(|labelled| (&mut labelled.flows, labelled.split.train.as_slice())));
@@ -170,8 +170,11 @@ mod tests {
         for (row, &feature) in (0..gaps).flat_map(|row| numeric[present..].iter().map(move |feature| (row, feature))) {
             flows.put(row, feature, f64::NAN);
         }
-        let tokeniser = Tokeniser::fit(&flows, &all_rows(16), &config.tokeniser).unwrap();
-        let encoded = tokeniser.tokenise(&flows).unwrap();
+        let mut tokeniser = Tokeniser::fit(&flows, &all_rows(16), &config.tokeniser).unwrap();
+        if objective.contains("bins") {
+            tokeniser = tokeniser.with_target_bins(&[(&flows, &all_rows(16))]).unwrap();
+        }
+        let encoded = tokeniser.tokenise_with_targets(&flows).unwrap();
         let mut table = ParamTable::default();
         let pretext = Pretext::new(&config, &tokeniser, &mut table).unwrap();
         let found = ReconstructionObjective::new(&config.pretrain, &pretext, &encoded);
@@ -198,7 +201,7 @@ mod tests {
             });
             losses
         };
-        for objective in ["mae={}", "mae.encoder=visible_only"] {
+        for objective in ["mae={}", "mae.encoder=visible_only", "mae.target=bins"] {
             // as many as are hidden: every mask is the same
             let same = losses(objective, 14);
             assert!(same.iter().all(|loss| *loss == same[0]), "{objective}: {same:?}");
@@ -207,10 +210,36 @@ mod tests {
         }
     }
 
+    /// Every head at 0: the loss of a hidden number is the log of its number of classes.
+    #[test]
+    fn a_zero_head_of_bins_starts_at_the_log_of_their_number() {
+        on_flows("mae.target=bins", 14, 0, |objective, table, engine| {
+            let mut params = table.init::<f32>(1);
+            let (mut expected, mut n_numbers) = (0.0, 0);
+            for spec in table.specs().iter().filter(|spec| spec.name.starts_with("heads.")) {
+                spec.param.of_mut::<f32>(&mut params).fill(0.0);
+                if let [n_classes] = spec.shape[..] {
+                    expected += (n_classes as f64).ln();
+                    n_numbers += usize::from(n_classes > 1);
+                }
+            }
+            assert_eq!(n_numbers, 42, "no head of a single number");
+            let mut total = 0.0;
+            for key in 0..200 {
+                let mut loss = Loss::default();
+                engine.accumulate(objective, &params, Key::new(key), &mut table.zeros(), &mut loss, 0, &samples());
+                total += loss.total / 200.0;
+            }
+            // a mean over which features are hidden: 16 rows x 200 draws of 17 of 42, whose logs spread by about 1
+            assert!((total - expected / 42.0).abs() < 0.02, "{total}, not {}", expected / 42.0);
+        });
+    }
+
     #[test]
     fn the_gradient_is_that_of_the_loss() {
         let drawn = "mae.mask_ratio={from: 0, to: 0.9}";
-        let objectives = ["mae={}", drawn, "mae.encoder=visible_only", "vae={beta: 20}", "vae={beta: 20, latent: pooled}"];
+        let objectives =
+            ["mae={}", drawn, "mae.target=bins", "mae.encoder=visible_only", "vae={beta: 20}", "vae={beta: 20, latent: pooled}"];
         for (objective, gaps) in objectives.into_iter().flat_map(|objective| [(objective, 0), (objective, 9)]) {
             on_flows(objective, 6, gaps, |found, table, engine| {
                 let error = slope_error(found, table, engine, &samples());
