@@ -2,7 +2,7 @@
 
 use super::{
     BadRowConfig, BatchEnsembleConfig, Ensemble, FinetuneFrom, GemmBackend, Latents, LossConfig, ObjectiveConfig, Precision,
-    RampConfig, ScheduleConfig, Settings, SweepStrategy, Task, TrainingConfig,
+    RampConfig, RowsConfig, ScheduleConfig, Settings, SweepStrategy, Task, TrainingConfig,
 };
 
 use nids_models::{DrawnRatio, MaeConfig, MaeEncoder, MaskRatio, NumberTarget};
@@ -143,6 +143,10 @@ impl Settings {
 
     /// Those of the settings of pretraining.
     fn of_pretraining(&self, found: &mut Vec<(&'static str, String)>) {
+        if self.pretrain.rows == RowsConfig::Benign && self.data.train.is_none() && self.data.unlabelled.is_some() {
+            let message = "which rows are benign is known of labelled rows alone: name a file of them in `data.train`";
+            found.push(("pretrain.rows", message.to_owned()));
+        }
         if let ObjectiveConfig::Mae(MaeConfig { target: NumberTarget::Bins, .. }) = self.pretrain.objective
             && self.tokeniser.bins == 0
         {

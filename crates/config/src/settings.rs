@@ -308,9 +308,23 @@ pub struct CheckpointConfig {
 pub struct PretrainConfig {
     /// What pretraining learns.
     pub objective: ObjectiveConfig,
+    /// Which rows pretraining learns from, the tokeniser among what it learns.
+    #[schemars(extend("x-newer" = true))]
+    pub rows: RowsConfig,
     /// How pretraining learns.
     #[serde(flatten)]
     pub training: TrainingConfig,
+}
+
+/// Which rows pretraining learns from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RowsConfig {
+    /// The training part of the labelled rows, and the unlabelled ones.
+    #[default]
+    All,
+    /// The benign rows of the training part. Unlabelled rows are left out, since nobody knows which of them are benign.
+    Benign,
 }
 
 /// What pretraining learns.

@@ -40,8 +40,8 @@ fn every_value_of_a_config_has_a_key_and_every_key_a_value() {
     listed.sort_unstable();
     assert_eq!(named, listed);
     // 131, and for objectives of pretraining that an anomaly score is to stand on: the two ends of a drawn mask ratio,
-    // bins as targets
-    assert!(every_key().count() <= 134, "{} keys: which of them does a shipped config or a result need?", every_key().count());
+    // bins as targets, benign rows alone
+    assert!(every_key().count() <= 135, "{} keys: which of them does a shipped config or a result need?", every_key().count());
 }
 
 #[test]
@@ -414,6 +414,8 @@ fn hashes_move_with_what_matters_and_nothing_else() {
     // newer than older runs: only another value than the default counts
     assert_eq!(moved("pretrain.objective.mae.target=bins"), "whole pretrain encode finetune");
     assert_eq!(moved("pretrain.objective.mae.target=value"), "");
+    assert_eq!(moved("pretrain.rows=benign"), "whole pretrain encode finetune");
+    assert_eq!(moved("pretrain.rows=all"), "");
     assert_eq!(moved("evaluate.threshold=0.7"), "whole ");
     let scratch = config("name: x", &["finetune.from=scratch"]);
     let moved = config("name: x", &["finetune.from=scratch", "pretrain.steps=7"]);
@@ -503,6 +505,8 @@ fn contradictions_are_found_once_the_values_are_good() {
     ");
     let set = ["tokeniser.bins=0", "pretrain.objective.mae.target=bins"];
     insta::assert_snapshot!(problems("name: x", &set), @"--set pretrain.objective.mae.target=bins: `pretrain.objective.mae.target`: `tokeniser.bins` is 0, and it says how many bins there are: set it, or take `target: value`");
+    let set = ["data.unlabelled=u.csv", "pretrain.rows=benign"];
+    insta::assert_snapshot!(problems("name: x", &set), @"--set pretrain.rows=benign: `pretrain.rows`: which rows are benign is known of labelled rows alone: name a file of them in `data.train`");
     let rates = "name: x\npretrain: { lr: 0.01, min_lr: 0.02 }";
     let set = [
         "finetune.schedule=constant",

@@ -62,6 +62,26 @@ pub(crate) fn data(config: &Config, is_wanted: bool, run: &mut StageRun<'_>, pro
     Ok(Data { labelled, unlabelled })
 }
 
+/// Leaves the benign rows of the training part, and says what is left out. Nobody knows which of the unlabelled rows are benign.
+pub(crate) fn keep_benign(data: &mut Data, progress: &mut dyn Progress) -> Result<()> {
+    let labelled = data.labelled.as_mut().ok_or_else(no_labels)?;
+    let labels = labelled.flows.labels().expect("labels were required of the reader");
+    let before = labelled.split.train.len();
+    labelled.split.train.retain(|&row| labels[row as usize] == 0);
+    let n_benign = labelled.split.train.len();
+    let n_unlabelled = data.unlabelled.take().map_or(0, |unlabelled| unlabelled.len());
+    progress.event(Event::Message(&format!(
+        "`pretrain.rows: benign`: {n_benign} rows to learn from; {} attacks are left out, and {n_unlabelled} unlabelled rows, of \
+         which nobody knows whether they are benign",
+        before - n_benign
+    )));
+    if n_benign == 0 {
+        let message = "`pretrain.rows: benign`: none of the training rows is benign: label some, or set `pretrain.rows: all`";
+        return Err(Error::Data(message.to_owned()));
+    }
+    Ok(())
+}
+
 /// What to say where labels are needed and there are none.
 pub(crate) fn no_labels() -> Error {
     Error::Usage("labels are needed here, and `data.train` is `null`: name a file of labelled rows in it".to_owned())

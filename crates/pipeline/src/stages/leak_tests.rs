@@ -15,7 +15,7 @@ use nids_config::{Config, Stage};
 use nids_eval::probe::{ProbeScore, RidgeProbe};
 use nids_heads::{LogisticRegression, Pca};
 use nids_store::npy;
-use nids_store::progress::Silent;
+use nids_store::progress::{Event, Progress, Silent};
 
 const SETTINGS: &[&str] = &[
     "name=x",
@@ -138,6 +138,85 @@ fn what_validation_rows_hold_changes_nothing_that_is_learned() {
         assert!(changed.is_empty(), "{settings:?}: {changed:?} follow from validation rows");
         assert!(stages == PRETRAIN || before_metrics != after_metrics, "{settings:?}: it would not show");
     }
+}
+
+/// `text` with other numbers and another category in the rows with these labels.
+fn altered(text: &str, is_altered: impl Fn(&str) -> bool) -> String {
+    let mut all = cells(text);
+    let [sbytes, proto, label] = ["sbytes", "proto", "label"].map(|name| column(&all, name));
+    for row in all.iter_mut().skip(1).filter(|row| is_altered(&row[label])) {
+        row[sbytes] = format!("9{}", row[sbytes]);
+        "planted".clone_into(&mut row[proto]);
+    }
+    csv(&all)
+}
+
+#[test]
+fn what_attacks_and_unlabelled_rows_hold_changes_nothing_that_is_learned_from_benign_rows() {
+    let settings: &[&[&str]] = &[&[], &["pretrain.objective.mae.target=bins"], &["pretrain.objective=vae"]];
+    for &more in settings {
+        let folder = folder();
+        // no two rows are equal, so that the split stays what it is while rows change
+        folder.write("train.csv", distinct(&flows(150, 3)));
+        let benign = folder.config(&[SETTINGS, &[UNLABELLED, "pretrain.rows=benign"], more]);
+        let (before, _) = outcome(&folder, "before", PRETRAIN, &benign);
+        let text = fs::read_to_string(folder.path("train.csv")).unwrap();
+        let was = split(&folder, &benign).split;
+        folder.write("train.csv", altered(&text, |label| label == "1"));
+        folder.write("unlabelled.csv", altered(&flows(40, 4), |_| true));
+        assert_eq!(split(&folder, &benign).split, was);
+        let (after, _) = outcome(&folder, "after", PRETRAIN, &benign);
+        let changed: Vec<_> = before.iter().filter(|(name, bytes)| after[*name] != **bytes).map(|(name, _)| name).collect();
+        assert!(changed.is_empty(), "{more:?}: {changed:?} follow from rows that are left out");
+        // they show where all rows are learned from
+        let all = folder.config(&[SETTINGS, &[UNLABELLED], more]);
+        let (all, _) = outcome(&folder, "all", PRETRAIN, &all);
+        assert!(all["tokeniser.json"] != after["tokeniser.json"] && all["training"] != after["training"]);
+        folder.write("train.csv", altered(&text, |label| label == "0"));
+        let (other, _) = outcome(&folder, "other", PRETRAIN, &benign);
+        assert!(other["tokeniser.json"] != after["tokeniser.json"]);
+    }
+}
+
+/// Rows that differ in `dbytes`, which is the number of the row.
+fn distinct(text: &str) -> String {
+    let mut all = cells(text);
+    let dbytes = column(&all, "dbytes");
+    all.iter_mut().enumerate().skip(1).for_each(|(number, row)| row[dbytes] = number.to_string());
+    csv(&all)
+}
+
+#[test]
+fn rows_that_benign_pretraining_leaves_out_are_counted_and_none_is_an_error() {
+    struct Told(Vec<String>);
+    impl Progress for Told {
+        fn event(&mut self, event: Event<'_>) {
+            if let Event::Message(text) = event {
+                self.0.push(text.to_owned());
+            }
+        }
+    }
+    let folder = folder();
+    let config = folder.config(&[SETTINGS, &[UNLABELLED, "pretrain.rows=benign"]]);
+    let Labelled { flows, split } = split(&folder, &config);
+    let attacks = split.train.iter().filter(|&&row| flows.labels().unwrap()[row as usize] == 1).count();
+    let mut told = Told(Vec::new());
+    run_stage(Stage::Pretrain, &config, &folder.run("run"), &mut told).unwrap();
+    let wanted = format!(
+        "`pretrain.rows: benign`: {} rows to learn from; {attacks} attacks are left out, and 40 unlabelled rows, of which nobody \
+         knows whether they are benign",
+        split.train.len() - attacks
+    );
+    assert!(told.0.contains(&wanted), "{wanted}: {:?}", told.0);
+
+    let text = fs::read_to_string(folder.path("train.csv")).unwrap();
+    let mut all = cells(&text);
+    let label = column(&all, "label");
+    all.retain(|row| row[label] != "0");
+    assert!(all.len() > 20);
+    folder.write("train.csv", csv(&all));
+    let error = run_stage(Stage::Pretrain, &config, &folder.run("none"), &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("none of the training rows is benign"), "{error}");
 }
 
 /// Asserts that numbers are the same but for the order of sums, and all else is the same.

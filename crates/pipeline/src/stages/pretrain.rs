@@ -8,9 +8,9 @@ use nids_nn::schedule::{Schedule, Warmup};
 use nids_nn::{Cx, Mode, ParamTable, weights};
 use serde_json::json;
 
-use crate::data::{Data, fit_tokeniser_and_targets};
+use crate::data::{Data, fit_tokeniser_and_targets, keep_benign};
 use crate::pretext::Pretext;
-use nids_config::{Config, ObjectiveConfig, PretrainConfig, Stage};
+use nids_config::{Config, ObjectiveConfig, PretrainConfig, RowsConfig, Stage};
 use nids_detect::engine::engine;
 use nids_store::Result;
 use nids_store::progress::{Event, Progress};
@@ -20,10 +20,14 @@ use nids_train::stream;
 use nids_train::{Job, Sampler, TrainPlan, arithmetic};
 
 /// Trains the autoencoder of `pretrain.objective` on the unlabelled rows and on the training part of the labelled ones, without
-/// their labels. Leaves `tokeniser.json` and `pretrained.safetensors`.
+/// their labels, which `pretrain.rows: benign` alone looks at. Leaves `tokeniser.json` and `pretrained.safetensors`.
 pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
     let mut stage = run.begin(Stage::Pretrain, config, progress)?;
-    let Data { mut labelled, mut unlabelled } = crate::data::data(config, true, &mut stage, progress)?;
+    let mut data = crate::data::data(config, true, &mut stage, progress)?;
+    if config.pretrain.rows == RowsConfig::Benign {
+        keep_benign(&mut data, progress)?;
+    }
+    let Data { mut labelled, mut unlabelled } = data;
     let tokeniser = fit_tokeniser_and_targets(config, labelled.as_ref(), unlabelled.as_ref(), progress)?;
     let all_unlabelled = all_rows(unlabelled.as_ref().map_or(0, Flows::len));
     let mut parts: Vec<(&mut Flows, &[u32])> = Vec::new();
