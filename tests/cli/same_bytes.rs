@@ -6,13 +6,14 @@ use crate::bench::{Bench, on_flows};
 fn artefacts(gemm: &str, objective: &str, threads: usize) -> Vec<(&'static str, Vec<u8>)> {
     let bench = Bench::new();
     bench.flows();
-    let of_objective =
-        if objective == "vae" { "--set encode.latents=mu --set encode.noise.copies=1 --set finetune.from=latents" } else { "" };
+    let of_objective = if objective == "objective=vae" {
+        "--set encode.latents=mu --set encode.noise.copies=1 --set finetune.from=latents"
+    } else {
+        ""
+    };
     let settings = "--set pretrain.steps=50 --set finetune.steps=50 --set pretrain.batch_size=64 --set finetune.batch_size=64";
     for stage in ["pretrain", "encode", "finetune"] {
-        let more = format!(
-            "{of_objective} --set pretrain.objective={objective} --set engine.gemm={gemm} --set engine.threads={threads}"
-        );
+        let more = format!("{of_objective} --set pretrain.{objective} --set engine.gemm={gemm} --set engine.threads={threads}");
         bench.prints(&on_flows(stage, &format!("{settings} {more}")));
     }
     let names = [
@@ -33,7 +34,14 @@ fn artefacts(gemm: &str, objective: &str, threads: usize) -> Vec<(&'static str, 
 
 #[test]
 fn threads_and_time_change_no_byte() {
-    for (gemm, objective) in [("openblas", "mae"), ("tiles", "mae"), ("tiles", "vae")] {
+    let bins = "objective.mae.target=bins --set pretrain.objective.mae.mask_ratio.from=0 --set pretrain.rows=benign";
+    for (gemm, objective) in [
+        ("openblas", "objective=mae"),
+        ("tiles", "objective=mae"),
+        ("tiles", "objective=vae"),
+        ("tiles", bins),
+        ("tiles", "objective=replaced"),
+    ] {
         let first = artefacts(gemm, objective, 1);
         for threads in [1, 2, 4, 8] {
             for ((name, first), (_, again)) in first.iter().zip(artefacts(gemm, objective, threads)) {

@@ -9,7 +9,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 
 use nids_flows::TokeniserConfig;
-use nids_models::{MaeConfig, VaeConfig};
+use nids_models::{MaeConfig, ReplacedConfig, VaeConfig};
 use nids_nn::Activation;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -335,6 +335,8 @@ pub enum ObjectiveConfig {
     Mae(MaeConfig),
     /// Variational autoencoder over feature tokens: all are reconstructed from a sample of the latents.
     Vae(VaeConfig),
+    /// Replaced-feature detection: some features are swapped for those of other rows, and the network says which.
+    Replaced(ReplacedConfig),
 }
 
 impl Default for ObjectiveConfig {

@@ -50,7 +50,7 @@ impl LatentEncoder {
             (Latents::Mu, ObjectiveConfig::Vae(settings)) => {
                 Kept::Mu(Posterior::new(&mut table.root().at("latent"), encoder.dim(), *settings))
             }
-            (Latents::Mu, ObjectiveConfig::Mae(_)) => unreachable!("the config was checked"),
+            (Latents::Mu, ObjectiveConfig::Mae(_) | ObjectiveConfig::Replaced(_)) => unreachable!("the config was checked"),
         };
         Self { encoder, latents }
     }

@@ -1,6 +1,6 @@
-//! Heads of the autoencoders: a linear map on each feature's token, and its loss.
+//! Heads of pretraining: a linear map on each feature's token, and its loss.
 
-use nids_nn::loss::{cross_entropy, mse};
+use nids_nn::loss::{BceWeights, bce_with_logits, cross_entropy, mse};
 use nids_nn::{Cx, Linear, Real, Scope, Tensor};
 
 /// What a head predicts of its feature.
@@ -10,6 +10,8 @@ pub enum Target {
     Numeric,
     /// One of so many classes, as a category or a number's bin is: softmax cross-entropy.
     Categorical(usize),
+    /// Whether something is so, 0 or 1: binary cross-entropy of a logit.
+    Flag,
 }
 
 impl Target {
@@ -26,6 +28,7 @@ impl Target {
                 let class = target.to_usize().expect("a class is a small integer");
                 cross_entropy(y, class, divisor, dy)
             }
+            Self::Flag => bce_with_logits(y, &[target], BceWeights::default(), divisor, dy),
         }
     }
 }

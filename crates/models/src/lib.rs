@@ -13,6 +13,7 @@ mod mae;
 mod masking;
 mod mean_teacher;
 mod mixer;
+mod replaced;
 mod vae;
 
 pub use classifier::{Classifier, ClassifierCache, MembersConfig};
@@ -21,6 +22,7 @@ pub use mae::{Mae, MaeConfig, MaeEncoder, NumberTarget};
 pub use masking::{DrawnRatio, MaskRatio, Masked, random_masking};
 pub use mean_teacher::{Student, StudentLoss};
 pub use mixer::{Block, Encoder, EncoderCache, Input, MAX_DEPTH, MixerConfig};
+pub use replaced::{Replaced, ReplacedConfig};
 pub use vae::{Elbo, Posterior, Vae, VaeConfig, VaeLatent};
 
 #[cfg(doctest)]

@@ -1,8 +1,8 @@
 //! Every model against central differences: dropout, dropped branches and draws fixed by key, masks given.
 
 use nids_models::{
-    Classifier, Elbo, Input, Mae, MaeConfig, MaeEncoder, Masked, MembersConfig, MixerConfig, Student, StudentLoss, Target, Vae,
-    VaeConfig, VaeLatent,
+    Classifier, Elbo, Input, Mae, MaeConfig, MaeEncoder, Masked, MembersConfig, MixerConfig, Replaced, ReplacedConfig, Student,
+    StudentLoss, Target, Vae, VaeConfig, VaeLatent,
 };
 use nids_nn::gradcheck::{self, Differentiable, Errors, uniform};
 use nids_nn::loss::{BceWeights, bce_with_logits};
@@ -76,6 +76,17 @@ impl Differentiable for Taught {
         let StudentLoss { supervised, consistency } =
             self.0.student_loss(cx, grads, B, input, masked, &targets, LABELLED, student);
         (supervised + 0.6 * consistency, None)
+    }
+}
+
+struct Swapped(Replaced);
+
+impl Differentiable for Swapped {
+    fn pass<R: Real>(&self, cx: &Cx<'_, R>, grads: &mut [R], x: &[R]) -> (f64, Option<Vec<R>>) {
+        let input = cx.alloc(x.len());
+        input.copy_from_slice(x);
+        let swapped = TWO_OF_FOUR.as_flattened().iter().map(|&swapped| R::from_f64(swapped)).collect::<Vec<_>>();
+        (self.0.loss(cx, Some(grads), B, input, &swapped, R::from_f64(5.0)), None)
     }
 }
 
@@ -203,6 +214,16 @@ fn masked_autoencoder() {
                 Autoencoded { mae: Mae::new(&mut table.root(), &features(), &KINDS, &mixer, config), has_gaps }
             });
         }
+    }
+}
+
+#[test]
+fn replaced_features() {
+    for n_registers in [0, 1] {
+        check(&format!("{n_registers} registers"), 10, |table| {
+            let mixer = MixerConfig { n_registers, ..MIXER };
+            Swapped(Replaced::new(&mut table.root(), &features(), &mixer, ReplacedConfig::default()))
+        });
     }
 }
 

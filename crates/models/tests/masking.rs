@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use nids_kernels::{Arena, Key};
-use nids_models::{DrawnRatio, Elbo, Mae, MaeConfig, MaeEncoder, MaskRatio, MixerConfig, Target, Vae, VaeConfig, random_masking};
+use nids_models::{
+    DrawnRatio, Elbo, Mae, MaeConfig, MaeEncoder, MaskRatio, MixerConfig, Replaced, ReplacedConfig, Target, Vae, VaeConfig,
+    random_masking,
+};
 use nids_nn::gradcheck::uniform;
 use nids_nn::{Activation, Cx, Mode, ParamTable};
 use rand::RngExt as _;
@@ -234,6 +237,43 @@ fn the_surprisal_of_a_feature_is_its_loss_while_it_alone_is_hidden() {
         classes[2] = 0.0;
         assert!((sum - 1.0).abs() < 1e-12, "{sum}");
     }
+}
+
+#[test]
+fn swaps_are_a_share_of_each_row_and_count_where_they_change_something() {
+    let n_features = 10;
+    let features: Vec<(String, usize)> = (0..n_features).map(|i| (format!("f{i}"), 1)).collect();
+    let replaced = Replaced::new(&mut ParamTable::default().root(), &features, &MIXER, ReplacedConfig { swap_ratio: 0.3 });
+    let draw = |key, samples: &[u32]| {
+        let b = samples.len();
+        let (mut swapped, mut calls) = (vec![f64::NAN; n_features * b], Vec::new());
+        replaced.draw_swaps(key, samples, 50, &mut swapped, |t, j, row| {
+            calls.push((j, t, row));
+            !row.is_multiple_of(5)
+        });
+        (swapped, calls)
+    };
+    let samples: Vec<u32> = (0..2000).collect();
+    let (swapped, calls) = draw(Key::new(2), &samples);
+    let mut rows = BTreeMap::new();
+    assert!(calls.len() == 3 * samples.len() && calls.chunk_by(|a, b| a.0 == b.0).all(|calls| calls.len() == 3));
+    for &(j, t, row) in &calls {
+        // what a swap left as it was is not one
+        assert!((swapped[t * samples.len() + j] - f64::from(u8::from(!row.is_multiple_of(5)))).abs() < 1e-12);
+        *rows.entry(row).or_insert(0.0) += 1.0;
+    }
+    assert_eq!(swapped.iter().filter(|&&swapped| swapped != 0.0).count(), calls.iter().filter(|call| call.2 % 5 != 0).count());
+    // every row is taken as often: the 99.9th percentile for 49 degrees of freedom
+    let wanted = calls.len() as f64 / 50.0;
+    let chi_square: f64 = rows.values().map(|count: &f64| (count - wanted).powi(2) / wanted).sum();
+    assert!(rows.len() == 50 && chi_square < 85.4, "{chi_square}");
+    // features of one row come from different rows
+    assert!(calls.chunk_by(|a, b| a.0 == b.0).any(|calls| calls[0].2 != calls[1].2));
+    // a sample's swaps do not depend on its neighbours, but on the key
+    let alone = |key| draw(key, &[17]).1.iter().map(|&(_, t, row)| (t, row)).collect::<Vec<_>>();
+    let among: Vec<_> = calls.iter().filter(|call| call.0 == 17).map(|&(_, t, row)| (t, row)).collect();
+    assert_eq!(alone(Key::new(2)), among);
+    assert_ne!(alone(Key::new(3)), among);
 }
 
 #[test]

@@ -127,16 +127,17 @@ fn memory_is_settled_after_the_first_step() {
 
 #[test]
 fn a_zero_head_starts_at_ln_2() {
-    let task = Task::<f64>::new(&MIXER, 5, 24);
-    let mut params = task.table.init::<f64>(3);
-    for spec in task.table.specs().iter().filter(|spec| spec.name.starts_with("classifier.")) {
-        spec.param.of_mut::<f64>(&mut params).fill(0.0);
+    for (task, head) in [(Task::<f64>::new(&MIXER, 5, 24), "classifier."), (Task::replaced(&MIXER, 24), "heads.")] {
+        let mut params = task.table.init::<f64>(3);
+        for spec in task.table.specs().iter().filter(|spec| spec.name.starts_with(head)) {
+            spec.param.of_mut::<f64>(&mut params).fill(0.0);
+        }
+        let mut engine = Engine::new(&task.table, 1, Gemm::default(), Cut { shard: 5, groups: 2 }).unwrap();
+        let mut loss = Loss::default();
+        engine.accumulate(&task, &params, Key::new(4), &mut task.table.zeros(), &mut loss, 0, &task.samples());
+        let loss = loss.total;
+        assert!((loss - LN_2).abs() < 1e-12, "{head}: {loss}");
     }
-    let mut engine = Engine::new(&task.table, 1, Gemm::default(), Cut { shard: 5, groups: 2 }).unwrap();
-    let mut loss = Loss::default();
-    engine.accumulate(&task, &params, Key::new(4), &mut task.table.zeros(), &mut loss, 0, &task.samples());
-    let loss = loss.total;
-    assert!((loss - LN_2).abs() < 1e-12, "{loss}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use nids_config::{Config, ObjectiveConfig, Stage};
 use nids_detect::{WeightsFile, features, mixer};
 use nids_flows::{TokenKind, TokenSpec, Tokeniser};
-use nids_models::{Encoder, Mae, MaeConfig, MaeEncoder, Target, Vae};
+use nids_models::{Encoder, Mae, MaeConfig, MaeEncoder, Replaced, Target, Vae};
 use nids_nn::{Init, ParamTable};
 use nids_store::run::Run;
 use nids_store::{Error, Result};
@@ -15,6 +15,7 @@ use nids_store::{Error, Result};
 pub(crate) enum Pretext {
     Mae(Mae),
     Vae(Vae),
+    Replaced(Replaced),
 }
 
 impl Pretext {
@@ -28,12 +29,16 @@ impl Pretext {
         let targets: Vec<Target> = tokeniser.tokens().iter().enumerate().map(target).collect();
         let mixer = mixer(config, features.len());
         Ok(match &config.pretrain.objective {
-            ObjectiveConfig::Mae(_) if features.len() < 2 => {
-                let message = format!("`data.schema: {}`: a masked autoencoder needs at least two features", config.data.schema);
+            ObjectiveConfig::Mae(_) | ObjectiveConfig::Replaced(_) if features.len() < 2 => {
+                let message = format!(
+                    "`data.schema: {}`: a masked autoencoder and replaced-feature detection need at least two features",
+                    config.data.schema
+                );
                 return Err(Error::Usage(message));
             }
             ObjectiveConfig::Mae(settings) => Self::Mae(Mae::new(&mut table.root(), &features, &targets, &mixer, *settings)),
             ObjectiveConfig::Vae(settings) => Self::Vae(Vae::new(&mut table.root(), &features, &targets, &mixer, *settings)),
+            ObjectiveConfig::Replaced(settings) => Self::Replaced(Replaced::new(&mut table.root(), &features, &mixer, *settings)),
         })
     }
 
@@ -42,6 +47,7 @@ impl Pretext {
         match self {
             Self::Mae(_) => "masked autoencoder",
             Self::Vae(_) => "variational autoencoder",
+            Self::Replaced(_) => "replaced-feature detection",
         }
     }
 
@@ -50,6 +56,7 @@ impl Pretext {
         match self {
             Self::Mae(mae) => mae.encoder(),
             Self::Vae(vae) => vae.encoder(),
+            Self::Replaced(replaced) => replaced.encoder(),
         }
     }
 
@@ -58,6 +65,7 @@ impl Pretext {
         match self {
             Self::Mae(mae) => mae.activations(),
             Self::Vae(vae) => vae.activations(),
+            Self::Replaced(replaced) => replaced.encoder().activations(),
         }
     }
 
@@ -66,6 +74,7 @@ impl Pretext {
         match self {
             Self::Mae(mae) => mae.forward_flops(),
             Self::Vae(vae) => vae.forward_flops(),
+            Self::Replaced(replaced) => replaced.encoder().forward_flops(),
         }
     }
 }

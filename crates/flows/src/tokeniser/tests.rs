@@ -137,6 +137,37 @@ fn target_bins_are_learnt_from_the_same_rows_and_change_no_token() {
 }
 
 #[test]
+fn a_token_is_found_among_those_of_a_batch() {
+    let flows = synthetic(60, 3);
+    let tokeniser = fit(&flows, &TokeniserConfig { bins: 8, ..TokeniserConfig::default() });
+    let encoded = tokeniser.tokenise(&flows).unwrap();
+    let rows = [7, 3, 59];
+    let mut x = vec![f32::NAN; rows.len() * encoded.width()];
+    encoded.fill(rows.into_iter(), &mut x);
+    for (token, (place, row)) in (0..42).flat_map(|token| rows.into_iter().enumerate().map(move |place| (token, place))) {
+        let found = &x[encoded.place(token, place, rows.len())];
+        assert_eq!(found, expanded(&tokeniser, &encoded, row as usize, token), "token {token} of row {row}");
+    }
+}
+
+#[test]
+fn two_rows_have_the_same_token_where_it_expands_to_the_same_values() {
+    for normalisation in EVERY {
+        let x = [0.0, 2.0, 2.0, f64::NAN, f64::NAN, 99.0, 98.0, -0.0];
+        let flows = flows(&x, &["a", "a", "b", "b", "c", "d", "a", "b"]);
+        let config = TokeniserConfig { normalisation, bins: 4, min_count: 2, ..TokeniserConfig::default() };
+        let plain = Tokeniser::fit(&flows, &[0, 1, 2, 3, 4, 7], &config).unwrap();
+        let tokeniser = plain.with_target_bins(&[(&flows, &[0, 1, 2, 3, 4, 7])]).unwrap();
+        let encoded = tokeniser.tokenise_with_targets(&flows).unwrap();
+        let pairs = (0..8_u32).flat_map(|a| (0..8_u32).map(move |b| (a, b)));
+        for ((a, b), token) in pairs.flat_map(|pair| [(pair, 0), (pair, 1)]) {
+            let [one, other] = [a, b].map(|row| expanded(&tokeniser, &encoded, row as usize, token));
+            assert_eq!(encoded.is_same([a, b], token), one == other, "{normalisation:?}, rows {a} and {b}, token {token}");
+        }
+    }
+}
+
+#[test]
 fn inverse_normal_cdf_inverts_the_cdf() {
     for k in 1..4000 {
         let p = f64::from(k) / 4000.0;

@@ -37,6 +37,8 @@ struct Plan {
     kind: PlanKind,
     /// The cell that is predicted, in the row.
     target: usize,
+    /// Values of the tokens before it.
+    values_before: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +90,7 @@ impl TokenTable {
 
     fn zeros(tokeniser: &Tokeniser, n_rows: usize, with_targets: bool) -> Self {
         let config = &tokeniser.config;
-        let mut stride = 0;
+        let (mut stride, mut values_before) = (0, 0);
         let mut plan = Vec::new();
         for (place, (feature, token)) in tokeniser.features.iter().zip(&tokeniser.tokens).enumerate() {
             let (kind, n_cells) = match feature {
@@ -101,7 +103,8 @@ impl TokenTable {
             };
             let has_class = with_targets && tokeniser.target_classes(place).is_some();
             let target = if has_class { stride + n_cells } else { stride };
-            plan.push(Plan { offset: stride, width: token.width, kind, target });
+            plan.push(Plan { offset: stride, width: token.width, kind, target, values_before });
+            values_before += token.width;
             stride += n_cells + usize::from(has_class);
         }
         let is_categorical = |feature: &Feature| matches!(feature, Feature::Categorical { .. });
@@ -244,6 +247,27 @@ impl TokenTable {
     /// a number is missing: nothing is predicted.
     pub fn target(&self, row: usize, token: usize) -> f32 {
         self.cells[row * self.stride + self.plan[token].target]
+    }
+
+    /// Where [`TokenTable::fill`] writes the values of a token of the row at `place` among `b` rows.
+    ///
+    /// # Panics
+    /// If the token is out of range.
+    pub fn place(&self, token: usize, place: usize, b: usize) -> std::ops::Range<usize> {
+        let width = self.plan[token].width;
+        let first = b * self.plan[token].values_before + place * width;
+        first..first + width
+    }
+
+    /// Whether two rows have the same values of a token.
+    ///
+    /// # Panics
+    /// If a row or the token is out of range.
+    pub fn is_same(&self, rows: [u32; 2], token: usize) -> bool {
+        let n_values = if let PlanKind::Parts { .. } = self.plan[token].kind { 3 } else { 1 };
+        let [a, b] = rows.map(|row| &self.cells[row as usize * self.stride + self.plan[token].offset..][..n_values]);
+        // 0 of either sign is the same
+        a.iter().zip(b).all(|(a, b)| (a + 0.0).to_bits() == (b + 0.0).to_bits())
     }
 
     /// Name of each categorical feature, and in how many rows training has never seen its value. A tokeniser of an earlier version

@@ -3,8 +3,8 @@
 
 use nids_kernels::{Buffer, Key};
 use nids_models::{
-    Classifier, Elbo, Input, Masked, MembersConfig, MixerConfig, Student, StudentLoss, Target, Vae, VaeConfig, VaeLatent,
-    random_masking,
+    Classifier, Elbo, Input, Masked, MembersConfig, MixerConfig, Replaced, ReplacedConfig, Student, StudentLoss, Target, Vae,
+    VaeConfig, VaeLatent, random_masking,
 };
 use nids_nn::engine::{Cut, Engine, Loss, Objective, Sample};
 use nids_nn::gradcheck::uniform;
@@ -19,6 +19,8 @@ pub(crate) enum Model<R: Real> {
     Classifier(Classifier),
     /// Rows of noise to be rebuilt: two features are numbers, two are classes.
     Vae(Vae),
+    /// Rows of noise, some of whose features are swapped for those of other rows.
+    Replaced(Replaced),
     /// The classifier over features, only the first third of whose rows are labelled; of the others it is to say what its
     /// teacher does, whose parameters come first, while two features are hidden from it.
     Student(Classifier, Buffer<R>, Prepared<R>),
@@ -67,6 +69,15 @@ impl<R: Real> Task<R> {
         Self::on(table, Model::Vae(vae), FEATURES.map(|(_, width, _)| width).iter().sum(), n_samples)
     }
 
+    /// Replaced-feature detection.
+    pub(crate) fn replaced(mixer: &MixerConfig, n_samples: usize) -> Self {
+        let mut table = ParamTable::default();
+        let features = FEATURES.map(|(name, width, _)| (name.to_owned(), width));
+        let replaced = Replaced::new(&mut table.root(), &features, mixer, ReplacedConfig::default());
+        let width = FEATURES.map(|(_, width, _)| width).iter().sum();
+        Self { gemm: Gemm::Tiles, ..Self::on(table, Model::Replaced(replaced), width, n_samples) }
+    }
+
     /// A classifier with a teacher.
     pub(crate) fn student(mixer: &MixerConfig, n_samples: usize) -> Self {
         let mut table = ParamTable::default();
@@ -89,11 +100,13 @@ impl<R: Real> Task<R> {
         [Gemm::OpenBlas, Gemm::Tiles, Gemm::Bf16].map(|gemm| Self { gemm, ..Self::new(mixer, n_tokens, n_samples) })
     }
 
-    /// [`Task::every_backend`], members that share a classifier, both kinds of variational autoencoder, and a student.
+    /// [`Task::every_backend`], members that share a classifier, both kinds of variational autoencoder, a student, and
+    /// replaced-feature detection.
     pub(crate) fn every_model(mixer: &MixerConfig, n_tokens: usize, n_samples: usize) -> impl Iterator<Item = Self> {
         let vae = |latent| Self { gemm: Gemm::Tiles, ..Self::autoencoder(mixer, latent, n_samples) };
         let classifiers = Self::every_backend(mixer, n_tokens, n_samples).into_iter();
-        let others = [Self::ensemble(mixer, n_tokens, n_samples), Self::student(mixer, n_samples)];
+        let others =
+            [Self::ensemble(mixer, n_tokens, n_samples), Self::student(mixer, n_samples), Self::replaced(mixer, n_samples)];
         classifiers.chain(others).chain([VaeLatent::Token, VaeLatent::Pooled].map(vae))
     }
 
@@ -178,6 +191,22 @@ impl<R: Real> Objective<R> for Task<R> {
                 let Elbo { reconstruction, kl } = vae.loss(cx, Some(grads), b, features, targets, R::from_f64(BETA), divisor);
                 Loss { total: reconstruction + BETA * kl, term: kl }
             }
+            Model::Replaced(replaced) => {
+                let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
+                let (features, swapped) = (cx.alloc(x.len()), cx.alloc(FEATURES.len() * b));
+                self.features(samples, x, features, swapped);
+                replaced.draw_swaps(key, keys, self.n_samples as u32, swapped, |t, j, row| {
+                    let before: usize = FEATURES[..t].iter().map(|(_, width, _)| width).sum();
+                    let width = FEATURES[t].1;
+                    let donor = &self.x[row as usize * self.width + before..][..width];
+                    let token = &mut features[before * b + j * width..][..width];
+                    let differs = token != donor;
+                    token.copy_from_slice(donor);
+                    differs
+                });
+                let divisor = divisor * R::from_f64(FEATURES.len() as f64);
+                replaced.loss(cx, Some(grads), b, features, swapped, divisor).into()
+            }
             Model::Student(classifier, teacher, prepared) => {
                 let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
                 let n_labelled = self.n_samples / 3;
@@ -218,6 +247,7 @@ impl<R: Real> Task<R> {
                 *target_value = match target {
                     Target::Numeric => out[0],
                     Target::Categorical(n_classes) => R::from_f64((sample.row as usize % n_classes) as f64),
+                    Target::Flag => unreachable!("no feature of these"),
                 };
             }
             (from, rest) = (from + width, after);

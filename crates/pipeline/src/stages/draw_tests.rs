@@ -75,9 +75,9 @@ fn distinct(stage: Stage, part: &str, settings: &[&str]) -> usize {
 
 #[test]
 fn no_two_steps_hide_the_same_features() {
-    for encoder in ["mask_token", "visible_only"] {
-        let settings = format!("pretrain.objective.mae.encoder={encoder}");
-        assert_eq!(distinct(Stage::Pretrain, "loss", &[&settings]), STEPS, "{encoder}");
+    for of_mae in ["encoder=mask_token", "encoder=visible_only", "mask_ratio={}"] {
+        let settings = format!("pretrain.objective.mae.{of_mae}");
+        assert_eq!(distinct(Stage::Pretrain, "loss", &[&settings]), STEPS, "{of_mae}");
     }
 }
 

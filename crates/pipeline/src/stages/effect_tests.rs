@@ -165,6 +165,8 @@ const PRETRAIN_CASES: &[Case] = &[
     ("pretrain.objective.mae.target", "bins", Learning, &[]),
     ("pretrain.objective.mae.encoder", "visible_only", Learning, &[]),
     ("pretrain.objective.mae.decoder_depth", "0", Learning, &[]),
+    ("pretrain.objective", "replaced", Learning, &[]),
+    ("pretrain.objective.replaced.swap_ratio", "0.6", Learning, &["pretrain.objective=replaced"]),
     ("pretrain.rows", "benign", Learning, &[]),
     ("pretrain.objective.vae.latent_dim", "4", Learning, &[VAE]),
     ("pretrain.objective.vae.latent", "pooled", Learning, &[VAE]),

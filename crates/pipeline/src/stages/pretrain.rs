@@ -41,7 +41,7 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     let mut table = ParamTable::default();
     let pretext = Pretext::new(config, &tokeniser, &mut table)?;
     let plan = TrainPlan::new(Stage::Pretrain, &config.pretrain.training, encoded.n_rows());
-    let objective = ReconstructionObjective::new(&config.pretrain, &pretext, &encoded);
+    let objective = PretextObjective::new(&config.pretrain, &pretext, &encoded);
     let mut engine = engine(config, &table, pretext.activations(), 1, config.pretrain.training.micro_batch)?;
     let mut params = table.init(config.seed);
     let mut sampler = Sampler::new(config.seed, all_rows(encoded.n_rows()));
@@ -64,8 +64,9 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     Ok(())
 }
 
-/// The loss of rebuilding rows, from the features that are not hidden or from a draw of the posterior.
-pub(crate) struct ReconstructionObjective<'d> {
+/// The loss of rebuilding rows, from the features that are not hidden or from a draw of the posterior, or of finding what was
+/// swapped in them.
+pub(crate) struct PretextObjective<'d> {
     pretext: &'d Pretext,
     encoded: &'d TokenTable,
     /// Number of tokens that a whole step predicts, on average where it is drawn.
@@ -73,16 +74,27 @@ pub(crate) struct ReconstructionObjective<'d> {
     beta: Schedule,
 }
 
-impl<'d> ReconstructionObjective<'d> {
+impl<'d> PretextObjective<'d> {
     pub(crate) fn new(config: &PretrainConfig, pretext: &'d Pretext, encoded: &'d TokenTable) -> Self {
-        let (n_predicted, beta) = match (pretext, &config.objective) {
-            (Pretext::Vae(vae), ObjectiveConfig::Vae(settings)) => {
-                (vae.n_features() as f64, beta(settings, config.training.steps))
-            }
-            (Pretext::Mae(mae), _) => (mae.n_masked(), Schedule::Constant { lr: 0.0, warmup: Warmup { steps: 0, start: 0.0 } }),
-            (Pretext::Vae(_), ObjectiveConfig::Mae(_)) => unreachable!("the network is the objective's"),
+        let n_predicted = match pretext {
+            Pretext::Mae(mae) => mae.n_masked(),
+            Pretext::Vae(vae) => vae.n_features() as f64,
+            Pretext::Replaced(replaced) => replaced.n_features() as f64,
+        };
+        let beta = match &config.objective {
+            ObjectiveConfig::Vae(settings) => beta(settings, config.training.steps),
+            _ => Schedule::Constant { lr: 0.0, warmup: Warmup { steps: 0, start: 0.0 } },
         };
         Self { pretext, encoded, divisor: (config.training.batch_size as f64 * n_predicted) as f32, beta }
+    }
+
+    /// targets: [F, b]
+    fn fill_targets(&self, samples: &[Sample], targets: &mut [f32]) {
+        for (token, targets) in targets.chunks_exact_mut(samples.len()).enumerate() {
+            for (target, sample) in targets.iter_mut().zip(samples) {
+                *target = self.encoded.target(sample.row as usize, token);
+            }
+        }
     }
 
     fn beta_of(&self, step: u64) -> f64 {
@@ -96,25 +108,30 @@ fn beta(settings: &VaeConfig, steps: u64) -> Schedule {
     Schedule::Constant { lr: settings.beta, warmup }
 }
 
-impl Objective<f32> for ReconstructionObjective<'_> {
+impl Objective<f32> for PretextObjective<'_> {
     fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], step: u64, samples: &[Sample]) -> Loss {
         let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
         let (b, n) = (samples.len(), self.encoded.n_tokens());
         let x = cx.alloc(b * self.encoded.width());
         self.encoded.fill(samples.iter().map(|sample| sample.row), x);
         let targets = cx.alloc(n * b);
-        for (token, targets) in targets.chunks_exact_mut(b).enumerate() {
-            for (target, sample) in targets.iter_mut().zip(samples) {
-                *target = self.encoded.target(sample.row as usize, token);
-            }
-        }
         match self.pretext {
             Pretext::Mae(mae) => {
+                self.fill_targets(samples, targets);
                 let mask = cx.alloc(n * b);
                 mae.draw_mask(key, keys, Some(targets), mask);
                 mae.loss(cx, Some(grads), b, x, mask, targets, self.divisor).into()
             }
+            Pretext::Replaced(replaced) => {
+                replaced.draw_swaps(key, keys, self.encoded.n_rows() as u32, targets, |token, place, donor| {
+                    let values = self.encoded.place(token, place, b);
+                    self.encoded.expand(donor as usize, token, &mut x[values]);
+                    !self.encoded.is_same([samples[place].row, donor], token)
+                });
+                replaced.loss(cx, Some(grads), b, x, targets, self.divisor).into()
+            }
             Pretext::Vae(vae) => {
+                self.fill_targets(samples, targets);
                 let beta = self.beta_of(step);
                 let Elbo { reconstruction, kl } = vae.loss(cx, Some(grads), b, x, targets, beta as f32, self.divisor);
                 Loss { total: reconstruction + beta * kl, term: kl }
@@ -181,7 +198,7 @@ mod tests {
         let encoded = tokeniser.tokenise_with_targets(&flows).unwrap();
         let mut table = ParamTable::default();
         let pretext = Pretext::new(&config, &tokeniser, &mut table).unwrap();
-        let found = ReconstructionObjective::new(&config.pretrain, &pretext, &encoded);
+        let found = PretextObjective::new(&config.pretrain, &pretext, &encoded);
         let mut engine = engine(&config, &table, pretext.activations(), 1, 16).unwrap();
         with(&found, &table, &mut engine);
     }
@@ -239,11 +256,41 @@ mod tests {
         });
     }
 
+    /// Logits of 0 but for a large one of each feature: the loss counts the features that differ from the row's own.
+    #[test]
+    fn what_a_swap_leaves_as_it_was_is_not_one() {
+        let n_positive = |gaps: usize| {
+            let mut n = 0.0;
+            on_flows("replaced={}", 0, gaps, |objective, table, engine| {
+                let mut params = table.init::<f32>(1);
+                for spec in table.specs().iter().filter(|spec| spec.name.starts_with("heads.")) {
+                    spec.param.of_mut::<f32>(&mut params).fill(if spec.shape.len() == 1 { -64.0 } else { 0.0 });
+                }
+                let mut loss = Loss::default();
+                engine.accumulate(objective, &params, Key::new(1), &mut table.zeros(), &mut loss, 0, &samples());
+                // 64 for each feature that was swapped, 0 for the others
+                n = loss.total * 16.0 * 42.0 / 64.0;
+            });
+            n
+        };
+        let (some, none) = (n_positive(0), n_positive(16));
+        assert!((some - some.round()).abs() < 1e-3 && (16.0..16.0 * 13.0).contains(&some), "{some} of 16 x 13 swaps");
+        // where all numbers are missing in all rows, the three categories alone can differ
+        assert!(none < 16.0 * 3.0, "{none}");
+    }
+
     #[test]
     fn the_gradient_is_that_of_the_loss() {
         let drawn = "mae.mask_ratio={from: 0, to: 0.9}";
-        let objectives =
-            ["mae={}", drawn, "mae.target=bins", "mae.encoder=visible_only", "vae={beta: 20}", "vae={beta: 20, latent: pooled}"];
+        let objectives = [
+            "mae={}",
+            drawn,
+            "mae.target=bins",
+            "replaced={}",
+            "mae.encoder=visible_only",
+            "vae={beta: 20}",
+            "vae={beta: 20, latent: pooled}",
+        ];
         for (objective, gaps) in objectives.into_iter().flat_map(|objective| [(objective, 0), (objective, 9)]) {
             on_flows(objective, 6, gaps, |found, table, engine| {
                 let error = slope_error(found, table, engine, &samples());

@@ -169,6 +169,13 @@ fn parts_of_a_loss_go_on() {
 }
 
 #[test]
+fn what_is_drawn_of_rows_goes_on() {
+    stop_and_go_on(&["pretrain.objective=replaced", "finetune.steps=1"]);
+    let drawn = "pretrain.objective.mae={target: bins, mask_ratio: {}}";
+    stop_and_go_on(&[drawn, "pretrain.rows=benign", "finetune.steps=1"]);
+}
+
+#[test]
 fn a_rollback_goes_on() {
     // weights overflow in the first steps, but not at a part of the rate
     stop_and_go_on(&[
