@@ -116,7 +116,7 @@ impl Basis {
 /// The features of some rows as one number each, as trees want them: the quantile-normal value of a number (the scaled value under
 /// `standard` and `global_max`), NaN where it is missing, the index of a category.   -> [rows, features]
 pub fn feature_values(encoded: &TokenTable, rows: &[u32]) -> Array2<f32> {
-    Array2::from_shape_fn((rows.len(), encoded.n_tokens()), |(row, token)| encoded.target(rows[row] as usize, token))
+    Array2::from_shape_fn((rows.len(), encoded.n_tokens()), |(row, token)| encoded.value(rows[row] as usize, token))
 }
 
 /// Fitted heads. Each has one vote: the committee's log odds are the mean of theirs. Means of probabilities rank as well, and are less

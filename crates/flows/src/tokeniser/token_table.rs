@@ -249,6 +249,15 @@ impl TokenTable {
         self.cells[row * self.stride + self.plan[token].target]
     }
 
+    /// One number that stands for a token: the quantile-normal value of a numeric feature (the scaled value under `standard` and
+    /// `global_max`), the class index of a categorical one; NaN where a number is missing.
+    ///
+    /// # Panics
+    /// If the row or the token is out of range.
+    pub fn value(&self, row: usize, token: usize) -> f32 {
+        self.cells[row * self.stride + self.plan[token].offset]
+    }
+
     /// Where [`TokenTable::fill`] writes the values of a token of the row at `place` among `b` rows.
     ///
     /// # Panics

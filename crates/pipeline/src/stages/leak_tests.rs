@@ -241,7 +241,7 @@ fn assert_close(found: &Json, wanted: &Json) {
 
 #[test]
 fn a_classifier_is_measured_on_the_rows_held_out() {
-    let cases: [(&[Stage], &[&str]); 10] = [
+    let cases: [(&[Stage], &[&str]); 11] = [
         (&[], &[SCRATCH]),
         (&[], &[SCRATCH, "data.inner_validation=true"]),
         (&[], &[SCRATCH, "finetune.task=multiclass", "finetune.ema={}"]),
@@ -250,6 +250,7 @@ fn a_classifier_is_measured_on_the_rows_held_out() {
         (&[], &[SCRATCH, "finetune.labels=20", "finetune.mean_teacher.batch_size=8"]),
         (&[Stage::Pretrain, Stage::Encode], &["finetune.from=latents"]),
         (&[Stage::Pretrain], &["finetune.from=frozen"]),
+        (&[Stage::Pretrain], &["finetune.from=frozen", "pretrain.objective.mae.target=bins"]),
         (&[], &["finetune.from=features", "data.inner_validation=true"]),
         (&[], &[SCRATCH, HEADS, "finetune.members=2"]),
     ];
