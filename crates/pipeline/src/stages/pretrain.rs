@@ -2,7 +2,7 @@
 
 use nids_flows::{Flows, TokenTable, all_rows};
 use nids_kernels::Key;
-use nids_models::{Elbo, VaeConfig};
+use nids_models::{Elbo, Replaced, VaeConfig};
 use nids_nn::engine::{Engine, Loss, Objective, Sample};
 use nids_nn::schedule::{Schedule, Warmup};
 use nids_nn::{Cx, Mode, ParamTable, weights};
@@ -108,6 +108,22 @@ fn beta(settings: &VaeConfig, steps: u64) -> Schedule {
     Schedule::Constant { lr: settings.beta, warmup }
 }
 
+/// Swaps features of samples for those of other rows.   x: the samples' tokens   swapped: [F, b], 1 = another value
+fn swap(
+    replaced: &Replaced,
+    encoded: &TokenTable,
+    key: Key,
+    keys: &[u32],
+    samples: &[Sample],
+    x: &mut [f32],
+    swapped: &mut [f32],
+) {
+    replaced.draw_swaps(key, keys, encoded.n_rows() as u32, swapped, |token, place, donor| {
+        encoded.expand(donor as usize, token, &mut x[encoded.place(token, place, samples.len())]);
+        !encoded.is_same([samples[place].row, donor], token)
+    });
+}
+
 impl Objective<f32> for PretextObjective<'_> {
     fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], step: u64, samples: &[Sample]) -> Loss {
         let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
@@ -123,11 +139,7 @@ impl Objective<f32> for PretextObjective<'_> {
                 mae.loss(cx, Some(grads), b, x, mask, targets, self.divisor).into()
             }
             Pretext::Replaced(replaced) => {
-                replaced.draw_swaps(key, keys, self.encoded.n_rows() as u32, targets, |token, place, donor| {
-                    let values = self.encoded.place(token, place, b);
-                    self.encoded.expand(donor as usize, token, &mut x[values]);
-                    !self.encoded.is_same([samples[place].row, donor], token)
-                });
+                swap(replaced, self.encoded, key, keys, samples, x, targets);
                 replaced.loss(cx, Some(grads), b, x, targets, self.divisor).into()
             }
             Pretext::Vae(vae) => {
@@ -277,6 +289,30 @@ mod tests {
         assert!((some - some.round()).abs() < 1e-3 && (16.0..16.0 * 13.0).contains(&some), "{some} of 16 x 13 swaps");
         // where all numbers are missing in all rows, the three categories alone can differ
         assert!(none < 16.0 * 3.0, "{none}");
+    }
+
+    #[test]
+    fn a_row_differs_where_it_is_said_to_be_swapped_and_nowhere_else() {
+        let config = Config::parse("{}", "c.yaml", &["name=x".to_owned(), "pretrain.objective=replaced".to_owned()]).unwrap();
+        let flows = nids_flows::synthetic(64, 1);
+        let tokeniser = Tokeniser::fit(&flows, &all_rows(64), &config.tokeniser).unwrap();
+        let encoded = tokeniser.tokenise(&flows).unwrap();
+        let mut table = ParamTable::default();
+        let Pretext::Replaced(replaced) = Pretext::new(&config, &tokeniser, &mut table).unwrap() else { unreachable!() };
+        let samples: Vec<Sample> = (0..8).map(|row| Sample { row, key: row }).collect();
+        let keys: Vec<u32> = (0..8).collect();
+        let mut x = vec![0.0; 8 * encoded.width()];
+        encoded.fill(0..8, &mut x);
+        let before = x.clone();
+        let mut swapped = vec![0.0; encoded.n_tokens() * 8];
+        swap(&replaced, &encoded, Key::new(3), &keys, &samples, &mut x, &mut swapped);
+        for (token, swapped) in swapped.chunks_exact(8).enumerate() {
+            for (place, &swapped) in swapped.iter().enumerate() {
+                let values = encoded.place(token, place, 8);
+                assert_eq!(x[values.clone()] != before[values], swapped > 0.0, "token {token} of row {place}");
+            }
+        }
+        assert!(swapped.iter().sum::<f32>() > 8.0);
     }
 
     #[test]
