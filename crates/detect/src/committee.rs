@@ -1,12 +1,13 @@
 //! Small learners that vote on a row's probability, and what they see of it.
 
-use ndarray::{Array2, Axis};
+use ndarray::{Array1, Array2, Axis, Slice};
 use nids_config::{Config, FinetuneFrom, Head};
 use nids_flows::{TokenTable, Tokeniser};
 use nids_heads::{Boosting, ExtraTrees, KernelMachine, LogisticRegression, Pca};
 use nids_kernels::Buffer;
 use nids_nn::ParamTable;
 use nids_nn::engine::Engine;
+use nids_nn::loss::sigmoid;
 use nids_store::Result;
 use rayon::prelude::*;
 
@@ -147,27 +148,15 @@ impl Committee {
         Head::ALL.into_iter().filter(has).collect()
     }
 
-    /// For each row the sum of the heads' log odds of an attack. A row's sum is a function of the row alone. `basis` is what the
-    /// components were found in.   -> [rows]
-    ///
-    /// # Panics
-    /// If there are components, and no basis of their width.
-    pub fn sums(&self, engine: &Engine<f32>, basis: Option<&Basis>, encoded: &TokenTable, rows: &[u32]) -> Vec<f64> {
-        let mut sums = vec![0.0; rows.len()];
-        let blocks = sums.par_chunks_mut(BLOCK).zip(rows.par_chunks(BLOCK));
-        engine.join(|| blocks.for_each(|(sums, rows)| self.add(basis, encoded, rows, sums)), || ());
-        sums
-    }
-
     /// The probabilities by the mean log odds of heads and of a network, if there is one: its probabilities of an attack, or of classes
-    /// where there are no heads.   of_network: [rows, C]   -> [rows, C]
+    /// where there are no heads. A row's are a function of the row alone.   components: [rows, k]   of_network: [rows, C]   -> [rows, C]
     ///
     /// # Panics
-    /// As [`Committee::sums`], or without anybody to vote.
+    /// Without the components that heads see, or without anybody to vote.
     pub fn average(
         &self,
         engine: &Engine<f32>,
-        basis: Option<&Basis>,
+        components: Option<&Array2<f64>>,
         encoded: &TokenTable,
         rows: &[u32],
         of_network: Option<Vec<f32>>,
@@ -177,29 +166,32 @@ impl Committee {
             Some(probabilities) if votes == 1 => probabilities,
             of_network => {
                 assert!(votes > 0, "somebody votes");
-                let mut sums = self.sums(engine, basis, encoded, rows);
+                let mut sums = vec![0.0; rows.len()];
+                engine.join(|| self.add(components, &feature_values(encoded, rows), &mut sums), || ());
                 for (sum, &p) in sums.iter_mut().zip(of_network.iter().flatten()) {
                     *sum += log_odds(f64::from(p));
                 }
-                sums.into_iter().map(|sum| (1.0 / (1.0 + (-sum / votes as f64).exp())) as f32).collect()
+                sums.into_iter().map(|sum| sigmoid(sum / votes as f64) as f32).collect()
             }
         }
     }
 
-    fn add(&self, basis: Option<&Basis>, encoded: &TokenTable, rows: &[u32], sums: &mut [f64]) {
-        let mut vote =
-            |probabilities: ndarray::Array1<f64>| sums.iter_mut().zip(probabilities).for_each(|(sum, p)| *sum += log_odds(p));
-        if self.logistic.is_some() || self.kernel_machine.is_some() {
-            let (basis, pca) = basis.zip(self.pca.as_ref()).expect("components to stand on");
-            let x = pca.transform(&basis.numbers(encoded, rows));
-            self.logistic.iter().for_each(|head| vote(head.probabilities(&x)));
-            self.kernel_machine.iter().for_each(|head| vote(head.probabilities(&x)));
-        }
-        if self.extra_trees.is_some() || self.boosting.is_some() {
-            let x = feature_values(encoded, rows);
-            self.extra_trees.iter().for_each(|head| vote(head.probabilities(&x)));
-            self.boosting.iter().for_each(|head| vote(head.probabilities(&x)));
-        }
+    /// Adds the log odds of every head.   features: [rows, F]   sums: [rows]
+    fn add(&self, components: Option<&Array2<f64>>, features: &Array2<f32>, sums: &mut [f64]) {
+        let blocks = features.axis_chunks_iter(Axis(0), BLOCK).zip(sums.chunks_mut(BLOCK)).enumerate();
+        blocks.collect::<Vec<_>>().into_par_iter().for_each(|(block, (features, sums))| {
+            let mut vote =
+                |probabilities: Array1<f64>| sums.iter_mut().zip(probabilities).for_each(|(sum, p)| *sum += log_odds(p));
+            if self.logistic.is_some() || self.kernel_machine.is_some() {
+                let first = block * BLOCK;
+                let range = Slice::from(first..first + features.nrows());
+                let x = components.expect("components to stand on").slice_axis(Axis(0), range);
+                self.logistic.iter().for_each(|head| vote(head.probabilities(&x)));
+                self.kernel_machine.iter().for_each(|head| vote(head.probabilities(&x)));
+            }
+            self.extra_trees.iter().for_each(|head| vote(head.probabilities(&features)));
+            self.boosting.iter().for_each(|head| vote(head.probabilities(&features)));
+        });
     }
 }
 

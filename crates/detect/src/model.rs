@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 use nids_config::Config;
-use nids_flows::{Classes, TokenTable, Tokeniser, all_rows};
+use nids_flows::{Classes, TokenTable, Tokeniser};
 use nids_kernels::Buffer;
 use nids_nn::ParamTable;
 use nids_nn::engine::Engine;
@@ -97,22 +97,27 @@ impl Model {
         }
     }
 
-    /// The components that heads see of all rows, where they see components.   -> [rows, k]
-    pub fn components(&self, encoded: &TokenTable) -> Option<Array2<f64>> {
+    /// The components of `rows` that heads stand on; None beside a network.   -> [rows, k]
+    pub fn components(&self, encoded: &TokenTable, rows: &[u32]) -> Option<Array2<f64>> {
         let Base::Frozen(basis) = &self.base else { return None };
-        let pca = self.committee.pca.as_ref()?;
-        Some(basis.components(pca, encoded, &all_rows(encoded.n_rows())))
+        Some(basis.components(self.committee.pca.as_ref()?, encoded, rows))
     }
 
     /// The probabilities of [`Outputs`] for `rows`: [rows, C].
     pub fn probabilities(&self, encoded: &TokenTable, rows: &[u32]) -> Vec<f32> {
+        let sees_components = self.committee.heads().iter().any(|head| head.needs_components());
+        let components = if sees_components { self.components(encoded, rows) } else { None };
+        self.probabilities_on(components.as_ref(), encoded, rows)
+    }
+
+    /// The same with [`Model::components`] that are there already.
+    pub fn probabilities_on(&self, components: Option<&Array2<f64>>, encoded: &TokenTable, rows: &[u32]) -> Vec<f32> {
         let of_network = match &self.base {
             Base::Trained { network, session } => {
                 Some(network.probabilities(session.engine(), session.params(), session.prepared(), encoded, rows))
             }
             Base::Frozen(_) => None,
         };
-        let basis = if let Base::Frozen(basis) = &self.base { Some(basis) } else { None };
-        self.committee.average(self.engine(), basis, encoded, rows, of_network)
+        self.committee.average(self.engine(), components, encoded, rows, of_network)
     }
 }

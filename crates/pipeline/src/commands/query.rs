@@ -129,17 +129,14 @@ fn choose(run: &Run, options: &QueryOptions<'_>, progress: &mut dyn Progress) ->
     let mut weight = pool.counts;
     for (rows, weight) in pool.rows.chunks(BATCH).zip(weight.chunks_mut(BATCH)) {
         let encoded = tokeniser.tokenise(&flows.select(rows))?;
-        let of_rows = space.of(&encoded);
+        let (of_rows, attacks) = space.of(&encoded, detector.as_ref());
         width = of_rows.len() / rows.len();
         latents.extend(of_rows);
-        if let Some(detector) = &detector {
-            let unsure = detector.attacks(&encoded).into_iter().map(|p| f64::from(p) * (1.0 - f64::from(p)));
-            // heads learn of a row as much as of a hundred equal ones
-            let is_frozen = matches!(space, Space::Components(_));
-            weight
-                .iter_mut()
-                .zip(unsure)
-                .for_each(|(weight, unsure)| *weight = if is_frozen { unsure } else { *weight * unsure });
+        // heads learn of a row as much as of a hundred equal ones
+        let counts_equal_rows = !matches!(space, Space::Components(_));
+        for (weight, p) in weight.iter_mut().zip(attacks.into_iter().map(f64::from)) {
+            let unsure = p * (1.0 - p);
+            *weight = if counts_equal_rows { *weight * unsure } else { unsure };
         }
     }
     if latents.iter().any(|z| !z.is_finite()) || weight.iter().any(|weight| !weight.is_finite()) {
@@ -171,17 +168,19 @@ enum Space<'d> {
 }
 
 impl Space<'_> {
-    /// -> [rows, width]
-    fn of(&self, encoded: &TokenTable) -> Vec<f32> {
+    /// Where rows are, and their probabilities of an attack, if there is a classifier.   -> [rows, width], [rows]
+    fn of(&self, encoded: &TokenTable, detector: Option<&Detector>) -> (Vec<f32>, Vec<f32>) {
         match self {
             Self::Latents(session) => {
                 let mut latents = vec![0.0; encoded.n_rows() * session.encoder().width()];
                 session.latents(encoded, &mut latents);
-                latents
+                (latents, detector.map_or_else(Vec::new, |detector| detector.attacks(encoded)))
             }
             Self::Components(detector) => {
-                let components = detector.model().components(encoded).expect("there are heads alone");
-                components.iter().map(|&component| component as f32).collect()
+                let (model, rows) = (detector.model(), all_rows(encoded.n_rows()));
+                let components = model.components(encoded, &rows).expect("there are heads alone");
+                let attacks = model.probabilities_on(Some(&components), encoded, &rows);
+                (components.iter().map(|&component| component as f32).collect(), attacks)
             }
         }
     }
