@@ -111,9 +111,7 @@ impl WeightsFile {
 
 /// A classifier as a file: the parameters of its network, its heads, and one metadata text.
 pub fn model_bytes(table: &ParamTable, params: &[f32], committee: &Committee, metadata: &str) -> Vec<u8> {
-    let specs = table.specs().iter();
-    let mut tensors: Vec<_> =
-        specs.map(|spec| tensor_file::NamedTensor::f32(&spec.name, &spec.shape, spec.param.of(params))).collect();
+    let mut tensors = weights::tensors(table, params);
     tensors.extend(head_tensors::tensors(committee));
     tensor_file::to_bytes(&tensors, metadata)
 }

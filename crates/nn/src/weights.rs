@@ -19,10 +19,14 @@ pub enum WeightsError {
     Mismatch(Vec<String>),
 }
 
-/// The table's parameters as a safetensors file of F32 tensors. `metadata` is one JSON text; the same numbers give the same bytes.
+/// The table's parameters as tensors of F32.
+pub fn tensors<'t>(table: &'t ParamTable, params: &[f32]) -> Vec<NamedTensor<'t>> {
+    table.specs().iter().map(|spec| NamedTensor::f32(&spec.name, &spec.shape, spec.param.of(params))).collect()
+}
+
+/// The table's parameters as a safetensors file. `metadata` is one JSON text; the same numbers give the same bytes.
 pub fn to_bytes(table: &ParamTable, params: &[f32], metadata: &str) -> Vec<u8> {
-    let tensors = table.specs().iter().map(|spec| NamedTensor::f32(&spec.name, &spec.shape, spec.param.of(params)));
-    tensor_file::to_bytes(&tensors.collect::<Vec<_>>(), metadata)
+    tensor_file::to_bytes(&tensors(table, params), metadata)
 }
 
 /// The metadata text of a file written by [`to_bytes`].

@@ -223,7 +223,11 @@ pub(crate) fn fit_tokeniser(
     progress: &mut dyn Progress,
 ) -> Result<Tokeniser> {
     let all = all_rows(unlabelled.map_or(0, Flows::len));
-    fit_parts(config, &parts(labelled, unlabelled, &all), progress)
+    let (tokeniser, cuts) = Tokeniser::fit_parts(&parts(labelled, unlabelled, &all), &config.tokeniser)?;
+    for cut in cuts {
+        progress.event(Event::Message(&cut.to_string()));
+    }
+    Ok(tokeniser)
 }
 
 /// [`fit_tokeniser`], and from the same rows the classes of numbers where pretraining predicts those.
@@ -233,11 +237,12 @@ pub(crate) fn fit_tokeniser_and_targets(
     unlabelled: Option<&Flows>,
     progress: &mut dyn Progress,
 ) -> Result<Tokeniser> {
-    let all = all_rows(unlabelled.map_or(0, Flows::len));
-    let parts = parts(labelled, unlabelled, &all);
-    let tokeniser = fit_parts(config, &parts, progress)?;
+    let tokeniser = fit_tokeniser(config, labelled, unlabelled, progress)?;
     match config.pretrain.objective {
-        ObjectiveConfig::Mae(MaeConfig { target: NumberTarget::Bins, .. }) => Ok(tokeniser.with_target_bins(&parts)?),
+        ObjectiveConfig::Mae(MaeConfig { target: NumberTarget::Bins, .. }) => {
+            let all = all_rows(unlabelled.map_or(0, Flows::len));
+            Ok(tokeniser.with_target_bins(&parts(labelled, unlabelled, &all))?)
+        }
         _ => Ok(tokeniser),
     }
 }
@@ -248,12 +253,4 @@ fn parts<'r>(labelled: Option<&'r Labelled>, unlabelled: Option<&'r Flows>, all:
     parts.extend(labelled.map(|labelled| (&labelled.flows, labelled.split.train.as_slice())));
     parts.extend(unlabelled.map(|unlabelled| (unlabelled, all)));
     parts
-}
-
-fn fit_parts(config: &Config, parts: &[(&Flows, &[u32])], progress: &mut dyn Progress) -> Result<Tokeniser> {
-    let (tokeniser, cuts) = Tokeniser::fit_parts(parts, &config.tokeniser)?;
-    for cut in cuts {
-        progress.event(Event::Message(&cut.to_string()));
-    }
-    Ok(tokeniser)
 }

@@ -22,7 +22,7 @@ use crate::pretext::mask_token;
 use committee::Fitting;
 use nids_config::{Config, FinetuneConfig, FinetuneFrom, Stage};
 use nids_detect::engine::{engine, reserve_openblas};
-use nids_detect::verdicts::Scores;
+use nids_detect::verdicts::{Outputs, Scores};
 use nids_detect::{Basis, Committee, Model, Network, WeightsFile, model_bytes};
 use nids_store::Result;
 use nids_store::checkpoint::Checkpoint;
@@ -168,11 +168,9 @@ fn heads_alone(
     let committee = Fitting { config, labelled, encoded, rows }.fit(basis.engine(), Some(&basis), progress)?;
     let heads = committee.heads().len();
     let kernels = nids_kernels::describe(basis.engine().gemm());
-    let val = &labelled.split.val;
     let model = Model::frozen(basis, committee);
-    let mut scores = Scores::new(model.outputs(), None, config.evaluate.threshold);
-    scores.add(&labelled.flows, val.iter().map(|&row| row as usize), &model.probabilities(encoded, val));
-    let found = scores.metrics("validation", progress)?;
+    let held_out = HeldOut { config, labelled, classes: None, encoded };
+    let found = held_out.judge(model.outputs(), &model.probabilities(encoded, &labelled.split.val), progress)?;
     stage.log(&validation(0, None, Some(heads), &found))?;
     tell(&format!("finetune: {heads} heads averaged"), &found, progress);
     Written { config, tokeniser, classes: None }.finish(stage, (&table, &weights, model.committee()), &kernels)?;
@@ -302,8 +300,13 @@ impl HeldOut<'_> {
         let prepared = Prepared::of(table, engine.gemm(), params);
         let of_network = network.probabilities(engine, params, &prepared, self.encoded, val);
         let probabilities = committee.average(engine, None, self.encoded, val, Some(of_network));
-        let mut scores = Scores::new(network.outputs(), self.classes, self.config.evaluate.threshold);
-        scores.add(&self.labelled.flows, val.iter().map(|&row| row as usize), &probabilities);
+        self.judge(network.outputs(), &probabilities, progress)
+    }
+
+    /// What probabilities of the rows held out amount to.   probabilities: [rows, C]
+    fn judge(&self, outputs: Outputs, probabilities: &[f32], progress: &mut dyn Progress) -> Result<Metrics> {
+        let mut scores = Scores::new(outputs, self.classes, self.config.evaluate.threshold);
+        scores.add(&self.labelled.flows, self.labelled.split.val.iter().map(|&row| row as usize), probabilities);
         scores.metrics("validation", progress)
     }
 }
