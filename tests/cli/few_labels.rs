@@ -201,6 +201,8 @@ fn heads_choose_among_the_rows_that_they_are_least_sure_of() {
         let (_, told) =
             bench.prints_and_tells(&on_flows("finetune", &format!("--set finetune.from={from} --set finetune.labels=30")));
         assert!(told.contains("4 heads averaged"), "{told}");
+        // the settings of training that tests use
+        assert!(told.contains("`finetune.steps`") && told.contains(": no effect, since heads are fitted"), "{told}");
         // a row that occurs many times counts once
         let unsure = pool(&bench, 20);
         assert_least_sure(&bench, &unsure, 3);

@@ -215,6 +215,17 @@ impl Config {
         }
     }
 
+    /// The settings of fine-tuning that differ from their defaults and have no effect, because heads alone are fitted.
+    pub fn without_effect(&self) -> Vec<String> {
+        const OF_HEADS: [&str; 7] = ["from", "seed", "labels", "label_rows", "task", "heads", "loss.pos_weight"];
+        if self.finetune.has_network() {
+            return Vec::new();
+        }
+        let differs = |(path, value): &(String, Json)| keys::find(path).is_some_and(|key| key.default != *value);
+        let flat = self.flat().into_iter().filter(differs).map(|(path, _)| path);
+        flat.filter(|path| path.strip_prefix("finetune.").is_some_and(|rest| !OF_HEADS.contains(&rest))).collect()
+    }
+
     /// The seed of fine-tuning: `finetune.seed`, or else the run's `seed`.
     pub fn finetune_seed(&self) -> u64 {
         self.finetune.seed.unwrap_or(self.seed)

@@ -276,6 +276,16 @@ fn heads_are_a_list_and_stand_on_what_is_frozen() {
 }
 
 #[test]
+fn what_heads_alone_ignore_is_known() {
+    let set = ["finetune.lr=0.1", "finetune.labels=50", "finetune.eval_every=7", "finetune.patch_size=4", "pretrain.lr=0.1"];
+    let from = |from: &str| config("name: x", &[&set[..], &[from]].concat()).without_effect();
+    assert_eq!(from("finetune.from=frozen"), ["finetune.eval_every", "finetune.lr"]);
+    assert_eq!(from("finetune.from=features"), ["finetune.eval_every", "finetune.lr"]);
+    assert!(from("finetune.from=pretrained").is_empty());
+    assert!(config("name: x", &["finetune.from=frozen", "finetune.heads=[logistic]"]).without_effect().is_empty());
+}
+
+#[test]
 fn overrides_win_and_the_last_wins() {
     let config = config("name: x\nseed: 1", &["seed=2", "seed=3", "data.train=a: b #c.csv", "finetune.labels=100"]);
     assert_eq!(

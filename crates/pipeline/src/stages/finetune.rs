@@ -136,8 +136,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     if members + heads > 1 {
         let found = held_out.validate(&ensemble, &ensemble_table, &engine, &params, &committee, progress)?;
         stage.log(&validation(plan.steps, (members > 1).then_some(members), (heads > 0).then_some(heads), &found))?;
-        let of_heads = if heads > 0 { format!(", {heads} heads beside them") } else { String::new() };
-        tell(&format!("finetune: {members} members averaged{of_heads}"), &found, progress);
+        tell(&format!("finetune: {} averaged", voters(members, heads)), &found, progress);
         metrics = Some(found);
     }
     let written = Written { config, tokeniser: &tokeniser, classes: classes.as_ref() };
@@ -157,6 +156,11 @@ fn heads_alone(
     progress: &mut dyn Progress,
 ) -> Result<Metrics> {
     progress.event(Event::Started { stage: Stage::Finetune, steps: 0 });
+    let ignored = config.without_effect();
+    if !ignored.is_empty() {
+        let ignored = ignored.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+        progress.event(Event::Message(&format!("{ignored}: no effect, since heads are fitted and no network is trained")));
+    }
     reserve_openblas(1, "")?; // components and heads use LAPACK, whatever `engine.gemm` is
     let (mut table, mut weights) = (ParamTable::default(), Buffer::zeros(0));
     let basis = Basis::new(config, tokeniser, |of_encoder, encoder| {
@@ -172,7 +176,7 @@ fn heads_alone(
     let held_out = HeldOut { config, labelled, classes: None, encoded };
     let found = held_out.judge(model.outputs(), &model.probabilities(encoded, &labelled.split.val), progress)?;
     stage.log(&validation(0, None, Some(heads), &found))?;
-    tell(&format!("finetune: {heads} heads averaged"), &found, progress);
+    tell(&format!("finetune: {} averaged", voters(0, heads)), &found, progress);
     Written { config, tokeniser, classes: None }.finish(stage, (&table, &weights, model.committee()), &kernels)?;
     Ok(found)
 }
@@ -199,6 +203,16 @@ impl Written<'_> {
         }
         stage.write(MODEL, &model_bytes(table, params, committee, &metadata.to_string()))?;
         stage.finish(kernels)
+    }
+}
+
+/// What messages call those whose votes are averaged.
+fn voters(members: usize, heads: usize) -> String {
+    match (members, heads) {
+        (0, _) => format!("{heads} heads"),
+        (_, 0) => format!("{members} members"),
+        (1, _) => format!("the network and {heads} heads"),
+        _ => format!("{members} members and {heads} heads"),
     }
 }
 
