@@ -13,12 +13,19 @@ use nids_train::stream;
 
 use crate::data::Labelled;
 
-/// Principal components that heads see: with 100 labels, twice as many cost a point of accuracy.
-const COMPONENTS: usize = 50;
 /// Rows that a kernel machine is fitted on, at most: its time grows with the third power.
 const KERNEL_ROWS: usize = 4000;
 /// Labels up to which trees are small.
 const FEW: usize = 2000;
+
+/// Principal components that heads see: with 100 labels, twice as many cost a point of accuracy; with 2,000, fewer do.
+fn n_components(n_labels: usize) -> usize {
+    match n_labels {
+        0..400 => 50,
+        400..1500 => 100,
+        _ => 256,
+    }
+}
 
 /// What heads are fitted on.
 pub(crate) struct Fitting<'d> {
@@ -40,7 +47,7 @@ impl Fitting<'_> {
         let mut committee = Committee::default();
         let mut components = None;
         if let Some(basis) = basis {
-            let pca = basis.pca(encoded, &labelled.split.train, COMPONENTS);
+            let pca = basis.pca(encoded, &labelled.split.train, n_components(rows.len()));
             let pca = pca.map_err(|error| refuse("principal components", &error))?;
             stop(progress)?;
             components = Some(basis.components(&pca, encoded, rows));
@@ -93,4 +100,30 @@ fn refuse(head: &str, error: &nids_heads::Error) -> Error {
 
 fn stop(progress: &mut dyn Progress) -> Result<()> {
     progress.stop().map_or(Ok(()), |signal| Err(Error::Interrupted { signal }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use nids_config::Stage;
+    use nids_store::progress::Silent;
+    use safetensors::SafeTensors;
+
+    use crate::stages::resume_tests::run_stage;
+    use crate::testing::Folder;
+
+    #[test]
+    fn more_labels_are_given_more_components() {
+        let folder = Folder::new();
+        for (labels, wanted) in [("399", 50), ("400", 100), ("1500", 256)] {
+            let labels = format!("finetune.labels={labels}");
+            let rows = ["name=x", "data.synthetic.rows=2500", "tokeniser.bins=8", "engine.threads=1"];
+            let config = folder.config(&[&rows, &["finetune.from=features", "finetune.heads=[logistic]", &labels]]);
+            run_stage(Stage::Finetune, &config, &folder.run(&labels), &mut Silent).unwrap();
+            let bytes = fs::read(folder.path(&labels).join("model.safetensors")).unwrap();
+            let file = SafeTensors::deserialize(&bytes).unwrap();
+            assert_eq!(file.tensor("heads.logistic.weight").unwrap().shape(), [wanted], "{labels}");
+        }
+    }
 }
