@@ -2,7 +2,7 @@
 
 use super::{
     BadRowConfig, BatchEnsembleConfig, Ensemble, FinetuneFrom, GemmBackend, Latents, LossConfig, ObjectiveConfig, Precision,
-    RampConfig, RowsConfig, ScheduleConfig, Settings, SweepStrategy, Task, TrainingConfig,
+    RampConfig, Refit, RowsConfig, ScheduleConfig, Settings, SweepStrategy, Task, TrainingConfig,
 };
 
 use nids_models::{DrawnRatio, MaeConfig, MaeEncoder, MaskRatio, NumberTarget};
@@ -32,33 +32,7 @@ impl Settings {
             let message = "OpenBLAS multiplies in f32 only: leave it out, or set `engine.gemm: auto`";
             found.push(("engine.precision", message.to_owned()));
         }
-        if let Some(teacher) = &self.finetune.mean_teacher {
-            let mut refuse = |path, message: String| found.push((path, message));
-            let RampConfig { from, to } = teacher.ramp;
-            if from > to {
-                refuse("finetune.mean_teacher.ramp", format!("expected `from` to be at most `to`, found {from} and {to}"));
-            }
-            if self.finetune.ema.is_some() {
-                refuse(
-                    "finetune.ema",
-                    "`finetune.mean_teacher` already averages the weights: leave one of the two out".to_owned(),
-                );
-            }
-            if matches!(self.finetune.task, Task::Multiclass(_)) {
-                let message = "a mean teacher supports two classes only: set `finetune.task: binary`";
-                refuse("finetune.mean_teacher", message.to_owned());
-            }
-            if self.finetune.batch_ensemble().is_some() {
-                refuse(
-                    "finetune.ensemble",
-                    "a mean teacher trains one network at a time: set `finetune.ensemble: independent`".to_owned(),
-                );
-            }
-            if self.finetune.from == FinetuneFrom::Latents {
-                let message = "a mean teacher hides features, which frozen latents do not have: set `finetune.from` to `pretrained` or `scratch`";
-                refuse("finetune.mean_teacher", message.to_owned());
-            }
-        }
+        self.contradictions_of_finetuning(&mut found);
         self.contradictions_of_heads(&mut found);
         if let Err(nids_flows::Error::Tokeniser { message }) = self.tokeniser.check() {
             found.push(("tokeniser", message));
@@ -109,6 +83,42 @@ impl Settings {
             _ => {}
         }
         found
+    }
+
+    /// Settings of a mean teacher and of a refit that cannot be met.
+    fn contradictions_of_finetuning(&self, found: &mut Vec<(&'static str, String)>) {
+        if let Some(teacher) = &self.finetune.mean_teacher {
+            let mut refuse = |path, message: String| found.push((path, message));
+            let RampConfig { from, to } = teacher.ramp;
+            if from > to {
+                refuse("finetune.mean_teacher.ramp", format!("expected `from` to be at most `to`, found {from} and {to}"));
+            }
+            if self.finetune.ema.is_some() {
+                refuse(
+                    "finetune.ema",
+                    "`finetune.mean_teacher` already averages the weights: leave one of the two out".to_owned(),
+                );
+            }
+            if matches!(self.finetune.task, Task::Multiclass(_)) {
+                let message = "a mean teacher supports two classes only: set `finetune.task: binary`";
+                refuse("finetune.mean_teacher", message.to_owned());
+            }
+            if self.finetune.batch_ensemble().is_some() {
+                refuse(
+                    "finetune.ensemble",
+                    "a mean teacher trains one network at a time: set `finetune.ensemble: independent`".to_owned(),
+                );
+            }
+            if self.finetune.from == FinetuneFrom::Latents {
+                let message = "a mean teacher hides features, which frozen latents do not have: set `finetune.from` to `pretrained` or `scratch`";
+                refuse("finetune.mean_teacher", message.to_owned());
+            }
+        }
+        if self.finetune.refit == Refit::All && self.finetune.from == FinetuneFrom::Latents {
+            let message =
+                "`encode` leaves no latents to train on of the rows held out: set another `finetune.from`, or leave it out";
+            found.push(("finetune.refit", message.to_owned()));
+        }
     }
 
     /// Heads without what they stand on, and settings that they would ignore.

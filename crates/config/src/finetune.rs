@@ -35,6 +35,9 @@ pub struct FinetuneConfig {
     /// `null`, all four with `frozen` and `features`, and else none.
     #[schemars(extend("x-newer" = true))]
     pub heads: Option<Vec<Head>>,
+    /// Whether the classifier is trained once more on the rows held out as well, after they have said how good it is.
+    #[schemars(extend("x-newer" = true))]
+    pub refit: Refit,
     /// Latent values per token, if `from` is `latents`.
     #[schemars(range(min = 1, max = 65_536))]
     #[default(4)]
@@ -80,6 +83,17 @@ pub enum FinetuneFrom {
     Frozen,
     /// No network: `heads` are fitted on the tokenised features.
     Features,
+}
+
+/// Which rows the classifier that is kept has learned from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Refit {
+    /// The training rows with labels. The rows held out can then certify a threshold.
+    #[default]
+    None,
+    /// These and the rows held out. The metrics are those of the classifier before, which has not seen them.
+    All,
 }
 
 /// A small learner, fitted at once and not step by step.

@@ -36,7 +36,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use finetune::{
     BatchEnsembleConfig, EmaConfig, Ensemble, FinetuneConfig, FinetuneFrom, Head, LossConfig, MeanTeacherConfig,
-    MulticlassConfig, RampConfig, Scales, Task,
+    MulticlassConfig, RampConfig, Refit, Scales, Task,
 };
 pub use reference::{reference, schema};
 pub use settings::{
@@ -217,7 +217,7 @@ impl Config {
 
     /// The settings of fine-tuning that differ from their defaults and have no effect, because heads alone are fitted.
     pub fn without_effect(&self) -> Vec<String> {
-        const OF_HEADS: [&str; 7] = ["from", "seed", "labels", "label_rows", "task", "heads", "loss.pos_weight"];
+        const OF_HEADS: [&str; 8] = ["from", "seed", "labels", "label_rows", "task", "heads", "refit", "loss.pos_weight"];
         if self.finetune.has_network() {
             return Vec::new();
         }

@@ -41,8 +41,9 @@ fn every_value_of_a_config_has_a_key_and_every_key_a_value() {
     listed.sort_unstable();
     assert_eq!(named, listed);
     // 131, and for objectives of pretraining that an anomaly score is to stand on: the two ends of a drawn mask ratio,
-    // bins as targets, benign rows alone, the share of swapped features
-    assert!(every_key().count() <= 136, "{} keys: which of them does a shipped config or a result need?", every_key().count());
+    // bins as targets, benign rows alone, the share of swapped features; `refit`, without which a rival that is fitted on all labels
+    // has a fifth more of them
+    assert!(every_key().count() <= 137, "{} keys: which of them does a shipped config or a result need?", every_key().count());
 }
 
 #[test]

@@ -73,6 +73,14 @@ impl Model {
         &self.committee
     }
 
+    /// What heads alone stand on; None beside a network.
+    pub fn basis(&self) -> Option<&Basis> {
+        match &self.base {
+            Base::Trained { .. } => None,
+            Base::Frozen(basis) => Some(basis),
+        }
+    }
+
     /// The engine that it runs on.
     pub fn engine(&self) -> &Engine<f32> {
         match &self.base {

@@ -16,7 +16,7 @@ pub enum Line {
     Step {
         /// Steps taken.
         step: u64,
-        /// Of several independent networks, this one.
+        /// Of several trainings, this one: independent networks, and then each of them again where there is a refit.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         member: Option<usize>,
         /// Mean loss over the steps since the last line.

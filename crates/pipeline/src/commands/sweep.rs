@@ -225,6 +225,7 @@ impl Sweep<'_> {
         let trial_settings = [
             format!("name={name}"),
             "data.inner_validation=true".to_owned(),
+            "finetune.refit=none".to_owned(), // a trial is judged, not kept
             format!("finetune.steps={steps}"),
             format!("finetune.eval_every={}", (steps / 3).max(1)),
             format!("finetune.log_every={}", (steps / 10).max(1)),

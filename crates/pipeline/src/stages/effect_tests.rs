@@ -236,6 +236,8 @@ const FINETUNE_CASES: &[Case] = &[
     ("finetune.loss.pos_weight", "4", Learning, &[LATENTS]),
     ("finetune.loss.pos_weight", "4", Learning, BATCH_ENSEMBLE),
     ("finetune.loss.pos_weight", "4", Learning, TEACHER),
+    ("finetune.refit", "all", Learning, &[]),
+    ("finetune.refit", "all", Bytes, &["finetune.from=features"]),
     ("finetune.loss.pos_weight", "4", Bytes, &["finetune.from=features", "finetune.heads=[logistic]"]),
     ("finetune.loss.pos_weight", "4", Bytes, &["finetune.from=features", "finetune.heads=[kernel_machine]"]),
     ("finetune.loss.pos_weight", "4", Bytes, &["finetune.from=features", "finetune.heads=[extra_trees]"]),

@@ -20,7 +20,7 @@ use super::mean_teacher::MeanTeacherObjective;
 use crate::data::Labelled;
 use crate::pretext::mask_token;
 use committee::Fitting;
-use nids_config::{Config, FinetuneConfig, FinetuneFrom, Stage};
+use nids_config::{Config, FinetuneConfig, FinetuneFrom, Refit, Stage};
 use nids_detect::engine::{engine, reserve_openblas};
 use nids_detect::verdicts::{Outputs, Scores};
 use nids_detect::{Basis, Committee, Model, Network, WeightsFile, model_bytes};
@@ -43,28 +43,40 @@ use targets::Targets;
 ///
 /// The weights of the last step are kept, or with `finetune.ema` or `finetune.mean_teacher` their average. The choice of weights
 /// never depends on the validation rows.
-#[expect(clippy::missing_panics_doc, reason = "there is a member")]
 pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<Metrics> {
     let mut stage = run.begin(Stage::Finetune, config, progress)?;
-    let from = config.finetune.from;
-    let pretrained = match from {
+    let pretrained = match config.finetune.from {
         FinetuneFrom::Scratch | FinetuneFrom::Features => None,
         _ => Some((stage.require(Stage::Pretrain, PRETRAINED)?, stage.require(Stage::Pretrain, TOKENISER)?)),
     };
     let pretrained_tokeniser = pretrained.as_ref().map(|(_, tokeniser)| tokeniser.as_path());
-    let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels } =
-        Rows::read(config, pretrained_tokeniser, &mut stage, progress)?;
-    if !config.finetune.has_network() {
-        let weights = pretrained.map(|(weights, _)| weights);
-        let summary = format!("{MODEL} in {}", run.folder().display());
-        let found = heads_alone(config, weights.as_deref(), &tokeniser, (&labelled, &encoded, &rows), stage, progress)?;
-        progress.event(Event::Finished { stage: Stage::Finetune, summary: &summary });
-        return Ok(found);
-    }
+    let rows = Rows::read(config, pretrained_tokeniser, &mut stage, progress)?;
+    let weights = pretrained.as_ref().map(|(weights, _)| weights.as_path());
+    let found = if config.finetune.has_network() {
+        networks(config, run, weights, rows, stage, progress)?
+    } else {
+        heads_alone(config, weights, &rows, stage, progress)?
+    };
+    let summary = format!("{MODEL} in {}", run.folder().display());
+    progress.event(Event::Finished { stage: Stage::Finetune, summary: &summary });
+    Ok(found)
+}
+
+/// Trains networks, one after another, and lets heads vote beside them.
+fn networks(
+    config: &Config,
+    run: &Run,
+    pretrained: Option<&Path>,
+    rows: Rows,
+    mut stage: StageRun<'_>,
+    progress: &mut dyn Progress,
+) -> Result<Metrics> {
+    let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels } = rows;
+    let from = config.finetune.from;
     let classes = targets::classes(config, &labelled, &rows)?;
     let mut table = ParamTable::default();
     let network = Network::one(config, &tokeniser, classes.as_ref(), &mut table)?;
-    if let Some((weights, _)) = &pretrained {
+    if let Some(weights) = pretrained {
         WeightsFile::read(weights, Stage::Pretrain)?.check(&table, network.prefixes(), 0)?;
     }
     let mut engine = engine(config, &table, network.activations(), network.members(), config.finetune.training.micro_batch)?;
@@ -80,7 +92,7 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         latent = found;
         (&latent, rows)
     } else if let Some((settings, teacher)) = config.finetune.mean_teacher.as_ref().zip(average.as_ref()) {
-        let token = if let Some((weights, _)) = &pretrained { mask_token(run, weights)? } else { None };
+        let token = pretrained.map_or(Ok(None), |weights| mask_token(run, weights))?;
         let flows = (&encoded, labelled.labels());
         let prepared = Prepared::new(&table, engine.gemm());
         mean_teacher =
@@ -92,66 +104,119 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
         (&supervised, rows)
     };
 
-    let plan = TrainPlan::new(Stage::Finetune, &config.finetune.training, rows.len());
+    let passes = passes(config, classes.as_ref(), &labelled, rows, &labelled_rows, progress);
     let held_out = HeldOut { config, labelled: &labelled, classes: classes.as_ref(), encoded: &encoded };
     let mut ensemble_table = ParamTable::default();
     let ensemble = Network::new(config, &tokeniser, classes.as_ref(), &mut ensemble_table)?;
-    let (members, mut params) = (config.finetune.independent(), ensemble_table.zeros());
+    let (members, n_params) = (config.finetune.independent(), ensemble_table.buffer_len());
+    let n_trainings = passes.len() * members;
+    let mut params = Buffer::zeros(passes.len() * n_params); // of each pass
     let row = |index: u32| row_name(from, labelled.flows.len(), index);
     let resumed = stage.resume(arithmetic(&engine), progress)?;
     let member = resumed.as_ref().map(member_in_training).transpose()?;
     let first = member.flatten().unwrap_or(0);
     if let Some(checkpoint) = &resumed {
-        if first >= members {
-            return Err(checkpoint.refuse(format!("it is at member {first} of an ensemble of {members}")));
+        if first >= n_trainings {
+            return Err(checkpoint.refuse(format!("it is at member {first} of an ensemble of {n_trainings}")));
         }
-        if members > 1 {
+        if n_trainings > 1 {
             checkpoint.copy("finished", &mut params)?;
         }
     }
     let mut metrics = None;
-    for k in first..members {
-        let seed = seed_of(config.finetune_seed(), k);
+    for k in first..n_trainings {
+        let (pass, k_of_pass) = (k / members, k % members);
+        let Pass { plan, rows, is_refit } = &passes[pass];
+        let seed = seed_of(config.finetune_seed(), k_of_pass);
         let mut member: Buffer<f32> = table.init(seed);
-        if let Some((weights, _)) = &pretrained {
+        if let Some(weights) = pretrained {
             WeightsFile::read(weights, Stage::Pretrain)?.load(&table, network.prefixes(), &mut member)?;
         }
-        let number = (members > 1).then_some(k);
+        let number = (n_trainings > 1).then_some(k);
         let (average, without_labels) = (average.as_ref(), &without_labels[..]);
         let plan = plan.for_member(number);
-        let finished: &[f32] = if members > 1 { &params } else { &[] };
+        let finished: &[f32] = if n_trainings > 1 { &params } else { &[] };
         let key = Key::new(seed).child(stream::FINETUNE);
         let job = Job { table: &table, objective, plan: &plan, key, average, finished, row: &row };
-        let trained = Trained { network: &network, job, without_labels, seed };
+        let trained = Trained { network: &network, job, without_labels, seed, is_refit: *is_refit };
         let from = resumed.as_ref().filter(|_| k == first);
         let found = trained.train(&mut engine, rows.clone(), &mut member, from, &held_out, &mut stage, progress)?;
-        metrics = Some(found);
-        ensemble.adopt(k, &ensemble_table, &table, &member, &mut params);
+        metrics = metrics.or(found.filter(|_| members == 1));
+        ensemble.adopt(k_of_pass, &ensemble_table, &table, &member, &mut params[pass * n_params..][..n_params]);
     }
-    let (heads, mut committee) = (config.finetune.heads().len(), Committee::default());
-    if heads > 0 {
-        let fitting = Fitting { config, labelled: &labelled, encoded: &encoded, rows: &labelled_rows };
-        committee = fitting.fit(&engine, None, progress)?;
-    }
-    if members + heads > 1 {
-        let found = held_out.validate(&ensemble, &ensemble_table, &engine, &params, &committee, progress)?;
-        stage.log(&validation(plan.steps, (members > 1).then_some(members), (heads > 0).then_some(heads), &found))?;
-        tell(&format!("finetune: {} averaged", voters(members, heads)), &found, progress);
+    let heads = config.finetune.heads().len();
+    let fit = |rows: &[u32], progress: &mut dyn Progress| match heads {
+        0 => Ok(Committee::default()),
+        _ => Fitting { config, labelled: &labelled, encoded: &encoded, rows }.fit(&engine, None, progress),
+    };
+    let mut committee = fit(&labelled_rows, progress)?;
+    if metrics.is_none() || heads > 0 {
+        let found = held_out.validate(&ensemble, &ensemble_table, &engine, &params[..n_params], &committee, progress)?;
+        if members + heads > 1 {
+            let steps = passes[0].plan.steps;
+            stage.log(&validation(steps, (members > 1).then_some(members), (heads > 0).then_some(heads), &found))?;
+            tell(&format!("finetune: {} averaged", voters(members, heads)), &found, progress);
+        }
         metrics = Some(found);
+    }
+    if let Some(Pass { rows, .. }) = passes.get(1) {
+        committee = fit(rows, progress)?;
     }
     let written = Written { config, tokeniser: &tokeniser, classes: classes.as_ref() };
-    written.finish(stage, (&ensemble_table, &params, &committee), &nids_kernels::describe(engine.gemm()))?;
-    let summary = format!("{MODEL} in {}", run.folder().display());
-    progress.event(Event::Finished { stage: Stage::Finetune, summary: &summary });
+    let params = &params[(passes.len() - 1) * n_params..];
+    written.finish(stage, (&ensemble_table, params, &committee), &nids_kernels::describe(engine.gemm()))?;
     Ok(metrics.expect("there is a member"))
+}
+
+/// The rows that every member is trained on, and how.
+struct Pass {
+    plan: TrainPlan,
+    rows: Vec<u32>,
+    /// Whether the rows held out are among them, so that nothing can be validated.
+    is_refit: bool,
+}
+
+/// The passes over all members: one on `rows`, and one with the rows held out where the config asks for it.
+fn passes(
+    config: &Config,
+    classes: Option<&Classes>,
+    labelled: &Labelled,
+    rows: Vec<u32>,
+    with_labels: &[u32],
+    progress: &mut dyn Progress,
+) -> Vec<Pass> {
+    let plan = |rows: &[u32]| TrainPlan::new(Stage::Finetune, &config.finetune.training, rows.len());
+    let mut passes = vec![Pass { plan: plan(&rows), rows, is_refit: false }];
+    if config.finetune.refit == Refit::All {
+        let rows = with_rows_held_out(labelled, classes, with_labels, progress);
+        passes.push(Pass { plan: plan(&rows), rows, is_refit: true });
+    }
+    passes
+}
+
+/// The rows of a refit: those whose labels are used, and those held out. A row of a category that no other row has is left out.
+fn with_rows_held_out(labelled: &Labelled, classes: Option<&Classes>, rows: &[u32], progress: &mut dyn Progress) -> Vec<u32> {
+    let is_known = |row: &u32| classes.is_none_or(|classes| classes.of(&labelled.flows, *row as usize).is_ok());
+    let (held_out, unknown): (Vec<u32>, Vec<u32>) = labelled.split.val.iter().partition(|row| is_known(row));
+    let mut all = [rows, &held_out].concat();
+    all.sort_unstable();
+    let (n, more, left_out) = (all.len(), held_out.len(), unknown.len());
+    let left_out = match left_out {
+        0 => String::new(),
+        n => format!(" ({n} more are left out: the training rows have none of their categories)"),
+    };
+    progress.event(Event::Message(&format!(
+        "`finetune.refit: all`: once validated, it is trained again on {n} rows, {more} of which were held out{left_out}; metrics \
+         stay those of the classifier that has not seen them"
+    )));
+    all
 }
 
 /// Fits heads on the tokens of a pretrained encoder, or on features, and writes them beside the encoder's weights.
 fn heads_alone(
     config: &Config,
     pretrained: Option<&Path>,
-    tokeniser: &Tokeniser,
-    (labelled, encoded, rows): (&Labelled, &TokenTable, &[u32]),
+    Rows { labelled, tokeniser, encoded, with_labels: rows, .. }: &Rows,
     mut stage: StageRun<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Metrics> {
@@ -177,7 +242,14 @@ fn heads_alone(
     let found = held_out.judge(model.outputs(), &model.probabilities(encoded, &labelled.split.val), progress)?;
     stage.log(&validation(0, None, Some(heads), &found))?;
     tell(&format!("finetune: {} averaged", voters(0, heads)), &found, progress);
-    Written { config, tokeniser, classes: None }.finish(stage, (&table, &weights, model.committee()), &kernels)?;
+    let refit;
+    let mut committee = model.committee();
+    if config.finetune.refit == Refit::All {
+        let rows = with_rows_held_out(labelled, None, rows, progress);
+        refit = Fitting { config, labelled, encoded, rows: &rows }.fit(model.engine(), model.basis(), progress)?;
+        committee = &refit;
+    }
+    Written { config, tokeniser, classes: None }.finish(stage, (&table, &weights, committee), &kernels)?;
     Ok(found)
 }
 
@@ -243,10 +315,12 @@ struct Trained<'d> {
     /// Rows that a mean teacher uses without labels.
     without_labels: &'d [u32],
     seed: u64,
+    /// Whether the rows held out are trained on.
+    is_refit: bool,
 }
 
 impl Trained<'_> {
-    /// Trains `params` on `rows` and returns the metrics of the last step. `params` become the weights of the last step or, if the
+    /// Trains `params` on `rows` and returns the metrics of the last step; none of a refit. `params` become the weights of the last step or, if the
     /// config asks for it, their average.
     fn train(
         &self,
@@ -257,8 +331,8 @@ impl Trained<'_> {
         held_out: &HeldOut<'_>,
         stage: &mut StageRun<'_>,
         progress: &mut dyn Progress,
-    ) -> Result<Metrics> {
-        let Self { network, job, without_labels, seed } = *self;
+    ) -> Result<Option<Metrics>> {
+        let Self { network, job, without_labels, seed, is_refit } = *self;
         let (table, plan) = (job.table, job.plan);
         let settings = &held_out.config.finetune;
         let lr_scale = |name: &str| lr_scale(settings, network.is_pretrained(name));
@@ -272,7 +346,7 @@ impl Trained<'_> {
         }
         let each_step =
             |step: u64, engine: &Engine<f32>, params: &[f32], stage: &mut StageRun<'_>, progress: &mut dyn Progress| {
-                if !step.is_multiple_of(settings.eval_every) && step != plan.steps {
+                if is_refit || (!step.is_multiple_of(settings.eval_every) && step != plan.steps) {
                     return Ok(None);
                 }
                 let metrics = held_out.validate(network, table, engine, params, &Committee::default(), progress)?;
@@ -288,7 +362,7 @@ impl Trained<'_> {
         if let Some(average) = job.average() {
             params.copy_from_slice(average.params());
         }
-        Ok(last.expect("the last step is validated"))
+        Ok(last)
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use nids_flows::equal_rows;
+use safetensors::SafeTensors;
 use serde_json::Value as Json;
 
 use super::finetune;
@@ -41,6 +42,18 @@ const ALL: &[Stage] = &Stage::ALL;
 const HEADS: &str = "finetune.heads=[extra_trees, boosting]";
 const SCRATCH: &str = "finetune.from=scratch";
 const UNLABELLED: &str = "data.unlabelled=DIR/unlabelled.csv";
+
+/// What a stage tells.
+#[derive(Default)]
+struct Told(Vec<String>);
+
+impl Progress for Told {
+    fn event(&mut self, event: Event<'_>) {
+        if let Event::Message(text) = event {
+            self.0.push(text.to_owned());
+        }
+    }
+}
 
 fn folder() -> Folder {
     let folder = Folder::new();
@@ -188,19 +201,11 @@ fn distinct(text: &str) -> String {
 
 #[test]
 fn rows_that_benign_pretraining_leaves_out_are_counted_and_none_is_an_error() {
-    struct Told(Vec<String>);
-    impl Progress for Told {
-        fn event(&mut self, event: Event<'_>) {
-            if let Event::Message(text) = event {
-                self.0.push(text.to_owned());
-            }
-        }
-    }
     let folder = folder();
     let config = folder.config(&[SETTINGS, &[UNLABELLED, "pretrain.rows=benign"]]);
     let Labelled { flows, split } = split(&folder, &config);
     let attacks = split.train.iter().filter(|&&row| flows.labels().unwrap()[row as usize] == 1).count();
-    let mut told = Told(Vec::new());
+    let mut told = Told::default();
     run_stage(Stage::Pretrain, &config, &folder.run("run"), &mut told).unwrap();
     let wanted = format!(
         "`pretrain.rows: benign`: {} rows to learn from; {attacks} attacks are left out, and 40 unlabelled rows, of which nobody \
@@ -275,6 +280,50 @@ fn a_classifier_is_measured_on_the_rows_held_out() {
         assert_close(&serde_json::to_value(&found).unwrap(), &wanted);
         assert_close(&metrics(run.folder()).last().unwrap()["validation"], &wanted);
     }
+}
+
+/// What is kept of a refit has learned from all rows; what is measured has not.
+#[test]
+fn a_refit_learns_from_the_rows_held_out_and_keeps_the_metrics() {
+    let cases: [(&[Stage], &[&str]); 6] = [
+        (&[], &[SCRATCH]),
+        (&[], &[SCRATCH, "finetune.members=2"]),
+        (&[], &[SCRATCH, HEADS]),
+        (&[], &[SCRATCH, "finetune.task=multiclass"]),
+        (&[], &["finetune.from=features"]),
+        (&[Stage::Pretrain], &["finetune.from=frozen", "finetune.heads=[logistic]"]),
+    ];
+    for (stages, settings) in cases {
+        let folder = folder();
+        let train = |name: &str, refit: &str| {
+            let config = folder.config(&[SETTINGS, settings, &[refit]]);
+            let (run, mut told) = (folder.run(name), Told::default());
+            for &stage in stages {
+                run_stage(stage, &config, &run, &mut Silent).unwrap();
+            }
+            let found = finetune(&config, &run, &mut told).unwrap();
+            let lines = metrics(run.folder());
+            let logged = lines.iter().rfind(|line| line.get("validation").is_some()).unwrap()["validation"].clone();
+            (serde_json::to_value(&found).unwrap(), logged, tensors(&folder, name), told.0.join("\n"))
+        };
+        let (found, logged, plain, _) = train("plain", "finetune.refit=none");
+        let (found_of_refit, logged_of_refit, refit, told) = train("refit", "finetune.refit=all");
+        assert_eq!((&found_of_refit, &logged_of_refit), (&found, &logged), "{settings:?}");
+        let n_held_out = split(&folder, &folder.config(&[SETTINGS])).split.val.len();
+        assert!(told.contains(&format!("{n_held_out} of which were held out")), "{settings:?}: {told}");
+        assert_ne!(plain, refit, "{settings:?}: a refit learns nothing");
+
+        plant(&folder, &folder.config(&[SETTINGS]));
+        assert_eq!(train("plain again", "finetune.refit=none").2, plain, "{settings:?}");
+        assert_ne!(train("refit again", "finetune.refit=all").2, refit, "{settings:?}: rows held out are left out");
+    }
+}
+
+/// The weights of a classifier, without the metadata.
+fn tensors(folder: &Folder, run: &str) -> BTreeMap<String, Vec<u8>> {
+    let bytes = fs::read(folder.path(run).join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    file.iter().map(|(name, tensor)| (name.to_owned(), tensor.data().to_vec())).collect()
 }
 
 #[test]

@@ -159,6 +159,12 @@ fn members_go_on() {
 }
 
 #[test]
+fn a_refit_goes_on() {
+    stop_and_go_on(&["finetune.from=scratch", "finetune.refit=all"]);
+    stop_and_go_on(&["finetune.from=scratch", "finetune.refit=all", "finetune.members=2", "finetune.steps=4"]);
+}
+
+#[test]
 fn a_head_on_latents_goes_on() {
     stop_and_go_on(&["finetune.from=latents", "encode.noise.fresh=true"]);
 }
