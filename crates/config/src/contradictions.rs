@@ -48,11 +48,6 @@ impl Settings {
             let message = format!("expected at most `model.depth` ({}), found `{shared_blocks}`", self.model.depth);
             found.push(("finetune.ensemble.batch.shared_blocks", message));
         }
-        if matches!(self.finetune.task, Task::Multiclass(_)) && self.finetune.loss != LossConfig::default() {
-            let message =
-                "it applies to `finetune.task: binary` only: leave it out, and set `finetune.task.multiclass.class_balance`";
-            found.push(("finetune.loss.pos_weight", message.to_owned()));
-        }
         if self.finetune.labels.is_some() && self.finetune.label_rows.is_some() {
             found
                 .push(("finetune.label_rows", "`finetune.labels` chooses the rows as well: leave one of the two out".to_owned()));
@@ -113,6 +108,17 @@ impl Settings {
                 let message = "a mean teacher hides features, which frozen latents do not have: set `finetune.from` to `pretrained` or `scratch`";
                 refuse("finetune.mean_teacher", message.to_owned());
             }
+        }
+        if matches!(self.finetune.task, Task::Multiclass(_)) {
+            let loss = &self.finetune.loss;
+            let mut refuse = |path, is_set: bool, advice| {
+                if is_set {
+                    found.push((path, format!("it applies to `finetune.task: binary` only: leave it out{advice}")));
+                }
+            };
+            let advice = ", and set `finetune.task.multiclass.class_balance`";
+            refuse("finetune.loss.pos_weight", (loss.pos_weight - LossConfig::default().pos_weight).abs() > 0.0, advice);
+            refuse("finetune.loss.label_smoothing", loss.label_smoothing > 0.0, "");
         }
         if self.finetune.refit == Refit::All && self.finetune.from == FinetuneFrom::Latents {
             let message =

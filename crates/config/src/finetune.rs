@@ -139,6 +139,10 @@ pub struct MulticlassConfig {
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1))]
     #[default(0.999)]
     pub class_balance: f64,
+    /// τ of logit adjustment (Menon et al. 2021): τ times the log share of a category in training is added to its logit in the loss
+    /// alone, so that rare categories need a wider margin. With 0 nothing is.
+    #[schemars(extend("minimum" = 0, "x-newer" = true))]
+    pub logit_adjustment: f64,
 }
 
 /// What the members of an ensemble share.
@@ -218,6 +222,10 @@ pub struct LossConfig {
     #[schemars(extend("exclusiveMinimum" = 0))]
     #[default(1.0)]
     pub pos_weight: f64,
+    /// Label smoothing (Szegedy et al. 2016): the networks' targets are this share of ½ and the rest of the label, so that they are
+    /// less sure of themselves.
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1, "x-newer" = true))]
+    pub label_smoothing: f64,
 }
 
 /// An exponential moving average of the weights.

@@ -87,3 +87,8 @@ fn both_classes(config: &Config, labelled: &Labelled, rows: &[u32]) -> Result<()
         "{path}: all {n} training rows have label {label}, and a classifier needs rows of both classes: {advice}"
     )))
 }
+
+/// A label as a target, drawn towards ½.
+pub(crate) fn smoothed(label: u8, smoothing: f32) -> f32 {
+    (1.0 - smoothing) * f32::from(label) + 0.5 * smoothing
+}

@@ -428,6 +428,8 @@ mod tests {
         for settings in [
             &["finetune.loss.pos_weight=3"][..],
             &["finetune.task=multiclass"],
+            &["finetune.task.multiclass={class_balance: 0, logit_adjustment: 1.5}"],
+            &["finetune.loss.label_smoothing=0.3"],
             &["finetune.loss.pos_weight=3", "finetune.members=3", "finetune.ensemble=batch"],
         ] {
             let base = ["name=x", "model.dim=8", "model.depth=2", "finetune.from=scratch", "finetune.batch_size=32"];

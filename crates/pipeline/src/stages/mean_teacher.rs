@@ -8,6 +8,7 @@ use nids_nn::engine::{Loss, Objective, Sample};
 use nids_nn::loss::sigmoid;
 use nids_nn::{Cx, Ema, Mode, Prepared};
 
+use crate::labels::smoothed;
 use nids_config::{FinetuneConfig, MeanTeacherConfig, RampConfig};
 
 /// Binary cross-entropy with the labels of the first rows of a step and with the teacher's probabilities of the others
@@ -25,6 +26,7 @@ pub(super) struct MeanTeacherObjective<'d> {
     steps: u64,
     n_labelled: usize,
     pos_weight: f32,
+    smoothing: f32,
 }
 
 impl<'d> MeanTeacherObjective<'d> {
@@ -48,6 +50,7 @@ impl<'d> MeanTeacherObjective<'d> {
             steps: config.training.steps,
             n_labelled: config.training.batch_size,
             pos_weight: config.loss.pos_weight as f32,
+            smoothing: config.loss.label_smoothing as f32,
         }
     }
 
@@ -75,7 +78,10 @@ impl Objective<f32> for MeanTeacherObjective<'_> {
         let labelled = keys.iter().filter(|&&key| (key as usize) < self.n_labelled).count();
         let (known, unknown) = samples.split_at(labelled);
         let targets = cx.alloc(b);
-        targets.iter_mut().zip(known).for_each(|(target, sample)| *target = f32::from(self.labels[sample.row as usize]));
+        targets
+            .iter_mut()
+            .zip(known)
+            .for_each(|(target, sample)| *target = smoothed(self.labels[sample.row as usize], self.smoothing));
         if !unknown.is_empty() {
             self.teach(cx, unknown, &mut targets[labelled..]);
         }
