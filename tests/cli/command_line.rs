@@ -21,6 +21,7 @@ fn help_is_the_manual() {
       pretrain  Train an autoencoder, masked or variational, on flows without labels
       encode    Write the latents of every row and print the accuracy of a linear probe
       finetune  Train the classifier
+      distil    Train the classifier on what other classifiers say
       sweep     Find how large the network should be, or which settings are best, by short trainings
       evaluate  Compare verdicts with the labels of a file
       predict   Write a verdict for every row of a file, with or without labels
@@ -110,7 +111,8 @@ fn help_is_the_manual() {
 
 #[test]
 fn every_command_has_help() {
-    for command in ["pretrain", "encode", "finetune", "evaluate", "predict", "query", "schema", "synth", "import", "config"] {
+    let commands = "pretrain encode finetune distil evaluate predict query schema synth import config";
+    for command in commands.split(' ') {
         assert!(Bench::new().prints(&format!("{command} --help")).contains("Usage: nids-mixer"));
     }
 }

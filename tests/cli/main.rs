@@ -7,6 +7,7 @@ mod categories;
 mod command_line;
 mod damage;
 mod data_sets;
+mod distil;
 mod ensembles;
 mod few_labels;
 mod job;

@@ -85,6 +85,22 @@ pub(crate) enum Command {
     /// Train the classifier
     #[command(after_help = SETTINGS)]
     Finetune(StageArgs),
+    /// Train the classifier on what other classifiers say
+    ///
+    /// A small network learns what large ones, and trees, know: more than labels alone tell it.
+    ///
+    /// The same as `finetune --set finetune.teachers=[DIR,...]`. The teachers give every training row and every row of
+    /// `data.unlabelled` a probability, which the network learns; rows with labels count half by these. The teachers must have
+    /// been trained on the same cut of the data (`data.train`, `data.validation_fraction`, `seed`), so that the rows held out
+    /// are new to all. More `finetune.steps` than for labels alone are worth their time.
+    #[command(after_help = SETTINGS)]
+    Distil {
+        #[command(flatten)]
+        stage: StageArgs,
+        /// The run folder of a teacher, which `finetune` has filled; may be repeated
+        #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
+        teacher: Vec<PathBuf>,
+    },
     /// Find how large the network should be, or which settings are best, by short trainings
     ///
     /// With `sweep.strategy: width_depth` widths go up at a fixed depth until a wider network no longer lowers the

@@ -22,6 +22,7 @@ use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files};
 use nids_pipeline::commands::{BenchOptions, Case, QueryOptions, QueryStrategy};
 use nids_pipeline::{commands, stages};
 use nids_store::output::{self, Source};
+use nids_store::progress::Progress;
 use nids_store::{Error, Result, Resume, Run, artefacts};
 
 use args::{AboutSettings, Cli, Command, StageArgs};
@@ -62,11 +63,10 @@ fn run(command: Command) -> Result<()> {
             let (config, run) = open(&args)?;
             stages::encode(&config, &run, &mut progress)
         }
-        Command::Finetune(args) => {
-            let (config, run) = open(&args)?;
-            let out = Output::open(None, &stage_sources(&args, &config, &run))?;
-            let metrics = stages::finetune(&config, &run, &mut progress)?;
-            out.print(&metrics_text(&metrics, false))
+        Command::Finetune(args) => finetune(&args, &mut progress),
+        Command::Distil { mut stage, teacher } => {
+            stage.set.push(format!("finetune.teachers={}", teachers(&teacher)?));
+            finetune(&stage, &mut progress)
         }
         Command::Sweep { stage, grid } => {
             let (config, run) = open(&stage)?;
@@ -138,6 +138,22 @@ fn run(command: Command) -> Result<()> {
             out.fill(|out| out.write_all(text.as_bytes()).map_err(Error::io("stdout", "write")))
         }
     }
+}
+
+fn finetune(args: &StageArgs, progress: &mut dyn Progress) -> Result<()> {
+    let (config, run) = open(args)?;
+    let out = Output::open(None, &stage_sources(args, &config, &run))?;
+    let metrics = stages::finetune(&config, &run, progress)?;
+    out.print(&metrics_text(&metrics, false))
+}
+
+/// Folders as the value of a setting.
+fn teachers(folders: &[PathBuf]) -> Result<String> {
+    let text = |folder: &PathBuf| {
+        let refused = || Error::Usage(format!("--teacher {}: expected a path in UTF-8", folder.display()));
+        folder.to_str().map(|text| serde_json::Value::from(text).to_string()).ok_or_else(refused)
+    };
+    Ok(format!("[{}]", folders.iter().map(text).collect::<Result<Vec<_>>>()?.join(", ")))
 }
 
 /// The files and folders that a stage reads.

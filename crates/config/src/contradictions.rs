@@ -120,6 +120,24 @@ impl Settings {
             refuse("finetune.loss.pos_weight", (loss.pos_weight - LossConfig::default().pos_weight).abs() > 0.0, advice);
             refuse("finetune.loss.label_smoothing", loss.label_smoothing > 0.0, "");
         }
+        if self.finetune.teachers.is_some() {
+            let finetune = &self.finetune;
+            let mut refuse = |path, is_set: bool, message: &str| {
+                if is_set {
+                    found.push((path, message.to_owned()));
+                }
+            };
+            let is_multiclass = matches!(finetune.task, Task::Multiclass(_));
+            let message = "teachers say how likely an attack is, not of which kind: set `finetune.task: binary`";
+            refuse("finetune.teachers", is_multiclass, message);
+            let message = "`finetune.teachers` already teaches on rows without labels: leave one of the two out";
+            refuse("finetune.mean_teacher", finetune.mean_teacher.is_some(), message);
+            let message = "what teachers say is smooth already: leave it out, or `finetune.teachers`";
+            refuse("finetune.loss.label_smoothing", finetune.loss.label_smoothing > 0.0, message);
+            let is_from_features = matches!(finetune.from, FinetuneFrom::Pretrained | FinetuneFrom::Scratch);
+            let message = "teachers teach a network on features: set `finetune.from` to `pretrained` or `scratch`";
+            refuse("finetune.teachers", !is_from_features, message);
+        }
         if self.finetune.refit == Refit::All && self.finetune.from == FinetuneFrom::Latents {
             let message =
                 "`encode` leaves no latents to train on of the rows held out: set another `finetune.from`, or leave it out";

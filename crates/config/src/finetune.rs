@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
+use super::settings::Files;
 use super::training::TrainingConfig;
 
 /// The third stage: the classifier.
@@ -35,6 +36,11 @@ pub struct FinetuneConfig {
     /// `null`, all four with `frozen` and `features`, and else none.
     #[schemars(extend("x-newer" = true))]
     pub heads: Option<Vec<Head>>,
+    /// Run folders of classifiers from which the networks learn (distillation, Hinton et al. 2015): the targets of all training rows
+    /// and of `data.unlabelled` are the probabilities by the mean of the teachers' log odds, of a row with a label half that and half
+    /// the label. With `null`, networks learn from labels alone.
+    #[schemars(extend("x-newer" = true))]
+    pub teachers: Option<Files>,
     /// Whether the classifier is trained once more on the rows held out as well, after they have said how good it is.
     #[schemars(extend("x-newer" = true))]
     pub refit: Refit,

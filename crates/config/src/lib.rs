@@ -237,7 +237,7 @@ impl Config {
         let schema = Some(schema).filter(|schema| Path::new(schema).is_file()); // or a built-in one
         let named = [("data.schema", schema), ("finetune.label_rows", self.finetune.label_rows.as_ref())];
         let one = named.into_iter().filter_map(|(key, path)| Some((key, path?)));
-        let data = [("data.train", train), ("data.unlabelled", unlabelled)];
+        let data = [("data.train", train), ("data.unlabelled", unlabelled), ("finetune.teachers", &self.finetune.teachers)];
         let several = data.into_iter().flat_map(|(key, files)| files.iter().flat_map(Files::names).map(move |name| (key, name)));
         one.chain(several).map(|(key, path)| (key, Path::new(path)))
     }

@@ -187,6 +187,11 @@ impl Run {
         self.recorded_config(&self.manifest(stage)?)
     }
 
+    /// The content of the data files that `stage` was given by the setting `role`: `data.train`. None if the setting named none.
+    pub fn data_of(&self, stage: Stage, role: &str) -> Result<Option<Digest>> {
+        Ok(self.manifest(stage)?.data.remove(role))
+    }
+
     /// The path of an artefact of `stage`. It is refused if it is missing or changed, or if what it was made from has changed.
     pub fn require(&self, stage: Stage, name: &str) -> Result<PathBuf> {
         self.check(stage, name).map(|(path, ..)| path)
@@ -497,6 +502,16 @@ impl StageRun<'_> {
         let remedy =
             format!("{again}, set the `engine.gemm` and `engine.precision` that it had, or go on with `--allow-changes`");
         Err(Error::artefact(&self.run.folder, what, remedy))
+    }
+
+    /// The content of the data files that were listed as the input `role`.
+    pub fn data_of(&self, role: &str) -> Option<&Digest> {
+        self.data.get(role)
+    }
+
+    /// The folder of the run.
+    pub fn folder(&self) -> &Path {
+        &self.run.folder
     }
 
     /// Lists a data file as an input. `role` is the setting that names it: `data.train`.

@@ -239,7 +239,9 @@ const FINETUNE_CASES: &[Case] = &[
     ("finetune.loss.label_smoothing", "0.1", Learning, &[]),
     ("finetune.loss.label_smoothing", "0.1", Learning, TEACHER),
     ("finetune.task.multiclass.logit_adjustment", "0.5", Learning, &[MULTICLASS]),
+    ("finetune.teachers", "DIR/teacher", Learning, &[]),
     ("finetune.refit", "all", Learning, &[]),
+    ("finetune.refit", "all", Learning, &["finetune.teachers=[DIR/teacher]"]),
     ("finetune.refit", "all", Bytes, &["finetune.from=features"]),
     ("finetune.loss.pos_weight", "4", Bytes, &["finetune.from=features", "finetune.heads=[logistic]"]),
     ("finetune.loss.pos_weight", "4", Bytes, &["finetune.from=features", "finetune.heads=[kernel_machine]"]),
@@ -355,6 +357,7 @@ impl Bench {
         folder.write("other.csv", flows(60, 2));
         let config = folder.config(&[SETTINGS]);
         let split = labelled(&config, &mut folder.run("look").look(Stage::Pretrain, &config), &mut Silent).unwrap().split;
+        run_stage(Stage::Finetune, &config, &folder.run("teacher"), &mut Silent).unwrap();
         folder.write("rows.txt", split.train[..20].iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
         Self { folder, upstream: BTreeMap::new(), n_runs: 0 }
     }

@@ -4,6 +4,7 @@ mod committee;
 mod objective;
 mod rows;
 pub(crate) mod targets;
+mod teachers;
 
 use std::path::Path;
 use std::sync::RwLock;
@@ -71,7 +72,7 @@ fn networks(
     mut stage: StageRun<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Metrics> {
-    let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels } = rows;
+    let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels, taught } = rows;
     let from = config.finetune.from;
     let classes = targets::classes(config, &labelled, &rows)?;
     let mut table = ParamTable::default();
@@ -82,7 +83,7 @@ fn networks(
     let mut engine = engine(config, &table, network.activations(), network.members(), config.finetune.training.micro_batch)?;
     stage.check_kernels(&nids_kernels::describe(engine.gemm()), progress)?;
     let batch_size = config.finetune.training.batch_size;
-    let targets = Targets::new(config, &labelled, classes.as_ref(), &rows);
+    let mut targets = Targets::new(config, &labelled, classes.as_ref(), &rows);
     let labelled_rows = rows.clone();
     let average = config.finetune.decay().map(|decay| RwLock::new(Ema::new(&table.zeros(), decay)));
     let (supervised, latent, mean_teacher);
@@ -99,12 +100,17 @@ fn networks(
             MeanTeacherObjective::new(&config.finetune, settings, prepared, network.classifier(), flows, token, teacher);
         (&mean_teacher, rows)
     } else {
+        let mut rows = rows;
+        if let Some(taught) = taught {
+            targets.blend(&taught);
+            rows = taught.rows;
+        }
         let (classifier, divisor) = (network.classifier(), batch_size as f32);
         supervised = SupervisedObjective { classifier, encoded: &encoded, targets, divisor };
         (&supervised, rows)
     };
 
-    let passes = passes(config, classes.as_ref(), &labelled, rows, &labelled_rows, progress);
+    let passes = passes(config, classes.as_ref(), &labelled, rows, labelled_rows, progress);
     let held_out = HeldOut { config, labelled: &labelled, classes: classes.as_ref(), encoded: &encoded };
     let mut ensemble_table = ParamTable::default();
     let ensemble = Network::new(config, &tokeniser, classes.as_ref(), &mut ensemble_table)?;
@@ -126,7 +132,7 @@ fn networks(
     let mut metrics = None;
     for k in first..n_trainings {
         let (pass, k_of_pass) = (k / members, k % members);
-        let Pass { plan, rows, is_refit } = &passes[pass];
+        let Pass { plan, rows, is_refit, .. } = &passes[pass];
         let seed = seed_of(config.finetune_seed(), k_of_pass);
         let mut member: Buffer<f32> = table.init(seed);
         if let Some(weights) = pretrained {
@@ -149,7 +155,7 @@ fn networks(
         0 => Ok(Committee::default()),
         _ => Fitting { config, labelled: &labelled, encoded: &encoded, rows }.fit(&engine, None, progress),
     };
-    let mut committee = fit(&labelled_rows, progress)?;
+    let mut committee = fit(&passes[0].with_labels, progress)?;
     if metrics.is_none() || heads > 0 {
         let found = held_out.validate(&ensemble, &ensemble_table, &engine, &params[..n_params], &committee, progress)?;
         if members + heads > 1 {
@@ -159,8 +165,8 @@ fn networks(
         }
         metrics = Some(found);
     }
-    if let Some(Pass { rows, .. }) = passes.get(1) {
-        committee = fit(rows, progress)?;
+    if let Some(Pass { with_labels, .. }) = passes.get(1) {
+        committee = fit(with_labels, progress)?;
     }
     let written = Written { config, tokeniser: &tokeniser, classes: classes.as_ref() };
     let params = &params[(passes.len() - 1) * n_params..];
@@ -172,6 +178,8 @@ fn networks(
 struct Pass {
     plan: TrainPlan,
     rows: Vec<u32>,
+    /// Rows whose labels heads are fitted on.
+    with_labels: Vec<u32>,
     /// Whether the rows held out are among them, so that nothing can be validated.
     is_refit: bool,
 }
@@ -182,34 +190,44 @@ fn passes(
     classes: Option<&Classes>,
     labelled: &Labelled,
     rows: Vec<u32>,
-    with_labels: &[u32],
+    with_labels: Vec<u32>,
     progress: &mut dyn Progress,
 ) -> Vec<Pass> {
-    let plan = |rows: &[u32]| TrainPlan::new(Stage::Finetune, &config.finetune.training, rows.len());
-    let mut passes = vec![Pass { plan: plan(&rows), rows, is_refit: false }];
-    if config.finetune.refit == Refit::All {
-        let rows = with_rows_held_out(labelled, classes, with_labels, progress);
-        passes.push(Pass { plan: plan(&rows), rows, is_refit: true });
-    }
-    passes
+    let pass = |rows: Vec<u32>, with_labels: Vec<u32>, is_refit: bool| {
+        let plan = TrainPlan::new(Stage::Finetune, &config.finetune.training, rows.len());
+        Pass { plan, rows, with_labels, is_refit }
+    };
+    let held_out = match config.finetune.refit {
+        Refit::None => None,
+        Refit::All => Some(rows_held_out(labelled, classes, rows.len(), progress)),
+    };
+    let with_held_out = |rows: &[u32], held_out: &[u32]| {
+        let mut all = [rows, held_out].concat();
+        all.sort_unstable();
+        all
+    };
+    let refit = held_out.map(|held_out| {
+        let [rows, with_labels] = [&rows, &with_labels].map(|rows| with_held_out(rows, &held_out));
+        pass(rows, with_labels, true)
+    });
+    [pass(rows, with_labels, false)].into_iter().chain(refit).collect()
 }
 
-/// The rows of a refit: those whose labels are used, and those held out. A row of a category that no other row has is left out.
-fn with_rows_held_out(labelled: &Labelled, classes: Option<&Classes>, rows: &[u32], progress: &mut dyn Progress) -> Vec<u32> {
+/// The rows held out that a refit learns from, beside `n` others. One of a category that no training row has is left out.
+fn rows_held_out(labelled: &Labelled, classes: Option<&Classes>, n: usize, progress: &mut dyn Progress) -> Vec<u32> {
     let is_known = |row: &u32| classes.is_none_or(|classes| classes.of(&labelled.flows, *row as usize).is_ok());
     let (held_out, unknown): (Vec<u32>, Vec<u32>) = labelled.split.val.iter().partition(|row| is_known(row));
-    let mut all = [rows, &held_out].concat();
-    all.sort_unstable();
-    let (n, more, left_out) = (all.len(), held_out.len(), unknown.len());
-    let left_out = match left_out {
+    let left_out = match unknown.len() {
         0 => String::new(),
         n => format!(" ({n} more are left out: the training rows have none of their categories)"),
     };
+    let more = held_out.len();
     progress.event(Event::Message(&format!(
-        "`finetune.refit: all`: once validated, it is trained again on {n} rows, {more} of which were held out{left_out}; metrics \
-         stay those of the classifier that has not seen them"
+        "`finetune.refit: all`: once validated, it is trained again on {} rows, {more} of which were held out{left_out}; metrics \
+         stay those of the classifier that has not seen them",
+        n + more
     )));
-    all
+    held_out
 }
 
 /// Fits heads on the tokens of a pretrained encoder, or on features, and writes them beside the encoder's weights.
@@ -245,7 +263,7 @@ fn heads_alone(
     let refit;
     let mut committee = model.committee();
     if config.finetune.refit == Refit::All {
-        let rows = with_rows_held_out(labelled, None, rows, progress);
+        let rows = [rows.as_slice(), &rows_held_out(labelled, None, rows.len(), progress)].concat();
         refit = Fitting { config, labelled, encoded, rows: &rows }.fit(model.engine(), model.basis(), progress)?;
         committee = &refit;
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use nids_flows::{Flows, TokenTable, Tokeniser, all_rows};
 
+use super::teachers::Taught;
 use crate::data::{Data, Labelled, data, fit_tokeniser, labelled_name, no_labels, warn_of_newly_missing};
 use crate::labels::labelled_rows;
 use nids_config::{Config, Stage};
@@ -16,12 +17,14 @@ use nids_store::{Error, Result};
 pub(crate) struct Rows {
     pub(crate) labelled: Labelled,
     pub(crate) tokeniser: Tokeniser,
-    /// Rows of `labelled`, then those of `data.unlabelled` if there is a mean teacher.
+    /// Rows of `labelled`, then those of `data.unlabelled` if there are teachers.
     pub(crate) encoded: TokenTable,
     /// Training rows whose labels are used.
     pub(crate) with_labels: Vec<u32>,
     /// Rows that a mean teacher uses without labels.
     pub(crate) without_labels: Vec<u32>,
+    /// What teachers say, if there are any.
+    pub(crate) taught: Option<Taught>,
 }
 
 impl Rows {
@@ -33,7 +36,8 @@ impl Rows {
         progress: &mut dyn Progress,
     ) -> Result<Self> {
         let has_teacher = config.finetune.mean_teacher.is_some();
-        let is_wanted = has_teacher || pretrained_tokeniser.is_none();
+        let uses_unlabelled = has_teacher || config.finetune.teachers.is_some();
+        let is_wanted = uses_unlabelled || pretrained_tokeniser.is_none();
         let Data { labelled, unlabelled } = data(config, is_wanted, stage, progress)?;
         let mut labelled = labelled.ok_or_else(no_labels)?;
         let tokeniser = match pretrained_tokeniser {
@@ -41,11 +45,12 @@ impl Rows {
             None => fit_tokeniser(config, Some(&labelled), unlabelled.as_ref(), progress)?,
         };
         let with_labels = labelled_rows(config, &labelled, stage, progress)?;
-        let mut unlabelled = unlabelled.filter(|_| has_teacher);
+        let mut unlabelled = unlabelled.filter(|_| uses_unlabelled);
+        let taught = Taught::read(config, &labelled, unlabelled.as_ref(), &with_labels, stage, progress)?;
         let (all, all_unlabelled) = (all_rows(labelled.flows.len()), all_rows(unlabelled.as_ref().map_or(0, Flows::len)));
         warn_of_newly_missing(&tokeniser, &labelled.flows, &labelled_name(config), progress);
-        let taught = if has_teacher { &labelled.split.train } else { &with_labels };
-        let mut missing = labelled.flows.missing_counts(taught.iter().copied());
+        let learned = if uses_unlabelled { &labelled.split.train } else { &with_labels };
+        let mut missing = labelled.flows.missing_counts(learned.iter().copied());
         if let Some(unlabelled) = &unlabelled {
             let name = config.data.unlabelled.as_ref().map_or_else(|| "generated flows".to_owned(), ToString::to_string);
             warn_of_newly_missing(&tokeniser, unlabelled, &name, progress);
@@ -69,6 +74,6 @@ impl Rows {
             progress
                 .event(Event::Message(&format!("a mean teacher on {n} rows without labels, beside {labels} rows with labels")));
         }
-        Ok(Self { labelled, tokeniser, encoded, with_labels, without_labels })
+        Ok(Self { labelled, tokeniser, encoded, with_labels, without_labels, taught })
     }
 }

@@ -5,6 +5,7 @@ use nids_models::Classifier;
 use nids_nn::Cx;
 use nids_nn::loss::{BceWeights, bce_with_logits, class_balance, weighted_cross_entropy};
 
+use super::teachers::Taught;
 use crate::data::Labelled;
 use crate::labels::smoothed;
 use nids_config::{Config, MulticlassConfig, Task};
@@ -13,6 +14,8 @@ use nids_store::{Error, Result};
 
 /// The class of a validation row whose category no training row has.
 const NO_CLASS: u32 = u32::MAX;
+/// What the label of a row has in its target beside teachers.
+const LABEL_SHARE: f32 = 0.5;
 
 /// The target of every row.
 pub(crate) enum Targets {
@@ -44,6 +47,17 @@ impl Targets {
             }
             Task::Binary => Self::Attack { labels: labels(), pos_weight },
         }
+    }
+
+    /// Replaces labels by what teachers say of all rows, the half of it where a label may be looked at.
+    pub(crate) fn blend(&mut self, taught: &Taught) {
+        let Self::Attack { labels, .. } = self else { unreachable!("the config was checked: teachers teach the binary task") };
+        let soft = |row: usize| taught.probabilities[row];
+        let of_labelled = labels.iter().enumerate().map(|(row, &label)| {
+            if taught.is_labelled(row) { LABEL_SHARE * label + (1.0 - LABEL_SHARE) * soft(row) } else { soft(row) }
+        });
+        let n_labelled = of_labelled.len();
+        *labels = of_labelled.chain((n_labelled..taught.probabilities.len()).map(soft)).collect();
     }
 
     /// The targets of `rows`, in that order.
