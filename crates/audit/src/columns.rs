@@ -18,7 +18,8 @@ const FEWEST_OF_A_CLASS: usize = 10;
 const OWN_NUMBERS: f64 = 0.95;
 /// The same of texts.
 const OWN_TEXTS: f64 = 0.5;
-/// The share of rows whose number is at least the one before from which on a column looks like a clock.
+/// The share of rows whose number is at least the one before from which on a column looks like a clock, or the one before and 1, like a
+/// count of the rows.
 const RISING: f64 = 0.99;
 
 pub(crate) fn reports(table: &Table) -> Vec<ColumnReport> {
@@ -145,7 +146,8 @@ fn numbers_look_like(table: &Table, column: &Column, values: &[f64], held: &[u32
         (n, n_fitting)
     };
     let (n, by_one) = steps(&|a, b| (b - a - 1.0).abs() < 1e-9);
-    if are_whole && n > 0 && n == by_one {
+    // a row may have been left out
+    if are_whole && n > 0 && by_one as f64 >= RISING * n as f64 {
         return is(Looks::Id, "it counts the rows".to_owned());
     }
     if is_epoch(present()) && n_distinct(held, values.len()) >= FEWEST {
@@ -279,8 +281,9 @@ pub(crate) fn leaks(table: &Table, columns: &[ColumnReport]) -> Check {
         check: CheckName::Leaks,
         verdict: Verdict::Warn,
         found: format!(
-            "{n} of {n_features} features alone tell attacks from the rest (ROC-AUC {LEAK} or more, or certain of {:.0} % of \
+            "{n} of {n_features} features alone {} attacks from the rest (ROC-AUC {LEAK} or more, or certain of {:.0} % of \
              the attacks or the benign rows){others}",
+            if n == 1 { "tells" } else { "tell" },
             100.0 * GIVEN_AWAY
         ),
         findings: leaks.into_iter().map(|column| leak(table, column)).collect(),
@@ -295,19 +298,19 @@ fn is_leak(column: &ColumnReport) -> bool {
 
 fn leak(table: &Table, column: &ColumnReport) -> Finding {
     let area = column.auc.unwrap_or(0.0);
+    let given = column.given_away.iter().flat_map(|given| [(given.benign, "benign rows"), (given.attacks, "attacks")]);
+    let given = given.filter(|(share, _)| *share >= GIVEN_AWAY);
+    let sure: Vec<String> = given.map(|(share, class)| format!(", certain of {:.0} % of the {class}", 100.0 * share)).collect();
+    let sure = sure.concat();
     let is_by_order = column.auc_by_order.is_some_and(|order| order >= column.auc_by_values.unwrap_or(0.0));
     let medians = column
         .medians
-        .filter(|_| is_by_order)
+        .filter(|_| is_by_order && sure.is_empty())
         .map(|Medians { benign, attacks }| format!("; the median is {attacks} in attacks and {benign} in benign rows"));
     let telling = column.telling.as_ref().map(|telling| {
         let rows = count(telling.rows, "row");
         format!("; of {rows} with {}, {} are attacks", telling.value, percent(telling.attacks, telling.rows))
     });
-    let given = column.given_away.iter().flat_map(|given| [(given.benign, "benign rows"), (given.attacks, "attacks")]);
-    let given = given.filter(|(share, _)| *share >= GIVEN_AWAY);
-    let sure: Vec<String> = given.map(|(share, class)| format!(", certain of {:.0} % of the {class}", 100.0 * share)).collect();
-    let sure = sure.concat();
     Finding {
         column: Some(column.name.clone()),
         value: Some(area),

@@ -209,6 +209,11 @@ fn a_count_of_the_rows_looks_like_an_id_and_measured_numbers_do_not() {
     assert_eq!(found(&audit, CheckName::Ids), (Verdict::Warn, vec![("bytes", 1, 0)]));
     assert_eq!(check(&audit, CheckName::Ids).findings[0].what, "it counts the rows, such as 5");
     assert_eq!(column(&audit, "dur").looks_like, None);
+    // a row of 300 was left out
+    let audit = self::audit(vec![rows("a.csv", HEADER, 300, |row, bits| {
+        format!("{}.125,{},tcp,{}", bits % 100_000, row + u64::from(row > 150), bits >> 63)
+    })]);
+    assert_eq!(found(&audit, CheckName::Ids), (Verdict::Warn, vec![("bytes", 1, 0)]));
 }
 
 #[test]
