@@ -143,12 +143,12 @@ fn a_feature_that_alone_gives_the_label_away_is_named_with_its_most_telling_valu
     // bytes: attacks are larger; proto: one kind of benign rows has a value of its own, and dur says nothing
     let file = rows("a.csv", HEADER, 1000, |row, bits| {
         let label = row % 2;
-        let proto = if label == 0 && row < 450 { "icmp" } else { "tcp" };
+        let proto = if label == 0 && (2..452).contains(&row) { "icmp" } else { "tcp" };
         format!("{}.5,{},{proto},{label}", bits % 100, bits % 90 + 80 * label)
     });
     let audit = audit(vec![file]);
     let (verdict, findings) = found(&audit, CheckName::Leaks);
-    assert_eq!((verdict, findings[0].0, findings[1]), (Verdict::Warn, "bytes", ("proto", 1, 0)));
+    assert_eq!((verdict, findings[0].0, findings[1]), (Verdict::Warn, "bytes", ("proto", 3, 0)));
     let (bytes, proto) = (column(&audit, "bytes"), column(&audit, "proto"));
     assert!(bytes.auc_by_order.unwrap() > 0.98 && proto.auc.unwrap() < 0.8, "{bytes:?} {proto:?}");
     assert!((proto.given_away.unwrap().benign - 0.45).abs() < 0.01 && proto.given_away.unwrap().attacks < 0.01);
@@ -165,12 +165,24 @@ fn a_feature_that_alone_gives_the_label_away_is_named_with_its_most_telling_valu
 
 #[test]
 fn a_feature_that_is_missing_in_attacks_gives_them_away() {
-    let file = rows("a.csv", HEADER, 600, |_, bits| {
-        let label = bits >> 63;
-        format!("{},{},tcp,{label}", bits % 1000, if label == 1 { String::new() } else { (bits % 50).to_string() })
-    });
-    let audit = audit(vec![file]);
-    assert_eq!(column(&audit, "bytes").auc_by_order, Some(1.0));
+    // attacks have no number, or a smaller one than benign rows: what is missing counts as smaller than all, or as larger
+    for sign in ["", "-"] {
+        let file = rows("a.csv", HEADER, 600, |row, bits| {
+            let number = match bits >> 63 {
+                0 => format!("{sign}{}", 60 + bits % 50),
+                _ if row % 2 == 0 => String::new(),
+                _ => format!("{sign}{}", 1 + bits % 50),
+            };
+            format!("{},{number},tcp,{}", bits % 1000, bits >> 63)
+        });
+        assert_eq!(column(&audit(vec![file]), "bytes").auc_by_order, Some(1.0), "{sign}");
+    }
+}
+
+#[test]
+fn labels_that_alternate_are_in_both_halves() {
+    let file = rows("a.csv", HEADER, 200, |row, bits| format!("{bits},{},tcp,{}", row % 2 * 9, row % 2));
+    assert_eq!(column(&audit(vec![file]), "bytes").auc_by_values, Some(1.0));
 }
 
 #[test]
@@ -297,8 +309,8 @@ fn the_official_files_of_unsw_nb15_are_known_by_their_counts() {
     };
     let (training, testing) = ((175_341, 119_341), (82_332, 45_332));
     let swapped = audit(vec![
-        of("d/UNSW_NB15_testing-set.csv", training.0, training.1),
-        of("d/UNSW_NB15_training-set.csv", testing.0, testing.1),
+        of("training/UNSW_NB15_testing-set.csv", training.0, training.1),
+        of("testing/UNSW_NB15_training-set.csv", testing.0, testing.1),
     ]);
     assert_eq!(found(&swapped, CheckName::Official), (Verdict::Warn, vec![("", 0, 175_341), ("", 0, 82_332)]));
     let what = &check(&swapped, CheckName::Official).findings[0].what;
