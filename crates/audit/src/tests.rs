@@ -116,6 +116,28 @@ fn missing_and_infinite_cells_are_counted_apart() {
 }
 
 #[test]
+fn cells_are_counted_over_all_files_and_the_example_is_in_its_own() {
+    let one = file("a.csv", "dur,bytes,proto,label\n1,1,tcp,0\n2,inf,tcp,1\n");
+    let two = file("b.csv", "dur,bytes,proto,label\n3,inf,-,0\n4,2,tcp,1\n");
+    let audit = audit(vec![one, two]);
+    assert_eq!(found(&audit, CheckName::Infinite), (Verdict::Warn, vec![("bytes", 2, 2)]));
+    let proto = &check(&audit, CheckName::Missing).findings[1];
+    assert_eq!((proto.column.as_deref(), proto.file.as_deref(), proto.row), (Some("proto"), Some("b.csv"), Some(1)));
+}
+
+#[test]
+fn of_one_class_nothing_gives_the_label_away() {
+    for (label, why) in [(0, "no row is an attack"), (1, "no row is benign")] {
+        let audit = audit(vec![rows("a.csv", HEADER, 50, |row, bits| format!("{bits},{row},tcp,{label}"))]);
+        assert_eq!(
+            (check(&audit, CheckName::Leaks).verdict, check(&audit, CheckName::Leaks).found.as_str()),
+            (Verdict::Skipped, why)
+        );
+        assert_eq!((check(&audit, CheckName::Labels).verdict, column(&audit, "dur").auc), (Verdict::Warn, None));
+    }
+}
+
+#[test]
 fn a_feature_that_is_missing_in_every_row_is_a_warning() {
     let audit = audit(vec![file("a.csv", "dur,bytes,proto,label\n1,,tcp,0\n2,,tcp,1\n")]);
     assert_eq!(found(&audit, CheckName::Missing), (Verdict::Warn, vec![("bytes", 1, 2)]));
