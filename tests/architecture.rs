@@ -13,14 +13,18 @@ const CRATES: &[(&str, &[&str])] = &[
     ("nn", &["kernels"]),
     ("models", &["kernels", "nn"]),
     ("eval", &["kernels"]),
+    ("audit", &["flows", "eval"]),
     ("heads", &["kernels"]),
     ("config", &["flows", "nn", "models"]),
     ("store", &["kernels", "flows", "nn", "eval", "config"]),
     ("interop", &["nn", "store"]),
     ("detect", &["kernels", "flows", "nn", "models", "eval", "heads", "config", "store"]),
     ("train", &["kernels", "nn", "config", "store"]),
-    ("pipeline", &["kernels", "flows", "interop", "nn", "models", "eval", "heads", "config", "store", "train", "detect"]),
-    ("cli", &["kernels", "flows", "eval", "config", "store", "pipeline"]),
+    (
+        "pipeline",
+        &["kernels", "flows", "audit", "interop", "nn", "models", "eval", "heads", "config", "store", "train", "detect"],
+    ),
+    ("cli", &["kernels", "flows", "audit", "eval", "config", "store", "pipeline"]),
 ];
 
 fn root() -> PathBuf {

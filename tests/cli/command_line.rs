@@ -27,6 +27,7 @@ fn help_is_the_manual() {
       predict   Write a verdict for every row of a file, with or without labels
       query     Write which rows to label next
       schema    Propose a schema for files of flows: what each column is, and which say what is an attack
+      audit     Look at flows before anything is trained on them: leaks, duplicates, contradictory labels, drift
       synth     Write generated flows as CSV, shaped like UNSW-NB15
       bench     Measure how fast this machine trains and gives verdicts
       import    Turn a checkpoint of the numpy MLP-Mixer into safetensors
@@ -48,6 +49,9 @@ fn help_is_the_manual() {
 
       From a table that nids-mixer does not know:
       nids-mixer schema flows.csv --output flows.yaml --config my.yaml
+
+      Before training:
+      nids-mixer audit train.csv test.csv
 
       Without data, on generated flows and in seconds:
       nids-mixer pretrain --config configs/tiny.yaml
@@ -111,7 +115,7 @@ fn help_is_the_manual() {
 
 #[test]
 fn every_command_has_help() {
-    let commands = "pretrain encode finetune distil evaluate predict query schema synth import config";
+    let commands = "pretrain encode finetune distil evaluate predict query schema audit synth import config";
     for command in commands.split(' ') {
         assert!(Bench::new().prints(&format!("{command} --help")).contains("Usage: nids-mixer"));
     }

@@ -1,6 +1,7 @@
 //! The program as a user meets it: from a command line to verdicts, or to an error that helps.
 
 mod any_file;
+mod audit;
 mod bad_data;
 mod bench;
 mod categories;

@@ -16,6 +16,9 @@ Examples:
   From a table that nids-mixer does not know:
   nids-mixer schema flows.csv --output flows.yaml --config my.yaml
 
+  Before training:
+  nids-mixer audit train.csv test.csv
+
   Without data, on generated flows and in seconds:
   nids-mixer pretrain --config configs/tiny.yaml
   nids-mixer finetune --config configs/tiny.yaml
@@ -61,6 +64,12 @@ Examples:
   nids-mixer schema flows.csv
   nids-mixer schema flows.csv --output flows.yaml --config my.yaml
   nids-mixer schema logs/ --label verdict --output flows.yaml";
+
+const AUDIT: &str = "\
+Examples:
+  nids-mixer audit flows.csv
+  nids-mixer audit train.csv test.csv
+  nids-mixer audit logs/ --schema zeek-conn --json";
 
 /// Self-supervised intrusion detection on plain CPUs
 ///
@@ -194,6 +203,30 @@ pub(crate) enum Command {
         /// How text files are written: utf-8 or windows-1252 [default: utf-8, and windows-1252 where that fails]
         #[arg(long, value_name = "NAME", value_parser = encoding)]
         encoding: Option<Encoding>,
+    },
+    /// Look at flows before anything is trained on them: leaks, duplicates, contradictory labels, drift
+    ///
+    /// Counts rows, kinds of attacks, missing and infinite values. Finds features that alone give the label away, that name a
+    /// row or tell the time; rows that repeat in a file or in two; equal rows with different labels; files that are sorted
+    /// by label; and what differs between the first file and the others. Prints a verdict for each check, then where and what
+    /// to do. Warnings are no errors: the exit code is 0.
+    #[command(after_help = AUDIT)]
+    Audit {
+        /// The flows: files, folders or patterns such as 'logs/*.csv'; `-` for standard input
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<String>,
+        /// A built-in schema or the file of one [default: found by the columns, as `nids-mixer schema` does]
+        #[arg(long, value_name = "SCHEMA")]
+        schema: Option<String>,
+        /// The column that says what is an attack, where no schema is named [default: found by its name and its values]
+        #[arg(long, value_name = "COLUMN", conflicts_with = "schema")]
+        label: Option<String>,
+        /// How text files are written: utf-8 or windows-1252 [default: utf-8]
+        #[arg(long, value_name = "NAME", value_parser = encoding)]
+        encoding: Option<Encoding>,
+        /// Print one JSON object instead of tables
+        #[arg(long)]
+        json: bool,
     },
     /// Write generated flows as CSV, shaped like UNSW-NB15
     ///

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod audit;
 mod bench;
 mod metrics;
 mod model;
@@ -19,7 +20,7 @@ use clap::Parser;
 use nids_config::Config;
 use nids_eval::metrics::Metrics;
 use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files};
-use nids_pipeline::commands::{BenchOptions, Case, QueryOptions, QueryStrategy};
+use nids_pipeline::commands::{AuditOptions, BenchOptions, Case, QueryOptions, QueryStrategy};
 use nids_pipeline::{commands, stages};
 use nids_store::output::{self, Source};
 use nids_store::progress::Progress;
@@ -96,6 +97,10 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Schema { files, output, config, label, encoding } => {
             schema::schema(&files, output.as_deref(), config.as_deref(), &ProposalOptions { label, encoding }, &mut progress)
+        }
+        Command::Audit { files, schema, label, encoding, json } => {
+            let options = AuditOptions { schema, proposal: ProposalOptions { label, encoding } };
+            audit::audit(&files, &options, json, &mut progress)
         }
         Command::Synth { rows, seed, output: path } => {
             Output::open(path.as_deref(), &[])?.fill(|out| commands::synth(rows as usize, seed, out))

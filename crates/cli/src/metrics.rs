@@ -71,7 +71,7 @@ fn shown(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))
 }
 
-fn table(header: impl Into<comfy_table::Row>) -> Table {
+pub(crate) fn table(header: impl Into<comfy_table::Row>) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
     table.remove_style(TableComponent::HorizontalLines).remove_style(TableComponent::MiddleIntersections);
@@ -80,7 +80,7 @@ fn table(header: impl Into<comfy_table::Row>) -> Table {
 }
 
 /// Formats a table with its numbers aligned to the right.
-fn aligned(mut table: Table) -> String {
+pub(crate) fn aligned(mut table: Table) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -1,11 +1,14 @@
-//! Arrays in, numbers out: how good probabilities are, what a linear probe finds, which rows stand for the others.
+//! Arrays in, numbers out: how good probabilities are, what a linear probe finds, which rows stand for the others, what a column says of
+//! the label, whether it has drifted.
 //!
 //! **Invariant:** nothing here opens a file.
 #![forbid(unsafe_code)]
 
+pub mod drift;
 pub mod kmeans;
 pub mod metrics;
 pub mod probe;
+pub mod separation;
 
 /// Numbers that cannot be judged: scores that are not finite, a matrix that cannot be solved.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

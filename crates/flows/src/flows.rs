@@ -132,6 +132,11 @@ impl Flows {
         &self.carried
     }
 
+    /// Takes the columns out that were carried along.
+    pub fn take_carried(&mut self) -> Vec<Vec<String>> {
+        std::mem::take(&mut self.carried)
+    }
+
     /// Keeps the first `n` rows.
     pub(crate) fn truncate(&mut self, n: usize) {
         self.ids.truncate(n);

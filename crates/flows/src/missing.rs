@@ -22,6 +22,22 @@ impl Flows {
         self.schema.features().zip(&self.features).map(|(feature, column)| (feature.name.clone(), count(column))).collect()
     }
 
+    /// Makes infinite numbers missing, as a reader does by a schema with `infinite: missing`. Returns how many there were of each
+    /// feature, and in which row the first was.
+    pub fn infinite_as_missing(&mut self) -> Vec<(usize, Option<usize>)> {
+        let drop = |column: &mut FeatureColumn| {
+            let (mut n, mut first) = (0, None);
+            if let FeatureColumn::Numeric(values) = column {
+                for (row, value) in values.iter_mut().enumerate().filter(|(_, value)| value.is_infinite()) {
+                    (*value, n) = (f64::NAN, n + 1);
+                    first = first.or(Some(row));
+                }
+            }
+            (n, first)
+        };
+        self.features.iter_mut().map(drop).collect()
+    }
+
     /// Puts a number, which may be NaN or infinite, into a cell: for tests.
     ///
     /// # Panics

@@ -28,6 +28,7 @@ pub(crate) mod sniff;
 mod text;
 mod zeek;
 
+pub use cells::numbers;
 pub use paths::{data_files, is_stdin};
 
 /// Largest magnitude that a numeric cell may have: far above any flow, far below where f32 overflows.
@@ -47,10 +48,16 @@ const MIN_JUDGED: u64 = 10_000;
 pub enum Labels {
     /// A file without them is an error, and so is a word of them that the schema does not know.
     Required,
+    /// They are read where a file has them. A row whose label is missing, or ignored by the schema, stays in its place and has the
+    /// label [`NO_LABEL`].
+    IfPresent,
     /// They are not looked at.
     #[default]
     Unused,
 }
+
+/// The label of a row without one, where labels were read with [`Labels::IfPresent`].
+pub const NO_LABEL: u8 = UNLABELLED;
 
 /// What names a row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -89,6 +96,8 @@ pub struct ReadOptions {
     pub encoding: Option<Encoding>,
     /// Columns that are carried along as they are.
     pub carried: Vec<String>,
+    /// Whether all other columns of a file that are neither feature nor label are carried along, too: [`FlowReader::others`].
+    pub others: bool,
 }
 
 impl Default for ReadOptions {
@@ -101,6 +110,7 @@ impl Default for ReadOptions {
             max_bad_rows: 0.01,
             encoding: None,
             carried: Vec::new(),
+            others: false,
         }
     }
 }
@@ -148,6 +158,8 @@ pub struct FlowReader {
     last: PathBuf,
     lines: Option<Lines>,
     is_finished: bool,
+    /// File of the last batch, counted from 0, and its columns that are carried along without having been named.
+    batch: (usize, Vec<String>),
 }
 
 /// A file that is being read.
@@ -266,7 +278,9 @@ impl FlowReader {
             last: files[0].as_ref().to_owned(),
             lines: None,
             is_finished: false,
+            batch: (0, Vec::new()),
         };
+        reader.sink.may_lack_label = options.labels == Labels::IfPresent;
         reader.open_next()?;
         Ok(reader)
     }
@@ -292,6 +306,16 @@ impl FlowReader {
         self.sink.problems.n_rows
     }
 
+    /// The file of the last batch, counted from 0: no batch has rows of two files.
+    pub fn file(&self) -> usize {
+        self.batch.0
+    }
+
+    /// Names of the columns that the last batch carries along after those of [`ReadOptions::carried`].
+    pub fn others(&self) -> &[String] {
+        &self.batch.1
+    }
+
     /// Where the lines went of the text file that was read last to its end.
     pub fn lines(&self) -> Option<&Lines> {
         self.lines.as_ref()
@@ -306,7 +330,9 @@ impl FlowReader {
         loop {
             let (labels, categories) =
                 self.current.as_ref().map_or((false, false), |file| (file.plan.has_labels, file.plan.has_categories));
-            self.sink.begin(labels, categories, self.options.carried.len(), max_rows);
+            let others = self.current.as_ref().map_or(&[][..], |file| &file.plan.others);
+            self.sink.begin(labels, categories, self.options.carried.len() + others.len(), max_rows);
+            self.batch = (self.n_files - self.files.len() - 1, others.to_vec());
             let Some(file) = &mut self.current else {
                 return self.finish().map(|()| None);
             };
@@ -344,7 +370,8 @@ impl FlowReader {
 
     /// Keeps rows without a label apart.
     fn set_aside(&mut self, flows: Flows) -> Flows {
-        let Some(labels) = flows.labels().filter(|labels| labels.contains(&UNLABELLED)) else { return flows };
+        let is_required = self.options.labels == Labels::Required;
+        let Some(labels) = flows.labels().filter(|labels| is_required && labels.contains(&UNLABELLED)) else { return flows };
         let (labelled, without): (Vec<u32>, Vec<u32>) =
             (0..labels.len() as u32).partition(|&row| labels[row as usize] != UNLABELLED);
         let mut unlabelled = flows.select(&without);
@@ -362,6 +389,9 @@ impl FlowReader {
         let encoding = self.options.encoding.or(self.schema.cells().encoding);
         let (header, unplanned, bytes_notes) = open(&path, &self.schema, encoding, &self.options)?;
         let mut plan = header::plan(&path, header, &self.schema, &self.options)?;
+        if self.options.others {
+            plan.carry_others(self.options.carried.len(), |place| unplanned.is_readable(place));
+        }
         let source = match unplanned {
             Unplanned::Parquet(opened) => Source::Parquet(columnar::Reader::new(&path, *opened, &plan)?),
             Unplanned::Ready(source) => *source,
@@ -501,6 +531,19 @@ impl FlowReader {
 enum Unplanned {
     Parquet(Box<columnar::Opened>),
     Ready(Box<Source>),
+}
+
+impl Unplanned {
+    /// Whether the cells of a column can be read.
+    fn is_readable(&self, place: usize) -> bool {
+        match self {
+            Unplanned::Parquet(opened) => opened.is_readable(place),
+            Unplanned::Ready(source) => match &**source {
+                Source::Arrow(reader) => reader.is_readable(place),
+                _ => true,
+            },
+        }
+    }
 }
 
 /// Opens a file and finds its columns, with what is to be said of it.

@@ -220,6 +220,13 @@ impl Schema {
         &self.cells
     }
 
+    /// This schema with `infinite: clip`: infinite numbers stay what they are, so that they can be told from missing ones.
+    #[must_use]
+    pub fn keeping_infinite(mut self) -> Schema {
+        self.cells.infinite = Some(Infinite::Clip);
+        self
+    }
+
     /// All columns.
     pub fn columns(&self) -> &[Column] {
         &self.columns

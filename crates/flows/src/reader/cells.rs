@@ -102,6 +102,18 @@ impl Rules {
     }
 }
 
+/// Texts as a numeric column of a schema that says nothing of its cells: NaN where one is missing or infinite. None where one is no
+/// number, or all are missing.
+pub fn numbers<S: AsRef<str>>(texts: &[S]) -> Option<Vec<f64>> {
+    let rules = Rules::new(&CellRules::default());
+    let numbers = texts.iter().map(|text| match rules.number(text.as_ref().trim()) {
+        Number::Value(value) | Number::Moment(value) => Some(value),
+        Number::Unreadable => None,
+    });
+    let numbers: Vec<f64> = numbers.collect::<Option<_>>()?;
+    numbers.iter().any(|value| !value.is_nan()).then_some(numbers)
+}
+
 fn other_number(text: &str) -> Number {
     let value = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => hexadecimal(digits),

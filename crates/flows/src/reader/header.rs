@@ -28,6 +28,10 @@ pub(super) struct Plan {
     pub(super) has_categories: bool,
     pub(super) has_ids: bool,
     pub(super) notes: Vec<String>,
+    /// How many columns were seen in the file.
+    pub(super) n_seen: usize,
+    /// Columns that are carried along without having been named.
+    pub(super) others: Vec<String>,
 }
 
 /// A cell that all rows of a file have: of a column that the schema lets a file lack, or that a folder's name gives.
@@ -52,7 +56,7 @@ pub(super) struct Header {
 
 /// Finds what every column of the file is for, or reports all columns that are missing.
 pub(super) fn plan(path: &Path, header: Header, schema: &Schema, options: &ReadOptions) -> Result<Plan> {
-    let plan = Plan { names: header.names, ..Plan::default() };
+    let plan = Plan { names: header.names, n_seen: header.n_seen, ..Plan::default() };
     let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
     for (place, name) in plan.names.iter().enumerate() {
         by_name.entry(folded(name)).or_default().push(place);
@@ -69,6 +73,18 @@ pub(super) fn plan(path: &Path, header: Header, schema: &Schema, options: &ReadO
     };
     let cells = planner.folders(path);
     planner.plan(header.is_by_place, &cells).map_err(|message| Error::data(path, At::File, None, message))
+}
+
+impl Plan {
+    /// Carries along the columns of the file that are for nothing else, after `n_carried` that were named.
+    pub(super) fn carry_others(&mut self, n_carried: usize, is_readable: impl Fn(usize) -> bool) {
+        let is_used = |slot: &Slot| !matches!(slot, Slot::Id | Slot::Where(_) | Slot::Carried(_));
+        let used: HashSet<usize> = self.uses.iter().filter(|(_, slot)| is_used(slot)).map(|(place, _)| *place).collect();
+        for place in (0..self.n_seen).filter(|place| !used.contains(place) && is_readable(*place)) {
+            self.uses.push((place, Slot::Raw(n_carried + self.others.len())));
+            self.others.push(self.names[place].clone());
+        }
+    }
 }
 
 struct Planner<'s> {
@@ -201,12 +217,16 @@ impl Planner<'_> {
     }
 
     fn labels(&mut self) -> std::result::Result<(), String> {
-        if self.options.labels != Labels::Required {
+        if self.options.labels == Labels::Unused {
             return Ok(());
         }
+        let is_required = self.options.labels == Labels::Required;
         let of_kind = |kind| self.schema.columns().iter().find(|column| column.kind == kind);
         let (label, category) = (of_kind(ColumnKind::Label), of_kind(ColumnKind::Category));
         let Some(wanted) = label.or(category) else {
+            if !is_required {
+                return Ok(());
+            }
             let name = self.schema.name();
             return Err(format!("labels are needed here, and schema `{name}` has no column of kind `label` or `category`"));
         };
@@ -225,7 +245,8 @@ impl Planner<'_> {
                 self.plan.notes.push(format!("no column says what is an attack: labels are taken from \"{name}\""));
                 self.plan.uses.push((place, if categories { Slot::CategoryAndLabel } else { Slot::Label }));
             }
-            (None, _) => self.missing.push(wanted),
+            (None, _) if is_required => self.missing.push(wanted),
+            (None, _) => return Ok(()),
         }
         self.plan.has_labels = true;
         self.plan.has_categories = categories && (category_at.is_some() || category.is_none());

@@ -47,6 +47,8 @@ pub(super) struct Sink {
     pub(super) flows: Flows,
     pub(super) problems: Problems,
     on_bad_row: OnBadRow,
+    /// Whether a row with a blank label is one without a label.
+    pub(super) may_lack_label: bool,
     /// What is wrong with rows that are left out, until somebody takes it.
     pub(super) rejects: Vec<Reject>,
     known_words: HashMap<String, u8>,
@@ -79,6 +81,7 @@ impl Sink {
             flows: Flows::empty(&schema, false, false),
             problems: Problems::default(),
             on_bad_row,
+            may_lack_label: false,
             rejects: Vec::new(),
             known_words: HashMap::new(),
             unknown_words: BTreeMap::new(),
@@ -244,10 +247,12 @@ impl Sink {
     fn push_label(&mut self, word: &str) {
         let Some(labels) = &mut self.flows.labels else { return };
         let label = self.known_words.get(word).copied().or_else(|| {
-            let label = match self.words.label(word)? {
-                Label::Benign => 0,
-                Label::Attack => 1,
-                Label::Ignored => UNLABELLED,
+            let label = match self.words.label(word) {
+                Some(Label::Benign) => 0,
+                Some(Label::Attack) => 1,
+                Some(Label::Ignored) => UNLABELLED,
+                None if self.may_lack_label && self.rules.is_missing(word) => UNLABELLED,
+                None => return None,
             };
             if self.known_words.len() < MAX_UNKNOWN {
                 self.known_words.insert(word.to_owned(), label);

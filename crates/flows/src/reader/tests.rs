@@ -672,3 +672,65 @@ fn folders_named_by_hive_give_columns() {
 fn write(path: &Path, content: impl AsRef<[u8]>) {
     fs::write(path, content).unwrap();
 }
+
+/// Rows of two files: the second has a column that the first has not, and no label.
+#[test]
+fn all_other_columns_are_carried_along_file_by_file() {
+    let (_one, one) = file("id,rate,proto,label,when\na,1,tcp,0,2017-07-03\nb,2,udp,1,-\n");
+    let (_two, two) = file("extra,proto,rate\nx,tcp,3\n");
+    let options = ReadOptions { labels: Labels::IfPresent, ids: Ids::Row, others: true, ..ReadOptions::default() };
+    let mut reader = FlowReader::open(&[one, two], &schema(), &options).unwrap();
+    let first = reader.next_batch(usize::MAX).unwrap().unwrap();
+    assert_eq!((reader.file(), reader.others()), (0, ["id", "when"].map(str::to_owned).as_slice()));
+    assert_eq!(first.carried(), [["a", "b"], ["2017-07-03", "-"]]);
+    assert_eq!(first.labels(), Some([0, 1].as_slice()));
+    let second = reader.next_batch(usize::MAX).unwrap().unwrap();
+    assert_eq!((reader.file(), reader.others()), (1, ["extra".to_owned()].as_slice()));
+    assert_eq!((second.carried(), second.labels()), ([vec!["x".to_owned()]].as_slice(), None));
+    assert!(reader.next_batch(1).unwrap().is_none());
+}
+
+#[test]
+fn a_list_in_a_columnar_file_is_not_carried_along() {
+    let mut columns = toy_columns();
+    let lists = arrow_array::ListArray::from_iter_primitive::<Int32Type, _, _>((0..columns[0].1.len()).map(|_| Some([Some(1)])));
+    columns.push(("list", Arc::new(lists)));
+    columns.push(("again", Arc::clone(&columns[0].1)));
+    let (_folder, path) = file(parquet(columns));
+    let options = ReadOptions { others: true, ..ReadOptions::labelled() };
+    let mut reader = FlowReader::open(&[path], &schema(), &options).unwrap();
+    let flows = reader.next_batch(usize::MAX).unwrap().unwrap();
+    assert_eq!(reader.others(), ["id", "more", "again"]);
+    assert!(flows.carried().iter().all(|cells| cells.len() == flows.len()));
+}
+
+#[test]
+fn rows_whose_label_is_ignored_stay_in_place_where_labels_may_be_absent() {
+    let schema = format!("labels: {{ benign: [ok], attack: any, ignore: [maybe] }}\n{SCHEMA}");
+    let options = ReadOptions { labels: Labels::IfPresent, ids: Ids::Row, ..ReadOptions::default() };
+    let text = "rate,proto,label\n1,tcp,ok\n2,tcp,maybe\n3,tcp,scan\n4,tcp,\n";
+    let (flows, notes) = read_by(&schema, text, &options).unwrap();
+    assert_eq!((flows.labels(), flows.ids().len()), (Some([0, NO_LABEL, 1, NO_LABEL].as_slice()), 4));
+    assert_eq!(notes, "toy.csv: 4 rows from 5 lines");
+    let (flows, _) = read_by(&schema, "rate,proto\n1,tcp\n", &options).unwrap();
+    assert_eq!(flows.labels(), None);
+    // a word that no list has is an error here, too
+    let error = read_by(SCHEMA, text, &options).unwrap_err();
+    assert!(error.contains("\"maybe\" (1)"), "{error}");
+}
+
+#[test]
+fn infinite_numbers_can_be_told_from_missing_ones() {
+    let (_folder, path) = file("rate,proto\n1,a\nInfinity,a\nNaN,a\n-inf,a\n");
+    let mut flows = read(&path, &schema().keeping_infinite(), &UNUSED()).unwrap();
+    assert_eq!(flows.infinite_as_missing(), [(2, Some(1)), (0, None)]);
+    let plain = read(&path, &schema(), &UNUSED()).unwrap();
+    assert_eq!(flows.fingerprint(), plain.fingerprint());
+}
+
+#[test]
+fn texts_are_numbers_where_all_are_read_as_one() {
+    let seconds = super::numbers(&["1970-01-01 00:01:00", " 2 ", "-", "0x10"]).unwrap();
+    assert_eq!((&seconds[..2], seconds[2].is_nan(), seconds[3]), ([60.0, 2.0].as_slice(), true, 16.0));
+    assert_eq!((super::numbers(&["1", "tcp"]), super::numbers(&["-", ""])), (None, None));
+}

@@ -1,5 +1,6 @@
 //! The commands, which leave no artefacts: one file each.
 
+mod audit;
 mod bench;
 mod predict;
 mod query;
@@ -13,6 +14,7 @@ use std::path::Path;
 use nids_interop::import::Imported;
 use nids_store::{Error, Result};
 
+pub use audit::{AuditOptions, audit};
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, ReadFigures, bench};
 pub use predict::{PredictOptions, PredictSummary, evaluate, predict};
 pub use query::{QueryOptions, QueryStrategy, query};
