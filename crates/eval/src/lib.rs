@@ -5,6 +5,7 @@
 
 pub mod kmeans;
 pub mod metrics;
+pub mod operating;
 pub mod probe;
 
 /// Numbers that cannot be judged: scores that are not finite, a matrix that cannot be solved.
