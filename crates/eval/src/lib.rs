@@ -3,7 +3,9 @@
 //! **Invariant:** nothing here opens a file.
 #![forbid(unsafe_code)]
 
+pub mod calibration;
 pub mod kmeans;
+mod logistic;
 pub mod metrics;
 pub mod operating;
 pub mod probe;
