@@ -3,6 +3,7 @@
 //! **Invariant:** nothing here opens a file.
 #![forbid(unsafe_code)]
 
+pub mod adaptation;
 pub mod calibration;
 pub mod kmeans;
 mod logistic;
