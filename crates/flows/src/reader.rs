@@ -47,6 +47,8 @@ const MIN_JUDGED: u64 = 10_000;
 pub enum Labels {
     /// A file without them is an error, and so is a word of them that the schema does not know.
     Required,
+    /// They are read where a file has a column of them; a word that the schema does not know is an error.
+    WherePresent,
     /// They are not looked at.
     #[default]
     Unused,

@@ -201,12 +201,17 @@ impl Planner<'_> {
     }
 
     fn labels(&mut self) -> std::result::Result<(), String> {
-        if self.options.labels != Labels::Required {
-            return Ok(());
-        }
+        let are_required = match self.options.labels {
+            Labels::Unused => return Ok(()),
+            Labels::WherePresent => false,
+            Labels::Required => true,
+        };
         let of_kind = |kind| self.schema.columns().iter().find(|column| column.kind == kind);
         let (label, category) = (of_kind(ColumnKind::Label), of_kind(ColumnKind::Category));
         let Some(wanted) = label.or(category) else {
+            if !are_required {
+                return Ok(());
+            }
             let name = self.schema.name();
             return Err(format!("labels are needed here, and schema `{name}` has no column of kind `label` or `category`"));
         };
@@ -225,7 +230,8 @@ impl Planner<'_> {
                 self.plan.notes.push(format!("no column says what is an attack: labels are taken from \"{name}\""));
                 self.plan.uses.push((place, if categories { Slot::CategoryAndLabel } else { Slot::Label }));
             }
-            (None, _) => self.missing.push(wanted),
+            (None, _) if are_required => self.missing.push(wanted),
+            (None, _) => return Ok(()),
         }
         self.plan.has_labels = true;
         self.plan.has_categories = categories && (category_at.is_some() || category.is_none());
