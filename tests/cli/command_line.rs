@@ -18,21 +18,23 @@ fn help_is_the_manual() {
     Usage: nids-mixer <COMMAND>
 
     Commands:
-      pretrain  Train an autoencoder, masked or variational, on flows without labels
-      encode    Write the latents of every row and print the accuracy of a linear probe
-      finetune  Train the classifier
-      distil    Train the classifier on what other classifiers say
-      sweep     Find how large the network should be, or which settings are best, by short trainings
-      evaluate  Compare verdicts with the labels of a file
-      predict   Write a verdict for every row of a file, with or without labels
-      query     Write which rows to label next
-      schema    Propose a schema for files of flows: what each column is, and which say what is an attack
-      audit     Look at flows before anything is trained on them: leaks, duplicates, contradictory labels, drift
-      synth     Write generated flows as CSV, shaped like UNSW-NB15
-      bench     Measure how fast this machine trains and gives verdicts
-      import    Turn a checkpoint of the numpy MLP-Mixer into safetensors
-      config    Check a config and print it with every default written out
-      help      Print this message or the help of the given subcommand(s)
+      pretrain   Train an autoencoder, masked or variational, on flows without labels
+      encode     Write the latents of every row and print the accuracy of a linear probe
+      finetune   Train the classifier
+      distil     Train the classifier on what other classifiers say
+      sweep      Find how large the network should be, or which settings are best, by short trainings
+      calibrate  Choose when a row is an alarm, and make scores probabilities
+      adapt      Adapt a trained run to the flows of another network, in seconds
+      evaluate   Compare verdicts with the labels of a file
+      predict    Write a verdict for every row of a file, with or without labels
+      query      Write which rows to label next
+      schema     Propose a schema for files of flows: what each column is, and which say what is an attack
+      audit      Look at flows before anything is trained on them: leaks, duplicates, contradictory labels, drift
+      synth      Write generated flows as CSV, shaped like UNSW-NB15
+      bench      Measure how fast this machine trains and gives verdicts
+      import     Turn a checkpoint of the numpy MLP-Mixer into safetensors
+      config     Check a config and print it with every default written out
+      help       Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help
@@ -115,7 +117,7 @@ fn help_is_the_manual() {
 
 #[test]
 fn every_command_has_help() {
-    let commands = "pretrain encode finetune distil evaluate predict query schema audit synth import config";
+    let commands = "pretrain encode finetune distil calibrate adapt evaluate predict query schema audit synth import config";
     for command in commands.split(' ') {
         assert!(Bench::new().prints(&format!("{command} --help")).contains("Usage: nids-mixer"));
     }
@@ -129,6 +131,8 @@ fn a_wrong_command_line_ends_with_2() {
     insta::assert_snapshot!(all.join("\n"), @r"
     exit code 2
     error: unrecognized subcommand 'frobnicate'
+
+      tip: a similar subcommand exists: 'calibrate'
 
     Usage: nids-mixer <COMMAND>
 

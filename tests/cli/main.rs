@@ -14,6 +14,7 @@ mod few_labels;
 mod job;
 mod memory;
 mod moved;
+mod operating;
 mod outputs;
 mod resume;
 mod same_bytes;

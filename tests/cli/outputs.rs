@@ -73,7 +73,7 @@ fn nothing_that_is_read_and_no_artefact_is_written_over() {
     }
     // names that a stage will use
     fs::create_dir(bench.path("run/checkpoints")).unwrap();
-    for name in ["run/sweep.json", "run/checkpoints/x", "run/latents/new.npy"] {
+    for name in ["run/sweep.json", "run/calibration.json", "run/adaptation.json", "run/checkpoints/x", "run/latents/new.npy"] {
         assert!(bench.fails(&format!("{PREDICT} --output {name}")).starts_with("exit code 2"), "{name}");
     }
     let run = bench.path("run").canonicalize().unwrap().display().to_string();

@@ -11,10 +11,14 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use ndarray::{Array1, Array2};
 use nids_config::{Config, Stage};
+use nids_detect::operation::{Adaptation, Calibration, Carried, HeldOutRows, OperatingPoint};
+use nids_eval::adaptation::{Condition, Correction, PriorShift, Segment, Test};
+use nids_eval::calibration::Scaling;
+use nids_eval::operating::BenignScores;
 use nids_flows::{Normalisation, ReadOptions, Schema, Tokeniser, TokeniserConfig};
 use nids_nn::{Linear, ParamTable, weights};
 use nids_pipeline::stages;
-use nids_store::artefacts::write_atomic;
+use nids_store::artefacts::{Digest, sha256, write_atomic};
 use nids_store::progress::{Event, Progress, Silent};
 use nids_store::{Run, npy};
 
@@ -69,6 +73,8 @@ pub(crate) fn seeds() -> Vec<Seed> {
         let tokeniser = Tokeniser::fit(&flows, &[0, 1, 2, 3], &config).unwrap();
         write("tokeniser", &format!("{normalisation:?}.json").to_lowercase(), tokeniser.to_json().as_bytes());
     }
+
+    operating_points(&mut write);
 
     let configs = [
         "name: seed",
@@ -133,6 +139,41 @@ pub(crate) fn seeds() -> Vec<Seed> {
         write("stopped", name, &fs::read(run.folder().join("checkpoints").join(name)).unwrap());
     }
     seeds
+}
+
+/// A calibration, and adaptations with and without labels.
+fn operating_points(write: &mut dyn FnMut(&'static str, &str, &[u8])) {
+    let scores: Vec<f32> = (0..40).map(|i| (i * i % 37) as f32 / 40.0).collect();
+    let benign = BenignScores::new(&scores).unwrap();
+    let digest = Digest { sha256: sha256(b"model"), bytes: 5 };
+    let point = OperatingPoint::Budget { fpr: 0.1, threshold: 0.875 };
+    let calibration = Calibration {
+        model: digest.clone(),
+        rows: HeldOutRows { files: Some(vec![("flows.csv".to_owned(), digest.clone())]), benign: 40, attacks: 30 },
+        scaling: Some(Scaling { slope: 0.5, offset: -0.25 }),
+        benign: benign.clone(),
+        point,
+    };
+    write("operation", "calibration.json", &calibration.to_bytes());
+    let config = Calibration { scaling: None, point: OperatingPoint::Config, ..calibration };
+    write("operation", "benign.json", &config.to_bytes());
+    let conditions = |fails| {
+        let first = Condition { feature: 2, value: 0.5, test: Test::AtMost, fails };
+        vec![first, Condition { feature: 5, value: 3.0, test: Test::Is, fails: true }]
+    };
+    let segments = [(false, 1.5), (true, -2.0)].map(|(fails, weight)| Segment { conditions: conditions(fails), weight });
+    let labels = Adaptation {
+        model: digest.clone(),
+        calibration: Some(digest.clone()),
+        correction: Correction { slope: 0.75, offset: 0.5, segments: segments.to_vec() },
+        prior: None,
+        carried: Some(Carried { benign, point }),
+    };
+    write("operation", "labels.json", &labels.to_bytes());
+    let correction = Correction { slope: 1.0, offset: -0.5, segments: Vec::new() };
+    let prior = PriorShift { before: 0.5, after: 0.25, shift: -1.0, likelihood_ratio: 9.0 };
+    let prior = Adaptation { calibration: None, correction, prior: Some(prior), carried: None, ..labels };
+    write("operation", "prior.json", &prior.to_bytes());
 }
 
 /// Flows in formats other than CSV and Parquet.

@@ -103,7 +103,7 @@ macro_rules! smoke {
     };
 }
 
-smoke! { arrow coded config csv import json manifest npy parquet proposal run schema stopped tokeniser weights zeek }
+smoke! { arrow coded config csv import json manifest npy operation parquet proposal run schema stopped tokeniser weights zeek }
 
 /// `cargo test -p nids-pipeline --test untrusted write_the_seeds -- --ignored`, after a change of format.
 #[test]
@@ -126,6 +126,7 @@ fn seeds_are_accepted() {
         let check = match seed.target {
             "weights" => check::weights,
             "npy" => check::npy,
+            "operation" => check::operation,
             "tokeniser" => check::tokeniser,
             "config" => check::config,
             "schema" => check::schema,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use nids_flows::{Encoding, Ids, OnBadRow, ReadOptions};
-use nids_pipeline::commands::{Axis, VerdictFormat};
+use nids_pipeline::commands::{Alarm, Axis, VerdictFormat};
 
 const MANUAL: &str = "\
 Examples:
@@ -58,6 +58,17 @@ checkpoint when the command is given again, and leaves the same bytes as if it
 had not been stopped. If settings, data or kernels have changed since, the
 stage refuses (exit code 4): see --allow-changes and --fresh. One process at a
 time works in a run folder.";
+
+const CALIBRATE: &str = "\
+Examples:
+  nids-mixer calibrate --run runs/unsw-nb15 --fpr 0.01
+  nids-mixer calibrate --run runs/unsw-nb15 --alerts-per-day 50 --flows-per-day 1e6 --data held-out.csv";
+
+const ADAPT: &str = "\
+Examples:
+  nids-mixer adapt --run runs/unsw-nb15 --data labelled.csv
+  nids-mixer adapt --run runs/unsw-nb15 --data today.csv --no-labels --json
+  nids-mixer adapt --run runs/unsw-nb15 --undo";
 
 const SCHEMA: &str = "\
 Examples:
@@ -125,10 +136,65 @@ pub(crate) enum Command {
         #[arg(long, value_name = "KEY=VALUE,...")]
         grid: Vec<Axis>,
     },
+    /// Choose when a row is an alarm, and make scores probabilities
+    ///
+    /// Scores labelled rows that the classifier has not learned from: the run's validation rows, or those of --data. Fits
+    /// how scores become probabilities, and finds the smallest threshold that keeps a budget of false alarms. Both are
+    /// kept in the run folder (calibration.json) and used by `predict` and `evaluate` from then on; no weight changes.
+    /// The budget holds, with 95 % confidence, for flows like the benign ones held out. It needs 299 of them for 1 %,
+    /// 2,995 for 0.1 %, 29,956 for 0.01 %.
+    #[command(after_help = CALIBRATE)]
+    Calibrate {
+        /// The run folder that `finetune` has filled
+        #[arg(long, value_name = "DIR")]
+        run: PathBuf,
+        /// Labelled flows that the classifier has not learned from [default: the run's validation rows]
+        #[arg(long, value_name = "FILE", num_args = 1..)]
+        data: Vec<String>,
+        /// What names a row in messages: the id column of the schema, or `row` for its number
+        #[arg(long, value_name = "WHAT", value_parser = ["schema", "row"], default_value = "schema", hide_possible_values = true)]
+        id: String,
+        #[command(flatten)]
+        alarm: AlarmArgs,
+        /// How scores become probabilities: platt (slope and offset), temperature (slope alone) or none
+        #[arg(long, value_name = "HOW", value_parser = ["platt", "temperature", "none"], default_value = "platt", hide_possible_values = true)]
+        scaling: String,
+        /// Print one JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Adapt a trained run to the flows of another network, in seconds
+    ///
+    /// Corrects probabilities; no weight changes. With labels in --data (a few hundred are enough) it fits a slope, an
+    /// offset and a weight for each kind of flow where the model is wrong. Without labels it estimates the share of
+    /// attacks (expectation and maximisation) and corrects for that. What does not help is refused (exit code 3), and
+    /// nothing is changed. The correction is kept in the run folder (adaptation.json).
+    #[command(after_help = ADAPT)]
+    Adapt {
+        /// The run folder that `finetune` has filled
+        #[arg(long, value_name = "DIR")]
+        run: PathBuf,
+        /// Flows of the other network: a file, a folder, a pattern such as 'logs/*.csv', or several of these
+        #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "undo")]
+        data: Vec<String>,
+        /// What names a row in messages: the id column of the schema, or `row` for its number
+        #[arg(long, value_name = "WHAT", value_parser = ["schema", "row"], default_value = "schema", hide_possible_values = true)]
+        id: String,
+        /// Do not look at labels, although the flows may have some
+        #[arg(long)]
+        no_labels: bool,
+        /// Take back what `adapt` has left
+        #[arg(long, conflicts_with_all = ["data", "no_labels", "json"])]
+        undo: bool,
+        /// Print one JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+    },
     /// Compare verdicts with the labels of a file
     ///
     /// Prints accuracy, balanced accuracy, precision, recall, F1, ROC-AUC, PR-AUC, recall at 1 % false alarms, log loss,
-    /// Brier score and the number of rows. Whatever is undefined (one class only) is null.
+    /// Brier score and the number of rows; then the threshold, the share of false alarms at it, the calibration error and
+    /// the recall of each category of attacks, with intervals. Whatever is undefined (one class only) is null.
     Evaluate {
         #[command(flatten)]
         model: ModelArgs,
@@ -138,8 +204,8 @@ pub(crate) enum Command {
     },
     /// Write a verdict for every row of a file, with or without labels
     ///
-    /// One row per input row, in order: id, probability of an attack, verdict, and what --columns names. Categories never
-    /// seen in training, those that it has cut, and missing cells are counted on stderr.
+    /// One row per input row, in order: id, probability of an attack, verdict, and what --columns names; after `calibrate`
+    /// a p-value, too. Categories never seen in training, those that it has cut, and missing cells are counted on stderr.
     Predict {
         #[command(flatten)]
         model: ModelArgs,
@@ -359,9 +425,8 @@ pub(crate) struct ModelArgs {
     /// What names a row: the id column of the schema, or `row` for its number in the file
     #[arg(long, value_name = "WHAT", value_parser = ["schema", "row"], default_value = "schema", hide_possible_values = true)]
     pub(crate) id: String,
-    /// From which probability on a row is an attack [default: `evaluate.threshold` in config.yaml of the run folder]
-    #[arg(long, value_name = "P", value_parser = threshold)]
-    pub(crate) threshold: Option<f64>,
+    #[command(flatten)]
+    pub(crate) alarm: AlarmArgs,
     /// What to do with a row that cannot be read: stop, or skip it and write it to --rejects
     #[arg(long, value_name = "WHAT", value_parser = ["stop", "skip"], default_value = "stop", hide_possible_values = true)]
     pub(crate) on_bad_row: String,
@@ -374,6 +439,39 @@ pub(crate) struct ModelArgs {
     /// How text files are written, where neither the schema nor a byte order mark says it: utf-8 or windows-1252
     #[arg(long, value_name = "NAME", value_parser = encoding)]
     pub(crate) encoding: Option<Encoding>,
+}
+
+/// When a row is an attack.
+#[derive(Debug, Args)]
+pub(crate) struct AlarmArgs {
+    /// From which probability on a row is an attack [default: what `calibrate` has left, else `evaluate.threshold` in
+    /// config.yaml of the run folder]
+    #[arg(long, value_name = "P", value_parser = threshold)]
+    threshold: Option<f64>,
+    /// The smallest threshold at which at most this share of benign flows are alarms, at 95 % confidence: 0.01
+    #[arg(long, value_name = "SHARE", value_parser = rate, conflicts_with = "threshold")]
+    fpr: Option<f64>,
+    /// The same as --fpr N / M: at most N false alarms a day, with --flows-per-day M
+    #[arg(long, value_name = "N", requires = "flows_per_day", conflicts_with_all = ["threshold", "fpr"])]
+    alerts_per_day: Option<f64>,
+    /// Number of benign flows a day
+    #[arg(long, value_name = "M", requires = "alerts_per_day")]
+    flows_per_day: Option<f64>,
+}
+
+impl AlarmArgs {
+    /// What was asked for, if anything.
+    pub(crate) fn alarm(&self) -> nids_store::Result<Option<Alarm>> {
+        if let Some((alerts, flows)) = self.alerts_per_day.zip(self.flows_per_day) {
+            return Alarm::per_day(alerts, flows).map(Some);
+        }
+        Ok(self.fpr.map(Alarm::Budget).or(self.threshold.map(Alarm::Threshold)))
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let inside = text.parse().ok().filter(|&rate: &f64| rate > 0.0 && rate < 1.0);
+    inside.ok_or_else(|| "expected a number above 0 and below 1".to_owned())
 }
 
 fn threshold(text: &str) -> Result<f64, String> {

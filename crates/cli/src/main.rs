@@ -18,7 +18,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nids_config::Config;
-use nids_eval::metrics::Metrics;
 use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files};
 use nids_pipeline::commands::{AuditOptions, BenchOptions, Case, QueryOptions, QueryStrategy};
 use nids_pipeline::{commands, stages};
@@ -78,6 +77,11 @@ fn run(command: Command) -> Result<()> {
             terminal::tell(&format!("sweep: {} and its config in {}", report.trials[report.chosen].name, chosen.display()));
             Ok(())
         }
+        Command::Calibrate { run, data, id, alarm, scaling, json } => {
+            model::calibrate(&run, &data, &id, &alarm, &scaling, json, &mut progress)
+        }
+        Command::Adapt { run, undo: true, .. } => model::undo_adapt(&run, &mut progress),
+        Command::Adapt { run, data, id, no_labels, json, .. } => model::adapt(&run, &data, &id, no_labels, json, &mut progress),
         Command::Evaluate { model, json } => model::evaluate(&model, json, &mut progress),
         Command::Predict { model, output, format, columns } => {
             model::predict(&model, output.as_deref(), format.as_deref(), columns, &mut progress)
@@ -149,7 +153,7 @@ fn finetune(args: &StageArgs, progress: &mut dyn Progress) -> Result<()> {
     let (config, run) = open(args)?;
     let out = Output::open(None, &stage_sources(args, &config, &run))?;
     let metrics = stages::finetune(&config, &run, progress)?;
-    out.print(&metrics_text(&metrics, false))
+    out.print(&metrics::tables(&metrics))
 }
 
 /// Folders as the value of a setting.
@@ -265,8 +269,4 @@ impl Write for Stdout {
         let result = self.inner.flush();
         self.noted(result)
     }
-}
-
-fn metrics_text(metrics: &Metrics, json: bool) -> String {
-    if json { metrics::json(metrics) } else { metrics::tables(metrics) }
 }

@@ -1,12 +1,68 @@
-//! The output of `finetune` and `evaluate`.
+//! The output of `finetune`, `evaluate`, `calibrate` and `adapt`.
 
 use crate::terminal::plain;
 use comfy_table::{CellAlignment, Table, TableComponent, presets};
-use nids_eval::metrics::{CategoryMetrics, Metrics};
+use nids_eval::metrics::{CategoryMetrics, Evaluation, Metrics};
+use nids_pipeline::commands::{AdaptReport, CalibrateReport};
+use serde::Serialize;
 
-/// The metrics as one line of JSON.
-pub(crate) fn json(metrics: &Metrics) -> String {
-    serde_json::to_string(metrics).expect("metrics are plain numbers")
+/// Metrics or a report as one line of JSON.
+pub(crate) fn json(report: &impl Serialize) -> String {
+    serde_json::to_string(report).expect("plain numbers and texts under names")
+}
+
+/// The metrics at an operating point, as tables.
+pub(crate) fn evaluation(found: &Evaluation) -> String {
+    let mut at = table(["at the threshold", "value", "from", "to"]);
+    let ends = |interval: Option<[f64; 2]>| interval.map_or([None; 2], |ends| ends.map(Some)).map(shown);
+    at.add_row(["threshold".to_owned(), format!("{}", found.threshold)]);
+    for (name, value, interval) in
+        [("false alarms", found.fpr, found.fpr_interval), ("recall", found.metrics.recall, found.recall_interval)]
+    {
+        let [low, high] = ends(interval);
+        at.add_row([name.to_owned(), shown(value), low, high]);
+    }
+    for (category, of) in found.recall_by_category.iter().flatten() {
+        let [recall, low, high] = [of.recall, of.low, of.high].map(|value| shown(Some(value)));
+        at.add_row([format!("  {} ({})", plain(category), of.rows), recall, low, high]);
+    }
+    at.add_row(["calibration error (ECE)".to_owned(), shown(found.ece)]);
+    at.add_row(["  without its bias".to_owned(), shown(found.ece_debiased)]);
+    [tables(&found.metrics), aligned(at)].join("\n\n")
+}
+
+/// What `calibrate` found, as a table.
+pub(crate) fn calibration(found: &CalibrateReport) -> String {
+    let mut of = table(["calibration", "value"]);
+    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+    of.add_row(["benign rows held out".to_owned(), format!("{} ({} different)", found.benign, found.different_benign)]);
+    of.add_row(["attacks held out".to_owned(), found.attacks.to_string()]);
+    of.add_row(["slope".to_owned(), shown(found.scaling.map(|scaling| scaling.slope))]);
+    of.add_row(["offset".to_owned(), shown(found.scaling.map(|scaling| scaling.offset))]);
+    of.add_row(["calibration error before".to_owned(), shown(found.before.ece)]);
+    of.add_row(["  after".to_owned(), shown(found.after.ece)]);
+    of.add_row(["threshold".to_owned(), number(found.threshold)]);
+    of.add_row(["budget of false alarms".to_owned(), number(found.fpr)]);
+    of.add_row(["  of those held out".to_owned(), shown(found.false_alarms)]);
+    of.add_row(["recall of attacks held out".to_owned(), shown(found.recall)]);
+    aligned(of)
+}
+
+/// What `adapt` found, as a table.
+pub(crate) fn adaptation(found: &AdaptReport) -> String {
+    let mut of = table([&format!("adapted by {}", found.by), "before", "after"]);
+    let rows = [
+        ("log loss", found.before.log_loss, found.after.log_loss),
+        ("accuracy", found.before.accuracy, found.after.accuracy),
+        ("share of attacks", Some(found.before.prior), Some(found.after.prior)),
+    ];
+    for (name, before, after) in rows {
+        of.add_row([name.to_owned(), shown(before), shown(after)]);
+    }
+    of.add_row(["rows".to_owned(), String::new(), found.rows.to_string()]);
+    of.add_row(["segments".to_owned(), String::new(), found.segments.to_string()]);
+    of.add_row(["threshold".to_owned(), String::new(), found.threshold.to_string()]);
+    aligned(of)
 }
 
 /// The metrics as a table, or as three tables if the classifier knows categories.

@@ -2,25 +2,72 @@
 
 use std::path::{Path, PathBuf};
 
-use nids_flows::{OnBadRow, ReadOptions, Reject, data_files};
+use nids_eval::calibration::ScalingKind;
+use nids_flows::{Ids, OnBadRow, ReadOptions, Reject, data_files};
 use nids_pipeline::RejectsFile;
-use nids_pipeline::commands::{self, PredictOptions, VerdictFormat};
+use nids_pipeline::commands::{self, AdaptOptions, CalibrateOptions, PredictOptions, VerdictFormat};
 use nids_store::output::{self, Source};
 use nids_store::progress::Progress;
 use nids_store::{Error, Result, Run};
 
-use crate::args::ModelArgs;
-use crate::{Output, metrics_text, terminal};
+use crate::args::{AlarmArgs, ModelArgs};
+use crate::{Output, metrics, terminal};
 
 pub(crate) fn evaluate(model: &ModelArgs, json: bool, progress: &mut dyn Progress) -> Result<()> {
     let (run, data) = (Run::open(&model.run)?, data_files(&model.data)?);
     let sources = sources(&data, &run);
     let out = Output::open(None, &sources)?;
     let options = options(model, VerdictFormat::Csv, Vec::new())?;
-    let metrics = with_rejects(model.rejects.as_deref(), &sources, |rejected| {
+    let found = with_rejects(model.rejects.as_deref(), &sources, |rejected| {
         commands::evaluate(&run, &data, &options, rejected, progress)
     })?;
-    out.print(&metrics_text(&metrics, json))
+    out.print(&if json { metrics::json(&found) } else { metrics::evaluation(&found) })
+}
+
+pub(crate) fn calibrate(
+    folder: &Path,
+    data: &[String],
+    id: &str,
+    alarm: &AlarmArgs,
+    scaling: &str,
+    json: bool,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    let (run, data) = (Run::open(folder)?, data_files(data)?);
+    let out = Output::open(None, &sources(&data, &run))?;
+    let scaling = match scaling {
+        "platt" => Some(ScalingKind::Platt),
+        "temperature" => Some(ScalingKind::Temperature),
+        _ => None,
+    };
+    let options =
+        CalibrateOptions { data: (!data.is_empty()).then_some(data), read: read_by(id), alarm: alarm.alarm()?, scaling };
+    let report = commands::calibrate(&run, &options, progress)?;
+    out.print(&if json { metrics::json(&report) } else { metrics::calibration(&report) })
+}
+
+pub(crate) fn adapt(
+    folder: &Path,
+    data: &[String],
+    id: &str,
+    no_labels: bool,
+    json: bool,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    let (run, data) = (Run::open(folder)?, data_files(data)?);
+    let out = Output::open(None, &sources(&data, &run))?;
+    let report = commands::adapt(&run, &AdaptOptions { data, read: read_by(id), no_labels }, progress)?;
+    out.print(&if json { metrics::json(&report) } else { metrics::adaptation(&report) })
+}
+
+pub(crate) fn undo_adapt(folder: &Path, progress: &mut dyn Progress) -> Result<()> {
+    let was_there = commands::undo_adapt(&Run::open(folder)?, progress)?;
+    terminal::tell(if was_there { "adapt: taken back" } else { "adapt: nothing to take back" });
+    Ok(())
+}
+
+fn read_by(id: &str) -> ReadOptions {
+    ReadOptions { ids: if id == "row" { Ids::Row } else { Ids::Schema }, ..ReadOptions::default() }
 }
 
 pub(crate) fn predict(
@@ -62,7 +109,7 @@ fn options(model: &ModelArgs, format: VerdictFormat, carried: Vec<String>) -> Re
         (OnBadRow::Stop, Some(_)) => {
             Err(Error::Usage("`--rejects` is written with `--on-bad-row skip` alone: pass both or neither".to_owned()))
         }
-        _ => Ok(PredictOptions { read: ReadOptions { carried, ..model.read_options() }, threshold: model.threshold, format }),
+        _ => Ok(PredictOptions { read: ReadOptions { carried, ..model.read_options() }, alarm: model.alarm.alarm()?, format }),
     }
 }
 

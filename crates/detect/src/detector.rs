@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use crate::classifier::{Network, wants_classes};
 use crate::model::Model;
+use crate::operation::{Operation, Using};
 use crate::read::{Counts, name_of, read_tokeniser, tell, tell_missing, tell_unknown, warn_of_missing};
 use crate::verdicts::Outputs;
 use crate::weights_file::WeightsFile;
@@ -28,10 +29,21 @@ const BATCH_FEATURES: usize = 128 * BATCH;
 pub struct Verdict<'d> {
     /// The probability of an attack, between 0 and 1.
     pub probability: f32,
-    /// Whether that reaches the run's threshold.
+    /// Whether that reaches the threshold.
     pub is_attack: bool,
+    /// The conformal p-value: how rarely a benign row has such a probability. None without a calibration.
+    pub p_value: Option<f64>,
     /// What kind of attack, or the name of benign flows; None where the classifier knows no categories.
     pub category: Option<&'d str>,
+}
+
+/// What a classifier makes of some rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// The model's probabilities of [`Outputs`].   [rows, C]
+    pub outputs: Vec<f32>,
+    /// The probability of an attack: calibrated and adapted, where the run is.   [rows]
+    pub attacks: Vec<f32>,
 }
 
 /// What was seen of a file beside the verdicts.
@@ -72,16 +84,23 @@ pub struct Detector {
     tokeniser: Tokeniser,
     classes: Option<Classes>,
     model: Model,
+    operation: Operation,
 }
 
 impl Detector {
-    /// The classifier that `finetune` left in a run folder.
+    /// The classifier that `finetune` left in a run folder, as `calibrate` and `adapt` have set it.
     pub fn open(run: &Run) -> Result<Self> {
-        run.steadily(|| Self::read(run))
+        Self::open_using(run, Using::Adaptation)
     }
 
-    fn read(run: &Run) -> Result<Self> {
-        let weights = WeightsFile::read(&run.require(Stage::Finetune, MODEL)?, Stage::Finetune)?;
+    /// The same with less of what these two have left.
+    pub fn open_using(run: &Run, using: Using) -> Result<Self> {
+        run.steadily(|| Self::read(run, using))
+    }
+
+    fn read(run: &Run, using: Using) -> Result<Self> {
+        let (path, digest) = run.require_with_digest(Stage::Finetune, MODEL)?;
+        let weights = WeightsFile::read(&path, Stage::Finetune)?;
         let tokeniser = read_tokeniser(&run.require(Stage::Finetune, TOKENISER)?, Stage::Finetune)?;
         let config = run.config_of(Stage::Finetune)?;
         let classes = if wants_classes(&config) { Some(read_classes(&weights)?) } else { None };
@@ -92,7 +111,9 @@ impl Detector {
         };
         weights.check_features(embeddings * tokeniser.tokens().len())?;
         let model = Model::read(&config, &tokeniser, classes.as_ref(), &weights)?;
-        Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, model })
+        let operation = Operation::read(run, digest, tokeniser.tokens().len(), using)?;
+        let threshold = operation.point().threshold().unwrap_or(config.evaluate.threshold);
+        Ok(Self { threshold, tokeniser, classes, model, operation })
     }
 
     /// An untrained network of a config, because only its speed matters.
@@ -102,7 +123,8 @@ impl Detector {
             return Err(Error::Usage(message.to_owned()));
         }
         let model = Model::trained(config, &tokeniser, classes.as_ref(), |table, _| Ok(table.init(0)))?;
-        Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, model })
+        let operation = Operation::default();
+        Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, model, operation })
     }
 
     /// The columns that its flows have.
@@ -135,6 +157,16 @@ impl Detector {
         self.classes.as_ref()
     }
 
+    /// What makes its scores into probabilities and alarms.
+    pub fn operation(&self) -> &Operation {
+        &self.operation
+    }
+
+    /// Replaces that, as `calibrate` and `adapt` do to see what they would change. The threshold stays.
+    pub fn set_operation(&mut self, operation: Operation) {
+        self.operation = operation;
+    }
+
     /// A probability at or above it is an attack.
     pub fn threshold(&self) -> f64 {
         self.threshold
@@ -147,26 +179,68 @@ impl Detector {
 
     /// A verdict for every row of `flows`, which were read by [`Detector::schema`]. A verdict is a function of the row alone.
     pub fn score(&self, flows: &Flows) -> Result<Vec<Verdict<'_>>> {
-        let probabilities = self.probabilities(&self.tokeniser.tokenise(flows)?);
-        self.check(flows, &probabilities, "the flows")?;
-        Ok(probabilities.chunks_exact(self.outputs().width()).map(|row| self.verdict(row)).collect())
+        let scored = self.scored(&self.tokeniser.tokenise(flows)?);
+        self.check(flows, &scored.outputs, "the flows")?;
+        Ok(self.verdicts(&scored))
     }
 
-    /// What the probabilities of a row amount to.   probabilities: [C]
-    pub fn verdict(&self, probabilities: &[f32]) -> Verdict<'_> {
+    /// What the classifier makes of every row of `flows`, a batch at a time.
+    pub fn scored_flows(&self, flows: &Flows) -> Result<Scored> {
+        let mut all = Scored { outputs: Vec::new(), attacks: Vec::new() };
+        for rows in all_rows(flows.len()).chunks(self.batch_rows()) {
+            let some = flows.select(rows);
+            let Scored { outputs, attacks } = self.scored(&self.tokeniser.tokenise(&some)?);
+            self.check(&some, &outputs, "the flows")?;
+            all.outputs.extend(outputs);
+            all.attacks.extend(attacks);
+        }
+        Ok(all)
+    }
+
+    /// The model's score of every row of `flows`: its probability of an attack, before any calibration.
+    pub fn model_scores(&self, flows: &Flows) -> Result<Vec<f32>> {
         let outputs = self.outputs();
-        let probability = outputs.attack(probabilities);
-        let is_attack = f64::from(probability) >= self.threshold;
-        let class = self.classes.as_ref().zip(outputs.class(probabilities, is_attack));
-        Verdict { probability, is_attack, category: class.map(|(classes, class)| classes.names()[class].as_str()) }
+        let scored = self.scored_flows(flows)?;
+        Ok(scored.outputs.chunks_exact(outputs.width()).map(|row| outputs.attack(row)).collect())
     }
 
-    /// The probabilities of [`Outputs`] for every row: [rows, C].
+    /// What scores amount to, row by row.
+    pub fn verdicts(&self, scored: &Scored) -> Vec<Verdict<'_>> {
+        let rows = scored.outputs.chunks_exact(self.outputs().width()).zip(&scored.attacks);
+        rows.map(|(outputs, &probability)| self.verdict(outputs, probability)).collect()
+    }
+
+    /// outputs: [C]
+    fn verdict(&self, outputs: &[f32], probability: f32) -> Verdict<'_> {
+        let is_attack = f64::from(probability) >= self.threshold;
+        let class = self.classes.as_ref().zip(self.outputs().class(outputs, is_attack));
+        let benign = self.operation.benign();
+        Verdict {
+            probability,
+            is_attack,
+            p_value: benign.map(|benign| benign.p_value(probability)),
+            category: class.map(|(classes, class)| classes.names()[class].as_str()),
+        }
+    }
+
+    /// What the classifier makes of every row.
+    pub fn scored(&self, encoded: &TokenTable) -> Scored {
+        let outputs = self.probabilities(encoded);
+        let scores = outputs.chunks_exact(self.outputs().width()).map(|row| self.outputs().attack(row)).enumerate();
+        let probability = |(row, score): (usize, f32)| {
+            // a score that is no number stays none, and is refused
+            if score.is_finite() { self.operation.probability(score, |feature| encoded.value(row, feature)) } else { score }
+        };
+        let attacks = scores.map(probability).collect();
+        Scored { outputs, attacks }
+    }
+
+    /// The model's probabilities of [`Outputs`] for every row, before any calibration: [rows, C].
     pub fn probabilities(&self, encoded: &TokenTable) -> Vec<f32> {
         self.model.probabilities(encoded, &all_rows(encoded.n_rows()))
     }
 
-    /// The probability of an attack for every row.
+    /// The model's probability of an attack for every row, before any calibration.
     pub fn attacks(&self, encoded: &TokenTable) -> Vec<f32> {
         let outputs = self.outputs();
         self.probabilities(encoded).chunks_exact(outputs.width()).map(|row| outputs.attack(row)).collect()
@@ -178,13 +252,13 @@ impl Detector {
     }
 
     /// Refuses probabilities that are no numbers.
-    fn check(&self, flows: &Flows, probabilities: &[f32], origin: &str) -> Result<()> {
-        let Some(place) = probabilities.iter().position(|p| !p.is_finite()) else { return Ok(()) };
+    fn check(&self, flows: &Flows, outputs: &[f32], origin: &str) -> Result<()> {
+        let Some(place) = outputs.iter().position(|p| !p.is_finite()) else { return Ok(()) };
         let row = place / self.outputs().width();
         Err(Error::Numerics(format!("{origin}: the model gives no number for row `{}`", flows.ids()[row])))
     }
 
-    /// Reads files batch by batch and calls `each` with rows, their probabilities, [rows, C], and the rows that were left out on the
+    /// Reads files batch by batch and calls `each` with rows, what the classifier makes of them, and the rows that were left out on the
     /// way. While the network looks at a batch, the next one is tokenised and the one after that is read.
     pub fn each_batch(
         &self,
@@ -192,7 +266,7 @@ impl Detector {
         options: &ReadOptions,
         summary: &mut ReadSummary,
         progress: &mut dyn Progress,
-        mut each: impl FnMut(&Flows, &[f32], &[Reject]) -> Result<()>,
+        mut each: impl FnMut(&Flows, &Scored, &[Reject]) -> Result<()>,
     ) -> Result<()> {
         let mut reader = FlowReader::open(files, self.tokeniser.schema(), options)?;
         tell(&mut reader, progress);
@@ -214,19 +288,19 @@ impl Detector {
             }
             let has_more = matches!(after, Ok(Some(_)));
             let ahead = || self.engine().join(|| tokenise(after), || if has_more { read() } else { Ok(None) });
-            let probabilities;
-            (probabilities, (next, after)) = self.engine().join(|| self.probabilities(&encoded), ahead);
-            self.check(&flows, &probabilities, &name_of(files))?;
+            let scored;
+            (scored, (next, after)) = self.engine().join(|| self.scored(&encoded), ahead);
+            self.check(&flows, &scored.outputs, &name_of(files))?;
             summary.rows += flows.len() as u64;
             add(&mut summary.unknown_categories, encoded.unknown_counts());
             add(&mut summary.other_categories, encoded.other_counts());
             add(&mut summary.missing, encoded.missing_counts());
-            each(&flows, &probabilities, &rejects)?;
+            each(&flows, &scored, &rejects)?;
         }
         summary.rejected = reader.n_rejected();
         let rejects = reader.take_rejects();
         if !rejects.is_empty() {
-            each(&Flows::none(self.tokeniser.schema()), &[], &rejects)?;
+            each(&Flows::none(self.tokeniser.schema()), &Scored { outputs: Vec::new(), attacks: Vec::new() }, &rejects)?;
         }
         tell(&mut reader, progress);
         let name = name_of(files);

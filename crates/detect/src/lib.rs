@@ -26,6 +26,7 @@ pub mod engine;
 mod head_tensors;
 mod model;
 mod network;
+pub mod operation;
 pub mod read;
 mod session;
 pub mod verdicts;
@@ -37,7 +38,7 @@ pub use classifier::{Network, wants_classes};
 pub use committee::{Basis, Committee, feature_values};
 #[doc(hidden)]
 pub use detector::parameters;
-pub use detector::{Detector, ReadSummary, Verdict};
+pub use detector::{Detector, ReadSummary, Scored, Verdict};
 pub use model::Model;
 pub use network::{LatentEncoder, features, mixer};
 pub use session::{LatentSession, Session};

@@ -1,9 +1,12 @@
 //! From a classifier's outputs to verdicts, and how good those are.
 
-use nids_eval::metrics::{Confusion, Metrics};
+use std::collections::BTreeMap;
+
+use nids_eval::metrics::{Confusion, Evaluation, Metrics};
 use nids_flows::{Classes, Flows};
 use nids_nn::loss::{sigmoid, softmax};
 
+use crate::detector::Scored;
 use nids_config::{Config, Task};
 use nids_store::Result;
 use nids_store::progress::{Event, Progress};
@@ -87,6 +90,8 @@ pub struct Scores<'c> {
     labels: Vec<u8>,
     /// Of classes; None where there are none, or the rows have no categories.
     confusion: Option<Confusion>,
+    /// Attacks of each category that are alarms, and all of them; None where rows have no categories.
+    found: Option<BTreeMap<String, [u64; 2]>>,
 }
 
 impl<'c> Scores<'c> {
@@ -94,7 +99,7 @@ impl<'c> Scores<'c> {
     pub fn new(outputs: Outputs, classes: Option<&'c Classes>, threshold: f64) -> Self {
         let classes = classes.filter(|_| matches!(outputs, Outputs::Classes { .. }));
         let confusion = classes.map(|classes| Confusion::new(classes.names()));
-        Self { outputs, threshold, classes, attack: Vec::new(), labels: Vec::new(), confusion }
+        Self { outputs, threshold, classes, attack: Vec::new(), labels: Vec::new(), confusion, found: Some(BTreeMap::new()) }
     }
 
     /// Adds rows of labelled flows.   probabilities: [rows, C]
@@ -102,19 +107,56 @@ impl<'c> Scores<'c> {
     /// # Panics
     /// If the flows have no labels.
     pub fn add(&mut self, flows: &Flows, rows: impl Iterator<Item = usize>, probabilities: &[f32]) {
+        let outputs = self.outputs;
+        self.add_each(flows, rows, probabilities, probabilities.chunks_exact(outputs.width()).map(|row| outputs.attack(row)));
+    }
+
+    /// Adds all rows of labelled flows, with the probabilities of an attack that were made of the outputs.
+    ///
+    /// # Panics
+    /// If the flows have no labels.
+    pub fn add_scored(&mut self, flows: &Flows, scored: &Scored) {
+        self.add_each(flows, 0..flows.len(), &scored.outputs, scored.attacks.iter().copied());
+    }
+
+    /// probabilities: [rows, C]   attacks: [rows]
+    fn add_each(
+        &mut self,
+        flows: &Flows,
+        rows: impl Iterator<Item = usize>,
+        probabilities: &[f32],
+        attacks: impl Iterator<Item = f32>,
+    ) {
         if flows.categories().is_none() {
             self.confusion = None;
+            self.found = None;
         }
         let labels = flows.labels().expect("labels were required of the reader");
-        for (row, probabilities) in rows.zip(probabilities.chunks_exact(self.outputs.width())) {
-            let attack = self.outputs.attack(probabilities);
+        for ((row, probabilities), attack) in rows.zip(probabilities.chunks_exact(self.outputs.width())).zip(attacks) {
             self.attack.push(attack);
             self.labels.push(labels[row]);
-            let class = self.outputs.class(probabilities, f64::from(attack) >= self.threshold);
+            let is_alarm = f64::from(attack) >= self.threshold;
+            if let Some((found, categories)) = self.found.as_mut().zip(flows.categories()).filter(|_| labels[row] == 1) {
+                let name = categories.get(row);
+                if !found.contains_key(name) {
+                    found.insert(name.to_owned(), [0; 2]);
+                }
+                let [alarms, all] = found.get_mut(name).expect("it is there");
+                *alarms += u64::from(is_alarm);
+                *all += 1;
+            }
+            let class = self.outputs.class(probabilities, is_alarm);
             if let Some(((classes, confusion), class)) = self.classes.zip(self.confusion.as_mut()).zip(class) {
                 confusion.add(classes.of(flows, row), class);
             }
         }
+    }
+
+    /// The same at the threshold, with intervals.
+    pub fn evaluation(&self, of: &str, progress: &mut dyn Progress) -> Result<Evaluation> {
+        let metrics = self.metrics(of, progress)?;
+        let found = self.found.as_ref().filter(|found| !found.is_empty());
+        Ok(Evaluation::new(metrics, &self.attack, &self.labels, self.threshold, found))
     }
 
     /// What they amount to. Says which categories training has not seen, and where there are no categories at all.

@@ -4,9 +4,13 @@
 //! **Invariant:** nothing here opens a file.
 #![forbid(unsafe_code)]
 
+pub mod adaptation;
+pub mod calibration;
 pub mod drift;
 pub mod kmeans;
+mod logistic;
 pub mod metrics;
+pub mod operating;
 pub mod probe;
 pub mod separation;
 

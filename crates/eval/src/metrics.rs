@@ -1,10 +1,12 @@
 //! How good probabilities are, given the labels.
 
 mod categories;
+mod evaluation;
 
 use serde::{Deserialize, Serialize};
 
 pub use categories::{CategoryMetrics, ClassMetrics, Confusion};
+pub use evaluation::{CategoryRecall, Evaluation};
 
 use crate::{Error, Result};
 
@@ -93,6 +95,8 @@ fn ratio(part: f64, whole: f64) -> Option<f64> {
 /// (TP, FP) after each distinct score, highest first.
 struct Curve {
     points: Vec<(f64, f64)>,
+    /// The score of each point.
+    scores: Vec<f32>,
     positives: f64,
     negatives: f64,
 }
@@ -101,7 +105,7 @@ impl Curve {
     fn new(scores: &[f32], labels: &[u8]) -> Self {
         let mut order: Vec<(f32, u8)> = scores.iter().copied().zip(labels.iter().copied()).collect();
         order.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let mut points = Vec::new();
+        let (mut points, mut distinct) = (Vec::new(), Vec::new());
         let (mut tp, mut fp) = (0.0, 0.0);
         // `==`, not `total_cmp`: 0.0 and -0.0 tie.
         #[expect(clippy::float_cmp, reason = "ties are equal scores, bit for bit but for the sign of zero")]
@@ -110,8 +114,9 @@ impl Curve {
             tp += attacks as f64;
             fp += (tied.len() - attacks) as f64;
             points.push((tp, fp));
+            distinct.push(tied[0].0);
         }
-        Self { points, positives: tp, negatives: fp }
+        Self { points, scores: distinct, positives: tp, negatives: fp }
     }
 
     /// Trapezoids: a run of ties is a straight line, which is what mid-ranks mean.

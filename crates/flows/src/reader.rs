@@ -51,6 +51,8 @@ pub enum Labels {
     /// They are read where a file has them. A row whose label is missing, or ignored by the schema, stays in its place and has the
     /// label [`NO_LABEL`].
     IfPresent,
+    /// They are read where a file has a column of them; a word that the schema does not know is an error.
+    WherePresent,
     /// They are not looked at.
     #[default]
     Unused,

@@ -34,8 +34,12 @@ pub const TOKENISER: &str = "tokeniser.json";
 pub const PRETRAINED: &str = "pretrained.safetensors";
 /// The classifier that `finetune` leaves.
 pub const MODEL: &str = "model.safetensors";
-/// What stages keep in a run folder beside their manifests, and what those list.
-const OWN_FILES: [&str; 10] = [
+/// What `calibrate` leaves: the operating point of the classifier.
+pub const CALIBRATION: &str = "calibration.json";
+/// What `adapt` leaves: how the classifier's probabilities are corrected for another network.
+pub const ADAPTATION: &str = "adaptation.json";
+/// What stages and commands keep in a run folder beside manifests, and what those list.
+const OWN_FILES: [&str; 12] = [
     ".lock",
     "config.yaml",
     LogFile::Metrics.name(),
@@ -46,6 +50,8 @@ const OWN_FILES: [&str; 10] = [
     "chosen.yaml",
     "sweep.json",
     "sweep.svg",
+    CALIBRATION,
+    ADAPTATION,
 ];
 const OWN_FOLDERS: [&str; 2] = ["latents", "checkpoints"];
 
@@ -197,6 +203,11 @@ impl Run {
         self.check(stage, name).map(|(path, ..)| path)
     }
 
+    /// The same, with the content that its manifest lists.
+    pub fn require_with_digest(&self, stage: Stage, name: &str) -> Result<(PathBuf, Digest)> {
+        self.check(stage, name).map(|(path, digest, _)| (path, digest))
+    }
+
     /// The lines of `metrics.jsonl` that `stage` wrote. Lines that were cut short are left out.
     pub fn metrics(&self, stage: Stage) -> Result<Vec<Line>> {
         let path = self.find(stage, LogFile::Metrics.name());
@@ -210,6 +221,35 @@ impl Run {
         let path = self.path(name)?;
         artefacts::write(&path, |out| out.write_all(bytes))?;
         Ok(path)
+    }
+
+    /// The content of a file that belongs to no stage; None where there is none.
+    ///
+    /// # Errors
+    /// One of more than `max` bytes, a link that leads out of the folder, or a file that cannot be read.
+    pub fn read(&self, name: &str, max: u64) -> Result<Option<Vec<u8>>> {
+        let path = self.folder.join(name);
+        if !self.has(name) {
+            return Ok(None);
+        }
+        let found = artefacts::read_at_most(&self.path(name)?, max).map_err(Error::io(&path, "read"))?;
+        if found.is_none() {
+            let what = format!("larger than {} KiB, the limit for this file", max >> 10);
+            return Err(Error::artefact(path, what, "remove it, and run the command that makes it again"));
+        }
+        Ok(found)
+    }
+
+    /// Whether there is a file of this name.
+    pub fn has(&self, name: &str) -> bool {
+        fs::symlink_metadata(self.folder.join(name)).is_ok()
+    }
+
+    /// Removes a file that belongs to no stage. Returns whether it was there.
+    pub fn remove(&self, name: &str) -> Result<bool> {
+        let is_there = self.has(name);
+        artefacts::remove(&self.folder.join(name))?;
+        Ok(is_there)
     }
 
     /// Whether `stage` has finished here with these settings and with data files of the same content. Their names may differ.
@@ -543,6 +583,18 @@ impl StageRun<'_> {
         };
         self.data.insert(role.to_owned(), digest);
         self.check_data()
+    }
+
+    /// Refuses data files that have changed since this stage last finished: its rows held out may be training rows of now.
+    pub fn require_same_data(&self) -> Result<()> {
+        let before = self.run.manifest(self.stage)?.data;
+        match self.data.iter().find(|(role, digest)| before.get(*role).is_some_and(|before| before != *digest)) {
+            Some((role, _)) => {
+                let what = format!("stale: the file behind `{role}` has changed since `{}` ran", self.stage);
+                Err(Error::artefact(&self.run.folder, what, self.run.remedy(self.stage)))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Notes in the manifest how many cells of each feature are missing in the rows that are trained on.

@@ -440,6 +440,47 @@ fn whatever_a_manifest_lists_is_no_place_for_results() {
 }
 
 #[test]
+fn a_file_of_no_stage_is_read_up_to_its_limit_and_removed() {
+    let (_guard, run) = filled();
+    assert_eq!(run.read(CALIBRATION, 8).unwrap(), None);
+    assert!(!run.has(CALIBRATION) && !run.remove(CALIBRATION).unwrap());
+    run.write(CALIBRATION, b"12345678").unwrap();
+    assert_eq!(run.read(CALIBRATION, 8).unwrap().as_deref(), Some(b"12345678".as_slice()));
+    let error = shown(&run, &run.read(CALIBRATION, 7).unwrap_err());
+    assert_eq!(
+        error,
+        "RUN/calibration.json: larger than 0 KiB, the limit for this file: remove it, and run the command that makes it again"
+    );
+    assert!(run.remove(CALIBRATION).unwrap() && !run.has(CALIBRATION));
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("/etc/hostname", run.folder().join(CALIBRATION)).unwrap();
+        assert!(shown(&run, &run.read(CALIBRATION, 1 << 20).unwrap_err()).contains("a link that leads out"));
+    }
+}
+
+#[test]
+fn data_that_has_changed_since_a_stage_finished_is_not_what_it_held_out() {
+    let (guard, run) = filled();
+    let data = guard.path().join("flows.csv");
+    artefacts::write_atomic(&data, |out| out.write_all(b"a")).unwrap();
+    let config = config(&[]);
+    let mut stage = run.begin(Stage::Finetune, &config, &mut Silent).unwrap();
+    stage.input("data.train", &data).unwrap();
+    stage.write("model/model", b"classifier").unwrap();
+    stage.finish("scalar").unwrap();
+    let look = || {
+        let mut stage = run.look(Stage::Finetune, &config);
+        stage.input("data.train", &data).and_then(|()| stage.require_same_data())
+    };
+    look().unwrap();
+    artefacts::write_atomic(&data, |out| out.write_all(b"b")).unwrap();
+    let wanted = "RUN: stale: the file behind `data.train` has changed since `finetune` ran: run `nids-mixer finetune --config FILE \
+                  --run RUN` first";
+    assert_eq!(shown(&run, &look().unwrap_err()), wanted);
+}
+
+#[test]
 fn workers_far_beyond_the_cores_are_refused_before_anything_is_made() {
     let cores = std::thread::available_parallelism().unwrap().get();
     let guard = tempfile::tempdir().unwrap();

@@ -9,12 +9,14 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use ndarray::{Ix1, Ix2, Ix3};
 use nids_config::{Config, Stage};
+use nids_detect::operation::{Adaptation, Calibration, Operation};
+use nids_eval::operating::CONFIDENCE;
 use nids_flows::{Classes, FlowReader, Flows, Ids, Lines, ProposalOptions, ReadOptions, Schema, Tokeniser, propose, write_csv};
 use nids_interop::import as checkpoint;
 use nids_nn::{Linear, ParamTable, weights as safetensors};
 use nids_pipeline::commands::{self, PredictOptions, QueryOptions};
 use nids_pipeline::stages;
-use nids_store::artefacts::sha256;
+use nids_store::artefacts::{Digest, sha256};
 use nids_store::progress::Silent;
 use nids_store::{Run, checkpoint as saved, npy as arrays};
 use peak_alloc::PeakAlloc;
@@ -142,6 +144,38 @@ pub fn tokeniser(bytes: &[u8]) {
                 encoded.expand(row, token, &mut out);
                 assert!(encoded.target(row, token).is_finite() && out.iter().all(|value| value.is_finite()), "{out:?}");
             }
+        }
+    });
+}
+
+/// `calibration.json` and `adaptation.json`: what is accepted gives probabilities and p-values, and is the same when written and read
+/// again.
+pub fn operation(bytes: &[u8]) {
+    const FEATURES: usize = 6;
+    bounded(bytes.len(), || {
+        let mut operation = Operation::default();
+        if let Ok(found) = Calibration::from_bytes(bytes) {
+            assert_eq!(Calibration::from_bytes(&found.to_bytes()).expect("just written"), found);
+            assert!(
+                found.prior().is_none_or(|prior| (0.0..=1.0).contains(&prior) || found.rows.benign + found.rows.attacks == 0)
+            );
+            operation.calibration = Some((found, Digest { sha256: sha256(bytes), bytes: bytes.len() as u64 }));
+        }
+        if let Ok(found) = Adaptation::from_bytes(bytes, FEATURES) {
+            assert_eq!(Adaptation::from_bytes(&found.to_bytes(), FEATURES).expect("just written"), found);
+            operation.adaptation = Some(found);
+        }
+        assert!(operation.point().threshold().is_none_or(|threshold| (0.0..=1.0).contains(&threshold)));
+        for score in [0.0, f32::MIN_POSITIVE, 0.3, 1.0] {
+            for value in [f32::NAN, -1e6, 0.0, 3.0] {
+                let probability = operation.probability(score, |_| value);
+                assert!((0.0..=1.0).contains(&probability), "{probability}");
+                let p_value = operation.benign().map_or(1.0, |benign| benign.p_value(probability));
+                assert!(p_value > 0.0 && p_value <= 1.0, "{p_value}");
+            }
+        }
+        if let Some(Ok(certified)) = operation.benign().map(|benign| benign.certified(0.1, CONFIDENCE)) {
+            assert!(certified.bound <= 0.1 && (0.0..=1.0).contains(&certified.threshold), "{certified:?}");
         }
     });
 }

@@ -366,6 +366,19 @@ fn labels_are_words_of_the_schema() {
 }
 
 #[test]
+fn labels_are_read_where_a_file_has_them() {
+    const PRESENT: fn() -> ReadOptions = || ReadOptions { ids: Ids::Row, labels: Labels::WherePresent, ..ReadOptions::default() };
+    let labels = |text: &str| read_text(text, PRESENT).map(|flows| flows.labels().map(<[u8]>::to_vec));
+    assert_eq!(labels("rate,proto,label\n1,tcp,0\n2,udp,1\n").unwrap(), Some(vec![0, 1]));
+    assert_eq!(labels("rate,proto\n1,tcp\n2,udp\n").unwrap(), None);
+    // a word that nobody knows is an error, where labels are looked at
+    assert!(labels("rate,proto,label\n1,tcp,perhaps\n").is_err());
+    let none = "name: toy\ncolumns:\n  - { name: rate, kind: numeric }\n";
+    assert!(read_by(none, "rate\n1\n", &PRESENT()).unwrap().0.labels().is_none());
+    assert!(read_by(none, "rate\n1\n", &REQUIRED()).unwrap_err().contains("labels are needed here"));
+}
+
+#[test]
 fn labels_come_from_the_category_where_the_schema_says_so() {
     let schema = |labels: &str| {
         format!(

@@ -411,7 +411,7 @@ fn measure_predict(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>
                 &mut ReadSummary::default(),
                 &mut Silent,
                 |_, batch, _| {
-                    n_rows += batch.len();
+                    n_rows += batch.attacks.len();
                     Ok(())
                 },
             )

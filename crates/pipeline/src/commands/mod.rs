@@ -1,7 +1,10 @@
-//! The commands, which leave no artefacts: one file each.
+//! The commands, one file each. They leave no artefacts, but for `calibrate` and `adapt`, which set a trained classifier.
 
+mod adapt;
 mod audit;
 mod bench;
+mod calibrate;
+mod held_out;
 mod predict;
 mod query;
 mod schema;
@@ -14,9 +17,11 @@ use std::path::Path;
 use nids_interop::import::Imported;
 use nids_store::{Error, Result};
 
+pub use adapt::{AdaptOptions, AdaptReport, Quality, adapt, undo_adapt};
 pub use audit::{AuditOptions, audit};
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, ReadFigures, bench};
-pub use predict::{PredictOptions, PredictSummary, evaluate, predict};
+pub use calibrate::{CalibrateOptions, CalibrateReport, calibrate};
+pub use predict::{Alarm, PredictOptions, PredictSummary, evaluate, predict};
 pub use query::{QueryOptions, QueryStrategy, query};
 pub use schema::{config_around, schema};
 pub use sweep::{Axis, SweepReport, Trial, TrialOutcome, sweep};
@@ -36,5 +41,7 @@ pub fn synth(rows: usize, seed: u64, out: &mut dyn Write) -> Result<()> {
     nids_flows::write_synthetic(rows, seed, out).map_err(Error::io("flows", "write"))
 }
 
+#[cfg(test)]
+mod operate_tests;
 #[cfg(test)]
 mod serving_tests;

@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
+use nids_config::Stage;
+use nids_detect::operation::OperatingPoint;
 use nids_detect::read::name_of;
 use nids_detect::verdicts::Scores;
-use nids_detect::{Detector, ReadSummary, Verdict};
-use nids_eval::metrics::Metrics;
+use nids_detect::{Detector, ReadSummary};
+use nids_eval::metrics::Evaluation;
+use nids_eval::operating::{BenignScores, CONFIDENCE, Certified};
 use nids_flows::{Labels, ReadOptions, Reject};
-use nids_store::Result;
 use nids_store::progress::{Event, Progress};
-use nids_store::run::Run;
+use nids_store::run::{ADAPTATION, CALIBRATION, Run};
+use nids_store::{Error, Result};
 
+use super::held_out::HeldOut;
 use super::verdict_writer::{Columns, VerdictFormat, VerdictWriter, Verdicts};
 use crate::data::imbalance;
 
@@ -29,13 +33,37 @@ pub struct PredictSummary {
     pub unknown_categories: BTreeMap<String, u64>,
 }
 
+/// When a row is an attack.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Alarm {
+    /// From this probability on.
+    Threshold(f64),
+    /// At the smallest threshold whose rate of false alarms is certified to be at most that.
+    Budget(f64),
+}
+
+impl Alarm {
+    /// The budget of `alerts` false alarms among `flows` benign ones.
+    ///
+    /// # Errors
+    /// No alerts, or as many as flows.
+    pub fn per_day(alerts: f64, flows: f64) -> Result<Self> {
+        if alerts > 0.0 && alerts < flows && flows.is_finite() {
+            return Ok(Self::Budget(alerts / flows));
+        }
+        let message =
+            format!("`--alerts-per-day {alerts} --flows-per-day {flows}`: expected more than 0 alerts, and fewer than flows");
+        Err(Error::Usage(message))
+    }
+}
+
 /// How `evaluate` and `predict` look at a file.
 #[derive(Clone, Debug, Default)]
 pub struct PredictOptions {
     /// How files are read.
     pub read: ReadOptions,
-    /// From which probability on a row is an attack; without one, what the run's config says.
-    pub threshold: Option<f64>,
+    /// When a row is an attack; without one, what `calibrate` has left, else what the run's config says.
+    pub alarm: Option<Alarm>,
     /// How verdicts are written.
     pub format: VerdictFormat,
 }
@@ -50,28 +78,28 @@ pub fn evaluate(
     options: &PredictOptions,
     rejected: Rejected<'_>,
     progress: &mut dyn Progress,
-) -> Result<Metrics> {
+) -> Result<Evaluation> {
     let detector = open(run, options, progress)?;
     let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold());
     let mut summary = ReadSummary::default();
-    let read = ReadOptions { labels: Labels::Required, categories: detector.classes().is_some(), ..options.read.clone() };
+    let read = ReadOptions { labels: Labels::Required, categories: true, ..options.read.clone() };
     let mut attacks = 0;
-    detector.each_batch(data, &read, &mut summary, progress, |flows, probabilities, rejects| {
+    detector.each_batch(data, &read, &mut summary, progress, |flows, scored, rejects| {
         rejected(rejects)?;
         if !flows.is_empty() {
             attacks += flows.labels().map_or(0, |labels| labels.iter().map(|&label| usize::from(label)).sum());
-            scores.add(flows, 0..flows.len(), probabilities);
+            scores.add_scored(flows, scored);
         }
         Ok(())
     })?;
     if let Some(warning) = imbalance(attacks, summary.rows as usize) {
         progress.event(Event::Message(&format!("note: {warning}")));
     }
-    scores.metrics(&name_of(data), progress)
+    scores.evaluation(&name_of(data), progress)
 }
 
 /// Writes the verdict of every row of `data`, in order: `id`, `probability`, `verdict`, which is `attack` or `normal`, and `category`
-/// where the classifier tells categories apart, then the columns that are carried along.
+/// where the classifier tells categories apart, `p_value` where the run is calibrated, then the columns that are carried along.
 pub fn predict(
     run: &Run,
     data: &[PathBuf],
@@ -81,15 +109,15 @@ pub fn predict(
     progress: &mut dyn Progress,
 ) -> Result<PredictSummary> {
     let detector = open(run, options, progress)?;
-    let width = detector.outputs().width();
     let mut summary = ReadSummary::default();
     let mut attacks = 0;
-    let columns = Columns::new(detector.classes().is_some(), &options.read.carried)?;
+    let has_p_value = detector.operation().benign().is_some();
+    let columns = Columns::new(detector.classes().is_some(), has_p_value, &options.read.carried)?;
     let mut writer = VerdictWriter::new(options.format, columns, out)?;
     let read = ReadOptions { labels: Labels::Unused, ..options.read.clone() };
-    detector.each_batch(data, &read, &mut summary, progress, |flows, probabilities, rejects| {
+    detector.each_batch(data, &read, &mut summary, progress, |flows, scored, rejects| {
         rejected(rejects)?;
-        let verdicts: Vec<Verdict<'_>> = probabilities.chunks_exact(width).map(|row| detector.verdict(row)).collect();
+        let verdicts = detector.verdicts(scored);
         attacks += verdicts.iter().filter(|verdict| verdict.is_attack).count() as u64;
         writer.write(&Verdicts { ids: flows.ids(), judged: &verdicts, carried: flows.carried() })
     })?;
@@ -103,27 +131,81 @@ pub fn predict(
     Ok(PredictSummary { rows, attacks, rejected, unknown_categories })
 }
 
-/// The run's classifier, with the threshold that is asked for: that of the options, else that of the run's config as it is now.
+/// The run's classifier, with the threshold that is asked for: that of the options, else that of `calibrate`, else that of the run's
+/// config as it is now.
 fn open(run: &Run, options: &PredictOptions, progress: &mut dyn Progress) -> Result<Detector> {
     let mut detector = Detector::open(run)?;
-    let trained_with = detector.threshold();
-    let threshold = match options.threshold {
-        Some(threshold) => threshold,
-        None => match run.config(&[]) {
-            Ok(config) => config.evaluate.threshold,
+    let (folder, operation) = (run.folder().display(), detector.operation());
+    if operation.adaptation.is_some() {
+        let text = format!("{folder}/{ADAPTATION}: probabilities are adapted to another network (`adapt --undo` takes it back)");
+        progress.event(Event::Message(&text));
+    } else if operation.calibration.as_ref().is_some_and(|(calibration, _)| calibration.scaling.is_some()) {
+        progress.event(Event::Message(&format!("{folder}/{CALIBRATION}: probabilities are calibrated")));
+    }
+    let (point, benign) = (operation.point(), operation.benign().cloned());
+    match (options.alarm, point) {
+        (Some(Alarm::Budget(fpr)), _) => {
+            let benign = if let Some(benign) = benign {
+                benign
+            } else {
+                let text = "no calibration is stored: the run's validation rows are scored for the threshold (`nids-mixer \
+                            calibrate` keeps it)";
+                progress.event(Event::Message(text));
+                HeldOut::of_run(run, progress)?.benign(&detector)?
+            };
+            let certified = certify(&benign, fpr)?;
+            progress.event(Event::Message(&told(&certified, fpr)));
+            detector.set_threshold(f64::from(certified.threshold));
+        }
+        (Some(Alarm::Threshold(threshold)), _) => set_threshold(run, &mut detector, threshold, "`--threshold`", progress)?,
+        (None, OperatingPoint::Budget { fpr, threshold }) => {
+            let text = format!("threshold {threshold} of `calibrate`: at most {fpr} of benign flows are alarms");
+            progress.event(Event::Message(&text));
+        }
+        (None, OperatingPoint::Threshold(threshold)) => {
+            progress.event(Event::Message(&format!("threshold {threshold} of `calibrate`")));
+        }
+        (None, OperatingPoint::Config) => match run.config(&[]) {
+            Ok(config) => {
+                let from = "config.yaml of the run folder";
+                set_threshold(run, &mut detector, config.evaluate.threshold, from, progress)?;
+            }
             Err(error) => {
-                progress.event(Event::Message(&format!("threshold {trained_with}, as in training: {error}")));
-                trained_with
+                let threshold = detector.threshold();
+                progress.event(Event::Message(&format!("threshold {threshold}, as in training: {error}")));
             }
         },
-    };
-    if threshold.to_bits() != trained_with.to_bits() {
-        let from = if options.threshold.is_some() { "`--threshold`" } else { "config.yaml of the run folder" };
-        progress
-            .event(Event::Message(&format!("threshold {threshold} from {from}; {trained_with} when the classifier was trained")));
-        detector.set_threshold(threshold);
     }
     Ok(detector)
+}
+
+fn set_threshold(run: &Run, detector: &mut Detector, threshold: f64, from: &str, progress: &mut dyn Progress) -> Result<()> {
+    let trained_with = run.config_of(Stage::Finetune)?.evaluate.threshold;
+    if threshold.to_bits() != trained_with.to_bits() {
+        let text = format!("threshold {threshold} from {from}; {trained_with} when the classifier was trained");
+        progress.event(Event::Message(&text));
+    }
+    detector.set_threshold(threshold);
+    Ok(())
+}
+
+/// The threshold of a budget.
+pub(super) fn certify(benign: &BenignScores, fpr: f64) -> Result<Certified> {
+    benign.certified(fpr, CONFIDENCE).map_err(|error| {
+        Error::Usage(format!(
+            "{error}: allow a higher rate, or name a file with more benign rows in `nids-mixer calibrate --data`"
+        ))
+    })
+}
+
+/// What to say of it.
+pub(super) fn told(certified: &Certified, fpr: f64) -> String {
+    let Certified { threshold, alarms, benign, bound } = certified;
+    format!(
+        "threshold {threshold}: {alarms} of {benign} benign rows held out are alarms, so at most {bound:.3e} of benign flows like \
+         these are, at {} % confidence (asked for: {fpr})",
+        100.0 * CONFIDENCE
+    )
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ fn predict_into(run: &Run, data: &Path, out: &mut Vec<u8>) -> Result<PredictSumm
     predict(run, &[data.to_owned()], &PredictOptions::default(), out, &mut |_| Ok(()), &mut Silent)
 }
 
-fn evaluated(run: &Run, data: &Path) -> Result<Metrics> {
+fn evaluated(run: &Run, data: &Path) -> Result<Evaluation> {
     evaluate(run, &[data.to_owned()], &PredictOptions::default(), &mut |_| Ok(()), &mut Silent)
 }
 
@@ -82,8 +82,8 @@ fn a_probability_at_the_threshold_is_an_attack() {
 
             let metrics = evaluated(&run, &data).unwrap();
             let right = is_attack.iter().zip(flows.labels().unwrap()).filter(|(called, label)| u8::from(**called) == **label);
-            assert_eq!(metrics.accuracy, Some(right.count() as f64 / 120.0), "{task}, {at}");
-            if let Some(categories) = metrics.categories {
+            assert_eq!(metrics.metrics.accuracy, Some(right.count() as f64 / 120.0), "{task}, {at}");
+            if let Some(categories) = metrics.metrics.categories {
                 let normal = categories.classes.iter().position(|class| class.name == "Normal").unwrap();
                 let called_normal: u64 = categories.confusion.iter().map(|row| row[normal]).sum();
                 assert_eq!(called_normal, 120 - called as u64, "{task}, {at}");

@@ -11,6 +11,7 @@ use nids_nn::ParamTable;
 use crate::data::{Labelled, labelled, labelled_name, warn_of_newly_missing};
 use crate::labels::labelled_rows;
 use nids_config::{Config, FinetuneFrom, Stage};
+use nids_detect::operation::Using;
 use nids_detect::read::{name_of, read, read_tokeniser};
 use nids_detect::{Detector, LatentEncoder, LatentSession, WeightsFile};
 use nids_store::progress::{Event, Progress};
@@ -24,8 +25,8 @@ const BATCH: usize = 4096;
 /// Candidates for each chosen row: the β of Zhdanov 2019.
 const CANDIDATES: usize = 10;
 
-/// The most flows that `query` generates again for a run, because the run folder may come from an attacker.
-const MAX_GENERATED: usize = 50_000;
+/// The most flows that a command generates again for a run, because the run folder may come from an attacker.
+pub(super) const MAX_GENERATED: usize = 50_000;
 
 /// How rows are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +120,7 @@ fn choose(run: &Run, options: &QueryOptions<'_>, progress: &mut dyn Progress) ->
     };
     progress.event(Event::Message(&format!("{} of {n} different rows, {how}", options.budget)));
 
-    let detector = if strategy == QueryStrategy::Uncertainty { Some(Detector::open(run)?) } else { None };
+    let detector = if strategy == QueryStrategy::Uncertainty { Some(Detector::open_using(run, Using::Model)?) } else { None };
     let space = match &detector {
         Some(detector) if !config.finetune.has_network() => Space::Components(detector),
         _ => Space::Latents(Box::new(latent_session(&config, strategy, &tokeniser, &weights)?)),

@@ -5,7 +5,7 @@ use std::io::{self, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Float32Array, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, Float32Array, Float64Array, RecordBatch, StringArray};
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{DataType, Field, Schema};
 use nids_detect::Verdict;
@@ -60,14 +60,15 @@ pub(super) struct Verdicts<'v> {
 /// Names of the columns.
 pub(super) struct Columns {
     has_category: bool,
+    has_p_value: bool,
     carried: Vec<String>,
 }
 
 impl Columns {
     /// # Errors
     /// If a column that is carried along has the name of one of the verdict's.
-    pub(super) fn new(has_category: bool, carried: &[String]) -> Result<Self> {
-        let columns = Columns { has_category, carried: carried.to_vec() };
+    pub(super) fn new(has_category: bool, has_p_value: bool, carried: &[String]) -> Result<Self> {
+        let columns = Columns { has_category, has_p_value, carried: carried.to_vec() };
         let names = columns.names();
         let is_twice = |idx: usize| names[..idx].iter().any(|name| name.eq_ignore_ascii_case(names[idx]));
         match (0..names.len()).find(|&idx| is_twice(idx)) {
@@ -78,6 +79,7 @@ impl Columns {
 
     fn names(&self) -> Vec<&str> {
         let own = ["id", "probability", "verdict"].into_iter().chain(self.has_category.then_some("category"));
+        let own = own.chain(self.has_p_value.then_some("p_value"));
         own.chain(self.carried.iter().map(String::as_str)).collect()
     }
 }
@@ -126,6 +128,9 @@ impl<'o> VerdictWriter<'o> {
                     let probability = format!("{:?}", verdict.probability);
                     let own = [id.as_str(), probability.as_str(), name(*verdict)];
                     own.into_iter().chain(verdict.category).try_for_each(|cell| lines.write_field(cell)).map_err(of_csv)?;
+                    if let Some(p_value) = verdict.p_value {
+                        lines.write_field(format!("{p_value:?}")).map_err(of_csv)?;
+                    }
                     for column in rows.carried {
                         lines.write_field(cell(&column[row], &mut self.n_guarded)).map_err(of_csv)?;
                     }
@@ -141,6 +146,9 @@ impl<'o> VerdictWriter<'o> {
                     object.insert("verdict".to_owned(), name(*verdict).into());
                     if self.columns.has_category {
                         object.insert("category".to_owned(), verdict.category.into());
+                    }
+                    if let Some(p_value) = verdict.p_value {
+                        object.insert("p_value".to_owned(), p_value.into());
                     }
                     for (name, column) in self.columns.carried.iter().zip(rows.carried) {
                         object.insert(name.clone(), column[row].as_str().into());
@@ -190,8 +198,14 @@ fn number(value: f32) -> Json {
 }
 
 fn schema(columns: &Columns) -> Schema {
-    let kind = |name: &str| if name == "probability" { DataType::Float32 } else { DataType::Utf8 };
-    Schema::new(columns.names().into_iter().map(|name| Field::new(name, kind(name), false)).collect::<Vec<_>>())
+    let n_own = columns.names().len() - columns.carried.len();
+    let kind = |(place, name): (usize, &str)| match name {
+        "probability" => DataType::Float32,
+        "p_value" if place < n_own => DataType::Float64,
+        _ => DataType::Utf8,
+    };
+    let fields = columns.names().into_iter().enumerate().map(|(place, name)| Field::new(name, kind((place, name)), false));
+    Schema::new(fields.collect::<Vec<_>>())
 }
 
 fn batch(columns: &Columns, rows: &Verdicts<'_>) -> Result<RecordBatch> {
@@ -205,6 +219,10 @@ fn batch(columns: &Columns, rows: &Verdicts<'_>) -> Result<RecordBatch> {
         vec![Arc::new(StringArray::from_iter_values(rows.ids)), Arc::new(probabilities), Arc::new(verdicts)];
     if columns.has_category {
         arrays.push(Arc::new(rows.judged.iter().map(|verdict| Some(verdict.category.unwrap_or(""))).collect::<StringArray>()));
+    }
+    if columns.has_p_value {
+        let p_values: Float64Array = rows.judged.iter().map(|verdict| verdict.p_value.unwrap_or(1.0)).collect::<Vec<_>>().into();
+        arrays.push(Arc::new(p_values));
     }
     arrays.extend(rows.carried.iter().map(|column| Arc::new(StringArray::from_iter_values(column)) as ArrayRef));
     RecordBatch::try_new(Arc::new(schema(columns)), arrays).map_err(other)
@@ -266,7 +284,7 @@ mod tests {
     fn no_rows_are_written_as_none_whatever_is_carried_along() {
         for format in VerdictFormat::NAMES.map(|name| VerdictFormat::named(name).unwrap()) {
             let mut out: Vec<u8> = Vec::new();
-            let columns = Columns::new(true, &["uid".to_owned()]).unwrap();
+            let columns = Columns::new(true, true, &["uid".to_owned()]).unwrap();
             let mut writer = VerdictWriter::new(format, columns, &mut out).unwrap();
             writer.write(&Verdicts { ids: &[], judged: &[], carried: &[] }).unwrap();
             assert_eq!(writer.finish().unwrap(), 0, "{format:?}");
