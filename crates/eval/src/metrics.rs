@@ -6,7 +6,7 @@ mod evaluation;
 use serde::{Deserialize, Serialize};
 
 pub use categories::{CategoryMetrics, ClassMetrics, Confusion};
-pub use evaluation::{CategoryRecall, Evaluation};
+pub use evaluation::{CategoryRecall, CurvePoint, Evaluation};
 
 use crate::{Error, Result};
 

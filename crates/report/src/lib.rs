@@ -1,0 +1,265 @@
+//! A trained run as one HTML page.
+//!
+//! Numbers in, a text out: the same numbers give the same bytes. The page needs no script, no network and no second file.
+//!
+//! ```
+//! use nids_eval::metrics::{Evaluation, Metrics};
+//! use nids_report::{Check, Report, Status};
+//!
+//! let (p, labels) = ([0.9, 0.2, 0.7, 0.1], [1, 0, 1, 0]);
+//! let held_out = Evaluation::new(Metrics::new(&p, &labels, 0.5)?, &p, &labels, 0.5, None);
+//! let found = "none of 4 rows equals a training row".to_owned();
+//! let check = Check { status: Status::Pass, what: "Leak", found, advice: String::new() };
+//! let report = Report { name: "demo".to_owned(), checks: vec![check], ..Report::of(held_out, [[2, 0], [0, 2]]) };
+//! assert!(report.html().contains("none of 4 rows equals a training row"));
+//! # Ok::<(), nids_eval::Error>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod chart;
+
+use askama::Template;
+use nids_eval::metrics::Evaluation;
+
+use chart::{Chart, Scale};
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Nothing to worry about.
+    Pass,
+    /// Something to look at before the run is trusted.
+    Warn,
+    /// There is nothing to check it on.
+    Skipped,
+}
+
+impl Status {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Warn => "warning",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// One question that a reader should ask of a run, and the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// How it ended.
+    pub status: Status,
+    /// What was looked at.
+    pub what: &'static str,
+    /// What was found, with numbers.
+    pub found: String,
+    /// What to do about it; empty where it passed.
+    pub advice: String,
+}
+
+/// Points of one name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Series {
+    /// What the legend calls them.
+    pub name: String,
+    /// In the order in which a line joins them.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// What a stage logged while it trained, over its steps.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Training {
+    /// The stage.
+    pub stage: String,
+    /// Mean losses, of training and of validation.
+    pub loss: Vec<Series>,
+    /// Learning rate.
+    pub lr: Vec<Series>,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: Vec<Series>,
+    /// The largest update of each layer in a step.
+    pub max_update: Vec<Series>,
+}
+
+/// All that the page shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// Of the run.
+    pub name: String,
+    /// What to trust, in the order in which they are read.
+    pub checks: Vec<Check>,
+    /// Stages that trained.
+    pub trainings: Vec<Training>,
+    /// The classifier on rows that it has not learned from.
+    pub held_out: Evaluation,
+    /// Benign rows that are no alarm and that are; attacks that are no alarm and that are.
+    pub confusion: [[u64; 2]; 2],
+    /// Two principal components of the rows held out, by class.
+    pub latents: Vec<Series>,
+    /// Names and values: files with their content hashes, versions, sizes.
+    pub facts: Vec<(String, String)>,
+    /// The settings as YAML.
+    pub config: String,
+}
+
+/// A row of the table of metrics.
+struct Metric {
+    name: &'static str,
+    value: String,
+    /// The interval.
+    between: String,
+}
+
+/// A row of the table of categories.
+struct Category<'r> {
+    name: &'r str,
+    recall: String,
+    /// Per cent, for bars.
+    at: String,
+    low: String,
+    width: String,
+    between: String,
+    found: u64,
+    rows: u64,
+}
+
+/// A picture and what it is called.
+struct Figure {
+    title: String,
+    svg: String,
+}
+
+#[derive(Template)]
+#[template(path = "report.html")]
+struct Page<'r> {
+    report: &'r Report,
+    n_warnings: usize,
+    metrics: Vec<Metric>,
+    categories: Vec<Category<'r>>,
+    curves: Vec<Figure>,
+    trainings: Vec<(String, Vec<Figure>)>,
+    latents: Option<Figure>,
+}
+
+impl Report {
+    /// A report of what a classifier does on rows held out, and of nothing else.
+    pub fn of(held_out: Evaluation, confusion: [[u64; 2]; 2]) -> Self {
+        Self {
+            name: String::new(),
+            checks: Vec::new(),
+            trainings: Vec::new(),
+            held_out,
+            confusion,
+            latents: Vec::new(),
+            facts: Vec::new(),
+            config: String::new(),
+        }
+    }
+
+    /// The page.
+    ///
+    /// # Panics
+    /// Never: text is written to memory.
+    pub fn html(&self) -> String {
+        let n_warnings = self.checks.iter().filter(|check| check.status == Status::Warn).count();
+        let page = Page {
+            report: self,
+            n_warnings,
+            metrics: self.metrics(),
+            categories: self.categories(),
+            curves: self.curves(),
+            trainings: self.trainings.iter().map(|training| (training.stage.clone(), training.figures())).collect(),
+            latents: (!self.latents.is_empty()).then(|| Figure {
+                title: "First and second component".to_owned(),
+                svg: Chart { x: "component 1", y: "component 2", is_scatter: true, ..Chart::of(&self.latents) }.svg(),
+            }),
+        };
+        page.render().expect("text is written to memory")
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        let Evaluation { metrics, .. } = &self.held_out;
+        let row = |name, value: Option<f64>, interval: Option<[f64; 2]>| {
+            let between = interval.map_or_else(String::new, |[low, high]| format!("{low:.4} to {high:.4}"));
+            Metric { name, value: shown(value), between }
+        };
+        vec![
+            row("accuracy", metrics.accuracy, None),
+            row("recall: attacks found", metrics.recall, self.held_out.recall_interval),
+            row("false alarms of benign rows", self.held_out.fpr, self.held_out.fpr_interval),
+            row("precision: attacks of alarms", metrics.precision, None),
+            row("F1", metrics.f1, None),
+            row("ROC-AUC", metrics.roc_auc, None),
+            row("PR-AUC", metrics.pr_auc, None),
+            row("recall at 1 % false alarms", metrics.recall_at_fpr_1pct, None),
+            row("log loss", metrics.log_loss, None),
+            row("Brier score", metrics.brier, None),
+            row("calibration error (ECE)", self.held_out.ece, None),
+            row("calibration error without its bias", self.held_out.ece_debiased, None),
+        ]
+    }
+
+    fn categories(&self) -> Vec<Category<'_>> {
+        let percent = |share: f64| format!("{:.2}", 100.0 * share);
+        let found = self.held_out.recall_by_category.iter().flatten();
+        found
+            .map(|(name, of)| Category {
+                name,
+                recall: shown(Some(of.recall)),
+                at: percent(of.recall),
+                low: percent(of.low),
+                width: percent(of.high - of.low),
+                between: format!("{:.3} to {:.3}", of.low, of.high),
+                found: of.found,
+                rows: of.rows,
+            })
+            .collect()
+    }
+
+    fn curves(&self) -> Vec<Figure> {
+        let Evaluation { curve, reliability, .. } = &self.held_out;
+        let points = |of: &dyn Fn(&nids_eval::metrics::CurvePoint) -> Option<(f64, f64)>| curve.iter().filter_map(of).collect();
+        let roc: Vec<(f64, f64)> = points(&|point| point.fpr.zip(point.recall));
+        let pr: Vec<(f64, f64)> = points(&|point| point.recall.zip(point.precision));
+        let calibrated = reliability.iter().map(|bin| (bin.probability, bin.attacks)).collect();
+        let one = |name: &str, points| Series { name: name.to_owned(), points };
+        let diagonal = one("calibrated", vec![(0.0, 0.0), (1.0, 1.0)]);
+        let unit = Scale { x: Some([0.0, 1.0]), y: Some([0.0, 1.0]), has_log_y: false };
+        let roc = [one("classifier", [vec![(0.0, 0.0)], roc].concat())];
+        let [pr, reliability] = [[one("classifier", pr)].to_vec(), vec![diagonal, one("bins of equally many rows", calibrated)]];
+        let figure = |title: &str, x, y, series: &[Series], has_dots| Figure {
+            title: title.to_owned(),
+            svg: Chart { x, y, scale: unit, has_dots, ..Chart::of(series) }.svg(),
+        };
+        vec![
+            figure("ROC", "false alarms", "recall", &roc, false),
+            figure("Precision and recall", "recall", "precision", &pr, false),
+            figure("Reliability", "mean probability", "share of attacks", &reliability, true),
+        ]
+    }
+}
+
+impl Training {
+    fn figures(&self) -> Vec<Figure> {
+        let of = [
+            ("Loss", "mean loss", &self.loss, false),
+            ("Learning rate", "learning rate", &self.lr, false),
+            ("Gradient norm", "norm before clipping", &self.grad_norm, true),
+            ("Largest update of each layer", "largest change of a weight", &self.max_update, true),
+        ];
+        let has_points = |series: &[Series]| series.iter().any(|series| series.points.len() > 1);
+        let figure = |(title, y, series, has_log_y): (&str, &'static str, &Vec<Series>, bool)| {
+            let scale = Scale { has_log_y, ..Scale::default() };
+            let chart = Chart { x: "step", y, scale, ..Chart::of(series) };
+            has_points(series).then(|| Figure { title: title.to_owned(), svg: chart.svg() })
+        };
+        of.into_iter().filter_map(figure).collect()
+    }
+}
+
+fn shown(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"))
+}
+
+#[cfg(test)]
+mod tests;

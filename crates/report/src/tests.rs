@@ -1,0 +1,86 @@
+use std::collections::BTreeMap;
+
+use nids_eval::metrics::Metrics;
+
+use super::*;
+
+fn report() -> Report {
+    let p: Vec<f32> = (0..400).map(|i| i as f32 / 400.0).collect();
+    let labels: Vec<u8> = (0..400).map(|i| u8::from(i % 7 > 2 && i > 90)).collect();
+    let found = BTreeMap::from([("DoS <b>".to_owned(), [20, 30]), ("Worms".to_owned(), [3, 3])]);
+    let metrics = Metrics::new(&p, &labels, 0.5).unwrap();
+    let held_out = Evaluation::new(metrics, &p, &labels, 0.5, Some(&found));
+    let check = |status, what, advice: &str| Check { status, what, found: "3 of 4 <rows>".to_owned(), advice: advice.to_owned() };
+    let line = |name: &str, y: fn(f64) -> f64| Series {
+        name: name.to_owned(),
+        points: (1..2000).map(|step| (f64::from(step), y(f64::from(step)))).collect(),
+    };
+    Report {
+        name: "a & b".to_owned(),
+        checks: vec![check(Status::Pass, "Leak", ""), check(Status::Warn, "Duplicates", "remove them")],
+        trainings: vec![Training {
+            stage: "finetune".to_owned(),
+            loss: vec![line("training", |x| 1.0 / x), line("validation", |x| 1.1 / x)],
+            lr: vec![line("lr", |_| 0.001)],
+            grad_norm: vec![line("norm", |x| if x > 100.0 { 0.0 } else { 1.0 / x })],
+            max_update: Vec::new(),
+        }],
+        latents: vec![line("benign", f64::sin), line("attacks", |_| f64::NAN)],
+        facts: vec![("data.train".to_owned(), "sha256 00ff".to_owned())],
+        config: "name: x\nseed: 0 # <&>\n".to_owned(),
+        ..Report::of(held_out, [[1, 2], [3, 4]])
+    }
+}
+
+#[test]
+fn the_verdict_comes_first_and_warnings_are_counted() {
+    let html = report().html();
+    let place = |text: &str| html.find(text).unwrap_or_else(|| panic!("no {text:?}"));
+    assert!(place("One warning.") < place("How good it is") && place("How good it is") < place("Training: finetune"));
+    assert!(html.contains("remove them"));
+    let none = Report { checks: Vec::new(), ..report() }.html();
+    assert!(none.contains("Nothing speaks against it"));
+}
+
+#[test]
+fn texts_of_a_run_are_texts_on_the_page() {
+    let html = report().html();
+    for wanted in ["a &#38; b", "DoS &#60;b&#62;", "3 of 4 &#60;rows&#62;", "seed: 0 # &#60;&#38;&#62;"] {
+        assert!(html.contains(wanted), "{wanted}");
+    }
+    assert!(!html.contains("<rows>") && !html.contains("DoS <b>"));
+}
+
+#[test]
+fn a_page_is_one_small_file_without_scripts() {
+    let html = report().html();
+    assert!(html.len() < 300_000, "{} bytes", html.len());
+    for foreign in ["<script", "<link", "<img", "@import", "url(", "href="] {
+        assert!(!html.contains(foreign), "{foreign}");
+    }
+    // the name of SVG's own elements is no address that is asked for
+    assert!(html.matches("http").count() == html.matches("http://www.w3.org/2000/svg").count());
+    assert_eq!(html, report().html());
+}
+
+#[test]
+fn pictures_have_the_colours_of_the_page() {
+    let html = report().html();
+    let pictures: Vec<&str> = html.split("<svg ").skip(1).map(|rest| rest.split("</svg>").next().unwrap()).collect();
+    assert_eq!(pictures.len(), 3 + 3 + 1);
+    for picture in pictures {
+        assert!(picture.contains("var(--ink)") && picture.contains("var(--series-1)"));
+        assert!(!picture.contains("\"#"), "a colour that a theme cannot change");
+        assert!(!picture.contains("NaN") && !picture.contains("inf"), "a point that is nowhere");
+    }
+}
+
+#[test]
+fn a_chart_with_nothing_to_show_is_empty() {
+    for series in [vec![], vec![Series::default()], vec![Series { name: "one".to_owned(), points: vec![(1.0, 2.0)] }]] {
+        for has_log_y in [false, true] {
+            let scale = Scale { has_log_y, ..Scale::default() };
+            assert!(Chart { scale, ..Chart::of(&series) }.svg().starts_with("<svg "));
+        }
+    }
+}
