@@ -15,6 +15,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("eval", &["kernels"]),
     ("audit", &["flows", "eval"]),
     ("heads", &["kernels"]),
+    ("report", &["eval"]),
     ("config", &["flows", "nn", "models"]),
     ("store", &["kernels", "flows", "nn", "eval", "config"]),
     ("interop", &["nn", "store"]),
@@ -22,7 +23,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("train", &["kernels", "nn", "config", "store"]),
     (
         "pipeline",
-        &["kernels", "flows", "audit", "interop", "nn", "models", "eval", "heads", "config", "store", "train", "detect"],
+        &[
+            "kernels", "flows", "audit", "interop", "nn", "models", "eval", "heads", "report", "config", "store", "train",
+            "detect",
+        ],
     ),
     ("cli", &["kernels", "flows", "audit", "eval", "config", "store", "pipeline"]),
 ];

@@ -27,6 +27,7 @@ fn help_is_the_manual() {
       adapt      Adapt a trained run to the flows of another network, in seconds
       evaluate   Compare verdicts with the labels of a file
       predict    Write a verdict for every row of a file, with or without labels
+      report     Write one page about a trained run: what to trust, metrics, curves, settings
       query      Write which rows to label next
       schema     Propose a schema for files of flows: what each column is, and which say what is an attack
       audit      Look at flows before anything is trained on them: leaks, duplicates, contradictory labels, drift
@@ -117,7 +118,8 @@ fn help_is_the_manual() {
 
 #[test]
 fn every_command_has_help() {
-    let commands = "pretrain encode finetune distil calibrate adapt evaluate predict query schema audit synth import config";
+    let commands =
+        "pretrain encode finetune distil calibrate adapt report evaluate predict query schema audit synth import config";
     for command in commands.split(' ') {
         assert!(Bench::new().prints(&format!("{command} --help")).contains("Usage: nids-mixer"));
     }

@@ -16,6 +16,7 @@ mod memory;
 mod moved;
 mod operating;
 mod outputs;
+mod report;
 mod resume;
 mod same_bytes;
 mod schemas;

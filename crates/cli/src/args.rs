@@ -219,6 +219,16 @@ pub(crate) enum Command {
         #[arg(long, value_name = "COLUMN,...", value_delimiter = ',')]
         columns: Vec<String>,
     },
+    /// Write one page about a trained run: what to trust, metrics, curves, settings
+    ///
+    /// Leaves report.html in the run folder: one file without scripts, for any browser, light or dark. It begins with what
+    /// passes and what is a warning (leaks, duplicates, contradicting labels, balance, calibration, enough benign rows, every kind
+    /// of attack), on the rows that the classifier has not learned from. The same run gives the same bytes.
+    Report {
+        /// The run folder that `finetune` has filled
+        #[arg(long, value_name = "DIR")]
+        run: PathBuf,
+    },
     /// Write which rows to label next
     ///
     /// Prints one row number a line, counted from 0, as `finetune.label_rows` takes them. Rows that stand for most

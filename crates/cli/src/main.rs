@@ -86,6 +86,7 @@ fn run(command: Command) -> Result<()> {
         Command::Predict { model, output, format, columns } => {
             model::predict(&model, output.as_deref(), format.as_deref(), columns, &mut progress)
         }
+        Command::Report { run } => commands::report(&Run::open(&run)?, &mut progress).map(drop),
         Command::Query { run, budget, data, id, strategy, output: path } => {
             if std::env::args_os().nth(1).is_some_and(|name| name == "select") {
                 terminal::tell("note: `select` is called `query` now; the old name still works");

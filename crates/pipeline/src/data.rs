@@ -39,8 +39,18 @@ pub(crate) struct Data {
 
 /// Reads `data.train`, or generates flows if the config names no file.
 pub(crate) fn labelled(config: &Config, run: &mut StageRun<'_>, progress: &mut dyn Progress) -> Result<Labelled> {
+    labelled_with(config, wants_classes(config), run, progress)
+}
+
+/// The same, with the categories of the schema where they are wanted.
+pub(crate) fn labelled_with(
+    config: &Config,
+    categories: bool,
+    run: &mut StageRun<'_>,
+    progress: &mut dyn Progress,
+) -> Result<Labelled> {
     let mut rejects = Vec::new();
-    let found = read_labelled(config, run, &mut rejects, progress)?;
+    let found = read_labelled(config, categories, run, &mut rejects, progress)?;
     rejects::write_for(config, &rejects)?;
     found.map(|(labelled, _)| labelled).ok_or_else(no_labels)
 }
@@ -48,7 +58,7 @@ pub(crate) fn labelled(config: &Config, run: &mut StageRun<'_>, progress: &mut d
 /// Reads `data.train`, and `data.unlabelled` where it `is_wanted`.
 pub(crate) fn data(config: &Config, is_wanted: bool, run: &mut StageRun<'_>, progress: &mut dyn Progress) -> Result<Data> {
     let mut rejects = Vec::new();
-    let (labelled, set_aside) = read_labelled(config, run, &mut rejects, progress)?.unzip();
+    let (labelled, set_aside) = read_labelled(config, wants_classes(config), run, &mut rejects, progress)?.unzip();
     let mut unlabelled = if is_wanted { read_unlabelled(config, run, &mut rejects, progress)? } else { None };
     rejects::write_for(config, &rejects)?;
     match (&mut unlabelled, set_aside.flatten().filter(|_| is_wanted)) {
@@ -90,13 +100,14 @@ pub(crate) fn no_labels() -> Error {
 /// The labelled rows, and those that the schema's labels ignore.
 fn read_labelled(
     config: &Config,
+    categories: bool,
     run: &mut StageRun<'_>,
     rejects: &mut Vec<Reject>,
     progress: &mut dyn Progress,
 ) -> Result<Option<(Labelled, Option<Flows>)>> {
     let (flows, unlabelled) = if let Some(files) = &config.data.train {
         let ReadFlows { flows, unlabelled, rejects: bad } =
-            read_files(config, "data.train", files, Labels::Required, run, progress)?;
+            read_files(config, "data.train", files, (Labels::Required, categories), run, progress)?;
         rejects.extend(bad);
         (flows, unlabelled)
     } else if config.data.unlabelled.is_some() {
@@ -148,7 +159,7 @@ fn read_files(
     config: &Config,
     key: &str,
     files: &Files,
-    labels: Labels,
+    (labels, categories): (Labels, bool),
     run: &mut StageRun<'_>,
     progress: &mut dyn Progress,
 ) -> Result<ReadFlows> {
@@ -158,7 +169,7 @@ fn read_files(
     }
     let paths = files.paths()?;
     run.inputs(key, &paths)?;
-    read(&paths, &Schema::resolve(&config.data.schema)?, &read_options(config, labels), progress)
+    read(&paths, &Schema::resolve(&config.data.schema)?, &ReadOptions { categories, ..read_options(config, labels) }, progress)
 }
 
 /// How a config says that files are read.
@@ -195,7 +206,7 @@ fn read_unlabelled(
     let generated = config.data.synthetic.unlabelled_rows;
     Ok(match &config.data.unlabelled {
         Some(files) => {
-            let found = read_files(config, "data.unlabelled", files, Labels::Unused, run, progress)?;
+            let found = read_files(config, "data.unlabelled", files, (Labels::Unused, wants_classes(config)), run, progress)?;
             rejects.extend(found.rejects);
             Some(found.flows)
         }

@@ -34,12 +34,15 @@ pub const TOKENISER: &str = "tokeniser.json";
 pub const PRETRAINED: &str = "pretrained.safetensors";
 /// The classifier that `finetune` leaves.
 pub const MODEL: &str = "model.safetensors";
+/// What `report` leaves: a page about the run.
+pub const REPORT: &str = "report.html";
 /// What `calibrate` leaves: the operating point of the classifier.
 pub const CALIBRATION: &str = "calibration.json";
 /// What `adapt` leaves: how the classifier's probabilities are corrected for another network.
 pub const ADAPTATION: &str = "adaptation.json";
 /// What stages and commands keep in a run folder beside manifests, and what those list.
-const OWN_FILES: [&str; 12] = [
+const OWN_FILES: [&str; 13] = [
+    REPORT,
     ".lock",
     "config.yaml",
     LogFile::Metrics.name(),

@@ -133,7 +133,7 @@ pub fn predict(
 
 /// The run's classifier, with the threshold that is asked for: that of the options, else that of `calibrate`, else that of the run's
 /// config as it is now.
-fn open(run: &Run, options: &PredictOptions, progress: &mut dyn Progress) -> Result<Detector> {
+pub(super) fn open(run: &Run, options: &PredictOptions, progress: &mut dyn Progress) -> Result<Detector> {
     let mut detector = Detector::open(run)?;
     let (folder, operation) = (run.folder().display(), detector.operation());
     if operation.adaptation.is_some() {

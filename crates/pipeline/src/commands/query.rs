@@ -121,10 +121,7 @@ fn choose(run: &Run, options: &QueryOptions<'_>, progress: &mut dyn Progress) ->
     progress.event(Event::Message(&format!("{} of {n} different rows, {how}", options.budget)));
 
     let detector = if strategy == QueryStrategy::Uncertainty { Some(Detector::open_using(run, Using::Model)?) } else { None };
-    let space = match &detector {
-        Some(detector) if !config.finetune.has_network() => Space::Components(detector),
-        _ => Space::Latents(Box::new(latent_session(&config, strategy, &tokeniser, &weights)?)),
-    };
+    let space = Space::new(&config, strategy, detector.as_ref(), &tokeniser, &weights)?;
     drop(weights);
     let (mut latents, mut width) = (Vec::new(), 0);
     let mut weight = pool.counts;
@@ -161,16 +158,30 @@ fn choose(run: &Run, options: &QueryOptions<'_>, progress: &mut dyn Progress) ->
 }
 
 /// Where rows are near one another.
-enum Space<'d> {
+pub(super) enum Space<'d> {
     /// The mean tokens of an encoder.
     Latents(Box<LatentSession>),
     /// What heads see.
     Components(&'d Detector),
 }
 
-impl Space<'_> {
+impl<'d> Space<'d> {
+    /// That of a strategy.
+    pub(super) fn new(
+        config: &Config,
+        strategy: QueryStrategy,
+        detector: Option<&'d Detector>,
+        tokeniser: &Tokeniser,
+        weights: &WeightsFile,
+    ) -> Result<Self> {
+        Ok(match detector {
+            Some(detector) if !config.finetune.has_network() => Self::Components(detector),
+            _ => Self::Latents(Box::new(latent_session(config, strategy, tokeniser, weights)?)),
+        })
+    }
+
     /// Where rows are, and their probabilities of an attack, if there is a classifier.   -> [rows, width], [rows]
-    fn of(&self, encoded: &TokenTable, detector: Option<&Detector>) -> (Vec<f32>, Vec<f32>) {
+    pub(super) fn of(&self, encoded: &TokenTable, detector: Option<&Detector>) -> (Vec<f32>, Vec<f32>) {
         match self {
             Self::Latents(session) => {
                 let mut latents = vec![0.0; encoded.n_rows() * session.encoder().width()];

@@ -1,0 +1,329 @@
+//! A page about a trained run.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use ndarray::Array2;
+use nids_audit::{CheckName, File, Verdict};
+use nids_config::{Config, Refit, Stage};
+use nids_detect::engine::reserve_openblas;
+use nids_detect::verdicts::Scores;
+use nids_detect::{Detector, WeightsFile};
+use nids_eval::metrics::Evaluation;
+use nids_eval::operating::{CONFIDENCE, rows_needed};
+use nids_flows::{Flows, equal_rows};
+use nids_heads::Pca;
+use nids_report::{Check, Report, Series, Status, Training};
+use nids_store::log::Line;
+use nids_store::progress::{Event, Progress};
+use nids_store::run::{MODEL, REPORT, Run};
+use nids_store::{Error, Result};
+use serde_json::Value as Json;
+
+use super::PredictOptions;
+use super::predict::open;
+use super::query::{QueryStrategy, Space};
+use crate::data::labelled_with;
+
+/// Rows in the picture of latents, at most.
+const POINTS: usize = 1200;
+/// Layers whose updates are drawn: those that move least.
+const LAYERS: usize = 6;
+/// Rows of a category from which on its recall is judged.
+const CATEGORY_ROWS: u64 = 20;
+
+/// Writes `report.html` into the run folder: what to trust, metrics on the rows held out, curves of training, settings. The same run
+/// gives the same bytes.
+///
+/// # Errors
+/// A run without a classifier, data that have changed since, a classifier that has learned the rows held out.
+pub fn report(run: &Run, progress: &mut dyn Progress) -> Result<PathBuf> {
+    let lock = run.lock("report", progress)?;
+    let config = run.config_of(Stage::Finetune)?;
+    if config.finetune.refit == Refit::All {
+        let message = "`finetune.refit: all`: the classifier has learned the rows held out, so that nothing here says how good it is: \
+                       `metrics.jsonl` has what was found before that";
+        return Err(Error::Usage(message.to_owned()));
+    }
+    let detector = open(run, &PredictOptions::default(), progress)?;
+    let mut stage = run.look(Stage::Finetune, &config);
+    let labelled = labelled_with(&config, true, &mut stage, progress)?;
+    stage.require_same_data()?;
+    let val = labelled.flows.select(&labelled.split.val);
+    let train = labelled.flows.select(&labelled.split.train);
+    let scored = detector.scored_flows(&val)?;
+    let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold());
+    scores.add_scored(&val, &scored);
+    let held_out = scores.evaluation("the rows held out", progress)?;
+    let confusion = confusion(&scored.attacks, labels(&val), detector.threshold());
+    let page = Report {
+        name: config.name.clone(),
+        checks: checks(run, &train, &val, &held_out, confusion)?,
+        trainings: [Stage::Pretrain, Stage::Finetune].into_iter().filter_map(|stage| training(run, stage)).collect(),
+        latents: latents(run, &config, &detector, &val)?,
+        facts: facts(run, &config, &detector, [train.len(), val.len()])?,
+        config: config.to_yaml(),
+        ..Report::of(held_out, confusion)
+    };
+    lock.check()?;
+    let path = run.write(REPORT, page.html().as_bytes())?;
+    progress.event(Event::Message(&format!("report: {}", path.display())));
+    Ok(path)
+}
+
+fn labels(flows: &Flows) -> &[u8] {
+    flows.labels().expect("labels were required of the reader")
+}
+
+/// Rows by label, and by whether they are alarms.
+fn confusion(attacks: &[f32], labels: &[u8], threshold: f64) -> [[u64; 2]; 2] {
+    let mut counts = [[0; 2]; 2];
+    for (&p, &label) in attacks.iter().zip(labels) {
+        counts[usize::from(label)][usize::from(f64::from(p) >= threshold)] += 1;
+    }
+    counts
+}
+
+/// What a reader should ask before the run is trusted.
+fn checks(run: &Run, train: &Flows, val: &Flows, held_out: &Evaluation, confusion: [[u64; 2]; 2]) -> Result<Vec<Check>> {
+    let check = |is_good: bool, what, found: String, advice: &str| {
+        let (status, advice) = if is_good { (Status::Pass, "") } else { (Status::Warn, advice) };
+        Check { status, what, found, advice: advice.to_owned() }
+    };
+    let skipped = |what, found: &str| Check { status: Status::Skipped, what, found: found.to_owned(), advice: String::new() };
+    let percent = |n: usize, of: usize| 100.0 * n as f64 / of.max(1) as f64;
+    let n = val.len();
+    let mut found = Vec::new();
+
+    let mut all = train.clone();
+    all.extend(val.clone());
+    let n_train = train.len() as u32;
+    let both = |group: &&Vec<u32>| group.iter().any(|&row| row < n_train) && group.iter().any(|&row| row >= n_train);
+    let all_groups = equal_rows(&all);
+    let leaked: usize = all_groups.iter().filter(both).map(|group| group.iter().filter(|&&row| row >= n_train).count()).sum();
+    found.push(check(
+        leaked == 0,
+        "Leak",
+        format!("{leaked} of {n} rows held out equal a training row"),
+        "metrics are too good by these rows: train again, so that equal rows stay on one side",
+    ));
+
+    let groups = equal_rows(val);
+    let repeated: usize = groups.iter().filter(|group| group.len() > 1).map(Vec::len).sum();
+    let largest = groups.iter().map(Vec::len).max().unwrap_or(0);
+    found.push(check(
+        percent(repeated, n) < 20.0,
+        "Duplicates",
+        format!("{:.1} % of the rows held out equal another one; the largest group has {largest}", percent(repeated, n)),
+        "a few kinds of flows weigh much in every metric, and intervals are too narrow: look at metrics without duplicates",
+    ));
+    let classes = labels(val);
+    let mixed = |group: &Vec<u32>| {
+        let attacks = group.iter().filter(|&&row| classes[row as usize] == 1).count();
+        attacks.min(group.len() - attacks)
+    };
+    let lost: usize = groups.iter().map(mixed).sum();
+    found.push(check(
+        percent(lost, n) < 1.0,
+        "Contradicting labels",
+        format!("equal rows with different labels cap the accuracy at {:.4}", 1.0 - lost as f64 / n.max(1) as f64),
+        "look for a column that would tell these rows apart, or for wrong labels",
+    ));
+
+    found.extend(audited(train, val));
+    let [benign, attacks] = confusion.map(|row| row.iter().sum::<u64>());
+    let rare = benign.min(attacks);
+    found.push(check(
+        rare as f64 >= 0.05 * n as f64,
+        "Balance",
+        format!("{benign} benign rows and {attacks} attacks are held out"),
+        "accuracy says little where one class is rare: read recall, precision and PR-AUC",
+    ));
+    if let Some(accuracy) = held_out.metrics.accuracy {
+        let majority = benign.max(attacks) as f64 / n.max(1) as f64;
+        found.push(check(
+            accuracy > majority,
+            "Better than one answer for all",
+            format!("accuracy {accuracy:.4}; whoever says the same of every row has {majority:.4}"),
+            "the classifier has learned nothing at this threshold: look at the losses below, and at the threshold",
+        ));
+    }
+    found.push(match held_out.ece_debiased {
+        Some(ece) => check(
+            ece < 0.03,
+            "Calibration",
+            format!("probabilities are off by {ece:.4} in the mean (ECE without its bias)"),
+            "`nids-mixer calibrate` makes scores probabilities",
+        ),
+        None => skipped("Calibration", "there are no rows to compare probabilities with"),
+    });
+    let budgets = [1e-4, 1e-3, 1e-2].map(|fpr| rows_needed(fpr, CONFIDENCE).map(|needed| (fpr, needed)));
+    let budgets = budgets.into_iter().collect::<nids_eval::Result<Vec<_>>>()?;
+    let (text, is_enough) = match budgets.iter().find(|(_, needed)| *needed <= benign) {
+        Some((fpr, _)) => (format!("{benign} benign rows held out can certify {} % of false alarms", 100.0 * fpr), true),
+        None => (format!("{benign} benign rows held out cannot certify even 1 % of false alarms, which takes 299"), false),
+    };
+    found.push(check(is_enough, "Enough benign rows", text, "name a file with more of them in `nids-mixer calibrate --data`"));
+
+    found.push(match &held_out.recall_by_category {
+        Some(categories) => {
+            let missed = categories.iter().filter(|(_, of)| of.rows >= CATEGORY_ROWS && of.recall < 0.5);
+            let missed: Vec<String> = missed.map(|(name, of)| format!("{name} ({:.2} of {})", of.recall, of.rows)).collect();
+            let text = if missed.is_empty() {
+                format!("at least half of every category with {CATEGORY_ROWS} rows is found")
+            } else {
+                format!("fewer than half are found of: {}", missed.join(", "))
+            };
+            check(missed.is_empty(), "Every kind of attack", text, "label more rows of these, or lower the threshold")
+        }
+        None => skipped("Every kind of attack", "the rows have no categories"),
+    });
+
+    let nonfinite = |stage| {
+        let lines = if run.has_finished(stage) { run.metrics(stage)? } else { Vec::new() };
+        Ok::<_, Error>(lines.iter().filter(|line| matches!(line, Line::Nonfinite { .. })).count())
+    };
+    let n_nonfinite = nonfinite(Stage::Pretrain)? + nonfinite(Stage::Finetune)?;
+    found.push(check(
+        n_nonfinite == 0,
+        "Numbers",
+        format!("{n_nonfinite} steps of training had non-finite values (NaN, Inf)"),
+        "lower the learning rate of that stage and train again",
+    ));
+    Ok(found)
+}
+
+/// Points over steps, by member.
+type Members = BTreeMap<Option<usize>, Vec<(f64, f64)>>;
+
+/// What an audit of both parts says of columns: whether one gives the label away, names a row or a time, or has drifted.
+fn audited(train: &Flows, val: &Flows) -> Vec<Check> {
+    let of = [
+        (CheckName::Leaks, "Columns that give the label away"),
+        (CheckName::Ids, "Columns that name a row"),
+        (CheckName::Times, "Columns that tell the time"),
+        (CheckName::Drift, "Drift of the rows held out"),
+    ];
+    let files = [("training rows", train), ("rows held out", val)].map(|(name, flows)| File::new(name, flows.clone()));
+    let audit = nids_audit::audit(files.to_vec());
+    let found = audit.checks.into_iter().filter_map(|check| {
+        let (_, what) = *of.iter().find(|(name, _)| *name == check.check)?;
+        let columns: Vec<String> = check.findings.iter().filter_map(|finding| finding.column.clone()).collect();
+        let columns = if columns.is_empty() { String::new() } else { format!(": {}", columns.join(", ")) };
+        let status = match check.verdict {
+            Verdict::Pass | Verdict::Note => Status::Pass,
+            Verdict::Warn => Status::Warn,
+            Verdict::Skipped => Status::Skipped,
+        };
+        let advice = check.advice.filter(|_| status == Status::Warn).unwrap_or_default();
+        Some(Check { status, what, found: format!("{}{columns}", check.found), advice })
+    });
+    found.collect()
+}
+
+/// What a stage logged over its steps; None where it took none.
+fn training(run: &Run, stage: Stage) -> Option<Training> {
+    let lines = if run.has_finished(stage) { run.metrics(stage).ok()? } else { return None };
+    let mut found: [Members; 4] = Default::default();
+    let [loss, validation, rate, norm] = &mut found;
+    for line in lines {
+        let add = |to: &mut Members, member, step: u64, value: f64| {
+            to.entry(member).or_default().push((step as f64, value));
+        };
+        match line {
+            Line::Step { step, member, loss: mean, lr, grad_norm, .. } => {
+                add(loss, member, step, mean);
+                add(rate, member, step, lr);
+                add(norm, member, step, grad_norm);
+            }
+            Line::Validation { step, member, members: None, heads: None, validation: metrics } => {
+                metrics.log_loss.iter().for_each(|&mean| add(validation, member, step, mean));
+            }
+            _ => {}
+        }
+    }
+    if found[0].is_empty() {
+        return None;
+    }
+    let [loss, validation, lr, grad_norm] = found;
+    let named = |what: &str, members: Members| -> Vec<Series> {
+        let name = |member: Option<usize>| member.map_or_else(|| what.to_owned(), |k| format!("{what}, member {k}"));
+        members.into_iter().map(|(member, points)| Series { name: name(member), points }).collect()
+    };
+    Some(Training {
+        stage: stage.name().to_owned(),
+        loss: [named("training", loss), named("validation", validation)].concat(),
+        lr: named("learning rate", lr),
+        grad_norm: named("gradient norm", grad_norm),
+        max_update: updates(run, stage),
+    })
+}
+
+/// The largest update of the layers that move least in the end, as the monitor has observed them; of the first member.
+fn updates(run: &Run, stage: Stage) -> Vec<Series> {
+    let text = fs::read_to_string(run.folder().join("monitor.jsonl")).unwrap_or_default();
+    let mut layers: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    for line in text.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok()) {
+        let is_wanted = line["stage"] == stage.name() && line["member"].as_u64().unwrap_or(0) == 0;
+        let Some((step, updates)) = line["step"].as_f64().zip(line["max_update"].as_object()).filter(|_| is_wanted) else {
+            continue;
+        };
+        for (layer, update) in updates {
+            update.as_f64().into_iter().for_each(|update| layers.entry(layer.clone()).or_default().push((step, update)));
+        }
+    }
+    let mut series: Vec<Series> = layers.into_iter().map(|(name, points)| Series { name, points }).collect();
+    let last = |series: &Series| series.points.last().map_or(0.0, |point| point.1);
+    series.sort_by(|a, b| last(a).total_cmp(&last(b)).then_with(|| a.name.cmp(&b.name)));
+    series.truncate(LAYERS);
+    series
+}
+
+/// Two principal components of what the classifier sees of rows held out, by class.
+fn latents(run: &Run, config: &Config, detector: &Detector, val: &Flows) -> Result<Vec<Series>> {
+    let step = val.len().div_ceil(POINTS).max(1);
+    let rows: Vec<u32> = (0..val.len() as u32).step_by(step).collect();
+    if rows.len() < 3 {
+        return Ok(Vec::new());
+    }
+    reserve_openblas(1, "")?; // components use LAPACK, whatever `engine.gemm` is
+    let some = val.select(&rows);
+    let weights = WeightsFile::read(&run.require(Stage::Finetune, MODEL)?, Stage::Finetune)?;
+    let space = Space::new(config, QueryStrategy::Uncertainty, Some(detector), detector.tokeniser(), &weights)?;
+    let (numbers, _) = space.of(&detector.tokeniser().tokenise(&some)?, None);
+    let width = numbers.len() / rows.len();
+    let numbers = Array2::from_shape_vec((rows.len(), width), numbers).expect("as many numbers a row");
+    let refuse = |error: nids_heads::Error| Error::Numerics(format!("principal components of latents: {error}"));
+    let pca = Pca::fit(&numbers, 2).map_err(refuse)?;
+    if pca.n_components() < 2 {
+        return Ok(Vec::new());
+    }
+    let places = pca.transform(&numbers);
+    let of_class = |class: u8, name: &str| {
+        let rows = places.rows().into_iter().zip(labels(&some)).filter(|&(_, &label)| label == class);
+        Series { name: name.to_owned(), points: rows.map(|(place, _)| (place[0], place[1])).collect() }
+    };
+    Ok(vec![of_class(0, "benign"), of_class(1, "attacks")])
+}
+
+/// What the run was made from.
+fn facts(run: &Run, config: &Config, detector: &Detector, [n_train, n_val]: [usize; 2]) -> Result<Vec<(String, String)>> {
+    let mut facts = vec![
+        ("nids-mixer".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("settings".to_owned(), format!("sha256 {}", config.hash())),
+        ("rows".to_owned(), format!("{n_train} to train on, {n_val} held out")),
+    ];
+    if let Some(model) = &detector.operation().model {
+        facts.push((MODEL.to_owned(), format!("sha256 {}, {} bytes", model.sha256, model.bytes)));
+    }
+    for role in ["data.train", "data.unlabelled", "finetune.label_rows", "finetune.teachers"] {
+        if let Some(digest) = run.data_of(Stage::Finetune, role)? {
+            facts.push((role.to_owned(), format!("sha256 {}, {} bytes", digest.sha256, digest.bytes)));
+        }
+    }
+    if config.data.train.is_none() {
+        facts.push(("data.train".to_owned(), format!("{} generated flows", config.data.synthetic.rows)));
+    }
+    Ok(facts)
+}

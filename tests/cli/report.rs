@@ -1,0 +1,80 @@
+//! One page about a trained run.
+
+use crate::bench::{Bench, on_flows};
+
+#[test]
+fn a_report_is_one_page_and_the_same_again() {
+    let bench = Bench::trained();
+    let told = bench.prints_and_tells("report --run run").1;
+    assert!(told.contains("report: run/report.html"), "{told}");
+    let page = bench.read("run/report.html");
+    for wanted in [
+        "Can it be trusted?",
+        "0 of 60 rows held out equal a training row",
+        "Recall by category",
+        "Training: pretrain",
+        "Training: finetune",
+        "Where rows lie",
+        "240 to train on, 60 held out",
+        "data.train",
+    ] {
+        assert!(page.contains(wanted), "no {wanted:?}");
+    }
+    bench.prints("report --run run");
+    assert!(page == bench.read("run/report.html"));
+    // what it says is what `evaluate` says of the rows held out
+    let held_out = bench.metrics("run", "finetune");
+    let accuracy = held_out.last().unwrap()["validation"]["accuracy"].as_f64().unwrap();
+    assert!(page.contains(&format!("<td>accuracy</td><td class=\"number\">{accuracy:.4}</td>")), "{accuracy}");
+    // heads alone have no steps, and see components
+    bench.prints(&on_flows("finetune", "--set finetune.from=features"));
+    bench.prints("report --run run");
+    let page = bench.read("run/report.html");
+    assert!(!page.contains("Training: finetune") && page.contains("Where rows lie"));
+}
+
+#[test]
+fn rows_that_repeat_or_contradict_one_another_are_warnings() {
+    let bench = Bench::new();
+    let flows = bench.flows();
+    let mut lines: Vec<String> = flows.lines().map(str::to_owned).collect();
+    let other = |line: &str| match line.strip_suffix(",0") {
+        Some(rest) => format!("{},Exploits,1", rest.rsplit_once(',').unwrap().0),
+        None => line.to_owned(),
+    };
+    let again: Vec<String> = lines[1..].iter().map(|line| other(line)).collect();
+    lines.extend(again);
+    bench.file("flows.csv", lines.join("\n"));
+    bench.prints(&on_flows("finetune", "--set finetune.from=features"));
+    bench.prints("report --run run");
+    let page = bench.read("run/report.html");
+    for wanted in ["Duplicates</td><td>100.0 % of the rows held out", "cap the accuracy at 0.", "warnings.</strong>"] {
+        assert!(page.contains(wanted), "no {wanted:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_reported_is_said() {
+    let bench = Bench::trained();
+    let mut errors =
+        vec![bench.fails("report --run nowhere"), bench.fails("predict --run run --data flows.csv --output run/report.html")];
+    let flows = bench.read("flows.csv");
+    bench.file("flows.csv", format!("{flows}{}\n", flows.lines().nth(1).unwrap()));
+    errors.push(bench.fails("report --run run"));
+    bench.file("flows.csv", flows);
+    bench.prints(&on_flows("finetune", "--set finetune.refit=all"));
+    errors.push(bench.fails("report --run run"));
+    insta::assert_snapshot!(errors.join("\n"), @r"
+    exit code 4
+    error: nowhere: no such run folder: run `nids-mixer pretrain --config FILE --run nowhere` first
+
+    exit code 2
+    error: `--output run/report.html` is `report.html` of the run folder run, which is written by its stages alone: write to another file
+
+    exit code 4
+    error: run: stale: the file behind `data.train` has changed since `finetune` ran: run `nids-mixer finetune --config FILE --run run` first
+
+    exit code 2
+    error: `finetune.refit: all`: the classifier has learned the rows held out, so that nothing here says how good it is: `metrics.jsonl` has what was found before that
+    ");
+}
