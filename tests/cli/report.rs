@@ -75,6 +75,6 @@ fn what_cannot_be_reported_is_said() {
     error: run: stale: the file behind `data.train` has changed since `finetune` ran: run `nids-mixer finetune --config FILE --run run` first
 
     exit code 2
-    error: `finetune.refit: all`: the classifier has learned the rows held out, so that nothing here says how good it is: `metrics.jsonl` has what was found before that
+    error: `finetune.refit: all`: the classifier has learned the rows held out, so that they say nothing of it: name labelled rows from elsewhere where the command takes `--data`, or train without a refit
     ");
 }

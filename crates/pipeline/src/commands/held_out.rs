@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use nids_config::Stage;
-use nids_detect::Detector;
+use nids_config::{Config, Refit, Stage};
 use nids_detect::operation::HeldOutRows;
 use nids_detect::read::{name_of, read};
+use nids_detect::{Detector, wants_classes};
 use nids_eval::operating::BenignScores;
 use nids_flows::{Flows, Ids, Labels, ReadOptions, equal_rows, is_stdin};
 use nids_store::artefacts::{Digest, digest};
@@ -14,7 +14,7 @@ use nids_store::run::Run;
 use nids_store::{Error, Result};
 
 use super::query::MAX_GENERATED;
-use crate::data::{labelled, warn_of_newly_missing};
+use crate::data::{Labelled, labelled_with, warn_of_newly_missing};
 
 /// Labelled rows that a classifier has not learned from.
 pub(super) struct HeldOut {
@@ -26,16 +26,7 @@ impl HeldOut {
     /// The validation part of the rows that the classifier was trained with.
     pub(super) fn of_run(run: &Run, progress: &mut dyn Progress) -> Result<Self> {
         let config = run.config_of(Stage::Finetune)?;
-        let generated = config.data.synthetic.rows;
-        // the number comes from the run folder alone: no data file stands behind it
-        if config.data.train.is_none() && generated > MAX_GENERATED {
-            let message =
-                format!("the run was trained on {generated} generated flows, of which at most {MAX_GENERATED} are made again");
-            return Err(Error::Usage(message));
-        }
-        let mut stage = run.look(Stage::Finetune, &config);
-        let labelled = labelled(&config, &mut stage, progress)?;
-        stage.require_same_data()?;
+        let labelled = labelled_of(run, &config, wants_classes(&config), progress)?;
         Ok(Self { flows: labelled.flows.select(&labelled.split.val), files: None })
     }
 
@@ -105,6 +96,26 @@ impl HeldOut {
     pub(super) fn benign(&self, detector: &Detector) -> Result<BenignScores> {
         Ok(BenignScores::new(&detector.scored_flows(&self.flows.select(&self.benign_rows()))?.attacks)?)
     }
+}
+
+/// The rows that a classifier was trained with, of which it has not learned those held out.
+pub(super) fn labelled_of(run: &Run, config: &Config, categories: bool, progress: &mut dyn Progress) -> Result<Labelled> {
+    if config.finetune.refit == Refit::All {
+        let message = "`finetune.refit: all`: the classifier has learned the rows held out, so that they say nothing of it: name \
+                       labelled rows from elsewhere where the command takes `--data`, or train without a refit";
+        return Err(Error::Usage(message.to_owned()));
+    }
+    let generated = config.data.synthetic.rows;
+    // the number comes from the run folder alone: no data file stands behind it
+    if config.data.train.is_none() && generated > MAX_GENERATED {
+        let message =
+            format!("the run was trained on {generated} generated flows, of which at most {MAX_GENERATED} are made again");
+        return Err(Error::Usage(message));
+    }
+    let mut stage = run.look(Stage::Finetune, config);
+    let labelled = labelled_with(config, categories, &mut stage, progress)?;
+    stage.require_same_data()?;
+    Ok(labelled)
 }
 
 /// The content of a run's classifier.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ndarray::Array2;
 use nids_audit::{CheckName, File, Verdict};
-use nids_config::{Config, Refit, Stage};
+use nids_config::{Config, Stage};
 use nids_detect::engine::reserve_openblas;
 use nids_detect::verdicts::Scores;
 use nids_detect::{Detector, WeightsFile};
@@ -22,9 +22,9 @@ use nids_store::{Error, Result};
 use serde_json::Value as Json;
 
 use super::PredictOptions;
+use super::held_out::labelled_of;
 use super::predict::open;
 use super::query::{QueryStrategy, Space};
-use crate::data::labelled_with;
 
 /// Rows in the picture of latents, at most.
 const POINTS: usize = 1200;
@@ -41,15 +41,8 @@ const CATEGORY_ROWS: u64 = 20;
 pub fn report(run: &Run, progress: &mut dyn Progress) -> Result<PathBuf> {
     let lock = run.lock("report", progress)?;
     let config = run.config_of(Stage::Finetune)?;
-    if config.finetune.refit == Refit::All {
-        let message = "`finetune.refit: all`: the classifier has learned the rows held out, so that nothing here says how good it is: \
-                       `metrics.jsonl` has what was found before that";
-        return Err(Error::Usage(message.to_owned()));
-    }
+    let labelled = labelled_of(run, &config, true, progress)?;
     let detector = open(run, &PredictOptions::default(), progress)?;
-    let mut stage = run.look(Stage::Finetune, &config);
-    let labelled = labelled_with(&config, true, &mut stage, progress)?;
-    stage.require_same_data()?;
     let val = labelled.flows.select(&labelled.split.val);
     let train = labelled.flows.select(&labelled.split.train);
     let scored = detector.scored_flows(&val)?;
