@@ -90,6 +90,22 @@ fn a_schema_is_named_or_found() {
 }
 
 #[test]
+fn the_encoding_of_text_files_can_be_named() {
+    let bench = Bench::new();
+    let flows = bench.flows();
+    let service = column(&flows, "service");
+    let named = edit(&flows, |line, cells| {
+        if line == 4 {
+            cells[service] = "caf#".to_owned();
+        }
+    });
+    let latin: Vec<u8> = named.bytes().map(|byte| if byte == b'#' { 0xe9 } else { byte }).collect();
+    bench.file("latin.csv", latin);
+    let unreadable = |args: &str| json(&bench, args)["files"][0]["unreadable"].as_u64();
+    assert_eq!((unreadable("latin.csv"), unreadable("latin.csv --encoding windows-1252")), (Some(1), Some(0)));
+}
+
+#[test]
 fn labels_may_be_absent() {
     let bench = Bench::new();
     let flows = bench.flows();
