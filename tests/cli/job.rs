@@ -24,7 +24,7 @@ fn evaluate_prints_one_json_object_with_every_metric() {
     assert_eq!(metrics["n"], 300);
     assert!(metrics["roc_auc"].as_f64() > Some(0.7), "not even the obvious is learned: {metrics}");
     let table = bench.prints("evaluate --run run --data flows.csv");
-    assert!(table.contains("balanced accuracy") && table.lines().count() == 15, "{table}");
+    assert!(table.contains("balanced accuracy") && table.contains("at the threshold") && table.lines().count() > 30, "{table}");
 }
 
 #[test]

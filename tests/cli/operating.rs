@@ -17,7 +17,7 @@ fn a_run_is_calibrated_to_a_budget_and_says_so() {
         assert!(!before[key].is_null(), "{key}: {before}");
     }
     assert_eq!(before["threshold"], 0.5);
-    let fuzzers = &before["recall_by_category"]["Fuzzers"];
+    let fuzzers = &before["found_by_category"]["Fuzzers"];
     assert!(fuzzers["low"].as_f64() <= fuzzers["recall"].as_f64() && fuzzers["rows"].as_u64() > Some(0), "{before}");
 
     let report = json(&bench, "calibrate --run run --data flows.csv --alerts-per-day 100 --flows-per-day 1e3 --json");

@@ -22,7 +22,7 @@ pub(crate) fn evaluation(found: &Evaluation) -> String {
         let [low, high] = ends(interval);
         at.add_row([name.to_owned(), shown(value), low, high]);
     }
-    for (category, of) in found.recall_by_category.iter().flatten() {
+    for (category, of) in found.found_by_category.iter().flatten() {
         let [recall, low, high] = [of.recall, of.low, of.high].map(|value| shown(Some(value)));
         at.add_row([format!("  {} ({})", plain(category), of.rows), recall, low, high]);
     }

@@ -201,7 +201,7 @@ impl Report {
 
     fn categories(&self) -> Vec<Category<'_>> {
         let percent = |share: f64| format!("{:.2}", 100.0 * share);
-        let found = self.held_out.recall_by_category.iter().flatten();
+        let found = self.held_out.found_by_category.iter().flatten();
         found
             .map(|(name, of)| Category {
                 name,

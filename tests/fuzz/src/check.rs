@@ -4,6 +4,7 @@
 //! The fuzz targets call these, and so do the tests of `tests/untrusted`, of which this file is a module, too.
 
 use std::fs;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -46,10 +47,16 @@ pub fn bounded(file: usize, read: impl FnOnce()) -> usize {
 pub fn within(allowed: usize, read: impl FnOnce()) -> usize {
     // one at a time: the count is of the whole process
     static ONE: Mutex<()> = Mutex::new(());
+    static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
-    read();
+    // decoders that panic are caught, and what a backtrace takes is no memory of theirs
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|panic| *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = panic.to_string()));
+    let result = std::panic::catch_unwind(AssertUnwindSafe(read));
+    std::panic::set_hook(report);
+    assert!(result.is_ok(), "{}", LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner));
     let peak = MEMORY.peak_usage().saturating_sub(before);
     assert!(peak <= allowed, "{peak} bytes allocated, at most {allowed} wanted");
     peak

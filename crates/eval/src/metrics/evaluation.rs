@@ -34,9 +34,12 @@ pub struct Evaluation {
     pub reliability: Vec<ReliabilityBin>,
     /// From the highest threshold down, at most 200 of them: the points of the ROC and of the precision-recall curve.
     pub curve: Vec<CurvePoint>,
-    /// Attacks by the category that the file says; None where it says none.
+    /// The recall of each category of attacks that the file says; None where it says none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub recall_by_category: Option<BTreeMap<String, CategoryRecall>>,
+    pub recall_by_category: Option<BTreeMap<String, f64>>,
+    /// The same with its interval and its rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found_by_category: Option<BTreeMap<String, CategoryRecall>>,
 }
 
 /// What a threshold would do.
@@ -106,6 +109,7 @@ impl Evaluation {
             let [low, high] = interval(found, rows, CONFIDENCE);
             (name.clone(), CategoryRecall { recall: found as f64 / rows as f64, low, high, found, rows })
         };
+        let by_category: Option<BTreeMap<String, CategoryRecall>> = found.map(|found| found.iter().map(of_category).collect());
         Self {
             metrics,
             threshold,
@@ -116,7 +120,10 @@ impl Evaluation {
             ece_debiased,
             reliability: bins,
             curve: points(&Curve::new(probabilities, labels)),
-            recall_by_category: found.map(|found| found.iter().map(of_category).collect()),
+            recall_by_category: by_category
+                .as_ref()
+                .map(|found| found.iter().map(|(name, of)| (name.clone(), of.recall)).collect()),
+            found_by_category: by_category,
         }
     }
 }
@@ -139,12 +146,12 @@ mod tests {
         // R: binom.test(1, 4)$conf.int and binom.test(3, 4)$conf.int
         assert!(near(evaluation.fpr_interval, [0.006_309_463, 0.805_879_6]), "{evaluation:?}");
         assert!(near(evaluation.recall_interval, [0.194_120_4, 0.993_690_5]), "{evaluation:?}");
-        let dos = evaluation.recall_by_category.as_ref().unwrap()["DoS"];
+        let dos = evaluation.found_by_category.as_ref().unwrap()["DoS"];
         // R: binom.test(2, 3)$conf.int
         assert!((dos.low - 0.094_299_3).abs() < 1e-6 && (dos.high - 0.991_596_2).abs() < 1e-6, "{dos:?}");
         let json = serde_json::to_value(&evaluation).unwrap();
         assert_eq!((&json["accuracy"], &json["threshold"], &json["fpr"]), (&0.75.into(), &0.5.into(), &0.25.into()));
-        assert_eq!(json["recall_by_category"]["DoS"]["rows"], 3);
+        assert_eq!((&json["recall_by_category"]["Worms"], &json["found_by_category"]["DoS"]["rows"]), (&1.0.into(), &3.into()));
         let [first, .., last] = &evaluation.curve[..] else { panic!("{evaluation:?}") };
         let point = |threshold, fpr, recall, precision| CurvePoint {
             threshold,

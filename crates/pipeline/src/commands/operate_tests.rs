@@ -387,7 +387,7 @@ fn categories_are_told_apart_at_the_new_threshold() {
     assert!(rows[1..].iter().all(|row| (row[2] == "attack") == (row[3] != "Normal")));
     let found = evaluated(&run, &data, None);
     let alarms = rows[1..].iter().filter(|row| row[2] == "attack").count();
-    let by_category = found.recall_by_category.unwrap();
+    let by_category = found.found_by_category.unwrap();
     let caught: u64 = by_category.values().map(|category| category.found).sum();
     let attacks: u64 = by_category.values().map(|category| category.rows).sum();
     let false_alarms = (found.fpr.unwrap() * (400 - attacks) as f64).round() as u64;

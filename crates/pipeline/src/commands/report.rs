@@ -159,7 +159,7 @@ fn checks(run: &Run, train: &Flows, val: &Flows, held_out: &Evaluation, confusio
     };
     found.push(check(is_enough, "Enough benign rows", text, "name a file with more of them in `nids-mixer calibrate --data`"));
 
-    found.push(match &held_out.recall_by_category {
+    found.push(match &held_out.found_by_category {
         Some(categories) => {
             let missed = categories.iter().filter(|(_, of)| of.rows >= CATEGORY_ROWS && of.recall < 0.5);
             let missed: Vec<String> = missed.map(|(name, of)| format!("{name} ({:.2} of {})", of.recall, of.rows)).collect();

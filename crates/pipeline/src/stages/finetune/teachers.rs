@@ -108,10 +108,10 @@ fn check(config: &Config, labelled: &Labelled, run: &Run, detector: &Detector, s
 mod tests {
     use nids_nn::loss::sigmoid;
 
-    use super::super::rows::Rows;
-    use super::super::targets::Targets;
     use super::*;
     use crate::data::labelled;
+    use crate::stages::finetune::rows::Rows;
+    use crate::stages::finetune::targets::Targets;
     use crate::stages::resume_tests::run_stage;
     use crate::testing::{Folder, flows};
     use nids_store::progress::Silent;
