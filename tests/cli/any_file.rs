@@ -235,8 +235,17 @@ fn pretraining_needs_no_labels() {
     bench.prints(&from("flows.csv", "two"));
     bench.file("flows.csv", &flows);
     assert!(bench.bytes("one/pretrained.safetensors") == bench.bytes("two/pretrained.safetensors"), "labels are not looked at");
+    bench.prints(&small("pretrain", "four", ""));
     let finetune = small("finetune", "one", "--set data.train=null --set data.unlabelled=flows.csv");
     assert!(bench.fails(&finetune).contains("labels are needed here, and `data.train` is `null`"));
+    // labels may come later, but other unlabelled rows are another encoder
+    let with_labels = |more: &str| small("finetune", "one", &format!("--set data.train=flows.csv {more}"));
+    bench.prints(&with_labels("--set data.unlabelled=flows.csv"));
+    bench.prints("evaluate --run one --data flows.csv");
+    let error = bench.fails(&with_labels("--set tokeniser.bins=5"));
+    assert!(error.contains("made by another config: `tokeniser.bins`"), "{error}");
+    let generated = bench.fails(&small("finetune", "four", "--set data.train=flows.csv"));
+    assert!(generated.contains("`data.train` was null and is \"flows.csv\""), "{generated}");
     // of one class: pretraining goes, and says what does not
     bench.file(
         "benign.csv",

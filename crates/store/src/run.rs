@@ -515,7 +515,9 @@ impl StageRun<'_> {
         let is_there = |value: &Json| files(value).is_some_and(|files| files.paths().is_ok());
         let is_data = |key: &str| {
             let was_there = made.get(key).is_some_and(|value| files(value).is_some());
-            manifest.data.contains_key(key) && was_there && now.get(key).is_some_and(is_there)
+            // labels that came after pretraining on unlabelled rows alone
+            let came_later = key == "data.train" && !was_there && manifest.data.contains_key("data.unlabelled");
+            (came_later || manifest.data.contains_key(key) && was_there) && now.get(key).is_some_and(is_there)
         };
         if let Some(difference) = difference(&made, &now, is_data) {
             let remedy = format!("{}, or keep its settings", self.run.remedy(producer));
