@@ -22,3 +22,4 @@ mod same_bytes;
 mod schemas;
 mod sweep;
 mod training;
+mod tutorial;
