@@ -14,10 +14,9 @@ fn the_tutorial_works_as_it_stands() {
     assert!(commands.len() > 8, "{} blocks of commands", commands.len());
     let bench = Bench::new();
     let program = Path::new(env!("CARGO_BIN_EXE_nids-mixer")).parent().unwrap();
-    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
     for block in commands {
-        let mut bash = Command::new("bash");
-        let output = bash.args(["-euc", block]).current_dir(bench.path("")).env("PATH", &path).output().unwrap();
+        let script = format!("PATH='{}':$PATH\n{block}", program.display());
+        let output = Command::new("bash").args(["-euc", &script]).current_dir(bench.path("")).output().unwrap();
         assert!(output.status.success(), "{block}\n{}", text(&output.stderr));
     }
     let verdicts = bench.read("verdicts.csv");
