@@ -26,6 +26,18 @@ fn a_report_is_one_page_and_the_same_again() {
     let held_out = bench.metrics("run", "finetune");
     let accuracy = held_out.last().unwrap()["validation"]["accuracy"].as_f64().unwrap();
     assert!(page.contains(&format!("<td>accuracy</td><td class=\"number\">{accuracy:.4}</td>")), "{accuracy}");
+    let counts = |class: &str| -> Vec<u64> {
+        let row = page.split(&format!("<td>{class}</td>")).nth(1).unwrap().split("</tr>").next().unwrap();
+        row.split('>').filter_map(|cell| cell.split('<').next()?.parse().ok()).collect()
+    };
+    let ([benign, false_alarms], [missed, found]) =
+        (counts("benign")[..].try_into().unwrap(), counts("attacks")[..].try_into().unwrap());
+    let [precision, recall] = ["precision", "recall"].map(|name| held_out.last().unwrap()["validation"][name].as_f64().unwrap());
+    let ratio = |n: u64, of: u64| n as f64 / of as f64;
+    assert_eq!(benign + false_alarms + missed + found, 60);
+    assert!(
+        (ratio(found, found + false_alarms) - precision).abs() < 1e-9 && (ratio(found, found + missed) - recall).abs() < 1e-9
+    );
     // heads alone have no steps, and see components
     bench.prints(&on_flows("finetune", "--set finetune.from=features"));
     bench.prints("report --run run");

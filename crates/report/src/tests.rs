@@ -13,7 +13,7 @@ fn report() -> Report {
     let check = |status, what, advice: &str| Check { status, what, found: "3 of 4 <rows>".to_owned(), advice: advice.to_owned() };
     let line = |name: &str, y: fn(f64) -> f64| Series {
         name: name.to_owned(),
-        points: (1..2000).map(|step| (f64::from(step), y(f64::from(step)))).collect(),
+        points: (1..20_000).map(|step| (f64::from(step), y(f64::from(step)))).collect(),
     };
     Report {
         name: "a & b".to_owned(),
