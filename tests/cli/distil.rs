@@ -17,6 +17,10 @@ fn a_student_learns_what_its_teachers_say() {
     let verdicts = |run: &str| bench.prints(&format!("predict --run {run} --data flows.csv"));
     let student = verdicts("student");
     assert!(student != verdicts("pupil"), "the teacher has no say");
+    // what a calibration has learned of rows held out is not taught
+    bench.prints("calibrate --run run");
+    bench.prints(&distil("student", "--teacher run"));
+    assert!(student == verdicts("student"), "the calibration of a teacher is taught");
     bench.prints(&distil("student", "--teacher run pupil"));
     assert!(student != verdicts("student"), "the second teacher has no say");
     assert!(bench.read("student/manifest-finetune.json").contains("finetune.teachers"));

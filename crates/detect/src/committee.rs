@@ -17,7 +17,7 @@ use crate::session::LatentSession;
 
 /// Rows that a worker scores at once: their tokens take some megabytes.
 const BLOCK: usize = 256;
-/// A vote is at least so far from 0 and 1: trees whose leaves all agree would else decide alone.
+/// A vote is at least so far from 0 and 1: trees whose leaves all agree would else decide alone, and a student cannot learn infinity.
 const LEAST: f64 = 1e-3;
 
 /// The numbers of a row that principal components are found in. Nothing trains them.
@@ -195,8 +195,8 @@ impl Committee {
     }
 }
 
-/// The log odds of a vote. NaN stays NaN.
-fn log_odds(p: f64) -> f64 {
+/// The log odds of a vote, whose probability is drawn in to .001 from 0 and 1. NaN stays NaN.
+pub fn log_odds(p: f64) -> f64 {
     let p = p.clamp(LEAST, 1.0 - LEAST);
     (p / (1.0 - p)).ln()
 }

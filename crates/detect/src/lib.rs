@@ -35,7 +35,7 @@ mod weights_file;
 use nids_config::Stage;
 
 pub use classifier::{Network, wants_classes};
-pub use committee::{Basis, Committee, feature_values};
+pub use committee::{Basis, Committee, feature_values, log_odds};
 #[doc(hidden)]
 pub use detector::parameters;
 pub use detector::{Detector, ReadSummary, Scored, Verdict};

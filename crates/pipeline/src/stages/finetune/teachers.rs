@@ -7,13 +7,13 @@ use nids_flows::{Flows, all_rows};
 
 use crate::data::Labelled;
 use nids_config::{Config, Refit, Stage};
-use nids_detect::Detector;
+use nids_detect::operation::Using;
+use nids_detect::{Detector, log_odds};
+use nids_nn::loss::sigmoid;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{MODEL, StageRun};
 use nids_store::{Error, Result, Run};
 
-/// A teacher is at most so sure: a student cannot learn an infinite log odds.
-const LEAST: f64 = 1e-3;
 const KEY: &str = "finetune.teachers";
 
 /// What teachers say.
@@ -41,22 +41,22 @@ impl Taught {
         let mut weights = Vec::new();
         for name in teachers.names() {
             let run = Run::open(Path::new(name))?;
-            let detector = Detector::open(&run)?;
+            // a calibration may have learned the rows that are held out here
+            let detector = Detector::open_using(&run, Using::Model)?;
             check(config, labelled, &run, &detector, stage)?;
             weights.push(run.require(Stage::Finetune, MODEL)?);
             let mut said = Vec::with_capacity(sums.len());
             for flows in [Some(&labelled.flows), unlabelled].into_iter().flatten() {
-                let verdicts = detector.score(flows)?;
-                said.extend(verdicts.iter().map(|verdict| f64::from(verdict.probability).clamp(LEAST, 1.0 - LEAST)));
+                said.extend(detector.model_scores(flows)?);
                 if let Some(signal) = progress.stop() {
                     return Err(Error::Interrupted { signal });
                 }
             }
-            sums.iter_mut().zip(said).for_each(|(sum, p)| *sum += (p / (1.0 - p)).ln());
+            sums.iter_mut().zip(said).for_each(|(sum, p)| *sum += log_odds(f64::from(p)));
         }
         stage.inputs(KEY, &weights)?;
         let n = weights.len() as f64;
-        let probabilities = sums.iter().map(|sum| (1.0 / (1.0 + (-sum / n).exp())) as f32).collect();
+        let probabilities = sums.iter().map(|sum| sigmoid(sum / n) as f32).collect();
         let mut with_labels = [with_labels, &labelled.split.val].concat();
         with_labels.sort_unstable();
         let unlabelled = all_rows(sums.len()).into_iter().skip(labelled.flows.len());
@@ -106,8 +106,6 @@ fn check(config: &Config, labelled: &Labelled, run: &Run, detector: &Detector, s
 
 #[cfg(test)]
 mod tests {
-    use nids_nn::loss::sigmoid;
-
     use super::*;
     use crate::data::labelled;
     use crate::stages::finetune::rows::Rows;
@@ -148,12 +146,12 @@ mod tests {
         assert_eq!(taught.rows, [&split.train[..], &all_rows(n_all)[n..]].concat(), "rows held out are learned");
 
         let flows = labelled(&config, &mut run.look(stage, &config), &mut Silent).unwrap().flows; // those above are freed
-        let mut log_odds = vec![0.0; n];
+        let mut mean = vec![0.0; n];
         for teacher in ["a", "b"] {
             let detector = Detector::open(&folder.run(teacher)).unwrap();
             let encoded = detector.tokeniser().tokenise(&flows).unwrap();
-            for (sum, p) in log_odds.iter_mut().zip(detector.attacks(&encoded)) {
-                let p = f64::from(p).clamp(LEAST, 1.0 - LEAST);
+            for (sum, p) in mean.iter_mut().zip(detector.attacks(&encoded)) {
+                let p = f64::from(p).clamp(1e-3, 1.0 - 1e-3);
                 *sum += (p / (1.0 - p)).ln() / 2.0;
             }
         }
@@ -162,7 +160,7 @@ mod tests {
         let Targets::Attack { labels, .. } = targets else { panic!("binary") };
         assert_eq!(labels.len(), n_all);
         for row in 0..n {
-            let (soft, label) = (sigmoid(log_odds[row]), f64::from(rows.labelled.labels()[row]));
+            let (soft, label) = (sigmoid(mean[row]), f64::from(rows.labelled.labels()[row]));
             let has_label = rows.with_labels.contains(&(row as u32)) || split.val.contains(&(row as u32));
             let wanted = if has_label { 0.5 * label + 0.5 * soft } else { soft };
             assert!((f64::from(labels[row]) - wanted).abs() < 1e-6, "row {row}: {}, not {wanted}", labels[row]);
