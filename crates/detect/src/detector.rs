@@ -199,9 +199,12 @@ impl Detector {
 
     /// The model's score of every row of `flows`: its probability of an attack, before any calibration.
     pub fn model_scores(&self, flows: &Flows) -> Result<Vec<f32>> {
-        let outputs = self.outputs();
-        let scored = self.scored_flows(flows)?;
-        Ok(scored.outputs.chunks_exact(outputs.width()).map(|row| outputs.attack(row)).collect())
+        Ok(self.attacks_of(&self.scored_flows(flows)?.outputs))
+    }
+
+    /// The probability of an attack of every row, by the model's own.   outputs: [rows, C]
+    pub fn attacks_of(&self, outputs: &[f32]) -> Vec<f32> {
+        outputs.chunks_exact(self.outputs().width()).map(|row| self.outputs().attack(row)).collect()
     }
 
     /// What scores amount to, row by row.
@@ -242,8 +245,7 @@ impl Detector {
 
     /// The model's probability of an attack for every row, before any calibration.
     pub fn attacks(&self, encoded: &TokenTable) -> Vec<f32> {
-        let outputs = self.outputs();
-        self.probabilities(encoded).chunks_exact(outputs.width()).map(|row| outputs.attack(row)).collect()
+        self.attacks_of(&self.probabilities(encoded))
     }
 
     /// Rows that [`Detector::each_batch`] reads at once, at most.

@@ -194,8 +194,9 @@ fn by_labels(
         Ok::<_, Error>((Scaling { slope: 1.0, offset: 0.0 }, f64::NAN))
     })?;
     let encoded = detector.tokeniser().tokenise(flows)?;
-    let log_odds: Vec<f64> = detector.model_scores(flows)?.into_iter().map(|score| scaling.log_odds(score)).collect();
-    let before: Vec<f64> = detector.scored_flows(flows)?.attacks.into_iter().map(calibration::log_odds).collect();
+    let scored = detector.scored_flows(flows)?;
+    let log_odds: Vec<f64> = detector.attacks_of(&scored.outputs).into_iter().map(|score| scaling.log_odds(score)).collect();
+    let before: Vec<f64> = scored.attacks.into_iter().map(calibration::log_odds).collect();
     let values = feature_values(&encoded, &all_rows(flows.len()));
     let tokens = detector.tokeniser().tokens();
     let is_category: Vec<bool> = tokens.iter().map(|token| matches!(token.kind, TokenKind::Categorical { .. })).collect();

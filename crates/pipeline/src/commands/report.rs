@@ -199,7 +199,7 @@ fn audited(train: &Flows, val: &Flows) -> Vec<Check> {
         (CheckName::Drift, "Drift of the rows held out"),
     ];
     let files = [("training rows", train), ("rows held out", val)].map(|(name, flows)| File::new(name, flows.clone()));
-    let audit = nids_audit::audit(files.to_vec());
+    let audit = nids_audit::audit(files.into());
     let found = audit.checks.into_iter().filter_map(|check| {
         let (_, what) = *of.iter().find(|(name, _)| *name == check.check)?;
         let columns: Vec<String> = check.findings.iter().filter_map(|finding| finding.column.clone()).collect();
