@@ -38,7 +38,13 @@ fn a_report_is_one_page_and_the_same_again() {
     assert!(
         (ratio(found, found + false_alarms) - precision).abs() < 1e-9 && (ratio(found, found + missed) - recall).abs() < 1e-9
     );
+    // whoever calibrates on these rows is told so
+    assert!(!page.contains("calibrated on these very rows"));
+    bench.prints("calibrate --run run");
+    bench.prints("report --run run");
+    assert!(bench.read("run/report.html").contains("calibrated on these very rows"));
     // heads alone have no steps, and see components
+    std::fs::remove_file(bench.path("run/calibration.json")).unwrap();
     bench.prints(&on_flows("finetune", "--set finetune.from=features"));
     bench.prints("report --run run");
     let page = bench.read("run/report.html");

@@ -52,7 +52,7 @@ pub fn report(run: &Run, progress: &mut dyn Progress) -> Result<PathBuf> {
     let confusion = confusion(&scored.attacks, labels(&val), detector.threshold());
     let page = Report {
         name: config.name.clone(),
-        checks: checks(run, &train, &val, &held_out, confusion)?,
+        checks: checks(run, &detector, [&train, &val], &held_out, confusion)?,
         trainings: [Stage::Pretrain, Stage::Finetune].into_iter().filter_map(|stage| training(run, stage)).collect(),
         latents: latents(run, &config, &detector, &val)?,
         facts: facts(run, &config, &detector, [train.len(), val.len()])?,
@@ -79,7 +79,13 @@ fn confusion(attacks: &[f32], labels: &[u8], threshold: f64) -> [[u64; 2]; 2] {
 }
 
 /// What a reader should ask before the run is trusted.
-fn checks(run: &Run, train: &Flows, val: &Flows, held_out: &Evaluation, confusion: [[u64; 2]; 2]) -> Result<Vec<Check>> {
+fn checks(
+    run: &Run,
+    detector: &Detector,
+    [train, val]: [&Flows; 2],
+    held_out: &Evaluation,
+    confusion: [[u64; 2]; 2],
+) -> Result<Vec<Check>> {
     let check = |is_good: bool, what, found: String, advice: &str| {
         let (status, advice) = if is_good { (Status::Pass, "") } else { (Status::Warn, advice) };
         Check { status, what, found, advice: advice.to_owned() }
@@ -146,7 +152,7 @@ fn checks(run: &Run, train: &Flows, val: &Flows, held_out: &Evaluation, confusio
         Some(ece) => check(
             ece < 0.03,
             "Calibration",
-            format!("probabilities are off by {ece:.4} in the mean (ECE without its bias)"),
+            format!("probabilities are off by {ece:.4} in the mean (ECE without its bias){}", corrected(detector)),
             "`nids-mixer calibrate` makes scores probabilities",
         ),
         None => skipped("Calibration", "there are no rows to compare probabilities with"),
@@ -189,6 +195,18 @@ fn checks(run: &Run, train: &Flows, val: &Flows, held_out: &Evaluation, confusio
 
 /// Points over steps, by member.
 type Members = BTreeMap<Option<usize>, Vec<(f64, f64)>>;
+
+/// What has been done to the model's scores since it was trained.
+fn corrected(detector: &Detector) -> &'static str {
+    let operation = detector.operation();
+    match &operation.calibration {
+        _ if operation.adaptation.is_some() => "; they are adapted to other flows than these",
+        Some((calibration, _)) if calibration.rows.files.is_none() => {
+            "; they were calibrated on these very rows, so that this, and the threshold, look somewhat too good"
+        }
+        _ => "",
+    }
+}
 
 /// What an audit of both parts says of columns: whether one gives the label away, names a row or a time, or has drifted.
 fn audited(train: &Flows, val: &Flows) -> Vec<Check> {
