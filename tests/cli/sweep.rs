@@ -36,6 +36,11 @@ fn widths_then_depths_end_in_a_config_that_trains() {
     // what was trained is not trained again
     let (again, told) = bench.prints_and_tells(&on_flows("sweep", WIDTHS));
     assert!(again == table && !told.contains("steps of"), "{told}");
+    // a refit is for what is chosen
+    let (_, told) = bench.prints_and_tells(&on_flows("sweep", &format!("{WIDTHS} --set finetune.refit=all")));
+    assert!(told.contains("`finetune.refit`: trials do without") && !told.contains("steps of"), "{told}");
+    assert!(bench.read("run/chosen.yaml").contains("refit: all"));
+    bench.prints(&on_flows("sweep", WIDTHS));
     // the trial in hand when it was stopped is, and with the same result
     let name = trials[0]["name"].as_str().unwrap();
     std::fs::remove_file(bench.path(&format!("run/trials/{name}/manifest-finetune.json"))).unwrap();

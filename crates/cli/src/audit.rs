@@ -10,7 +10,7 @@ use nids_store::Result;
 use nids_store::output::Source;
 
 use crate::Output;
-use crate::metrics::{aligned, table};
+use crate::metrics::{self, aligned, table};
 use crate::terminal::{Terminal, plain};
 
 /// Findings of a check that are printed.
@@ -23,7 +23,7 @@ pub(crate) fn audit(names: &[String], options: &AuditOptions, json: bool, progre
     let sources: Vec<Source<'_>> = files.iter().map(|file| Source::File("FILE", file)).collect();
     let out = Output::open(None, &sources)?;
     let audit = commands::audit(&files, options, progress)?;
-    out.print(&if json { serde_json::to_string(&audit).expect("an audit is plain numbers and texts") } else { text(&audit) })
+    out.print(&if json { metrics::json(&audit) } else { text(&audit) })
 }
 
 fn text(audit: &Audit) -> String {

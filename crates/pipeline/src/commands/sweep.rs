@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use crate::stages::{encode, finetune, pretrain};
-use nids_config::{Config, FinetuneFrom, HalvingConfig, Stage, SweepStrategy, WidthDepthConfig};
+use nids_config::{Config, FinetuneFrom, HalvingConfig, Refit, Stage, SweepStrategy, WidthDepthConfig};
 use nids_store::Lock;
 use nids_store::log::Line;
 use nids_store::progress::{Event, Progress};
@@ -92,6 +92,11 @@ pub fn sweep(config: &Config, run: &Run, grid: &[Axis], progress: &mut dyn Progr
         }
         SweepStrategy::Halving(_) => config.with(&[alone])?,
     };
+    let left_out =
+        [("finetune.heads", !config.finetune.heads().is_empty()), ("finetune.refit", config.finetune.refit == Refit::All)];
+    for (key, _) in left_out.iter().filter(|(_, is_set)| *is_set) {
+        progress.event(Event::Message(&format!("`{key}`: trials do without, since networks are compared; chosen.yaml has it")));
+    }
     let mut sweep = Sweep { config: &trial_config, run, lock: &lock, trials: Vec::new(), progress };
     let chosen = match &config.sweep.strategy {
         SweepStrategy::WidthDepth(_) if !grid.is_empty() => {
