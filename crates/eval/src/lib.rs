@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adaptation;
+pub mod anomaly;
 pub mod calibration;
 pub mod drift;
 pub mod kmeans;

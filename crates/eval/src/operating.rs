@@ -202,12 +202,33 @@ impl BenignScores {
         (1 + self.at_least(score)) as f64 / (1 + self.parts.n) as f64
     }
 
+    /// The smallest threshold whose alarms among these rows are at most `most`, fewer than all, and how many those are. Somewhat higher where
+    /// not all scores are kept.
+    fn above(&self, most: u64) -> (f32, u64) {
+        let Parts { scores, at_least, exact, .. } = &self.parts;
+        // the first score that may not be an alarm
+        let first = at_least.partition_point(|&count| count <= most);
+        let above = first.checked_sub(1);
+        let threshold = match above {
+            Some(above) if first >= *exact => scores[above],
+            _ => scores[first].next_up(),
+        };
+        (threshold, above.map_or(0, |above| at_least[above]))
+    }
+
+    /// The smallest threshold whose alarms all have a [`BenignScores::p_value`] of at most `rate`; above all rows where they are too few
+    /// for that. 0 if there are no rows.
+    pub fn conformal_threshold(&self, rate: f64) -> f32 {
+        let most = ((rate * (1 + self.parts.n) as f64) as u64).saturating_sub(1);
+        if self.parts.n == 0 { 0.0 } else { self.above(most.min(self.parts.n - 1)).0 }
+    }
+
     /// [`certified_threshold`] over these rows. Where not all scores are kept it may be somewhat higher, and holds as well.
     ///
     /// # Errors
     /// As [`certified_threshold`].
     pub fn certified(&self, fpr: f64, confidence: f64) -> Result<Certified> {
-        let Parts { n, scores, at_least, exact } = &self.parts;
+        let n = &self.parts.n;
         let needed = rows_needed(fpr, confidence)?;
         if *n < needed {
             let message = format!(
@@ -227,22 +248,16 @@ impl BenignScores {
                 fails = middle;
             }
         }
-        // the first score that may not be an alarm; all n rows are never certified
-        let first = at_least.partition_point(|&count| count <= passes);
-        let above = first.checked_sub(1);
-        let threshold = match above {
-            Some(above) if first >= *exact => scores[above],
-            _ => scores[first].next_up(),
-        };
+        // all n rows are never certified
+        let (threshold, alarms) = self.above(passes);
         if threshold > 1.0 {
             let message = format!(
                 "{} of {n} benign rows have the score 1, above which no threshold keeps a rate of false alarms of {}",
-                at_least[first],
+                self.at_least(1.0),
                 percent(fpr)
             );
             return Err(Error(message));
         }
-        let alarms = above.map_or(0, |above| at_least[above]);
         Ok(Certified { threshold, alarms, benign: *n, bound: upper_bound(alarms, *n, confidence) })
     }
 }

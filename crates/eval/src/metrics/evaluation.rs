@@ -87,6 +87,14 @@ pub struct CategoryRecall {
 }
 
 impl Evaluation {
+    /// Without what only probabilities have: for scores that rank rows and are none.
+    #[must_use]
+    pub fn without_probabilities(mut self) -> Self {
+        self.metrics.log_loss = None;
+        self.metrics.brier = None;
+        Self { ece: None, ece_debiased: None, reliability: Vec::new(), ..self }
+    }
+
     /// Of the rows that `metrics` are of; `found` are the attacks of each category that are alarms, and all of them.
     ///
     /// # Panics
