@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use nids_flows::{Encoding, Ids, OnBadRow, ReadOptions};
-use nids_pipeline::commands::{Alarm, Axis, VerdictFormat};
+use nids_pipeline::commands::{Alarm, Axis, Score, VerdictFormat};
 
 const MANUAL: &str = "\
 Examples:
@@ -62,7 +62,8 @@ time works in a run folder.";
 const CALIBRATE: &str = "\
 Examples:
   nids-mixer calibrate --run runs/unsw-nb15 --fpr 0.01
-  nids-mixer calibrate --run runs/unsw-nb15 --alerts-per-day 50 --flows-per-day 1e6 --data held-out.csv";
+  nids-mixer calibrate --run runs/unsw-nb15 --alerts-per-day 50 --flows-per-day 1e6 --data held-out.csv
+  nids-mixer calibrate --run runs/day-one --score anomaly --data another-day.log";
 
 const ADAPT: &str = "\
 Examples:
@@ -154,6 +155,9 @@ pub(crate) enum Command {
         /// What names a row in messages: the id column of the schema, or `row` for its number
         #[arg(long, value_name = "WHAT", value_parser = ["schema", "row"], default_value = "schema", hide_possible_values = true)]
         id: String,
+        /// What for: attack, or --score anomaly or both of `predict`, for which benign rows are looked at and kept (anomaly.json)
+        #[arg(long, value_name = "WHAT", value_parser = Score::NAMES, default_value = "attack", hide_possible_values = true)]
+        score: String,
         #[command(flatten)]
         alarm: AlarmArgs,
         /// How scores become probabilities: platt (slope and offset), temperature (slope alone) or none
@@ -205,7 +209,7 @@ pub(crate) enum Command {
     /// Write a verdict for every row of a file, with or without labels
     ///
     /// One row per input row, in order: id, probability of an attack, verdict, and what --columns names; after `calibrate`
-    /// a p-value, too. Categories never seen in training, those that it has cut, and missing cells are counted on stderr.
+    /// a p-value, too. With --score anomaly or both: the score, the most surprising feature and the p-value. Categories never seen in training, those that it has cut, and missing cells are counted on stderr.
     Predict {
         #[command(flatten)]
         model: ModelArgs,
@@ -435,6 +439,10 @@ pub(crate) struct ModelArgs {
     /// What names a row: the id column of the schema, or `row` for its number in the file
     #[arg(long, value_name = "WHAT", value_parser = ["schema", "row"], default_value = "schema", hide_possible_values = true)]
     pub(crate) id: String,
+    /// What to go by: the classifier's probability of an attack, how unlike benign flows a flow is (anomaly), which needs no
+    /// classifier, or both as one score
+    #[arg(long, value_name = "WHAT", value_parser = Score::NAMES, default_value = "attack", hide_possible_values = true)]
+    pub(crate) score: String,
     #[command(flatten)]
     pub(crate) alarm: AlarmArgs,
     /// What to do with a row that cannot be read: stop, or skip it and write it to --rejects

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use nids_config::Config;
 use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files};
-use nids_pipeline::commands::{AuditOptions, BenchOptions, Case, QueryOptions, QueryStrategy};
+use nids_pipeline::commands::{AuditOptions, BenchOptions, Case, QueryOptions, QueryStrategy, Score};
 use nids_pipeline::{commands, stages};
 use nids_store::output::{self, Source};
 use nids_store::progress::Progress;
@@ -77,9 +77,10 @@ fn run(command: Command) -> Result<()> {
             terminal::tell(&format!("sweep: {} and its config in {}", report.trials[report.chosen].name, chosen.display()));
             Ok(())
         }
-        Command::Calibrate { run, data, id, alarm, scaling, json } => {
-            model::calibrate(&run, &data, &id, &alarm, &scaling, json, &mut progress)
-        }
+        Command::Calibrate { run, data, id, score, alarm, scaling, json } => match model::score(&score) {
+            Score::Attack => model::calibrate(&run, &data, &id, &alarm, &scaling, json, &mut progress),
+            score => model::calibrate_anomaly(&run, &data, &id, score, &alarm, json, &mut progress),
+        },
         Command::Adapt { run, undo: true, .. } => model::undo_adapt(&run, &mut progress),
         Command::Adapt { run, data, id, no_labels, json, .. } => model::adapt(&run, &data, &id, no_labels, json, &mut progress),
         Command::Evaluate { model, json } => model::evaluate(&model, json, &mut progress),

@@ -3,7 +3,7 @@
 use crate::terminal::plain;
 use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use nids_eval::metrics::{CategoryMetrics, Evaluation, Metrics};
-use nids_pipeline::commands::{AdaptReport, CalibrateReport};
+use nids_pipeline::commands::{AdaptReport, AnomalyReport, CalibrateReport};
 use serde::Serialize;
 
 /// Metrics or a report as one line of JSON.
@@ -45,6 +45,18 @@ pub(crate) fn calibration(found: &CalibrateReport) -> String {
     of.add_row(["budget of false alarms".to_owned(), number(found.fpr)]);
     of.add_row(["  of those held out".to_owned(), shown(found.false_alarms)]);
     of.add_row(["recall of attacks held out".to_owned(), shown(found.recall)]);
+    aligned(of)
+}
+
+/// What `calibrate --score` found, as a table.
+pub(crate) fn anomaly(found: &AnomalyReport) -> String {
+    let mut of = table(["benign rows", "value"]);
+    let word = |is: bool| if is { "yes" } else { "no" }.to_owned();
+    of.add_row(["that anomaly scores are compared with".to_owned(), found.compared.to_string()]);
+    let fused = found.compared_fused.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    of.add_row(["that scores of both are compared with".to_owned(), fused]);
+    of.add_row(["known to be benign".to_owned(), word(found.are_benign)]);
+    of.add_row(["new to the autoencoder".to_owned(), word(!found.are_learned)]);
     aligned(of)
 }
 

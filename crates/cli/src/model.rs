@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nids_eval::calibration::ScalingKind;
 use nids_flows::{Ids, OnBadRow, ReadOptions, Reject, data_files};
 use nids_pipeline::RejectsFile;
-use nids_pipeline::commands::{self, AdaptOptions, CalibrateOptions, PredictOptions, VerdictFormat};
+use nids_pipeline::commands::{self, AdaptOptions, CalibrateOptions, PredictOptions, Score, VerdictFormat};
 use nids_store::output::{self, Source};
 use nids_store::progress::Progress;
 use nids_store::{Error, Result, Run};
@@ -44,6 +44,32 @@ pub(crate) fn calibrate(
         CalibrateOptions { data: (!data.is_empty()).then_some(data), read: read_by(id), alarm: alarm.alarm()?, scaling };
     let report = commands::calibrate(&run, &options, progress)?;
     out.print(&if json { metrics::json(&report) } else { metrics::calibration(&report) })
+}
+
+pub(crate) fn calibrate_anomaly(
+    folder: &Path,
+    data: &[String],
+    id: &str,
+    score: Score,
+    alarm: &AlarmArgs,
+    json: bool,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    if alarm.alarm()?.is_some() {
+        let message = "`calibrate --score anomaly` and `--score both` keep benign rows, and no threshold: pass it to `predict` and `evaluate`";
+        return Err(Error::Usage(message.to_owned()));
+    }
+    let (run, data) = (Run::open(folder)?, data_files(data)?);
+    let out = Output::open(None, &sources(&data, &run))?;
+    let read = read_by(id);
+    let files = (!data.is_empty()).then_some((data.as_slice(), &read));
+    let report = commands::calibrate_anomaly(&run, score, files, progress)?;
+    out.print(&if json { metrics::json(&report) } else { metrics::anomaly(&report) })
+}
+
+/// The score of a name that clap has checked.
+pub(crate) fn score(name: &str) -> Score {
+    Score::named(name).unwrap_or_default()
 }
 
 pub(crate) fn adapt(
@@ -92,7 +118,8 @@ pub(crate) fn predict(
         0 => String::new(),
         n => format!("{} rows in = {} rows out + {n} rejected; ", summary.rows + n, summary.rows),
     };
-    terminal::tell(&format!("predict: {rejected}{} rows, {} attacks", summary.rows, summary.attacks));
+    let alarms = if options.score == Score::Anomaly { "anomalies" } else { "attacks" };
+    terminal::tell(&format!("predict: {rejected}{} rows, {} {alarms}", summary.rows, summary.attacks));
     Ok(())
 }
 
@@ -109,7 +136,12 @@ fn options(model: &ModelArgs, format: VerdictFormat, carried: Vec<String>) -> Re
         (OnBadRow::Stop, Some(_)) => {
             Err(Error::Usage("`--rejects` is written with `--on-bad-row skip` alone: pass both or neither".to_owned()))
         }
-        _ => Ok(PredictOptions { read: ReadOptions { carried, ..model.read_options() }, alarm: model.alarm.alarm()?, format }),
+        _ => Ok(PredictOptions {
+            read: ReadOptions { carried, ..model.read_options() },
+            score: score(&model.score),
+            alarm: model.alarm.alarm()?,
+            format,
+        }),
     }
 }
 

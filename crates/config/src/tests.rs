@@ -346,6 +346,7 @@ fn every_shipped_config_loads_and_round_trips() {
             "synthetic",
             "tiny",
             "unsw-nb15",
+            "unsw-nb15-anomaly",
             "unsw-nb15-batch4096",
             "unsw-nb15-d128",
             "unsw-nb15-ensemble",

@@ -1,10 +1,9 @@
 //! A trained classifier, ready to run.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use nids_config::{Config, FinetuneFrom, Stage};
-use nids_flows::{Classes, FlowReader, Flows, ReadOptions, Reject, Schema, TokenTable, Tokeniser, all_rows};
+use nids_flows::{Classes, Flows, ReadOptions, Reject, Schema, TokenTable, Tokeniser, all_rows};
 use nids_nn::ParamTable;
 use nids_nn::engine::Engine;
 use nids_store::progress::Progress;
@@ -12,17 +11,13 @@ use nids_store::run::{MODEL, Run, TOKENISER};
 use nids_store::{Error, Result};
 use serde::Deserialize;
 
+use crate::batches::{Judge, ReadSummary, batch_rows, each_batch};
 use crate::classifier::{Network, wants_classes};
 use crate::model::Model;
 use crate::operation::{Operation, Using};
-use crate::read::{Counts, name_of, read_tokeniser, tell, tell_missing, tell_unknown, warn_of_missing};
+use crate::read::read_tokeniser;
 use crate::verdicts::Outputs;
 use crate::weights_file::WeightsFile;
-
-/// Rows read and scored at once, at most: what bounds the memory, whatever the file's size.
-const BATCH: usize = 2048;
-/// Features of these rows.
-const BATCH_FEATURES: usize = 128 * BATCH;
 
 /// What a classifier says of a flow.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,33 +33,12 @@ pub struct Verdict<'d> {
 }
 
 /// What a classifier makes of some rows.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scored {
     /// The model's probabilities of [`Outputs`].   [rows, C]
     pub outputs: Vec<f32>,
     /// The probability of an attack: calibrated and adapted, where the run is.   [rows]
     pub attacks: Vec<f32>,
-}
-
-/// What was seen of a file beside the verdicts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReadSummary {
-    /// Rows read.
-    pub rows: u64,
-    /// Rows that were left out.
-    pub rejected: u64,
-    /// Values never seen in training, by column.
-    pub unknown_categories: BTreeMap<String, u64>,
-    /// Values that training saw and cut, by column.
-    pub other_categories: BTreeMap<String, u64>,
-    /// Missing cells, by column.
-    pub missing: BTreeMap<String, u64>,
-}
-
-/// Rows as they were read, and those that were left out on the way.
-struct Rows {
-    flows: Flows,
-    rejects: Vec<Reject>,
 }
 
 /// The parameters of the classifier that a config describes: for tests, which make weights that fit.
@@ -187,7 +161,7 @@ impl Detector {
     /// What the classifier makes of every row of `flows`, a batch at a time.
     pub fn scored_flows(&self, flows: &Flows) -> Result<Scored> {
         let mut all = Scored { outputs: Vec::new(), attacks: Vec::new() };
-        for rows in all_rows(flows.len()).chunks(self.batch_rows()) {
+        for rows in all_rows(flows.len()).chunks(batch_rows(&self.tokeniser)) {
             let some = flows.select(rows);
             let Scored { outputs, attacks } = self.scored(&self.tokeniser.tokenise(&some)?);
             self.check(&some, &outputs, "the flows")?;
@@ -248,11 +222,6 @@ impl Detector {
         self.attacks_of(&self.probabilities(encoded))
     }
 
-    /// Rows that [`Detector::each_batch`] reads at once, at most.
-    pub fn batch_rows(&self) -> usize {
-        (BATCH_FEATURES / self.tokeniser.tokens().len().max(1)).clamp(1, BATCH)
-    }
-
     /// Refuses probabilities that are no numbers.
     fn check(&self, flows: &Flows, outputs: &[f32], origin: &str) -> Result<()> {
         let Some(place) = outputs.iter().position(|p| !p.is_finite()) else { return Ok(()) };
@@ -261,64 +230,45 @@ impl Detector {
     }
 
     /// Reads files batch by batch and calls `each` with rows, what the classifier makes of them, and the rows that were left out on the
-    /// way. While the network looks at a batch, the next one is tokenised and the one after that is read.
+    /// way: [`each_batch`].
     pub fn each_batch(
         &self,
         files: &[impl AsRef<Path>],
         options: &ReadOptions,
         summary: &mut ReadSummary,
         progress: &mut dyn Progress,
-        mut each: impl FnMut(&Flows, &Scored, &[Reject]) -> Result<()>,
+        each: impl FnMut(&Flows, &Scored, &[Reject]) -> Result<()>,
     ) -> Result<()> {
-        let mut reader = FlowReader::open(files, self.tokeniser.schema(), options)?;
-        tell(&mut reader, progress);
-        let max_rows = self.batch_rows();
-        let mut read = || -> Result<Option<Rows>> {
-            let flows = reader.next_batch(max_rows)?;
-            Ok(flows.map(|flows| Rows { flows, rejects: reader.take_rejects() }))
-        };
-        let tokenise = |rows: Result<Option<Rows>>| -> Result<Option<(Rows, TokenTable)>> {
-            let Some(rows) = rows? else { return Ok(None) };
-            let encoded = self.tokeniser.tokenise(&rows.flows)?;
-            Ok(Some((rows, encoded)))
-        };
-        let mut next = tokenise(read());
-        let mut after = if matches!(next, Ok(Some(_))) { read() } else { Ok(None) };
-        while let Some((Rows { flows, rejects }, encoded)) = next? {
-            if let Some(signal) = progress.stop() {
-                return Err(Error::Interrupted { signal });
-            }
-            let has_more = matches!(after, Ok(Some(_)));
-            let ahead = || self.engine().join(|| tokenise(after), || if has_more { read() } else { Ok(None) });
-            let scored;
-            (scored, (next, after)) = self.engine().join(|| self.scored(&encoded), ahead);
-            self.check(&flows, &scored.outputs, &name_of(files))?;
-            summary.rows += flows.len() as u64;
-            add(&mut summary.unknown_categories, encoded.unknown_counts());
-            add(&mut summary.other_categories, encoded.other_counts());
-            add(&mut summary.missing, encoded.missing_counts());
-            each(&flows, &scored, &rejects)?;
-        }
-        summary.rejected = reader.n_rejected();
-        let rejects = reader.take_rejects();
-        if !rejects.is_empty() {
-            each(&Flows::none(self.tokeniser.schema()), &Scored { outputs: Vec::new(), attacks: Vec::new() }, &rejects)?;
-        }
-        tell(&mut reader, progress);
-        let name = name_of(files);
-        let [missing, never_seen, cut] = [&summary.missing, &summary.unknown_categories, &summary.other_categories]
-            .map(|by_column| Counts::new(&name, summary.rows, by_column.iter().map(|(column, n)| (column.as_str(), *n))));
-        tell_missing(&missing, progress);
-        warn_of_missing(&self.tokeniser, &missing, progress);
-        tell_unknown(&self.tokeniser, &never_seen, &cut, progress);
-        Ok(())
+        each_batch(self, files, options, summary, progress, each)
     }
 }
 
-/// Adds counts by column.
-fn add(sum: &mut BTreeMap<String, u64>, counts: &[(String, usize)]) {
-    for (column, n) in counts.iter().filter(|(_, n)| *n > 0) {
-        *sum.entry(column.clone()).or_default() += *n as u64;
+impl Judge for Detector {
+    type Encoded = TokenTable;
+    type Said = Scored;
+
+    fn tokeniser(&self) -> &Tokeniser {
+        &self.tokeniser
+    }
+
+    fn engine(&self) -> &Engine<f32> {
+        self.model.engine()
+    }
+
+    fn tokenise(&self, flows: &Flows) -> Result<TokenTable> {
+        Ok(self.tokeniser.tokenise(flows)?)
+    }
+
+    fn counts(encoded: &TokenTable) -> &TokenTable {
+        encoded
+    }
+
+    fn judge(&self, encoded: &TokenTable) -> Scored {
+        self.scored(encoded)
+    }
+
+    fn check(&self, flows: &Flows, said: &Scored, origin: &str) -> Result<()> {
+        self.check(flows, &said.outputs, origin)
     }
 }
 

@@ -19,6 +19,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod anomaly;
+mod autoencoder;
+mod batches;
 mod classifier;
 mod committee;
 mod detector;
@@ -34,13 +37,15 @@ mod weights_file;
 
 use nids_config::Stage;
 
+pub use autoencoder::Autoencoder;
+pub use batches::{Judge, ReadSummary, batch_rows, each_batch};
 pub use classifier::{Network, wants_classes};
 pub use committee::{Basis, Committee, feature_values, log_odds};
 #[doc(hidden)]
 pub use detector::parameters;
-pub use detector::{Detector, ReadSummary, Scored, Verdict};
+pub use detector::{Detector, Scored, Verdict};
 pub use model::Model;
-pub use network::{LatentEncoder, features, mixer};
+pub use network::{LatentEncoder, features, mixer, targets};
 pub use session::{LatentSession, Session};
 pub use weights_file::{WeightsFile, model_bytes};
 

@@ -1,13 +1,22 @@
 //! The networks of the stages, as config and tokeniser describe them.
 
 use nids_config::{Config, Latents, ObjectiveConfig};
-use nids_flows::Tokeniser;
-use nids_models::{Encoder, Input, MixerConfig, Posterior};
+use nids_flows::{TokenKind, TokenSpec, Tokeniser};
+use nids_models::{Encoder, Input, MixerConfig, Posterior, Target};
 use nids_nn::{Cx, ParamTable, Scope, Tensor, mean_tokens};
 
 /// Names and widths of a tokeniser's features.
 pub fn features(tokeniser: &Tokeniser) -> Vec<(String, usize)> {
     tokeniser.tokens().iter().map(|token| (token.feature.clone(), token.width)).collect()
+}
+
+/// What pretraining predicts of each feature.
+pub fn targets(tokeniser: &Tokeniser) -> Vec<Target> {
+    let target = |(place, token): (usize, &TokenSpec)| match token.kind {
+        TokenKind::Numeric => tokeniser.target_classes(place).map_or(Target::Numeric, Target::Categorical),
+        TokenKind::Categorical { n_classes } => Target::Categorical(n_classes),
+    };
+    tokeniser.tokens().iter().enumerate().map(target).collect()
 }
 
 /// An encoder's sizes over `of_input` tokens; `model.token_expansion` counts registers, too.

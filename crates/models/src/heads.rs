@@ -72,11 +72,6 @@ impl Heads {
         }
     }
 
-    /// Whether every feature is predicted as a class, so that each loss is -ln p.
-    pub(crate) fn are_classes(&self) -> bool {
-        self.0.iter().all(|(_, target)| matches!(target, Target::Categorical(_)))
-    }
-
     /// Applies every head to its token. Returns Σ of the losses / `divisor` over the features for
     /// which `mask` is 1 (all features without a mask) and, where `grads` is given, the gradient of
     /// the tokens. What is missing, of which the target is NaN, has no loss.

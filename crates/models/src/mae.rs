@@ -170,21 +170,25 @@ impl Mae {
         loss
     }
 
-    /// -ln p(value | all other features), in nats, of each feature of a row: each is hidden alone, and the row is seen as often as it
-    /// has features. NaN of what is missing. Without dropout if `cx` is that of [`nids_nn::Mode::Eval`]. The arena keeps a pass
-    /// for each feature until it is reset.
+    /// The loss of each feature of a row while it is hidden: -ln p(value | what is seen), in nats, of what is predicted as a class, the
+    /// squared error of a number. The features are hidden `passes` times, those at places `p`, `p + passes`, `p + 2 passes`... together,
+    /// so that each is hidden once; with as many passes as features each is hidden alone. NaN of what is missing. Without dropout if
+    /// `cx` is that of [`nids_nn::Mode::Eval`]. The arena keeps every pass until it is reset.
     ///
-    /// x: one row, as [`Input::Features`] has it   targets: [F], classes, NaN is missing   out: [F]
+    /// x: one row, as [`Input::Features`] has it   targets: [F], NaN is missing   out: [F]
     ///
     /// # Panics
-    /// If a number is predicted as a value, of which the network knows no probability.
-    pub fn surprisals<R: Real>(&self, cx: &Cx<'_, R>, x: &[R], targets: &[R], out: &mut [R]) {
+    /// If there are no passes, or more than features.
+    pub fn hidden_losses<R: Real>(&self, cx: &Cx<'_, R>, passes: usize, x: &[R], targets: &[R], out: &mut [R]) {
         const AT_ONCE: usize = 8;
-        assert!(self.heads.are_classes(), "a probability needs classes: `NumberTarget::Bins`");
         let n_features = self.heads.n_features();
+        assert!((1..=n_features).contains(&passes), "a feature is hidden once");
         assert!(x.len() == self.encoder.input_width() && targets.len() == n_features && out.len() == n_features);
-        for first in (0..n_features).step_by(AT_ONCE) {
-            let b = AT_ONCE.min(n_features - first);
+        // an encoder of visible tokens needs as many hidden ones in every pass: the first features are hidden once more
+        let hidden_together = n_features.div_ceil(passes);
+        let is_hidden = |pass: usize, t: usize| (0..hidden_together).any(|k| (pass + k * passes) % n_features == t);
+        for first in (0..passes).step_by(AT_ONCE) {
+            let b = AT_ONCE.min(passes - first);
             let (copies, mask) = (cx.alloc(b * x.len()), cx.alloc(n_features * b));
             let (all_targets, losses) = (cx.alloc(n_features * b), cx.alloc(n_features * b));
             let mut from = 0;
@@ -193,18 +197,19 @@ impl Mae {
                 copies[from * b..][..width * b].chunks_exact_mut(width).for_each(|copy| copy.copy_from_slice(token));
                 from += width;
             }
-            mask.fill(R::zero());
             for (t, (&target, targets)) in targets.iter().zip(all_targets.chunks_exact_mut(b)).enumerate() {
                 targets.fill(target);
-                if (first..first + b).contains(&t) {
-                    mask[t * b + t - first] = R::one();
+                for (j, mask) in mask[t * b..][..b].iter_mut().enumerate() {
+                    *mask = if is_hidden(first + j, t) { R::one() } else { R::zero() };
                 }
             }
             let token = (self.config.encoder == MaeEncoder::MaskToken).then(|| self.mask_token.of(cx.params));
             let (decoded, _) = self.forward(cx, b, copies, Masked { mask, token });
             self.heads.losses(cx, &decoded, mask, all_targets, losses);
-            for t in first..first + b {
-                out[t] = losses[t * b + t - first];
+            for (t, out) in out.iter_mut().enumerate() {
+                if (first..first + b).contains(&(t % passes)) {
+                    *out = losses[t * b + t % passes - first];
+                }
             }
         }
     }

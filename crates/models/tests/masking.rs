@@ -220,7 +220,7 @@ fn the_surprisal_of_a_feature_is_its_loss_while_it_alone_is_hidden() {
         let arena = Arena::default();
         let cx = Cx::new(&params, &arena, Mode::Eval);
         let mut found = vec![0.0; n];
-        mae.surprisals(&cx, &x, &classes, &mut found);
+        mae.hidden_losses(&cx, n, &x, &classes, &mut found);
         for (t, &found) in found.iter().enumerate() {
             let mask: Vec<f64> = (0..n).map(|other| f64::from(u8::from(other == t))).collect();
             let wanted = mae.loss(&cx, None, 1, copied(&cx, &x), copied(&cx, &mask), &classes, 1.0);
@@ -231,7 +231,7 @@ fn the_surprisal_of_a_feature_is_its_loss_while_it_alone_is_hidden() {
         let mut sum = 0.0;
         for class in 0..4 {
             classes[2] = f64::from(class);
-            mae.surprisals(&cx, &x, &classes, &mut found);
+            mae.hidden_losses(&cx, n, &x, &classes, &mut found);
             sum += (-found[2]).exp();
         }
         classes[2] = 0.0;

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use nids_config::{Config, ObjectiveConfig, Stage};
-use nids_detect::{WeightsFile, features, mixer};
-use nids_flows::{TokenKind, TokenSpec, Tokeniser};
-use nids_models::{Encoder, Mae, MaeConfig, MaeEncoder, Replaced, Target, Vae};
+use nids_detect::{WeightsFile, features, mixer, targets};
+use nids_flows::Tokeniser;
+use nids_models::{Encoder, Mae, MaeConfig, MaeEncoder, Replaced, Vae};
 use nids_nn::{Init, ParamTable};
 use nids_store::run::Run;
 use nids_store::{Error, Result};
@@ -21,12 +21,7 @@ pub(crate) enum Pretext {
 impl Pretext {
     /// The network of `pretrain.objective`.
     pub(crate) fn new(config: &Config, tokeniser: &Tokeniser, table: &mut ParamTable) -> Result<Self> {
-        let features = features(tokeniser);
-        let target = |(place, token): (usize, &TokenSpec)| match token.kind {
-            TokenKind::Numeric => tokeniser.target_classes(place).map_or(Target::Numeric, Target::Categorical),
-            TokenKind::Categorical { n_classes } => Target::Categorical(n_classes),
-        };
-        let targets: Vec<Target> = tokeniser.tokens().iter().enumerate().map(target).collect();
+        let (features, targets) = (features(tokeniser), targets(tokeniser));
         let mixer = mixer(config, features.len());
         Ok(match &config.pretrain.objective {
             ObjectiveConfig::Mae(_) | ObjectiveConfig::Replaced(_) if features.len() < 2 => {

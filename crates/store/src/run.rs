@@ -40,8 +40,10 @@ pub const REPORT: &str = "report.html";
 pub const CALIBRATION: &str = "calibration.json";
 /// What `adapt` leaves: how the classifier's probabilities are corrected for another network.
 pub const ADAPTATION: &str = "adaptation.json";
+/// What `calibrate --score` leaves: what is known of benign flows, with which anomalies are compared.
+pub const ANOMALY: &str = "anomaly.json";
 /// What stages and commands keep in a run folder beside manifests, and what those list.
-const OWN_FILES: [&str; 13] = [
+const OWN_FILES: [&str; 14] = [
     REPORT,
     ".lock",
     "config.yaml",
@@ -55,6 +57,7 @@ const OWN_FILES: [&str; 13] = [
     "sweep.svg",
     CALIBRATION,
     ADAPTATION,
+    ANOMALY,
 ];
 const OWN_FOLDERS: [&str; 2] = ["latents", "checkpoints"];
 

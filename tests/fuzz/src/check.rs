@@ -10,7 +10,9 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use ndarray::{Ix1, Ix2, Ix3};
 use nids_config::{Config, Stage};
+use nids_detect::anomaly::Reference;
 use nids_detect::operation::{Adaptation, Calibration, Operation};
+use nids_eval::anomaly::{fused, squashed};
 use nids_eval::operating::CONFIDENCE;
 use nids_flows::{Classes, FlowReader, Flows, Ids, Lines, ProposalOptions, ReadOptions, Schema, Tokeniser, propose, write_csv};
 use nids_interop::import as checkpoint;
@@ -155,8 +157,8 @@ pub fn tokeniser(bytes: &[u8]) {
     });
 }
 
-/// `calibration.json` and `adaptation.json`: what is accepted gives probabilities and p-values, and is the same when written and read
-/// again.
+/// `calibration.json`, `adaptation.json` and `anomaly.json`: what is accepted gives probabilities, scores and p-values, and is the same
+/// when written and read again.
 pub fn operation(bytes: &[u8]) {
     const FEATURES: usize = 6;
     bounded(bytes.len(), || {
@@ -181,10 +183,26 @@ pub fn operation(bytes: &[u8]) {
                 assert!(p_value > 0.0 && p_value <= 1.0, "{p_value}");
             }
         }
+        anomaly(bytes);
         if let Some(Ok(certified)) = operation.benign().map(|benign| benign.certified(0.1, CONFIDENCE)) {
             assert!(certified.bound <= 0.1 && (0.0..=1.0).contains(&certified.threshold), "{certified:?}");
         }
     });
+}
+
+fn anomaly(bytes: &[u8]) {
+    let Ok(found) = Reference::from_bytes(bytes, 3) else { return };
+    assert_eq!(Reference::from_bytes(&found.to_bytes(), 3).expect("just written"), found);
+    for loss in [f32::NAN, 0.0, 7.0, f32::MAX] {
+        let score = found.usual.anomaly(&[loss; 3]).score;
+        let p_value = found.benign.p_value(squashed(score));
+        assert!(!score.is_nan() && p_value > 0.0 && p_value <= 1.0, "{score} {p_value}");
+        if let Some(fusion) = &found.fusion {
+            let both = fused(fusion.attack.surprise(-3.0), fusion.anomaly.surprise(score));
+            assert!(!both.is_nan() && (0.0..=1.0).contains(&squashed(both)), "{both}");
+        }
+    }
+    assert!((0.0..=1.0).contains(&found.benign.conformal_threshold(0.01)) || found.benign.n() > 0);
 }
 
 /// A config, and after each NUL an override as of `--set`.

@@ -37,18 +37,7 @@ impl HeldOut {
         options: &ReadOptions,
         progress: &mut dyn Progress,
     ) -> Result<Self> {
-        let contents = files.iter().map(|path| {
-            let name = path.to_str().filter(|name| !is_stdin(name)).ok_or_else(|| {
-                let message = "`--data`: expected files with names in UTF-8, which can be read again: save standard input to one";
-                Error::Usage(message.to_owned())
-            })?;
-            let content = digest(path).map_err(|error| match error {
-                Error::Io { source, .. } => Error::reading_data(path, source),
-                other => other,
-            })?;
-            Ok((name.to_owned(), content))
-        });
-        let contents = contents.collect::<Result<Vec<_>>>()?;
+        let contents = contents(files)?;
         let options = ReadOptions { labels: Labels::Required, ..options.clone() };
         let flows = read(files, detector.schema(), &options, progress)?.flows;
         warn_of_newly_missing(detector.tokeniser(), &flows, &name_of(files), progress);
@@ -98,6 +87,22 @@ impl HeldOut {
     }
 }
 
+/// Files that can be read again, with their contents.
+pub(super) fn contents(files: &[PathBuf]) -> Result<Vec<(String, Digest)>> {
+    let of = |path: &PathBuf| {
+        let name = path.to_str().filter(|name| !is_stdin(name)).ok_or_else(|| {
+            let message = "`--data`: expected files with names in UTF-8, which can be read again: save standard input to one";
+            Error::Usage(message.to_owned())
+        })?;
+        let content = digest(path).map_err(|error| match error {
+            Error::Io { source, .. } => Error::reading_data(path, source),
+            other => other,
+        })?;
+        Ok((name.to_owned(), content))
+    };
+    files.iter().map(of).collect()
+}
+
 /// The rows that a classifier was trained with, of which it has not learned those held out.
 pub(super) fn labelled_of(run: &Run, config: &Config, categories: bool, progress: &mut dyn Progress) -> Result<Labelled> {
     if config.finetune.refit == Refit::All {
@@ -105,6 +110,17 @@ pub(super) fn labelled_of(run: &Run, config: &Config, categories: bool, progress
                        labelled rows from elsewhere where the command takes `--data`, or train without a refit";
         return Err(Error::Usage(message.to_owned()));
     }
+    labelled_rows(run, Stage::Finetune, config, categories, progress)
+}
+
+/// The labelled rows of a stage, whatever has learned them.
+pub(super) fn labelled_rows(
+    run: &Run,
+    stage: Stage,
+    config: &Config,
+    categories: bool,
+    progress: &mut dyn Progress,
+) -> Result<Labelled> {
     let generated = config.data.synthetic.rows;
     // the number comes from the run folder alone: no data file stands behind it
     if config.data.train.is_none() && generated > MAX_GENERATED {
@@ -112,7 +128,7 @@ pub(super) fn labelled_of(run: &Run, config: &Config, categories: bool, progress
             format!("the run was trained on {generated} generated flows, of which at most {MAX_GENERATED} are made again");
         return Err(Error::Usage(message));
     }
-    let mut stage = run.look(Stage::Finetune, config);
+    let mut stage = run.look(stage, config);
     let labelled = labelled_with(config, categories, &mut stage, progress)?;
     stage.require_same_data()?;
     Ok(labelled)

@@ -1,6 +1,7 @@
 //! The commands, one file each. They leave no artefacts, but for `calibrate` and `adapt`, which set a trained classifier.
 
 mod adapt;
+mod anomaly;
 mod audit;
 mod bench;
 mod calibrate;
@@ -19,6 +20,7 @@ use nids_interop::import::Imported;
 use nids_store::{Error, Result};
 
 pub use adapt::{AdaptOptions, AdaptReport, Quality, adapt, undo_adapt};
+pub use anomaly::{AnomalyReport, Score, calibrate_anomaly};
 pub use audit::{AuditOptions, audit};
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, ReadFigures, bench};
 pub use calibrate::{CalibrateOptions, CalibrateReport, calibrate};
@@ -43,6 +45,8 @@ pub fn synth(rows: usize, seed: u64, out: &mut dyn Write) -> Result<()> {
     nids_flows::write_synthetic(rows, seed, out).map_err(Error::io("flows", "write"))
 }
 
+#[cfg(test)]
+mod anomaly_tests;
 #[cfg(test)]
 mod operate_tests;
 #[cfg(test)]

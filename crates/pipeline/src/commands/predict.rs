@@ -8,7 +8,7 @@ use nids_config::Stage;
 use nids_detect::operation::OperatingPoint;
 use nids_detect::read::name_of;
 use nids_detect::verdicts::Scores;
-use nids_detect::{Detector, ReadSummary};
+use nids_detect::{Detector, ReadSummary, Verdict};
 use nids_eval::metrics::Evaluation;
 use nids_eval::operating::{BenignScores, CONFIDENCE, Certified};
 use nids_flows::{Labels, ReadOptions, Reject};
@@ -16,8 +16,9 @@ use nids_store::progress::{Event, Progress};
 use nids_store::run::{ADAPTATION, CALIBRATION, Run};
 use nids_store::{Error, Result};
 
+use super::anomaly::{self, Score};
 use super::held_out::HeldOut;
-use super::verdict_writer::{Columns, VerdictFormat, VerdictWriter, Verdicts};
+use super::verdict_writer::{Cells, Columns, Kind, VerdictFormat, VerdictWriter, Verdicts};
 use crate::data::imbalance;
 
 /// What `predict` counted.
@@ -62,6 +63,8 @@ impl Alarm {
 pub struct PredictOptions {
     /// How files are read.
     pub read: ReadOptions,
+    /// What they go by.
+    pub score: Score,
     /// When a row is an attack; without one, what `calibrate` has left, else what the run's config says.
     pub alarm: Option<Alarm>,
     /// How verdicts are written.
@@ -69,7 +72,7 @@ pub struct PredictOptions {
 }
 
 /// What is written of rows that are left out.
-type Rejected<'r> = &'r mut dyn FnMut(&[Reject]) -> Result<()>;
+pub(super) type Rejected<'r> = &'r mut dyn FnMut(&[Reject]) -> Result<()>;
 
 /// Compares verdicts with the labels of `data`, and with its categories if the classifier tells them apart.
 pub fn evaluate(
@@ -79,6 +82,9 @@ pub fn evaluate(
     rejected: Rejected<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Evaluation> {
+    if options.score != Score::Attack {
+        return anomaly::evaluate(run, data, options, rejected, progress);
+    }
     let detector = open(run, options, progress)?;
     let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold());
     let mut summary = ReadSummary::default();
@@ -92,10 +98,15 @@ pub fn evaluate(
         }
         Ok(())
     })?;
-    if let Some(warning) = imbalance(attacks, summary.rows as usize) {
+    tell_imbalance(attacks, summary.rows as usize, progress);
+    scores.evaluation(&name_of(data), progress)
+}
+
+/// Says that nearly all rows are of one kind.
+pub(super) fn tell_imbalance(attacks: usize, rows: usize, progress: &mut dyn Progress) {
+    if let Some(warning) = imbalance(attacks, rows) {
         progress.event(Event::Message(&format!("note: {warning}")));
     }
-    scores.evaluation(&name_of(data), progress)
 }
 
 /// Writes the verdict of every row of `data`, in order: `id`, `probability`, `verdict`, which is `attack` or `normal`, and `category`
@@ -108,27 +119,56 @@ pub fn predict(
     rejected: Rejected<'_>,
     progress: &mut dyn Progress,
 ) -> Result<PredictSummary> {
+    if options.score != Score::Attack {
+        return anomaly::predict(run, data, options, out, rejected, progress);
+    }
     let detector = open(run, options, progress)?;
     let mut summary = ReadSummary::default();
     let mut attacks = 0;
-    let has_p_value = detector.operation().benign().is_some();
-    let columns = Columns::new(detector.classes().is_some(), has_p_value, &options.read.carried)?;
+    let columns = Columns::new(own_columns(&detector), &options.read.carried)?;
     let mut writer = VerdictWriter::new(options.format, columns, out)?;
     let read = ReadOptions { labels: Labels::Unused, ..options.read.clone() };
     detector.each_batch(data, &read, &mut summary, progress, |flows, scored, rejects| {
         rejected(rejects)?;
         let verdicts = detector.verdicts(scored);
         attacks += verdicts.iter().filter(|verdict| verdict.is_attack).count() as u64;
-        writer.write(&Verdicts { ids: flows.ids(), judged: &verdicts, carried: flows.carried() })
+        writer.write(&Verdicts { ids: flows.ids(), own: own_cells(&detector, &verdicts), carried: flows.carried() })
     })?;
-    let n_guarded = writer.finish()?;
+    tell_guarded(writer.finish()?, progress);
+    let ReadSummary { rows, rejected, unknown_categories, .. } = summary;
+    Ok(PredictSummary { rows, attacks, rejected, unknown_categories })
+}
+
+/// What a classifier says of rows.
+pub(super) fn own_columns(detector: &Detector) -> Vec<(&'static str, Kind)> {
+    let category = detector.classes().map(|_| ("category", Kind::Text));
+    let p_value = detector.operation().benign().map(|_| ("p_value", Kind::Double));
+    [("probability", Kind::Single), ("verdict", Kind::Text)].into_iter().chain(category).chain(p_value).collect()
+}
+
+/// The columns of [`own_columns`].
+pub(super) fn own_cells<'v>(detector: &Detector, verdicts: &[Verdict<'v>]) -> Vec<Cells<'v>> {
+    let each = || verdicts.iter();
+    let mut cells = vec![
+        Cells::Single(each().map(|verdict| verdict.probability).collect()),
+        Cells::Text(each().map(|verdict| if verdict.is_attack { "attack" } else { "normal" }).collect()),
+    ];
+    if detector.classes().is_some() {
+        cells.push(Cells::Text(each().map(|verdict| verdict.category.unwrap_or("")).collect()));
+    }
+    if detector.operation().benign().is_some() {
+        cells.push(Cells::Double(each().map(|verdict| verdict.p_value.unwrap_or(1.0)).collect()));
+    }
+    cells
+}
+
+/// Says how many cells a spreadsheet would run.
+pub(super) fn tell_guarded(n_guarded: u64, progress: &mut dyn Progress) {
     if n_guarded > 0 {
         let message =
             format!("{n_guarded} cells begin with =, +, - or @, which a spreadsheet would run: they are written with a ' before");
         progress.event(Event::Message(&message));
     }
-    let ReadSummary { rows, rejected, unknown_categories, .. } = summary;
-    Ok(PredictSummary { rows, attacks, rejected, unknown_categories })
 }
 
 /// The run's classifier, with the threshold that is asked for: that of the options, else that of `calibrate`, else that of the run's

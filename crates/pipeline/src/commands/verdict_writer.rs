@@ -8,7 +8,6 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, Float32Array, Float64Array, RecordBatch, StringArray};
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{DataType, Field, Schema};
-use nids_detect::Verdict;
 use nids_store::{Error, Result};
 use parquet::arrow::ArrowWriter;
 use serde_json::{Map, Value as Json};
@@ -49,26 +48,41 @@ impl VerdictFormat {
     }
 }
 
+/// What is said of rows: a column of its own kind.
+pub(super) enum Cells<'v> {
+    Single(Vec<f32>),
+    Double(Vec<f64>),
+    Text(Vec<&'v str>),
+}
+
 /// Rows and what is said of them.
 pub(super) struct Verdicts<'v> {
     pub(super) ids: &'v [String],
-    pub(super) judged: &'v [Verdict<'v>],
+    /// As [`Columns`] has them.   [columns][rows]
+    pub(super) own: Vec<Cells<'v>>,
     /// [columns][rows]
     pub(super) carried: &'v [Vec<String>],
 }
 
-/// Names of the columns.
+/// What a column of verdicts holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Single,
+    Double,
+    Text,
+}
+
+/// The columns beside the id.
 pub(super) struct Columns {
-    has_category: bool,
-    has_p_value: bool,
+    own: Vec<(&'static str, Kind)>,
     carried: Vec<String>,
 }
 
 impl Columns {
     /// # Errors
     /// If a column that is carried along has the name of one of the verdict's.
-    pub(super) fn new(has_category: bool, has_p_value: bool, carried: &[String]) -> Result<Self> {
-        let columns = Columns { has_category, has_p_value, carried: carried.to_vec() };
+    pub(super) fn new(own: Vec<(&'static str, Kind)>, carried: &[String]) -> Result<Self> {
+        let columns = Columns { own, carried: carried.to_vec() };
         let names = columns.names();
         let is_twice = |idx: usize| names[..idx].iter().any(|name| name.eq_ignore_ascii_case(names[idx]));
         match (0..names.len()).find(|&idx| is_twice(idx)) {
@@ -78,8 +92,7 @@ impl Columns {
     }
 
     fn names(&self) -> Vec<&str> {
-        let own = ["id", "probability", "verdict"].into_iter().chain(self.has_category.then_some("category"));
-        let own = own.chain(self.has_p_value.then_some("p_value"));
+        let own = ["id"].into_iter().chain(self.own.iter().map(|(name, _)| *name));
         own.chain(self.carried.iter().map(String::as_str)).collect()
     }
 }
@@ -122,14 +135,16 @@ impl<'o> VerdictWriter<'o> {
                 if !std::mem::replace(&mut self.has_header, true) {
                     lines.write_record(self.columns.names()).map_err(of_csv)?;
                 }
-                for (row, (id, verdict)) in rows.ids.iter().zip(rows.judged).enumerate() {
-                    let id = cell(id, &mut self.n_guarded);
-                    // the shortest digits that read back as this f32
-                    let probability = format!("{:?}", verdict.probability);
-                    let own = [id.as_str(), probability.as_str(), name(*verdict)];
-                    own.into_iter().chain(verdict.category).try_for_each(|cell| lines.write_field(cell)).map_err(of_csv)?;
-                    if let Some(p_value) = verdict.p_value {
-                        lines.write_field(format!("{p_value:?}")).map_err(of_csv)?;
+                for (row, id) in rows.ids.iter().enumerate() {
+                    lines.write_field(cell(id, &mut self.n_guarded)).map_err(of_csv)?;
+                    for cells in &rows.own {
+                        // the shortest digits that read back as the same number
+                        match cells {
+                            Cells::Single(values) => lines.write_field(format!("{:?}", values[row])),
+                            Cells::Double(values) => lines.write_field(format!("{:?}", values[row])),
+                            Cells::Text(values) => lines.write_field(values[row]),
+                        }
+                        .map_err(of_csv)?;
                     }
                     for column in rows.carried {
                         lines.write_field(cell(&column[row], &mut self.n_guarded)).map_err(of_csv)?;
@@ -139,16 +154,16 @@ impl<'o> VerdictWriter<'o> {
                 Ok(())
             }
             Sink::JsonLines(out) => {
-                for (row, (id, verdict)) in rows.ids.iter().zip(rows.judged).enumerate() {
+                for (row, id) in rows.ids.iter().enumerate() {
                     let mut object = Map::new();
                     object.insert("id".to_owned(), id.as_str().into());
-                    object.insert("probability".to_owned(), number(verdict.probability));
-                    object.insert("verdict".to_owned(), name(*verdict).into());
-                    if self.columns.has_category {
-                        object.insert("category".to_owned(), verdict.category.into());
-                    }
-                    if let Some(p_value) = verdict.p_value {
-                        object.insert("p_value".to_owned(), p_value.into());
+                    for ((name, _), cells) in self.columns.own.iter().zip(&rows.own) {
+                        let value = match cells {
+                            Cells::Single(values) => number(values[row]),
+                            Cells::Double(values) => values[row].into(),
+                            Cells::Text(values) => values[row].into(),
+                        };
+                        object.insert((*name).to_owned(), value);
                     }
                     for (name, column) in self.columns.carried.iter().zip(rows.carried) {
                         object.insert(name.clone(), column[row].as_str().into());
@@ -188,24 +203,20 @@ fn cell(text: &str, n_guarded: &mut u64) -> String {
     text
 }
 
-fn name(verdict: Verdict<'_>) -> &'static str {
-    if verdict.is_attack { "attack" } else { "normal" }
-}
-
 /// The shortest digits that read back as this f32.
 fn number(value: f32) -> Json {
     serde_json::from_str(&format!("{value:?}")).unwrap_or(Json::Null)
 }
 
 fn schema(columns: &Columns) -> Schema {
-    let n_own = columns.names().len() - columns.carried.len();
-    let kind = |(place, name): (usize, &str)| match name {
-        "probability" => DataType::Float32,
-        "p_value" if place < n_own => DataType::Float64,
-        _ => DataType::Utf8,
+    let kind = |kind: Kind| match kind {
+        Kind::Single => DataType::Float32,
+        Kind::Double => DataType::Float64,
+        Kind::Text => DataType::Utf8,
     };
-    let fields = columns.names().into_iter().enumerate().map(|(place, name)| Field::new(name, kind((place, name)), false));
-    Schema::new(fields.collect::<Vec<_>>())
+    let own = columns.own.iter().map(|(name, of)| Field::new(*name, kind(*of), false));
+    let carried = columns.carried.iter().map(|name| Field::new(name, DataType::Utf8, false));
+    Schema::new([Field::new("id", DataType::Utf8, false)].into_iter().chain(own).chain(carried).collect::<Vec<_>>())
 }
 
 fn batch(columns: &Columns, rows: &Verdicts<'_>) -> Result<RecordBatch> {
@@ -213,17 +224,14 @@ fn batch(columns: &Columns, rows: &Verdicts<'_>) -> Result<RecordBatch> {
         // what comes last may be rows that were left out, and no columns
         return Ok(RecordBatch::new_empty(Arc::new(schema(columns))));
     }
-    let probabilities: Float32Array = rows.judged.iter().map(|verdict| verdict.probability).collect::<Vec<_>>().into();
-    let verdicts: StringArray = rows.judged.iter().map(|verdict| Some(name(*verdict))).collect();
-    let mut arrays: Vec<ArrayRef> =
-        vec![Arc::new(StringArray::from_iter_values(rows.ids)), Arc::new(probabilities), Arc::new(verdicts)];
-    if columns.has_category {
-        arrays.push(Arc::new(rows.judged.iter().map(|verdict| Some(verdict.category.unwrap_or(""))).collect::<StringArray>()));
-    }
-    if columns.has_p_value {
-        let p_values: Float64Array = rows.judged.iter().map(|verdict| verdict.p_value.unwrap_or(1.0)).collect::<Vec<_>>().into();
-        arrays.push(Arc::new(p_values));
-    }
+    let mut arrays: Vec<ArrayRef> = vec![Arc::new(StringArray::from_iter_values(rows.ids))];
+    arrays.extend(rows.own.iter().map(|cells| -> ArrayRef {
+        match cells {
+            Cells::Single(values) => Arc::new(Float32Array::from(values.clone())),
+            Cells::Double(values) => Arc::new(Float64Array::from(values.clone())),
+            Cells::Text(values) => Arc::new(StringArray::from_iter_values(values)),
+        }
+    }));
     arrays.extend(rows.carried.iter().map(|column| Arc::new(StringArray::from_iter_values(column)) as ArrayRef));
     RecordBatch::try_new(Arc::new(schema(columns)), arrays).map_err(other)
 }
@@ -284,9 +292,10 @@ mod tests {
     fn no_rows_are_written_as_none_whatever_is_carried_along() {
         for format in VerdictFormat::NAMES.map(|name| VerdictFormat::named(name).unwrap()) {
             let mut out: Vec<u8> = Vec::new();
-            let columns = Columns::new(true, true, &["uid".to_owned()]).unwrap();
+            let own = vec![("probability", Kind::Single), ("verdict", Kind::Text), ("p_value", Kind::Double)];
+            let columns = Columns::new(own, &["uid".to_owned()]).unwrap();
             let mut writer = VerdictWriter::new(format, columns, &mut out).unwrap();
-            writer.write(&Verdicts { ids: &[], judged: &[], carried: &[] }).unwrap();
+            writer.write(&Verdicts { ids: &[], own: Vec::new(), carried: &[] }).unwrap();
             assert_eq!(writer.finish().unwrap(), 0, "{format:?}");
         }
     }

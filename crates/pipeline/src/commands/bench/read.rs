@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use nids_config::Config;
-use nids_detect::{Detector, ReadSummary};
+use nids_detect::{Detector, ReadSummary, batch_rows};
 use nids_flows::{FeatureColumn, FlowReader, Flows, ReadOptions, Schema, write_csv};
 use nids_store::progress::Silent;
 use nids_store::{Error, Result};
@@ -79,10 +79,11 @@ fn time(detector: &Detector, file: &Path, options: &BenchOptions) -> Result<Read
 fn tokenise(detector: &Detector, file: &Path) -> Result<usize> {
     let mut reader = FlowReader::open(&[file], detector.schema(), &ReadOptions::default())?;
     let mut n_rows = 0;
-    let mut next = reader.next_batch(detector.batch_rows())?;
+    let mut next = reader.next_batch(batch_rows(detector.tokeniser()))?;
     while let Some(flows) = next {
-        let (encoded, after) =
-            detector.engine().join(|| detector.tokeniser().tokenise(&flows), || reader.next_batch(detector.batch_rows()));
+        let (encoded, after) = detector
+            .engine()
+            .join(|| detector.tokeniser().tokenise(&flows), || reader.next_batch(batch_rows(detector.tokeniser())));
         n_rows += encoded?.n_rows();
         next = after?;
     }

@@ -1,0 +1,305 @@
+//! Scores of what is unlike benign flows: by the pretrained autoencoder alone, or with the classifier.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use nids_config::Stage;
+use nids_detect::anomaly::{AnomalyDetector, Reference, ReferenceRows, Unusual};
+use nids_detect::operation::Using;
+use nids_detect::read::{name_of, read};
+use nids_detect::verdicts::{Outputs, Scores};
+use nids_detect::{Autoencoder, Detector, ReadSummary, Scored, each_batch};
+use nids_eval::metrics::Evaluation;
+use nids_eval::operating::{BenignScores, CONFIDENCE, rows_needed};
+use nids_flows::{Flows, Labels, NO_LABEL, ReadOptions, all_rows, equal_rows};
+use nids_store::Result;
+use nids_store::artefacts::Digest;
+use nids_store::progress::{Event, Progress};
+use nids_store::run::{ANOMALY, Run};
+use serde::Serialize;
+
+use super::held_out::{contents, labelled_of, labelled_rows};
+use super::predict::{
+    Alarm, PredictOptions, PredictSummary, Rejected, certify, own_cells, own_columns, tell_guarded, tell_imbalance, told,
+};
+use super::verdict_writer::{Cells, Columns, Kind, VerdictWriter, Verdicts};
+use crate::data;
+
+/// The share of benign flows that may be alarms where nobody says otherwise.
+const FPR: f64 = 0.01;
+/// Rows whose usual losses are learned, at most.
+const USUAL: usize = 4_000;
+/// Rows that scores are compared with, at most: enough to certify a budget of .01 %.
+const COMPARED: usize = 40_000;
+
+/// What `predict` and `evaluate` go by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Score {
+    /// The classifier's probability of an attack.
+    #[default]
+    Attack,
+    /// How unlike benign flows a flow is, by the pretrained autoencoder alone.
+    Anomaly,
+    /// The two as one score.
+    Both,
+}
+
+impl Score {
+    /// Its name in `--score`.
+    pub const NAMES: [&str; 3] = ["attack", "anomaly", "both"];
+
+    /// The score of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Attack, Self::Anomaly, Self::Both]
+            .into_iter()
+            .zip(Self::NAMES)
+            .find(|(_, own)| *own == name)
+            .map(|(score, _)| score)
+    }
+}
+
+/// What `calibrate --score` found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AnomalyReport {
+    /// Rows that scores are compared with: of the autoencoder, then of both.
+    pub compared: u64,
+    /// The same of both scores; None without a classifier.
+    pub compared_fused: Option<u64>,
+    /// Whether labels say that they are benign.
+    pub are_benign: bool,
+    /// Whether pretraining has learned them.
+    pub are_learned: bool,
+}
+
+/// Looks at benign rows, and leaves in the run folder what is known of them. `score` is not that of an attack.
+pub fn calibrate_anomaly(
+    run: &Run,
+    score: Score,
+    files: Option<(&[PathBuf], &ReadOptions)>,
+    progress: &mut dyn Progress,
+) -> Result<AnomalyReport> {
+    let lock = run.lock("calibrate", progress)?;
+    let autoencoder = Autoencoder::open(run)?;
+    let beside = beside(run, score)?;
+    let found = match files {
+        Some((files, options)) => of_files(&autoencoder, beside.as_ref(), files, options, progress)?,
+        None => of_run(run, &autoencoder, beside.as_ref(), progress)?,
+    };
+    let report = AnomalyReport {
+        compared: found.benign.n(),
+        compared_fused: found.fusion.as_ref().map(|fusion| fusion.benign.n()),
+        are_benign: found.rows.are_benign,
+        are_learned: found.rows.are_learned,
+    };
+    lock.check()?;
+    run.write(ANOMALY, &found.to_bytes())?;
+    // readers take what was written
+    Reference::read(run, &autoencoder)?;
+    Ok(report)
+}
+
+fn beside(run: &Run, score: Score) -> Result<Option<Detector>> {
+    (score == Score::Both).then(|| Detector::open_using(run, Using::Adaptation)).transpose()
+}
+
+/// The autoencoder, and the classifier where it is wanted, with the threshold that is asked for.
+fn open(run: &Run, options: &PredictOptions, progress: &mut dyn Progress) -> Result<AnomalyDetector> {
+    let autoencoder = Autoencoder::open(run)?;
+    let beside = beside(run, options.score)?;
+    let reference = if let Some(found) = Reference::read(run, &autoencoder)? {
+        found
+    } else {
+        let text = format!(
+            "no {ANOMALY}: benign rows of the run are looked at first (`nids-mixer calibrate --score` keeps what is found)"
+        );
+        progress.event(Event::Message(&text));
+        of_run(run, &autoencoder, beside.as_ref(), progress)?
+    };
+    let mut detector = AnomalyDetector::new(run, autoencoder, reference, beside)?;
+    let rows = &detector.reference().rows;
+    if !rows.are_benign {
+        let text = "warning: nobody knows whether the rows that flows are compared with are benign: if attacks are among them, such attacks \
+                    are not found";
+        progress.event(Event::Message(text));
+    }
+    if rows.are_learned {
+        let text = "warning: pretraining has learned the rows that flows are compared with: p-values are too small and there are more \
+                    alarms than asked for: name other rows in `nids-mixer calibrate --score anomaly --data FILE`";
+        progress.event(Event::Message(text));
+    }
+    if detector.beside().is_some_and(|beside| beside.operation().adaptation.is_some()) {
+        let text = "`adapt` has corrected probabilities for another network: the score of both goes by the model's own";
+        progress.event(Event::Message(text));
+    }
+    let threshold = threshold(detector.benign(), options.alarm, progress)?;
+    detector.set_threshold(threshold);
+    Ok(detector)
+}
+
+/// The threshold that is asked for; without a wish that of [`FPR`], which few rows cannot certify.
+fn threshold(benign: &BenignScores, alarm: Option<Alarm>, progress: &mut dyn Progress) -> Result<f64> {
+    let fpr = match alarm {
+        Some(Alarm::Threshold(threshold)) => return Ok(threshold),
+        Some(Alarm::Budget(fpr)) => fpr,
+        None if benign.n() < rows_needed(FPR, CONFIDENCE)? => {
+            let threshold = f64::from(benign.conformal_threshold(FPR));
+            let text = format!(
+                "warning: threshold {threshold}: the p-value {FPR} of {} benign rows, too few to certify a share of false alarms",
+                benign.n()
+            );
+            progress.event(Event::Message(&text));
+            return Ok(threshold);
+        }
+        None => FPR,
+    };
+    let certified = certify(benign, fpr)?;
+    progress.event(Event::Message(&told(&certified, fpr)));
+    Ok(f64::from(certified.threshold))
+}
+
+/// Benign rows of the run: the usual losses are those of rows that training had, which are compared with are those of the validation
+/// part. Where there were no labels, nothing is held out, and nobody knows what is benign.
+fn of_run(run: &Run, autoencoder: &Autoencoder, beside: Option<&Detector>, progress: &mut dyn Progress) -> Result<Reference> {
+    let stage = if run.has_finished(Stage::Finetune) { Stage::Finetune } else { Stage::Pretrain };
+    let config = run.config_of(stage)?;
+    if config.data.train.is_none() && config.data.unlabelled.is_some() {
+        let mut look = run.look(stage, &config);
+        let flows = data::data(&config, true, &mut look, progress)?.unlabelled.ok_or_else(data::no_labels)?;
+        look.require_same_data()?;
+        let rows = ReferenceRows { files: None, are_benign: false, are_learned: true };
+        let [usual, compared] = halves(&flows, &all_rows(flows.len()), progress);
+        return Reference::of(autoencoder, beside, rows, &usual, &compared);
+    }
+    let labelled = if beside.is_some() {
+        // those that the classifier has not learned either
+        labelled_of(run, &config, false, progress)?
+    } else {
+        labelled_rows(run, stage, &config, false, progress)?
+    };
+    let benign =
+        |rows: &[u32]| -> Vec<u32> { rows.iter().copied().filter(|&row| labelled.labels()[row as usize] == 0).collect() };
+    let usual =
+        labelled.flows.select(&some_of("from which the usual is learned", &benign(&labelled.split.train), USUAL, progress));
+    let compared =
+        labelled.flows.select(&some_of("with which flows are compared", &benign(&labelled.split.val), COMPARED, progress));
+    let rows = ReferenceRows { files: None, are_benign: true, are_learned: false };
+    Reference::of(autoencoder, beside, rows, &usual, &compared)
+}
+
+/// The benign rows of files, or all of them where none has a label.
+fn of_files(
+    autoencoder: &Autoencoder,
+    beside: Option<&Detector>,
+    files: &[PathBuf],
+    options: &ReadOptions,
+    progress: &mut dyn Progress,
+) -> Result<Reference> {
+    let files_with_contents: Vec<(String, Digest)> = contents(files)?;
+    let options = ReadOptions { labels: Labels::IfPresent, ..options.clone() };
+    let flows = read(files, autoencoder.tokeniser().schema(), &options, progress)?.flows;
+    let labels = flows.labels().filter(|labels| labels.iter().any(|&label| label != NO_LABEL));
+    let benign: Vec<u32> = match labels {
+        Some(labels) => all_rows(flows.len()).into_iter().filter(|&row| labels[row as usize] == 0).collect(),
+        None => all_rows(flows.len()),
+    };
+    let text = match labels {
+        Some(_) => format!("{}: {} of {} rows are benign", name_of(files), benign.len(), flows.len()),
+        None => format!("{}: no labels: all of {} rows are taken for benign", name_of(files), flows.len()),
+    };
+    progress.event(Event::Message(&text));
+    let rows = ReferenceRows { files: Some(files_with_contents), are_benign: labels.is_some(), are_learned: false };
+    let [usual, compared] = halves(&flows, &benign, progress);
+    Reference::of(autoencoder, beside, rows, &usual, &compared)
+}
+
+/// Rows to learn the usual from, and others to compare with; equal rows are on one side.
+fn halves(flows: &Flows, rows: &[u32], progress: &mut dyn Progress) -> [Flows; 2] {
+    let flows = flows.select(rows);
+    let mut halves = [Vec::new(), Vec::new()];
+    for (place, group) in equal_rows(&flows).into_iter().enumerate() {
+        halves[place % 2].extend(group);
+    }
+    for half in &mut halves {
+        half.sort_unstable();
+    }
+    [
+        flows.select(&some_of("from which the usual is learned", &halves[0], USUAL, progress)),
+        flows.select(&some_of("with which flows are compared", &halves[1], COMPARED, progress)),
+    ]
+}
+
+/// So many of the rows at equal distances, if there are more.
+fn some_of(what: &str, rows: &[u32], most: usize, progress: &mut dyn Progress) -> Vec<u32> {
+    if rows.len() <= most {
+        return rows.to_vec();
+    }
+    progress.event(Event::Message(&format!("{most} of {} benign rows {what}", rows.len())));
+    (0..most).map(|place| rows[place * rows.len() / most]).collect()
+}
+
+/// As [`super::evaluate`]. A score is no probability, so there is neither a log loss nor a calibration.
+pub(super) fn evaluate(
+    run: &Run,
+    data: &[PathBuf],
+    options: &PredictOptions,
+    rejected: Rejected<'_>,
+    progress: &mut dyn Progress,
+) -> Result<Evaluation> {
+    let detector = open(run, options, progress)?;
+    let mut scores = Scores::new(Outputs::Attack, None, detector.threshold());
+    let mut summary = ReadSummary::default();
+    let read = ReadOptions { labels: Labels::Required, categories: true, ..options.read.clone() };
+    let mut attacks = 0;
+    each_batch(&detector, data, &read, &mut summary, progress, |flows, said: &Unusual, rejects| {
+        rejected(rejects)?;
+        if !flows.is_empty() {
+            attacks += flows.labels().map_or(0, |labels| labels.iter().map(|&label| usize::from(label)).sum());
+            scores.add_scored(flows, &Scored { outputs: said.scores.clone(), attacks: said.scores.clone() });
+        }
+        Ok(())
+    })?;
+    tell_imbalance(attacks, summary.rows as usize, progress);
+    Ok(scores.evaluation(&name_of(data), progress)?.without_probabilities())
+}
+
+/// As [`super::predict`]: `score`, which the threshold is compared with, the verdict, the most `surprising` feature and the p-value; of
+/// both scores, what the classifier says comes first.
+pub(super) fn predict(
+    run: &Run,
+    data: &[PathBuf],
+    options: &PredictOptions,
+    out: &mut dyn Write,
+    rejected: Rejected<'_>,
+    progress: &mut dyn Progress,
+) -> Result<PredictSummary> {
+    let detector = open(run, options, progress)?;
+    // the verdict and the p-value are those of the score
+    let of_classifier = detector.beside().map_or_else(Vec::new, own_columns);
+    let is_kept = |name: &str| !matches!(name, "verdict" | "p_value");
+    let own = [("score", Kind::Single), ("verdict", Kind::Text), ("surprising", Kind::Text), ("p_value", Kind::Double)];
+    let kept = of_classifier.iter().copied().filter(|(name, _)| is_kept(name));
+    let columns = Columns::new(kept.chain(own).collect(), &options.read.carried)?;
+    let mut writer = VerdictWriter::new(options.format, columns, out)?;
+    let read = ReadOptions { labels: Labels::Unused, ..options.read.clone() };
+    let mut summary = ReadSummary::default();
+    let mut attacks = 0;
+    let alarm = if detector.beside().is_some() { "attack" } else { "anomaly" };
+    each_batch(&detector, data, &read, &mut summary, progress, |flows, said: &Unusual, rejects| {
+        rejected(rejects)?;
+        let verdicts = detector.beside().zip(said.scored.as_ref()).map(|(beside, scored)| (beside, beside.verdicts(scored)));
+        let cells = verdicts.iter().flat_map(|(beside, verdicts)| own_cells(beside, verdicts));
+        let mut own: Vec<Cells<'_>> =
+            of_classifier.iter().zip(cells).filter(|((name, _), _)| is_kept(name)).map(|(_, cells)| cells).collect();
+        let alarms: Vec<bool> = said.scores.iter().map(|&score| detector.is_alarm(score)).collect();
+        attacks += alarms.iter().filter(|is_alarm| **is_alarm).count() as u64;
+        own.push(Cells::Single(said.scores.clone()));
+        own.push(Cells::Text(alarms.iter().map(|&is_alarm| if is_alarm { alarm } else { "normal" }).collect()));
+        let surprising = said.anomalies.iter().map(|anomaly| anomaly.feature.map_or("", |place| detector.feature(place)));
+        own.push(Cells::Text(surprising.collect()));
+        own.push(Cells::Double(said.scores.iter().map(|&score| detector.benign().p_value(score)).collect()));
+        writer.write(&Verdicts { ids: flows.ids(), own, carried: flows.carried() })
+    })?;
+    tell_guarded(writer.finish()?, progress);
+    let ReadSummary { rows, rejected, unknown_categories, .. } = summary;
+    Ok(PredictSummary { rows, attacks, rejected, unknown_categories })
+}
