@@ -52,6 +52,49 @@ fn a_report_is_one_page_and_the_same_again() {
 }
 
 #[test]
+fn a_run_is_reported_when_it_has_been_trained_and_no_older_page_stays() {
+    let bench = Bench::new();
+    bench.flows();
+    let (metrics, told) = bench.prints_and_tells(&on_flows("finetune", "--set finetune.from=features"));
+    assert!(metrics.contains("balanced accuracy") && told.contains("report: run/report.html"), "{told}");
+    let page = bench.read("run/report.html");
+    bench.prints("report --run run");
+    assert!(page == bench.read("run/report.html"));
+    let (_, told) = bench.prints_and_tells(&on_flows("finetune", "--set finetune.from=features --set finetune.refit=all"));
+    assert!(told.contains("finetune: no report.html: `finetune.refit: all`"), "{told}");
+    assert!(!bench.path("run/report.html").exists());
+}
+
+#[test]
+fn a_page_about_a_file_is_written_beside_its_metrics() {
+    let bench = Bench::trained();
+    bench.prints("synth --rows 200 --seed 5 --output new.csv");
+    let line = "evaluate --run run --data new.csv";
+    let (printed, told) = bench.prints_and_tells(&format!("{line} --report page.html --json"));
+    assert_eq!(printed, bench.prints(&format!("{line} --json")));
+    assert!(told.contains("report: page.html"), "{told}");
+    let page = bench.read("page.html");
+    let accuracy = serde_json::from_str::<serde_json::Value>(&printed).unwrap()["accuracy"].as_f64().unwrap();
+    for wanted in ["rows of new.csv", "200 evaluated", &format!("<td>accuracy</td><td class=\"number\">{accuracy:.4}</td>")] {
+        assert!(page.contains(wanted), "no {wanted:?}");
+    }
+    bench.prints(&format!("{line} --report page.html"));
+    assert!(page == bench.read("page.html"));
+    let errors = ["new.csv", "run/report.html", "run/model.safetensors"]
+        .map(|path| bench.fails(&format!("{line} --report {path}")).replace("written by its stages alone", "its own"));
+    insta::assert_snapshot!(errors.join("\n"), @r"
+    exit code 2
+    error: `--report new.csv` is the file of `--data new.csv`, which is only read: write to another file
+
+    exit code 2
+    error: `--report run/report.html` is `report.html` of the run folder run, which is its own: write to another file
+
+    exit code 2
+    error: `--report run/model.safetensors` is `model.safetensors` of the run folder run, which is its own: write to another file
+    ");
+}
+
+#[test]
 fn rows_that_repeat_or_contradict_one_another_are_warnings() {
     let bench = Bench::new();
     let flows = bench.flows();
@@ -82,6 +125,7 @@ fn what_cannot_be_reported_is_said() {
     bench.file("flows.csv", flows);
     bench.prints(&on_flows("finetune", "--set finetune.refit=all"));
     errors.push(bench.fails("report --run run"));
+    assert!(!bench.path("run/report.html").exists(), "a page about the classifier before");
     insta::assert_snapshot!(errors.join("\n"), @r"
     exit code 4
     error: nowhere: no such run folder: run `nids-mixer pretrain --config FILE --run nowhere` first

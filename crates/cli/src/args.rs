@@ -193,11 +193,15 @@ pub(crate) enum Command {
     /// Compare verdicts with the labels of a file
     ///
     /// Prints accuracy, balanced accuracy, precision, recall, F1, ROC-AUC, PR-AUC, recall at 1 % false alarms, log loss,
-    /// Brier score and the number of rows; then the threshold, the share of false alarms at it, the calibration error and
-    /// the recall of each category of attacks, with intervals. Whatever is undefined (one class only) is null.
+    /// Brier score and the number of rows, beside them on rows without duplicates and on rows that equal no training row;
+    /// then the threshold, the share of false alarms at it, the calibration error and the recall of each category of attacks.
+    /// Intervals are at 95 %. Whatever is undefined (one class only) is null.
     Evaluate {
         #[command(flatten)]
         model: ModelArgs,
+        /// Write a page about these rows, too, as `nids-mixer report` does about those held out
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
         /// Print one JSON object instead of a table
         #[arg(long)]
         json: bool,

@@ -82,7 +82,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Adapt { run, undo: true, .. } => model::undo_adapt(&run, &mut progress),
         Command::Adapt { run, data, id, no_labels, json, .. } => model::adapt(&run, &data, &id, no_labels, json, &mut progress),
-        Command::Evaluate { model, json } => model::evaluate(&model, json, &mut progress),
+        Command::Evaluate { model, report, json } => model::evaluate(&model, report.as_deref(), json, &mut progress),
         Command::Predict { model, output, format, columns } => {
             model::predict(&model, output.as_deref(), format.as_deref(), columns, &mut progress)
         }
@@ -154,7 +154,16 @@ fn finetune(args: &StageArgs, progress: &mut dyn Progress) -> Result<()> {
     let (config, run) = open(args)?;
     let out = Output::open(None, &stage_sources(args, &config, &run))?;
     let metrics = stages::finetune(&config, &run, progress)?;
-    out.print(&metrics::tables(&metrics))
+    out.print(&metrics::tables(&metrics))?;
+    report(&run, progress);
+    Ok(())
+}
+
+/// Writes the page about a run that has just been trained. What it lacks is no reason to train again.
+fn report(run: &Run, progress: &mut dyn Progress) {
+    if let Err(error) = commands::report(run, progress) {
+        terminal::tell(&format!("finetune: no report.html: {error}"));
+    }
 }
 
 /// Folders as the value of a setting.

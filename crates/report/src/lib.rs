@@ -10,7 +10,7 @@
 //! let held_out = Evaluation::new(Metrics::new(&p, &labels, 0.5)?, &p, &labels, 0.5, None);
 //! let found = "none of 4 rows equals a training row".to_owned();
 //! let check = Check { status: Status::Pass, what: "Leak", found, advice: String::new() };
-//! let report = Report { name: "demo".to_owned(), checks: vec![check], ..Report::of(held_out, [[2, 0], [0, 2]]) };
+//! let report = Report { name: "demo".to_owned(), checks: vec![check], ..Report::of(held_out) };
 //! assert!(report.html().contains("none of 4 rows equals a training row"));
 //! # Ok::<(), nids_eval::Error>(())
 //! ```
@@ -19,7 +19,7 @@
 mod chart;
 
 use askama::Template;
-use nids_eval::metrics::Evaluation;
+use nids_eval::metrics::{Evaluation, Metrics};
 
 use chart::{Chart, Scale};
 
@@ -92,8 +92,8 @@ pub struct Report {
     pub trainings: Vec<Training>,
     /// The classifier on rows that it has not learned from.
     pub held_out: Evaluation,
-    /// Benign rows that are no alarm and that are; attacks that are no alarm and that are.
-    pub confusion: [[u64; 2]; 2],
+    /// What messages call these rows: "rows held out".
+    pub rows: String,
     /// Two principal components of the rows held out, by class.
     pub latents: Vec<Series>,
     /// Names and values: files with their content hashes, versions, sizes.
@@ -108,6 +108,8 @@ struct Metric {
     value: String,
     /// The interval.
     between: String,
+    /// On rows without duplicates, and on rows that equal no training row.
+    elsewhere: [String; 2],
 }
 
 /// A row of the table of categories.
@@ -143,13 +145,13 @@ struct Page<'r> {
 
 impl Report {
     /// A report of what a classifier does on rows held out, and of nothing else.
-    pub fn of(held_out: Evaluation, confusion: [[u64; 2]; 2]) -> Self {
+    pub fn of(held_out: Evaluation) -> Self {
         Self {
             name: String::new(),
             checks: Vec::new(),
             trainings: Vec::new(),
             held_out,
-            confusion,
+            rows: "rows held out".to_owned(),
             latents: Vec::new(),
             facts: Vec::new(),
             config: String::new(),
@@ -178,24 +180,30 @@ impl Report {
     }
 
     fn metrics(&self) -> Vec<Metric> {
-        let Evaluation { metrics, .. } = &self.held_out;
-        let row = |name, value: Option<f64>, interval: Option<[f64; 2]>| {
-            let between = interval.map_or_else(String::new, |[low, high]| format!("{low:.4} to {high:.4}"));
-            Metric { name, value: shown(value), between }
+        let all = &self.held_out;
+        let by_rows = all.by_rows.as_ref();
+        let some = [by_rows.map(|by_rows| &by_rows.without_duplicates), by_rows.and_then(|by_rows| by_rows.new_rows.as_ref())];
+        let intervals = by_rows.map(|by_rows| by_rows.intervals).unwrap_or_default();
+        let row = |name, of: fn(&Metrics) -> Option<f64>, interval: Option<[f64; 2]>| {
+            Metric::new(name, of(&all.metrics), interval, some.map(|some| of(&some?.metrics)))
         };
+        // where no bootstrap sample has an error, the interval of rows drawn one by one says more
+        let wide = |interval: Option<[f64; 2]>, exact| interval.filter(|[low, high]| low < high).or(exact);
+        let recall = wide(intervals.recall, all.recall_interval);
+        let fpr = wide(intervals.fpr, all.fpr_interval);
         vec![
-            row("accuracy", metrics.accuracy, None),
-            row("recall: attacks found", metrics.recall, self.held_out.recall_interval),
-            row("false alarms of benign rows", self.held_out.fpr, self.held_out.fpr_interval),
-            row("precision: attacks of alarms", metrics.precision, None),
-            row("F1", metrics.f1, None),
-            row("ROC-AUC", metrics.roc_auc, None),
-            row("PR-AUC", metrics.pr_auc, None),
-            row("recall at 1 % false alarms", metrics.recall_at_fpr_1pct, None),
-            row("log loss", metrics.log_loss, None),
-            row("Brier score", metrics.brier, None),
-            row("calibration error (ECE)", self.held_out.ece, None),
-            row("calibration error without its bias", self.held_out.ece_debiased, None),
+            row("accuracy", |of| of.accuracy, intervals.accuracy),
+            row("recall: attacks found", |of| of.recall, recall),
+            Metric::new("false alarms of benign rows", all.fpr, fpr, some.map(|some| some?.fpr)),
+            row("precision: attacks of alarms", |of| of.precision, intervals.precision),
+            row("F1", |of| of.f1, intervals.f1),
+            row("ROC-AUC", |of| of.roc_auc, intervals.roc_auc),
+            row("PR-AUC", |of| of.pr_auc, intervals.pr_auc),
+            row("recall at 1 % false alarms", |of| of.recall_at_fpr_1pct, intervals.recall_at_fpr_1pct),
+            row("log loss", |of| of.log_loss, intervals.log_loss),
+            row("Brier score", |of| of.brier, intervals.brier),
+            Metric::new("calibration error (ECE)", all.ece, None, [None; 2]),
+            Metric::new("calibration error without its bias", all.ece_debiased, None, [None; 2]),
         ]
     }
 
@@ -236,6 +244,13 @@ impl Report {
             figure("Precision and recall", "recall", "precision", &pr, false),
             figure("Reliability", "mean probability", "share of attacks", &reliability, true),
         ]
+    }
+}
+
+impl Metric {
+    fn new(name: &'static str, value: Option<f64>, interval: Option<[f64; 2]>, elsewhere: [Option<f64>; 2]) -> Self {
+        let between = interval.map_or_else(String::new, |[low, high]| format!("{low:.4} to {high:.4}"));
+        Self { name, value: shown(value), between, elsewhere: elsewhere.map(shown) }
     }
 }
 

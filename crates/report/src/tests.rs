@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use nids_eval::metrics::Metrics;
+use nids_eval::metrics::{ByRows, Metrics};
 
 use super::*;
 
@@ -9,7 +9,9 @@ fn report() -> Report {
     let labels: Vec<u8> = (0..400).map(|i| u8::from(i % 7 > 2 && i > 90)).collect();
     let found = BTreeMap::from([("DoS <b>".to_owned(), [20, 30]), ("Worms".to_owned(), [3, 3])]);
     let metrics = Metrics::new(&p, &labels, 0.5).unwrap();
-    let held_out = Evaluation::new(metrics, &p, &labels, 0.5, Some(&found));
+    let keys: Vec<u64> = (0..400).map(|i| i / 3).collect();
+    let mut held_out = Evaluation::new(metrics, &p, &labels, 0.5, Some(&found));
+    held_out.by_rows = Some(ByRows::new(&p, &labels, &keys, 0.5, Some(&|key| key < 40)).unwrap());
     let check = |status, what, advice: &str| Check { status, what, found: "3 of 4 <rows>".to_owned(), advice: advice.to_owned() };
     let line = |name: &str, y: fn(f64) -> f64| Series {
         name: name.to_owned(),
@@ -28,7 +30,7 @@ fn report() -> Report {
         latents: vec![line("benign", f64::sin), line("attacks", |_| f64::NAN)],
         facts: vec![("data.train".to_owned(), "sha256 00ff".to_owned())],
         config: "name: x\nseed: 0 # <&>\n".to_owned(),
-        ..Report::of(held_out, [[1, 2], [3, 4]])
+        ..Report::of(held_out)
     }
 }
 
@@ -40,6 +42,23 @@ fn the_verdict_comes_first_and_warnings_are_counted() {
     assert!(html.contains("remove them"));
     let none = Report { checks: Vec::new(), ..report() }.html();
     assert!(none.contains("Nothing speaks against it"));
+}
+
+#[test]
+fn a_metric_stands_beside_those_of_other_rows() {
+    let html = report().html();
+    let Report { held_out, .. } = report();
+    let ByRows { without_duplicates, new_rows, intervals, .. } = held_out.by_rows.clone().unwrap();
+    let [of_all, of_different, of_new] = [&held_out.metrics, &without_duplicates.metrics, &new_rows.unwrap().metrics]
+        .map(|metrics| format!("<td class=\"number\">{:.4}</td>", metrics.roc_auc.unwrap()));
+    let [low, high] = intervals.roc_auc.unwrap();
+    let row = format!("<td>ROC-AUC</td>{of_all}<td class=\"number\">{low:.4} to {high:.4}</td>{of_different}{of_new}");
+    assert!(html.contains(&row) && of_all != of_new, "{row}");
+    // nobody was asked which rows are equal
+    let mut alone = report();
+    alone.held_out.by_rows = None;
+    let html = alone.html();
+    assert!(!html.contains("New rows") && html.contains(&format!("<td>ROC-AUC</td>{of_all}<td class=\"number\"></td></tr>")));
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub const TOKENISER: &str = "tokeniser.json";
 pub const PRETRAINED: &str = "pretrained.safetensors";
 /// The classifier that `finetune` leaves.
 pub const MODEL: &str = "model.safetensors";
+/// Keys of the rows that `finetune` has learned from.
+pub const TRAINING_ROWS: &str = "training-rows.bin";
 /// What `report` leaves: a page about the run.
 pub const REPORT: &str = "report.html";
 /// What `calibrate` leaves: the operating point of the classifier.
@@ -41,8 +43,9 @@ pub const CALIBRATION: &str = "calibration.json";
 /// What `adapt` leaves: how the classifier's probabilities are corrected for another network.
 pub const ADAPTATION: &str = "adaptation.json";
 /// What stages and commands keep in a run folder beside manifests, and what those list.
-const OWN_FILES: [&str; 13] = [
+const OWN_FILES: [&str; 14] = [
     REPORT,
+    TRAINING_ROWS,
     ".lock",
     "config.yaml",
     LogFile::Metrics.name(),
@@ -199,6 +202,11 @@ impl Run {
     /// The content of the data files that `stage` was given by the setting `role`: `data.train`. None if the setting named none.
     pub fn data_of(&self, stage: Stage, role: &str) -> Result<Option<Digest>> {
         Ok(self.manifest(stage)?.data.remove(role))
+    }
+
+    /// Whether `stage` has left an artefact of this name: an earlier version may leave fewer.
+    pub fn lists(&self, stage: Stage, name: &str) -> Result<bool> {
+        Ok(self.manifest(stage)?.outputs.contains_key(name))
     }
 
     /// The path of an artefact of `stage`. It is refused if it is missing or changed, or if what it was made from has changed.
@@ -816,6 +824,9 @@ impl StageRun<'_> {
             serde_json::to_writer_pretty(&mut *out, &manifest)?;
             writeln!(out)
         })?;
+        if self.stage != Stage::Encode {
+            self.run.remove(REPORT)?; // it is about what is replaced now
+        }
         self.run.commit(self.stage)
     }
 

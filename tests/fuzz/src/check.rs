@@ -12,7 +12,9 @@ use ndarray::{Ix1, Ix2, Ix3};
 use nids_config::{Config, Stage};
 use nids_detect::operation::{Adaptation, Calibration, Operation};
 use nids_eval::operating::CONFIDENCE;
-use nids_flows::{Classes, FlowReader, Flows, Ids, Lines, ProposalOptions, ReadOptions, Schema, Tokeniser, propose, write_csv};
+use nids_flows::{
+    Classes, FlowReader, Flows, Ids, KnownRows, Lines, ProposalOptions, ReadOptions, Schema, Tokeniser, propose, write_csv,
+};
 use nids_interop::import as checkpoint;
 use nids_nn::{Linear, ParamTable, weights as safetensors};
 use nids_pipeline::commands::{self, PredictOptions, QueryOptions};
@@ -183,6 +185,16 @@ pub fn operation(bytes: &[u8]) {
         }
         if let Some(Ok(certified)) = operation.benign().map(|benign| benign.certified(0.1, CONFIDENCE)) {
             assert!(certified.bound <= 0.1 && (0.0..=1.0).contains(&certified.threshold), "{certified:?}");
+        }
+    });
+}
+
+/// `training-rows.bin`: what is accepted is the same when written again.
+pub fn rows(bytes: &[u8]) {
+    bounded(bytes.len(), || {
+        if let Ok(known) = KnownRows::from_bytes(bytes) {
+            assert_eq!(known.to_bytes(), bytes);
+            assert!(known.is_empty() || known.len() == bytes.len() / 8 - 1);
         }
     });
 }

@@ -16,7 +16,7 @@ use nids_store::progress::{Event, Progress};
 use nids_store::run::{ADAPTATION, CALIBRATION, Run};
 use nids_store::{Error, Result};
 
-use super::held_out::HeldOut;
+use super::held_out::{HeldOut, known_rows};
 use super::verdict_writer::{Columns, VerdictFormat, VerdictWriter, Verdicts};
 use crate::data::imbalance;
 
@@ -80,7 +80,8 @@ pub fn evaluate(
     progress: &mut dyn Progress,
 ) -> Result<Evaluation> {
     let detector = open(run, options, progress)?;
-    let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold());
+    let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold()).with_keys();
+    let known = known_rows(run, progress)?;
     let mut summary = ReadSummary::default();
     let read = ReadOptions { labels: Labels::Required, categories: true, ..options.read.clone() };
     let mut attacks = 0;
@@ -95,7 +96,7 @@ pub fn evaluate(
     if let Some(warning) = imbalance(attacks, summary.rows as usize) {
         progress.event(Event::Message(&format!("note: {warning}")));
     }
-    scores.evaluation(&name_of(data), progress)
+    scores.evaluation(&name_of(data), known.as_ref(), progress)
 }
 
 /// Writes the verdict of every row of `data`, in order: `id`, `probability`, `verdict`, which is `attack` or `normal`, and `category`
