@@ -232,6 +232,9 @@ pub(crate) enum Command {
         /// The run folder that `finetune` has filled
         #[arg(long, value_name = "DIR")]
         run: PathBuf,
+        /// Other runs, to compare by how many labels they had; may be repeated
+        #[arg(long, value_name = "DIR", num_args = 1..)]
+        compare: Vec<PathBuf>,
     },
     /// Write which rows to label next
     ///

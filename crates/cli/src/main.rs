@@ -86,7 +86,10 @@ fn run(command: Command) -> Result<()> {
         Command::Predict { model, output, format, columns } => {
             model::predict(&model, output.as_deref(), format.as_deref(), columns, &mut progress)
         }
-        Command::Report { run } => commands::report(&Run::open(&run)?, &mut progress).map(drop),
+        Command::Report { run, compare } => {
+            let others = compare.iter().map(|folder| Run::open(folder)).collect::<Result<Vec<_>>>()?;
+            commands::report(&Run::open(&run)?, &others, &mut progress).map(drop)
+        }
         Command::Query { run, budget, data, id, strategy, output: path } => {
             if std::env::args_os().nth(1).is_some_and(|name| name == "select") {
                 terminal::tell("note: `select` is called `query` now; the old name still works");
@@ -161,7 +164,7 @@ fn finetune(args: &StageArgs, progress: &mut dyn Progress) -> Result<()> {
 
 /// Writes the page about a run that has just been trained. What it lacks is no reason to train again.
 fn report(run: &Run, progress: &mut dyn Progress) {
-    if let Err(error) = commands::report(run, progress) {
+    if let Err(error) = commands::report(run, &[], progress) {
         terminal::tell(&format!("finetune: no report.html: {error}"));
     }
 }

@@ -18,6 +18,8 @@
 
 mod chart;
 
+use std::collections::BTreeMap;
+
 use askama::Template;
 use nids_eval::metrics::{Evaluation, Metrics};
 
@@ -81,6 +83,19 @@ pub struct Training {
     pub max_update: Vec<Series>,
 }
 
+/// A run among several, which had more or fewer labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunFigures {
+    /// Of its folder.
+    pub name: String,
+    /// Rows whose labels it has learned; None where nobody knows.
+    pub labels: Option<usize>,
+    /// Whether it has held out the same rows as the run that the page is about, and can be compared.
+    pub has_same_rows: bool,
+    /// On the rows that it has held out.
+    pub metrics: Metrics,
+}
+
 /// All that the page shows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
@@ -96,6 +111,8 @@ pub struct Report {
     pub rows: String,
     /// Two principal components of the rows held out, by class.
     pub latents: Vec<Series>,
+    /// Runs to compare by their labels; none where the page is about one run alone.
+    pub runs: Vec<RunFigures>,
     /// Names and values: files with their content hashes, versions, sizes.
     pub facts: Vec<(String, String)>,
     /// The settings as YAML.
@@ -141,6 +158,8 @@ struct Page<'r> {
     curves: Vec<Figure>,
     trainings: Vec<(String, Vec<Figure>)>,
     latents: Option<Figure>,
+    runs: Vec<(&'r RunFigures, [String; 4])>,
+    labels: Option<Figure>,
 }
 
 impl Report {
@@ -153,6 +172,7 @@ impl Report {
             held_out,
             rows: "rows held out".to_owned(),
             latents: Vec::new(),
+            runs: Vec::new(),
             facts: Vec::new(),
             config: String::new(),
         }
@@ -175,6 +195,8 @@ impl Report {
                 title: "First and second component".to_owned(),
                 svg: Chart { x: "component 1", y: "component 2", is_scatter: true, ..Chart::of(&self.latents) }.svg(),
             }),
+            runs: self.runs_by_labels(),
+            labels: self.label_efficiency(),
         };
         page.render().expect("text is written to memory")
     }
@@ -222,6 +244,39 @@ impl Report {
                 rows: of.rows,
             })
             .collect()
+    }
+
+    /// Those of fewest labels first, with the cells of the table.
+    fn runs_by_labels(&self) -> Vec<(&RunFigures, [String; 4])> {
+        let mut runs: Vec<&RunFigures> = self.runs.iter().collect();
+        runs.sort_by(|a, b| a.labels.cmp(&b.labels).then_with(|| a.name.cmp(&b.name)));
+        let cells = |run: &RunFigures| {
+            let Metrics { accuracy, roc_auc, recall_at_fpr_1pct, log_loss, .. } = run.metrics;
+            [accuracy, roc_auc, recall_at_fpr_1pct, log_loss].map(shown)
+        };
+        runs.into_iter().map(|run| (run, cells(run))).collect()
+    }
+
+    /// Metrics over labels, of the runs that can be compared; the mean where several have as many.
+    fn label_efficiency(&self) -> Option<Figure> {
+        let series = |name: &str, of: fn(&Metrics) -> Option<f64>| {
+            let mut by_labels: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+            for run in self.runs.iter().filter(|run| run.has_same_rows) {
+                if let Some((labels, value)) = run.labels.zip(of(&run.metrics)) {
+                    by_labels.entry(labels).or_default().push(value);
+                }
+            }
+            let mean = |values: &Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+            let points = by_labels.iter().map(|(&labels, values)| (labels as f64, mean(values))).collect();
+            Series { name: name.to_owned(), points }
+        };
+        let series = [
+            series("accuracy", |of| of.accuracy),
+            series("ROC-AUC", |of| of.roc_auc),
+            series("recall at 1 % false alarms", |of| of.recall_at_fpr_1pct),
+        ];
+        let chart = Chart { x: "labels", y: "metric", has_dots: true, ..Chart::of(&series) };
+        (series[0].points.len() > 1).then(|| Figure { title: "Metrics by labels".to_owned(), svg: chart.svg() })
     }
 
     fn curves(&self) -> Vec<Figure> {

@@ -4,9 +4,14 @@ use nids_eval::metrics::{ByRows, Metrics};
 
 use super::*;
 
+/// Attacks from a row on, but for some.
+fn labels_from(first: usize) -> Vec<u8> {
+    (0..400).map(|i| u8::from(i % 7 > 2 && i > first)).collect()
+}
+
 fn report() -> Report {
     let p: Vec<f32> = (0..400).map(|i| i as f32 / 400.0).collect();
-    let labels: Vec<u8> = (0..400).map(|i| u8::from(i % 7 > 2 && i > 90)).collect();
+    let labels = labels_from(90);
     let found = BTreeMap::from([("DoS <b>".to_owned(), [20, 30]), ("Worms".to_owned(), [3, 3])]);
     let metrics = Metrics::new(&p, &labels, 0.5).unwrap();
     let keys: Vec<u64> = (0..400).map(|i| i / 3).collect();
@@ -28,6 +33,16 @@ fn report() -> Report {
             max_update: Vec::new(),
         }],
         latents: vec![line("benign", f64::sin), line("attacks", |_| f64::NAN)],
+        runs: [("few", Some(50), true), ("many", Some(1000), true), ("many, too", Some(1000), true), ("foreign", None, false)]
+            .into_iter()
+            .enumerate()
+            .map(|(place, (name, labels, has_same_rows))| RunFigures {
+                name: name.to_owned(),
+                labels,
+                has_same_rows,
+                metrics: Metrics::new(&p, &labels_from(90 + 20 * place), 0.5).unwrap(),
+            })
+            .collect(),
         facts: vec![("data.train".to_owned(), "sha256 00ff".to_owned())],
         config: "name: x\nseed: 0 # <&>\n".to_owned(),
         ..Report::of(held_out)
@@ -62,6 +77,24 @@ fn a_metric_stands_beside_those_of_other_rows() {
 }
 
 #[test]
+fn runs_are_compared_by_their_labels() {
+    let report = report();
+    let html = report.html();
+    let place = |text: &str| html.find(text).unwrap_or_else(|| panic!("no {text:?}"));
+    assert!(place("<td>foreign</td>") < place("<td>few</td>") && place("<td>few</td>") < place("<td>many</td>"));
+    assert_eq!(html.matches("other rows held out").count(), 1);
+    // one point for each number of labels, of the runs that can be compared
+    let dots =
+        |html: &str| html.split("Metrics by labels").nth(1).unwrap().split("</svg>").next().unwrap().matches("<circle").count();
+    assert_eq!(dots(&html), 3 * 2);
+    let mut mean = report.clone();
+    mean.runs.remove(2);
+    assert_ne!(html.split("Metrics by labels").nth(1), mean.html().split("Metrics by labels").nth(1));
+    let alone = Report { runs: Vec::new(), ..report };
+    assert!(!alone.html().contains("What labels are worth"));
+}
+
+#[test]
 fn texts_of_a_run_are_texts_on_the_page() {
     let html = report().html();
     for wanted in ["a &#38; b", "DoS &#60;b&#62;", "3 of 4 &#60;rows&#62;", "seed: 0 # &#60;&#38;&#62;"] {
@@ -86,7 +119,7 @@ fn a_page_is_one_small_file_without_scripts() {
 fn pictures_have_the_colours_of_the_page() {
     let html = report().html();
     let pictures: Vec<&str> = html.split("<svg ").skip(1).map(|rest| rest.split("</svg>").next().unwrap()).collect();
-    assert_eq!(pictures.len(), 3 + 3 + 1);
+    assert_eq!(pictures.len(), 3 + 3 + 1 + 1);
     for picture in pictures {
         assert!(picture.contains("var(--ink)") && picture.contains("var(--series-1)"));
         assert!(!picture.contains("\"#"), "a colour that a theme cannot change");

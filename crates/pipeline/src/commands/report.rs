@@ -15,7 +15,7 @@ use nids_eval::metrics::Evaluation;
 use nids_eval::operating::{CONFIDENCE, rows_needed};
 use nids_flows::{Flows, KnownRows, is_stdin, row_keys};
 use nids_heads::Pca;
-use nids_report::{Check, Report, Series, Status, Training};
+use nids_report::{Check, Report, RunFigures, Series, Status, Training};
 use nids_store::artefacts::{Digest, digest};
 use nids_store::log::Line;
 use nids_store::progress::{Event, Progress};
@@ -35,12 +35,12 @@ const LAYERS: usize = 6;
 /// Rows of a category from which on its recall is judged.
 const CATEGORY_ROWS: u64 = 20;
 
-/// Writes `report.html` into the run folder: what to trust, metrics on the rows held out, curves of training, settings. The same run
-/// gives the same bytes.
+/// Writes `report.html` into the run folder: what to trust, metrics on the rows held out, curves of training, settings, and beside
+/// them what `others` reached. The same runs give the same bytes.
 ///
 /// # Errors
 /// A run without a classifier, data that have changed since, a classifier that has learned the rows held out.
-pub fn report(run: &Run, progress: &mut dyn Progress) -> Result<PathBuf> {
+pub fn report(run: &Run, others: &[Run], progress: &mut dyn Progress) -> Result<PathBuf> {
     let lock = run.lock("report", progress)?;
     let config = run.config_of(Stage::Finetune)?;
     let labelled = labelled_of(run, &config, true, progress)?;
@@ -56,14 +56,20 @@ pub fn report(run: &Run, progress: &mut dyn Progress) -> Result<PathBuf> {
     let rows = "rows held out";
     let facts = facts(run, &config, &detector, &format!("{} to train on, {} held out", train.len(), val.len()))?;
     let latents = latents(run, &config, &detector, &val)?;
+    let n_train = train.len();
+    let runs = match others {
+        [] => Vec::new(),
+        _ => [run].into_iter().chain(others).map(|other| compared(other, run, n_train)).collect::<Result<Vec<_>>>()?,
+    };
     let checks = [
         of_rows(&held_out, rows),
         audited(train, val),
         of_verdicts(&held_out, rows, corrected(&detector))?,
         vec![of_training(run)?],
     ];
-    let page = Report { checks: checks.concat(), latents, facts, ..about(run, &config, held_out) };
+    let page = Report { checks: checks.concat(), latents, facts, runs, ..about(run, &config, held_out) };
     lock.check()?;
+    run.export_metrics()?;
     let path = run.write(REPORT, page.html().as_bytes())?;
     progress.event(Event::Message(&format!("report: {}", path.display())));
     Ok(path)
@@ -83,7 +89,7 @@ pub fn report_of(run: &Run, data: &[PathBuf], evaluation: Evaluation) -> Result<
         facts.push((path.display().to_string(), format!("sha256 {sha256}, {bytes} bytes")));
     }
     let adapted = if detector.operation().adaptation.is_some() { "; `adapt` has corrected them" } else { "" };
-    let checks = [of_rows(&evaluation, &rows), of_verdicts(&evaluation, &rows, adapted)?, vec![of_training(run)?]];
+    let checks = [of_rows(&evaluation, "rows"), of_verdicts(&evaluation, "rows", adapted)?, vec![of_training(run)?]];
     Ok(Report { checks: checks.concat(), facts, rows, ..about(run, &config, evaluation) }.html())
 }
 
@@ -207,6 +213,32 @@ fn of_training(run: &Run) -> Result<Check> {
         format!("{n_nonfinite} steps of training had non-finite values (NaN, Inf)"),
         "lower the learning rate of that stage and train again",
     ))
+}
+
+/// What a run reached in validation, and from how many labels. It is comparable with `to`, which has `n_train` rows to train on, where
+/// both have held out the same rows.
+fn compared(run: &Run, to: &Run, n_train: usize) -> Result<RunFigures> {
+    let config = run.config_of(Stage::Finetune)?;
+    let rows_of = |run: &Run| -> Result<_> {
+        let config = run.config_of(Stage::Finetune)?;
+        let (content, data) = (run.data_of(Stage::Finetune, "data.train")?, config.data.clone());
+        let cut = (config.seed, data.validation_fraction.to_bits(), data.inner_validation);
+        Ok((content, data.schema, data.without, data.synthetic, cut))
+    };
+    let has_same_rows = rows_of(run)? == rows_of(to)?;
+    let labels = match (config.finetune.labels, &config.finetune.label_rows) {
+        (Some(n), _) => Some(n),
+        (None, Some(path)) => fs::read_to_string(path).ok().map(|text| text.lines().count()),
+        (None, None) => has_same_rows.then_some(n_train),
+    };
+    let last = run.metrics(Stage::Finetune)?.into_iter().rev().find_map(|line| match line {
+        Line::Validation { validation, .. } => Some(*validation),
+        _ => None,
+    });
+    let folder = run.folder();
+    let metrics = last.ok_or_else(|| Error::artefact(folder, "has no validation metrics", "run `nids-mixer finetune` again"))?;
+    let name = folder.file_name().map_or_else(|| config.name.clone(), |name| name.to_string_lossy().into_owned());
+    Ok(RunFigures { name, labels, has_same_rows, metrics })
 }
 
 /// Points over steps, by member.
