@@ -1,6 +1,6 @@
 //! One page about a trained run.
 
-use crate::bench::{Bench, on_flows};
+use crate::bench::{Bench, on_flows, small};
 
 #[test]
 fn a_report_is_one_page_and_the_same_again() {
@@ -92,6 +92,61 @@ fn a_page_about_a_file_is_written_beside_its_metrics() {
     exit code 2
     error: `--report run/model.safetensors` is `model.safetensors` of the run folder run, which is its own: write to another file
     ");
+}
+
+#[test]
+fn runs_are_compared_by_the_labels_that_they_had() {
+    let bench = Bench::new();
+    bench.flows();
+    for (run, settings) in [("run", ""), ("few", "--set finetune.labels=40"), ("other", "--set seed=5")] {
+        let line = on_flows("finetune", &format!("--set finetune.from=features {settings}"));
+        bench.prints(&line.replace("--run run", &format!("--run {run}")));
+    }
+    bench.prints("report --run run --compare few other");
+    let page = bench.read("run/report.html");
+    for (run, labels, rows) in [("run", "240", "the same"), ("few", "40", "the same"), ("other", "–", "other rows held out")] {
+        let row = page.split(&format!("<tr><td>{run}</td>")).nth(1).unwrap().split("</tr>").next().unwrap();
+        assert!(row.contains(&format!(">{labels}</td>")) && row.contains(rows), "{run}: {row}");
+    }
+    assert!(page.contains("Metrics by labels"));
+}
+
+#[test]
+fn a_run_is_trained_without_a_feature() {
+    let bench = Bench::trained();
+    let with: serde_json::Value = serde_json::from_str(&bench.prints("evaluate --run run --data flows.csv --json")).unwrap();
+    let line = on_flows("finetune", "--set finetune.from=features --without sttl,dttl").replace("--run run", "--run less");
+    bench.prints(&line);
+    assert!(bench.read("less/config.yaml").contains("sttl"), "{}", bench.read("less/config.yaml"));
+    // what is left out may be anything, or may not be there
+    let flows = bench.read("flows.csv");
+    let place = flows.lines().next().unwrap().split(',').position(|name| name == "sttl").unwrap();
+    let without: Vec<String> = flows
+        .lines()
+        .map(|line| {
+            line.split(',').enumerate().filter(|(at, _)| *at != place).map(|(_, cell)| cell).collect::<Vec<_>>().join(",")
+        })
+        .collect();
+    bench.file("less.csv", without.join("\n"));
+    let verdicts = bench.prints("predict --run less --data flows.csv");
+    assert_eq!(verdicts, bench.prints("predict --run less --data less.csv"));
+    let less: serde_json::Value = serde_json::from_str(&bench.prints("evaluate --run less --data flows.csv --json")).unwrap();
+    assert!(less["roc_auc"] != with["roc_auc"] && less["different_rows"].as_u64() <= with["different_rows"].as_u64());
+    let errors = [
+        bench.fails(&on_flows("finetune", "--set finetune.from=features --without stl,label,sttl")),
+        bench.fails(&on_flows("finetune", "--without sttl")),
+        bench.fails(&small("pretrain", "generated", "--without sttl")),
+    ];
+    insta::assert_snapshot!(errors.join("\n"), @r#"
+    exit code 2
+    error: `data.without`: no column `stl` in the schema `unsw-nb15`; did you mean `sttl`?; `label` is no feature, and models do not see it
+
+    exit code 4
+    error: run/pretrained.safetensors: made by another config: `data.without` was unset and is ["sttl"]: run `nids-mixer pretrain --config FILE --run run` first, or keep its settings
+
+    exit code 2
+    error: --set data.without=[sttl]: `data.without`: generated flows have all features of their schema: name files in `data.train`, or leave it out
+    "#);
 }
 
 #[test]

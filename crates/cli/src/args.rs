@@ -195,7 +195,8 @@ pub(crate) enum Command {
     /// Prints accuracy, balanced accuracy, precision, recall, F1, ROC-AUC, PR-AUC, recall at 1 % false alarms, log loss,
     /// Brier score and the number of rows, beside them on rows without duplicates and on rows that equal no training row;
     /// then the threshold, the share of false alarms at it, the calibration error and the recall of each category of attacks.
-    /// Intervals are at 95 %. Whatever is undefined (one class only) is null.
+    /// Intervals are at 95 %. Whatever is undefined (one class only) is null. To see what a feature is worth, train without
+    /// it: `finetune --without NAME`.
     Evaluate {
         #[command(flatten)]
         model: ModelArgs,
@@ -411,6 +412,9 @@ pub(crate) struct StageArgs {
     /// The run folder [default: runs/NAME, with the name from the config]
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
+    /// Features to train without, as sttl,dttl; as --set data.without=[NAME,...]
+    #[arg(long, value_name = "NAMES")]
+    pub(crate) without: Option<String>,
     /// What names a row; as --set data.id=WHAT
     #[arg(long, value_name = "WHAT", value_parser = ["schema", "row"], hide_possible_values = true)]
     pub(crate) id: Option<String>,

@@ -187,6 +187,7 @@ fn stage_sources<'s>(args: &'s StageArgs, config: &'s Config, run: &'s Run) -> V
 /// The config, from `--config` or else from the run folder, and the run folder, from `--run` or else from the config.
 fn open(args: &StageArgs) -> Result<(Config, Run)> {
     let mut set = args.set.clone();
+    set.extend(args.without.iter().map(|names| format!("data.without=[{names}]")));
     for (key, value) in [("id", &args.id), ("on_bad_row", &args.on_bad_row), ("rejects", &args.rejects)] {
         set.extend(value.iter().map(|value| format!("data.{key}={value}")));
     }

@@ -86,11 +86,7 @@ impl KnownRows {
             return Err(format!("{} bytes after the last row key", cut.len()));
         }
         let keys: Vec<u64> = keys.iter().map(|key| u64::from_le_bytes(*key)).collect();
-        if keys.is_sorted_by(|a, b| a < b) {
-            Ok(Self { keys })
-        } else {
-            Err("row keys are not in ascending order".to_owned())
-        }
+        if keys.is_sorted_by(|a, b| a < b) { Ok(Self { keys }) } else { Err("row keys are not in ascending order".to_owned()) }
     }
 }
 
