@@ -22,7 +22,7 @@ use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files};
 use nids_pipeline::commands::{AuditOptions, BenchOptions, Case, QueryOptions, QueryStrategy};
 use nids_pipeline::{commands, stages};
 use nids_store::output::{self, Source};
-use nids_store::progress::Progress;
+use nids_store::progress::{Progress, Silent};
 use nids_store::{Error, Result, Resume, Run, artefacts};
 
 use args::{AboutSettings, Cli, Command, StageArgs};
@@ -158,15 +158,18 @@ fn finetune(args: &StageArgs, progress: &mut dyn Progress) -> Result<()> {
     let out = Output::open(None, &stage_sources(args, &config, &run))?;
     let metrics = stages::finetune(&config, &run, progress)?;
     out.print(&metrics::tables(&metrics))?;
-    report(&run, progress);
+    report(&run);
     Ok(())
 }
 
-/// Writes the page about a run that has just been trained. What it lacks is no reason to train again.
-fn report(run: &Run, progress: &mut dyn Progress) {
-    if let Err(error) = commands::report(run, &[], progress) {
-        terminal::tell(&format!("finetune: no report.html: {error}"));
-    }
+/// Writes the page about a run that has just been trained; of its rows all has been said. What a run lacks for a page is no reason to
+/// train again.
+fn report(run: &Run) {
+    let text = match commands::report(run, &[], &mut Silent) {
+        Ok(path) => format!("report: {}", path.display()),
+        Err(error) => format!("finetune: no report.html: {error}"),
+    };
+    terminal::tell(&text);
 }
 
 /// Folders as the value of a setting.
