@@ -83,6 +83,16 @@ pub struct Training {
     pub max_update: Vec<Series>,
 }
 
+/// A feature, as a masked autoencoder rebuilds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rebuilt {
+    /// Its name.
+    pub feature: String,
+    /// The share of the loss of one guess for all rows that is gone where the other features are seen: 1 is all, 0 none, and less
+    /// is worse than that guess.
+    pub share: f64,
+}
+
 /// A run among several, which had more or fewer labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunFigures {
@@ -111,6 +121,8 @@ pub struct Report {
     pub rows: String,
     /// Two principal components of the rows held out, by class.
     pub latents: Vec<Series>,
+    /// What a masked autoencoder tells of hidden features, the best told first.
+    pub rebuilt: Vec<Rebuilt>,
     /// Runs to compare by their labels; none where the page is about one run alone.
     pub runs: Vec<RunFigures>,
     /// Names and values: files with their content hashes, versions, sizes.
@@ -158,6 +170,8 @@ struct Page<'r> {
     curves: Vec<Figure>,
     trainings: Vec<(String, Vec<Figure>)>,
     latents: Option<Figure>,
+    /// Features, with the cells of the table: a number, and the width of a bar.
+    rebuilt: Vec<(&'r Rebuilt, [String; 2])>,
     runs: Vec<(&'r RunFigures, [String; 4])>,
     labels: Option<Figure>,
 }
@@ -172,6 +186,7 @@ impl Report {
             held_out,
             rows: "rows held out".to_owned(),
             latents: Vec::new(),
+            rebuilt: Vec::new(),
             runs: Vec::new(),
             facts: Vec::new(),
             config: String::new(),
@@ -195,6 +210,11 @@ impl Report {
                 title: "First and second component".to_owned(),
                 svg: Chart { x: "component 1", y: "component 2", is_scatter: true, ..Chart::of(&self.latents) }.svg(),
             }),
+            rebuilt: self
+                .rebuilt
+                .iter()
+                .map(|of| (of, [shown(Some(of.share)), format!("{:.2}", 100.0 * of.share.clamp(0.0, 1.0))]))
+                .collect(),
             runs: self.runs_by_labels(),
             labels: self.label_efficiency(),
         };

@@ -33,6 +33,7 @@ fn report() -> Report {
             max_update: Vec::new(),
         }],
         latents: vec![line("benign", f64::sin), line("attacks", |_| f64::NAN)],
+        rebuilt: [("dur <x>", 0.75), ("rate", -0.5)].map(|(name, share)| Rebuilt { feature: name.to_owned(), share }).into(),
         runs: [("few", Some(50), true), ("many", Some(1000), true), ("many, too", Some(1000), true), ("foreign", None, false)]
             .into_iter()
             .enumerate()
@@ -74,6 +75,16 @@ fn a_metric_stands_beside_those_of_other_rows() {
     alone.held_out.by_rows = None;
     let html = alone.html();
     assert!(!html.contains("New rows") && html.contains(&format!("<td>ROC-AUC</td>{of_all}<td class=\"number\"></td></tr>")));
+}
+
+#[test]
+fn what_an_autoencoder_rebuilds_is_a_number_and_a_bar() {
+    let html = report().html();
+    let row = |name: &str| html.split(&format!("<tr><td>{name}</td>")).nth(1).unwrap().split("</tr>").next().unwrap();
+    let (well, badly) = (row("dur &#60;x&#62;"), row("rate"));
+    assert!(well.contains(">0.7500<") && well.contains("width:75.00%"), "{well}");
+    assert!(badly.contains(">-0.5000<") && badly.contains("width:0.00%"), "{badly}");
+    assert!(!Report { rebuilt: Vec::new(), ..report() }.html().contains("rebuilds"));
 }
 
 #[test]

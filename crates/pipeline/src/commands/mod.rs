@@ -7,6 +7,7 @@ mod calibrate;
 mod held_out;
 mod predict;
 mod query;
+mod rebuilt;
 mod report;
 mod schema;
 mod sweep;

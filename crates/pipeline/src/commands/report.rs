@@ -27,6 +27,7 @@ use super::PredictOptions;
 use super::held_out::labelled_of;
 use super::predict::open;
 use super::query::{QueryStrategy, Space};
+use super::rebuilt::rebuilt;
 
 /// Rows in the picture of latents, at most.
 const POINTS: usize = 500;
@@ -56,6 +57,7 @@ pub fn report(run: &Run, others: &[Run], progress: &mut dyn Progress) -> Result<
     let rows = "rows held out";
     let facts = facts(run, &config, &detector, &format!("{} to train on, {} held out", train.len(), val.len()))?;
     let latents = latents(run, &config, &detector, &val)?;
+    let rebuilt = rebuilt(run, &config, &val)?;
     let n_train = train.len();
     let runs = match others {
         [] => Vec::new(),
@@ -67,7 +69,7 @@ pub fn report(run: &Run, others: &[Run], progress: &mut dyn Progress) -> Result<
         of_verdicts(&held_out, rows, corrected(&detector))?,
         vec![of_training(run)?],
     ];
-    let page = Report { checks: checks.concat(), latents, facts, runs, ..about(run, &config, held_out) };
+    let page = Report { checks: checks.concat(), latents, rebuilt, facts, runs, ..about(run, &config, held_out) };
     lock.check()?;
     run.export_metrics()?;
     let path = run.write(REPORT, page.html().as_bytes())?;
