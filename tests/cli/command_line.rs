@@ -82,6 +82,7 @@ fn help_is_the_manual() {
           --config <FILE>      The config; if left out, the one kept in --run
           --set <KEY=VALUE>    Override one setting, as if it had been written in the file; may be repeated
           --run <DIR>          The run folder [default: runs/NAME, with the name from the config]
+          --without <NAMES>    Features to train without, as sttl,dttl; as --set data.without=[NAME,...]
           --id <WHAT>          What names a row; as --set data.id=WHAT
           --on-bad-row <WHAT>  What to do with a row that cannot be read: stop or skip; as --set
                                data.on_bad_row=WHAT

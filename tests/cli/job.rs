@@ -28,6 +28,47 @@ fn evaluate_prints_one_json_object_with_every_metric() {
 }
 
 #[test]
+fn evaluate_says_what_repeated_and_known_rows_make_of_metrics() {
+    let bench = Bench::trained();
+    let flows = bench.read("flows.csv");
+    let known = evaluate(&bench);
+    // the rows held out are the new ones
+    assert_eq!((&known["rows_in_training"], &known["new_rows"]["n"]), (&240.into(), &60.into()));
+    let held_out = bench.metrics("run", "finetune").last().unwrap()["validation"].clone();
+    assert_eq!((&known["new_rows"]["accuracy"], &known["new_rows"]["roc_auc"]), (&held_out["accuracy"], &held_out["roc_auc"]));
+    let again: Vec<&str> = flows.lines().chain(flows.lines().skip(1).take(200)).collect();
+    bench.file("again.csv", again.join("\n"));
+    let found: Json = serde_json::from_str(&bench.prints("evaluate --run run --data again.csv --json")).unwrap();
+    assert_eq!((&found["n"], &found["different_rows"]), (&500.into(), &known["different_rows"]));
+    let [repeated, at_first] = [&found, &known].map(|of| of["repeated_rows"].as_u64().unwrap());
+    assert!(repeated >= 400 && at_first < 200, "{repeated} {at_first}");
+    assert_eq!(found["without_duplicates"], known["without_duplicates"]);
+    assert_ne!(found["accuracy"], found["without_duplicates"]["accuracy"]);
+    let [low, high] = [0, 1].map(|end| found["intervals"]["accuracy"][end].as_f64().unwrap());
+    let accuracy = found["accuracy"].as_f64().unwrap();
+    assert!(low < accuracy && accuracy < high, "{low} {accuracy} {high}");
+    let table = bench.prints("evaluate --run run --data again.csv");
+    assert!(table.contains("no duplicates") && table.contains("new rows"), "{table}");
+}
+
+#[test]
+fn a_run_without_a_list_of_its_training_rows_says_so() {
+    let bench = Bench::trained();
+    let manifest = bench.read("run/manifest-finetune.json");
+    let mut older: Json = serde_json::from_str(&manifest).unwrap();
+    older["outputs"].as_object_mut().unwrap().remove("training-rows.bin").unwrap();
+    bench.file("run/manifest-finetune.json", older.to_string());
+    let (printed, told) = bench.prints_and_tells("evaluate --run run --data flows.csv --json");
+    let found: Json = serde_json::from_str(&printed).unwrap();
+    assert!(found["new_rows"].is_null() && found["rows_in_training"].is_null() && found["without_duplicates"]["n"].is_u64());
+    assert!(told.contains("nobody knows which rows equal a training row: `new_rows` is null"), "{told}");
+    bench.file("run/manifest-finetune.json", manifest);
+    bench.file("run/training-rows.bin", "nmrows01");
+    let error = bench.fails("evaluate --run run --data flows.csv");
+    assert!(error.starts_with("exit code 4") && error.contains("training-rows.bin: truncated"), "{error}");
+}
+
+#[test]
 fn predict_writes_one_line_a_row_in_order() {
     let bench = Bench::trained();
     let flows = bench.read("flows.csv");

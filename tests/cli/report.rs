@@ -1,6 +1,6 @@
 //! One page about a trained run.
 
-use crate::bench::{Bench, on_flows};
+use crate::bench::{Bench, on_flows, small};
 
 #[test]
 fn a_report_is_one_page_and_the_same_again() {
@@ -14,6 +14,7 @@ fn a_report_is_one_page_and_the_same_again() {
         "Recall by category",
         "Training: pretrain",
         "Training: finetune",
+        "What the autoencoder rebuilds",
         "Where rows lie",
         "240 to train on, 60 held out",
         "data.train",
@@ -48,7 +49,105 @@ fn a_report_is_one_page_and_the_same_again() {
     bench.prints(&on_flows("finetune", "--set finetune.from=features"));
     bench.prints("report --run run");
     let page = bench.read("run/report.html");
-    assert!(!page.contains("Training: finetune") && page.contains("Where rows lie"));
+    assert!(!page.contains("Training: finetune") && page.contains("Where rows lie") && !page.contains("autoencoder rebuilds"));
+}
+
+#[test]
+fn a_run_is_reported_when_it_has_been_trained_and_no_older_page_stays() {
+    let bench = Bench::new();
+    bench.flows();
+    let (metrics, told) = bench.prints_and_tells(&on_flows("finetune", "--set finetune.from=features"));
+    assert!(metrics.contains("balanced accuracy") && told.contains("report: run/report.html"), "{told}");
+    let page = bench.read("run/report.html");
+    bench.prints("report --run run");
+    assert!(page == bench.read("run/report.html"));
+    let (_, told) = bench.prints_and_tells(&on_flows("finetune", "--set finetune.from=features --set finetune.refit=all"));
+    assert!(told.contains("finetune: no report.html: `finetune.refit: all`"), "{told}");
+    assert!(!bench.path("run/report.html").exists());
+}
+
+#[test]
+fn a_page_about_a_file_is_written_beside_its_metrics() {
+    let bench = Bench::trained();
+    bench.prints("synth --rows 200 --seed 5 --output new.csv");
+    let line = "evaluate --run run --data new.csv";
+    let (printed, told) = bench.prints_and_tells(&format!("{line} --report page.html --json"));
+    assert_eq!(printed, bench.prints(&format!("{line} --json")));
+    assert!(told.contains("report: page.html"), "{told}");
+    let page = bench.read("page.html");
+    let accuracy = serde_json::from_str::<serde_json::Value>(&printed).unwrap()["accuracy"].as_f64().unwrap();
+    for wanted in ["rows of new.csv", "200 evaluated", &format!("<td>accuracy</td><td class=\"number\">{accuracy:.4}</td>")] {
+        assert!(page.contains(wanted), "no {wanted:?}");
+    }
+    bench.prints(&format!("{line} --report page.html"));
+    assert!(page == bench.read("page.html"));
+    let errors = ["new.csv", "run/report.html", "run/model.safetensors"]
+        .map(|path| bench.fails(&format!("{line} --report {path}")).replace("written by its stages alone", "its own"));
+    insta::assert_snapshot!(errors.join("\n"), @r"
+    exit code 2
+    error: `--report new.csv` is the file of `--data new.csv`, which is only read: write to another file
+
+    exit code 2
+    error: `--report run/report.html` is `report.html` of the run folder run, which is its own: write to another file
+
+    exit code 2
+    error: `--report run/model.safetensors` is `model.safetensors` of the run folder run, which is its own: write to another file
+    ");
+}
+
+#[test]
+fn runs_are_compared_by_the_labels_that_they_had() {
+    let bench = Bench::new();
+    bench.flows();
+    for (run, settings) in [("run", ""), ("few", "--set finetune.labels=40"), ("other", "--set seed=5")] {
+        let line = on_flows("finetune", &format!("--set finetune.from=features {settings}"));
+        bench.prints(&line.replace("--run run", &format!("--run {run}")));
+    }
+    bench.prints("report --run run --compare few other");
+    let page = bench.read("run/report.html");
+    for (run, labels, rows) in [("run", "240", "the same"), ("few", "40", "the same"), ("other", "–", "other rows held out")] {
+        let row = page.split(&format!("<tr><td>{run}</td>")).nth(1).unwrap().split("</tr>").next().unwrap();
+        assert!(row.contains(&format!(">{labels}</td>")) && row.contains(rows), "{run}: {row}");
+    }
+    assert!(page.contains("Metrics by labels"));
+}
+
+#[test]
+fn a_run_is_trained_without_a_feature() {
+    let bench = Bench::trained();
+    let with: serde_json::Value = serde_json::from_str(&bench.prints("evaluate --run run --data flows.csv --json")).unwrap();
+    let line = on_flows("finetune", "--set finetune.from=features --without sttl,dttl").replace("--run run", "--run less");
+    bench.prints(&line);
+    assert!(bench.read("less/config.yaml").contains("sttl"), "{}", bench.read("less/config.yaml"));
+    // what is left out may be anything, or may not be there
+    let flows = bench.read("flows.csv");
+    let place = flows.lines().next().unwrap().split(',').position(|name| name == "sttl").unwrap();
+    let without: Vec<String> = flows
+        .lines()
+        .map(|line| {
+            line.split(',').enumerate().filter(|(at, _)| *at != place).map(|(_, cell)| cell).collect::<Vec<_>>().join(",")
+        })
+        .collect();
+    bench.file("less.csv", without.join("\n"));
+    let verdicts = bench.prints("predict --run less --data flows.csv");
+    assert_eq!(verdicts, bench.prints("predict --run less --data less.csv"));
+    let less: serde_json::Value = serde_json::from_str(&bench.prints("evaluate --run less --data flows.csv --json")).unwrap();
+    assert!(less["roc_auc"] != with["roc_auc"] && less["different_rows"].as_u64() <= with["different_rows"].as_u64());
+    let errors = [
+        bench.fails(&on_flows("finetune", "--set finetune.from=features --without stl,label,sttl")),
+        bench.fails(&on_flows("finetune", "--without sttl")),
+        bench.fails(&small("pretrain", "generated", "--without sttl")),
+    ];
+    insta::assert_snapshot!(errors.join("\n"), @r#"
+    exit code 2
+    error: `data.without`: no column `stl` in the schema `unsw-nb15`; did you mean `sttl`?; `label` is no feature, and models do not see it
+
+    exit code 4
+    error: run/pretrained.safetensors: made by another config: `data.without` was unset and is ["sttl"]: run `nids-mixer pretrain --config FILE --run run` first, or keep its settings
+
+    exit code 2
+    error: --set data.without=[sttl]: `data.without`: generated flows have all features of their schema: name files in `data.train`, or leave it out
+    "#);
 }
 
 #[test]
@@ -82,6 +181,7 @@ fn what_cannot_be_reported_is_said() {
     bench.file("flows.csv", flows);
     bench.prints(&on_flows("finetune", "--set finetune.refit=all"));
     errors.push(bench.fails("report --run run"));
+    assert!(!bench.path("run/report.html").exists(), "a page about the classifier before");
     insta::assert_snapshot!(errors.join("\n"), @r"
     exit code 4
     error: nowhere: no such run folder: run `nids-mixer pretrain --config FILE --run nowhere` first

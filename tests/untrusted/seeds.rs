@@ -15,7 +15,7 @@ use nids_detect::operation::{Adaptation, Calibration, Carried, HeldOutRows, Oper
 use nids_eval::adaptation::{Condition, Correction, PriorShift, Segment, Test};
 use nids_eval::calibration::Scaling;
 use nids_eval::operating::BenignScores;
-use nids_flows::{Normalisation, ReadOptions, Schema, Tokeniser, TokeniserConfig};
+use nids_flows::{KnownRows, Normalisation, ReadOptions, Schema, Tokeniser, TokeniserConfig};
 use nids_nn::{Linear, ParamTable, weights};
 use nids_pipeline::stages;
 use nids_store::artefacts::{Digest, sha256, write_atomic};
@@ -75,6 +75,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
     }
 
     operating_points(&mut write);
+    write("rows", "three.bin", &KnownRows::new(vec![1, 1 << 40, u64::MAX]).to_bytes());
 
     let configs = [
         "name: seed",

@@ -197,11 +197,16 @@ pub(crate) enum Command {
     /// Compare verdicts with the labels of a file
     ///
     /// Prints accuracy, balanced accuracy, precision, recall, F1, ROC-AUC, PR-AUC, recall at 1 % false alarms, log loss,
-    /// Brier score and the number of rows; then the threshold, the share of false alarms at it, the calibration error and
-    /// the recall of each category of attacks, with intervals. Whatever is undefined (one class only) is null.
+    /// Brier score and the number of rows, beside them on rows without duplicates and on rows that equal no training row;
+    /// then the threshold, the share of false alarms at it, the calibration error and the recall of each category of attacks.
+    /// Intervals are at 95 %. Whatever is undefined (one class only) is null. To see what a feature is worth, train without
+    /// it: `finetune --without NAME`.
     Evaluate {
         #[command(flatten)]
         model: ModelArgs,
+        /// Write a page about these rows, too, as `nids-mixer report` does about those held out
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
         /// Print one JSON object instead of a table
         #[arg(long)]
         json: bool,
@@ -232,6 +237,9 @@ pub(crate) enum Command {
         /// The run folder that `finetune` has filled
         #[arg(long, value_name = "DIR")]
         run: PathBuf,
+        /// Other runs, to compare by how many labels they had; may be repeated
+        #[arg(long, value_name = "DIR", num_args = 1..)]
+        compare: Vec<PathBuf>,
     },
     /// Write which rows to label next
     ///
@@ -408,6 +416,9 @@ pub(crate) struct StageArgs {
     /// The run folder [default: runs/NAME, with the name from the config]
     #[arg(long, value_name = "DIR")]
     pub(crate) run: Option<PathBuf>,
+    /// Features to train without, as sttl,dttl; as --set data.without=[NAME,...]
+    #[arg(long, value_name = "NAMES")]
+    pub(crate) without: Option<String>,
     /// What names a row; as --set data.id=WHAT
     #[arg(long, value_name = "WHAT", value_parser = ["schema", "row"], hide_possible_values = true)]
     pub(crate) id: Option<String>,

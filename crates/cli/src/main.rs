@@ -22,7 +22,7 @@ use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files};
 use nids_pipeline::commands::{AuditOptions, BenchOptions, Case, QueryOptions, QueryStrategy, Score};
 use nids_pipeline::{commands, stages};
 use nids_store::output::{self, Source};
-use nids_store::progress::Progress;
+use nids_store::progress::{Progress, Silent};
 use nids_store::{Error, Result, Resume, Run, artefacts};
 
 use args::{AboutSettings, Cli, Command, StageArgs};
@@ -83,11 +83,14 @@ fn run(command: Command) -> Result<()> {
         },
         Command::Adapt { run, undo: true, .. } => model::undo_adapt(&run, &mut progress),
         Command::Adapt { run, data, id, no_labels, json, .. } => model::adapt(&run, &data, &id, no_labels, json, &mut progress),
-        Command::Evaluate { model, json } => model::evaluate(&model, json, &mut progress),
+        Command::Evaluate { model, report, json } => model::evaluate(&model, report.as_deref(), json, &mut progress),
         Command::Predict { model, output, format, columns } => {
             model::predict(&model, output.as_deref(), format.as_deref(), columns, &mut progress)
         }
-        Command::Report { run } => commands::report(&Run::open(&run)?, &mut progress).map(drop),
+        Command::Report { run, compare } => {
+            let others = compare.iter().map(|folder| Run::open(folder)).collect::<Result<Vec<_>>>()?;
+            commands::report(&Run::open(&run)?, &others, &mut progress).map(drop)
+        }
         Command::Query { run, budget, data, id, strategy, output: path } => {
             if std::env::args_os().nth(1).is_some_and(|name| name == "select") {
                 terminal::tell("note: `select` is called `query` now; the old name still works");
@@ -155,7 +158,19 @@ fn finetune(args: &StageArgs, progress: &mut dyn Progress) -> Result<()> {
     let (config, run) = open(args)?;
     let out = Output::open(None, &stage_sources(args, &config, &run))?;
     let metrics = stages::finetune(&config, &run, progress)?;
-    out.print(&metrics::tables(&metrics))
+    out.print(&metrics::tables(&metrics))?;
+    report(&run);
+    Ok(())
+}
+
+/// Writes the page about a run that has just been trained; of its rows all has been said. What a run lacks for a page is no reason to
+/// train again.
+fn report(run: &Run) {
+    let text = match commands::report(run, &[], &mut Silent) {
+        Ok(path) => format!("report: {}", path.display()),
+        Err(error) => format!("finetune: no report.html: {error}"),
+    };
+    terminal::tell(&text);
 }
 
 /// Folders as the value of a setting.
@@ -176,6 +191,7 @@ fn stage_sources<'s>(args: &'s StageArgs, config: &'s Config, run: &'s Run) -> V
 /// The config, from `--config` or else from the run folder, and the run folder, from `--run` or else from the config.
 fn open(args: &StageArgs) -> Result<(Config, Run)> {
     let mut set = args.set.clone();
+    set.extend(args.without.iter().map(|names| format!("data.without=[{names}]")));
     for (key, value) in [("id", &args.id), ("on_bad_row", &args.on_bad_row), ("rejects", &args.rejects)] {
         set.extend(value.iter().map(|value| format!("data.{key}={value}")));
     }

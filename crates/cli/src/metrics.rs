@@ -2,7 +2,7 @@
 
 use crate::terminal::plain;
 use comfy_table::{CellAlignment, Table, TableComponent, presets};
-use nids_eval::metrics::{CategoryMetrics, Evaluation, Metrics};
+use nids_eval::metrics::{ByRows, CategoryMetrics, Evaluation, Intervals, Metrics};
 use nids_pipeline::commands::{AdaptReport, AnomalyReport, CalibrateReport};
 use serde::Serialize;
 
@@ -28,7 +28,7 @@ pub(crate) fn evaluation(found: &Evaluation) -> String {
     }
     at.add_row(["calibration error (ECE)".to_owned(), shown(found.ece)]);
     at.add_row(["  without its bias".to_owned(), shown(found.ece_debiased)]);
-    [tables(&found.metrics), aligned(at)].join("\n\n")
+    [tables_of(&found.metrics, found.by_rows.as_ref()), aligned(at)].join("\n\n")
 }
 
 /// What `calibrate` found, as a table.
@@ -79,30 +79,51 @@ pub(crate) fn adaptation(found: &AdaptReport) -> String {
 
 /// The metrics as a table, or as three tables if the classifier knows categories.
 pub(crate) fn tables(metrics: &Metrics) -> String {
-    let rows = [
-        ("accuracy", metrics.accuracy),
-        ("balanced accuracy", metrics.balanced_accuracy),
-        ("precision", metrics.precision),
-        ("recall", metrics.recall),
-        ("F1", metrics.f1),
-        ("ROC-AUC", metrics.roc_auc),
-        ("PR-AUC", metrics.pr_auc),
-        ("recall at 1 % false alarms", metrics.recall_at_fpr_1pct),
-        ("log loss", metrics.log_loss),
-        ("Brier score", metrics.brier),
-    ];
-    let category_rows = metrics.categories.as_ref().map(|categories| {
-        [
+    tables_of(metrics, None)
+}
+
+/// Names of metrics, and how to take each from metrics and from intervals.
+type Rows = [(&'static str, fn(&Metrics) -> Option<f64>, fn(&Intervals) -> Option<[f64; 2]>); 10];
+const ROWS: Rows = [
+    ("accuracy", |of| of.accuracy, |of| of.accuracy),
+    ("balanced accuracy", |of| of.balanced_accuracy, |of| of.balanced_accuracy),
+    ("precision", |of| of.precision, |of| of.precision),
+    ("recall", |of| of.recall, |of| of.recall),
+    ("F1", |of| of.f1, |of| of.f1),
+    ("ROC-AUC", |of| of.roc_auc, |of| of.roc_auc),
+    ("PR-AUC", |of| of.pr_auc, |of| of.pr_auc),
+    ("recall at 1 % false alarms", |of| of.recall_at_fpr_1pct, |of| of.recall_at_fpr_1pct),
+    ("log loss", |of| of.log_loss, |of| of.log_loss),
+    ("Brier score", |of| of.brier, |of| of.brier),
+];
+
+fn tables_of(metrics: &Metrics, by_rows: Option<&ByRows>) -> String {
+    let others = ["from", "to", "no duplicates", "new rows"];
+    let mut table = table(["metric", "value"].into_iter().chain(others.into_iter().filter(|_| by_rows.is_some())));
+    for (name, of, interval) in ROWS {
+        let mut cells = vec![name.to_owned(), shown(of(metrics))];
+        if let Some(by_rows) = by_rows {
+            let [low, high] = interval(&by_rows.intervals).map_or([None; 2], |ends| ends.map(Some));
+            let new = by_rows.new_rows.as_ref().and_then(|some| of(&some.metrics));
+            cells.extend([low, high, of(&by_rows.without_duplicates.metrics), new].map(shown));
+        }
+        table.add_row(cells);
+    }
+    if let Some(categories) = &metrics.categories {
+        for (name, value) in [
             ("category accuracy", categories.accuracy),
             ("balanced category accuracy", categories.balanced_accuracy),
             ("macro F1", categories.macro_f1),
-        ]
-    });
-    let mut table = table(["metric", "value"]);
-    for (name, value) in rows.into_iter().chain(category_rows.into_iter().flatten()) {
-        table.add_row([name.to_owned(), shown(value)]);
+        ] {
+            table.add_row([name.to_owned(), shown(value)]);
+        }
     }
-    table.add_row(["rows".to_owned(), metrics.n.to_string()]);
+    let mut counts = vec!["rows".to_owned(), metrics.n.to_string()];
+    if let Some(by_rows) = by_rows {
+        let new = by_rows.new_rows.as_ref().map_or_else(|| "-".to_owned(), |some| some.metrics.n.to_string());
+        counts.extend([String::new(), String::new(), by_rows.without_duplicates.metrics.n.to_string(), new]);
+    }
+    table.add_row(counts);
     let mut tables = vec![aligned(table)];
     if let Some(categories) = &metrics.categories {
         tables.extend([class_table(categories), confusion(categories)]);

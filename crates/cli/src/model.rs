@@ -13,15 +13,26 @@ use nids_store::{Error, Result, Run};
 use crate::args::{AlarmArgs, ModelArgs};
 use crate::{Output, metrics, terminal};
 
-pub(crate) fn evaluate(model: &ModelArgs, json: bool, progress: &mut dyn Progress) -> Result<()> {
+pub(crate) fn evaluate(model: &ModelArgs, report: Option<&Path>, json: bool, progress: &mut dyn Progress) -> Result<()> {
     let (run, data) = (Run::open(&model.run)?, data_files(&model.data)?);
     let sources = sources(&data, &run);
     let out = Output::open(None, &sources)?;
+    if let Some(path) = report {
+        output::check(output::Output::Report(path), &sources)?;
+        if report == model.rejects.as_deref() {
+            return Err(Error::Usage("`--report` and `--rejects` name one file".to_owned()));
+        }
+    }
     let options = options(model, VerdictFormat::Csv, Vec::new())?;
     let found = with_rejects(model.rejects.as_deref(), &sources, |rejected| {
         commands::evaluate(&run, &data, &options, rejected, progress)
     })?;
-    out.print(&if json { metrics::json(&found) } else { metrics::evaluation(&found) })
+    out.print(&if json { metrics::json(&found) } else { metrics::evaluation(&found) })?;
+    let Some(path) = report else { return Ok(()) };
+    let page = commands::report_of(&run, &data, found)?;
+    Output::File(path).fill(|out| out.write_all(page.as_bytes()).map_err(Error::io(path, "write")))?;
+    terminal::tell(&format!("report: {}", path.display()));
+    Ok(())
 }
 
 pub(crate) fn calibrate(

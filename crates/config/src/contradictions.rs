@@ -67,6 +67,10 @@ impl Settings {
                            leave `data.schema` out";
             found.push(("data.train", message.to_owned()));
         }
+        if self.data.train.is_none() && self.data.unlabelled.is_none() && self.data.without.is_some() {
+            let message = "generated flows have all features of their schema: name files in `data.train`, or leave it out";
+            found.push(("data.without", message.to_owned()));
+        }
         match (self.data.on_bad_row, &self.data.rejects) {
             (BadRowConfig::Skip, None) => {
                 found.push(("data.on_bad_row", "`skip` needs a file for the rows left out: set `data.rejects`".to_owned()));

@@ -72,6 +72,9 @@ pub struct DataConfig {
     /// path of a schema file.
     #[default("unsw-nb15".to_owned())]
     pub schema: String,
+    /// Features of the schema that are left out, as `[sttl, dttl]`: no stage reads them, and neither do `predict` and `evaluate` then.
+    #[schemars(extend("x-newer" = true))]
+    pub without: Option<Files>,
     /// Labelled rows: a file, a folder, a pattern such as `logs/*.csv`, or a list of these. With `null`, there are none: pretraining
     /// uses `unlabelled` alone, or generated flows if there is neither.
     pub train: Option<Files>,

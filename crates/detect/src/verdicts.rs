@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use nids_eval::metrics::{Confusion, Evaluation, Metrics};
-use nids_flows::{Classes, Flows};
+use nids_eval::metrics::{ByRows, Confusion, Evaluation, Metrics};
+use nids_flows::{Classes, Flows, KnownRows, row_keys};
 use nids_nn::loss::{sigmoid, softmax};
 
 use crate::detector::Scored;
@@ -92,6 +92,8 @@ pub struct Scores<'c> {
     confusion: Option<Confusion>,
     /// Attacks of each category that are alarms, and all of them; None where rows have no categories.
     found: Option<BTreeMap<String, [u64; 2]>>,
+    /// Which rows are equal; None where nobody asks.
+    keys: Option<Vec<u64>>,
 }
 
 impl<'c> Scores<'c> {
@@ -99,7 +101,22 @@ impl<'c> Scores<'c> {
     pub fn new(outputs: Outputs, classes: Option<&'c Classes>, threshold: f64) -> Self {
         let classes = classes.filter(|_| matches!(outputs, Outputs::Classes { .. }));
         let confusion = classes.map(|classes| Confusion::new(classes.names()));
-        Self { outputs, threshold, classes, attack: Vec::new(), labels: Vec::new(), confusion, found: Some(BTreeMap::new()) }
+        Self {
+            outputs,
+            threshold,
+            classes,
+            attack: Vec::new(),
+            labels: Vec::new(),
+            confusion,
+            found: Some(BTreeMap::new()),
+            keys: None,
+        }
+    }
+
+    /// The same, which tells equal rows from others: [`Scores::evaluation`] then says what they make of the metrics.
+    #[must_use]
+    pub fn with_keys(self) -> Self {
+        Self { keys: Some(Vec::new()), ..self }
     }
 
     /// Adds rows of labelled flows.   probabilities: [rows, C]
@@ -116,6 +133,7 @@ impl<'c> Scores<'c> {
     /// # Panics
     /// If the flows have no labels.
     pub fn add_scored(&mut self, flows: &Flows, scored: &Scored) {
+        self.keys.iter_mut().for_each(|keys| keys.extend(row_keys(flows)));
         self.add_each(flows, 0..flows.len(), &scored.outputs, scored.attacks.iter().copied());
     }
 
@@ -152,11 +170,16 @@ impl<'c> Scores<'c> {
         }
     }
 
-    /// The same at the threshold, with intervals.
-    pub fn evaluation(&self, of: &str, progress: &mut dyn Progress) -> Result<Evaluation> {
+    /// The same at the threshold, with intervals. `known` are the training rows, where these are known.
+    pub fn evaluation(&self, of: &str, known: Option<&KnownRows>, progress: &mut dyn Progress) -> Result<Evaluation> {
         let metrics = self.metrics(of, progress)?;
         let found = self.found.as_ref().filter(|found| !found.is_empty());
-        Ok(Evaluation::new(metrics, &self.attack, &self.labels, self.threshold, found))
+        let mut evaluation = Evaluation::new(metrics, &self.attack, &self.labels, self.threshold, found);
+        let is_training = known.map(|known| |key| known.contains(key));
+        let is_training = is_training.as_ref().map(|is_training| is_training as &dyn Fn(u64) -> bool);
+        let by_rows = |keys: &Vec<u64>| ByRows::new(&self.attack, &self.labels, keys, self.threshold, is_training);
+        evaluation.by_rows = self.keys.as_ref().map(by_rows).transpose()?;
+        Ok(evaluation)
     }
 
     /// What they amount to. Says which categories training has not seen, and where there are no categories at all.

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// Added to the standard deviation of a loss: a feature that is always as easy is not infinitely sure.
 const FLOOR: f64 = 0.25;
 /// The share of benign rows that are surpassed before an anomaly counts beside a classifier.
-const ANOMALOUS: f64 = 0.02;
+const ANOMALOUS: f64 = 0.08;
 /// The share of benign scores that a tail is fitted to.
 const TAIL: f64 = 0.05;
 /// Benign scores that a tail is fitted to, at least.
@@ -35,7 +35,9 @@ struct Loss {
 /// How anomalous a row is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Anomaly {
-    /// ln Σ over features of e to the power of how many standard deviations its loss is above the usual: about the largest of these.
+    /// ln Σ over features of e to the power of how much more surprising than usual the feature is, in nats, plus the same in standard
+    /// deviations of the feature: about the largest of each. Nats find what is very improbable; standard deviations also find what is less
+    /// so, in a feature that is hardly ever surprising.
     pub score: f64,
     /// The most surprising feature; None where all are missing.
     pub feature: Option<usize>,
@@ -76,17 +78,22 @@ impl Usual {
     /// If there are not as many losses as features.
     pub fn anomaly(&self, losses: &[f32]) -> Anomaly {
         assert_eq!(losses.len(), self.features.len(), "a loss a feature");
+        // in nats, and in standard deviations
         let excess = |(usual, &loss): (&Option<Loss>, &f32)| {
             let Loss { mean, spread } = usual.filter(|_| !loss.is_nan())?;
-            Some((f64::from(loss) - mean) / (spread + FLOOR))
+            let nats = f64::from(loss) - mean;
+            Some([nats, nats / (spread + FLOOR)])
         };
-        let excesses: Vec<Option<f64>> = self.features.iter().zip(losses).map(excess).collect();
-        let known = excesses.iter().enumerate().filter_map(|(feature, excess)| excess.map(|excess| (feature, excess)));
+        let excesses: Vec<Option<[f64; 2]>> = self.features.iter().zip(losses).map(excess).collect();
+        let known = excesses.iter().enumerate().filter_map(|(feature, excess)| excess.map(|[a, b]| (feature, a + b)));
         // the first of those that are as surprising
         let most = known.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
-        let highest = most.map_or(0.0, |(_, excess)| excess.max(0.0));
-        let sum: f64 = excesses.iter().map(|excess| (excess.unwrap_or(0.0) - highest).exp()).sum();
-        Anomaly { score: highest + sum.ln(), feature: most.map(|(feature, _)| feature) }
+        let smooth_maximum = |unit: usize| {
+            let each = || excesses.iter().map(|excess| excess.map_or(0.0, |excess| excess[unit]));
+            let highest = each().fold(0.0, f64::max);
+            highest + each().map(|excess| (excess - highest).exp()).sum::<f64>().ln()
+        };
+        Anomaly { score: smooth_maximum(0) + smooth_maximum(1), feature: most.map(|(feature, _)| feature) }
     }
 }
 
@@ -153,7 +160,7 @@ impl Tail {
     }
 }
 
-/// One score of two [`Tail::surprise`]s: that of the classifier, and what the anomaly has beyond that of 2 % of the benign rows. So
+/// One score of two [`Tail::surprise`]s: that of the classifier, and what the anomaly has beyond that of 8 % of the benign rows. So
 /// whoever is no such anomaly is judged by the classifier alone.
 pub fn fused(attack: f64, anomaly: f64) -> f64 {
     attack + (anomaly + ANOMALOUS.ln()).max(0.0)
@@ -169,19 +176,19 @@ mod tests {
         let benign = [0.5, 3.0, 0.25, f32::NAN, 1.5, 5.0, 0.25, f32::NAN];
         let usual = Usual::fit(4, &benign);
         let common = usual.anomaly(&[1.0, 4.0, 0.25, 30.0]);
-        assert!((common.score - 4f64.ln()).abs() < 1e-6, "{common:?}");
+        assert!((common.score - 2.0 * 4f64.ln()).abs() < 1e-6, "{common:?}");
         // as much above the usual, and spread half as far
         let strange = usual.anomaly(&[1.0, 24.0, 0.25, 0.0]);
-        assert!((strange.score - 16.0).abs() < 1e-6 && strange.feature == Some(1), "{strange:?}");
+        assert!((strange.score - 36.0).abs() < 1e-6 && strange.feature == Some(1), "{strange:?}");
         let strange = usual.anomaly(&[21.0, 4.0, 0.25, 0.0]);
-        assert!((strange.score - 20.0 / 0.75).abs() < 1e-6 && strange.feature == Some(0), "{strange:?}");
-        let strange = usual.anomaly(&[1.0, 4.0, 5.25, 0.0]);
-        assert!((strange.score - 20.0).abs() < 1e-6 && strange.feature == Some(2), "{strange:?}");
-        assert_eq!(usual.anomaly(&[f32::NAN; 4]), Anomaly { score: 4f64.ln(), feature: None });
+        assert!((strange.score - 20.0 - 20.0 / 0.75).abs() < 1e-6 && strange.feature == Some(0), "{strange:?}");
+        let strange = usual.anomaly(&[1.0, 4.0, 20.25, 0.0]);
+        assert!((strange.score - 100.0).abs() < 1e-6 && strange.feature == Some(2), "{strange:?}");
+        assert_eq!(usual.anomaly(&[f32::NAN; 4]), Anomaly { score: 2.0 * 4f64.ln(), feature: None });
         // less surprising than usual is no anomaly
-        assert!(usual.anomaly(&[0.0, 0.0, 0.0, 0.0]).score < 4f64.ln());
-        // the first of equals
-        assert_eq!(usual.anomaly(&[1.75, 5.25, 0.25, 0.0]).feature, Some(0));
+        assert!(usual.anomaly(&[0.0, 0.0, 0.0, 0.0]).score < 2.0 * 4f64.ln());
+        // 1 nat and 4 deviations are more than 2 nats and 1.6 deviations
+        assert_eq!(usual.anomaly(&[1.0, 6.0, 1.25, 0.0]).feature, Some(2));
         assert!(usual.is_valid(4) && !usual.is_valid(3));
     }
 
@@ -209,9 +216,9 @@ mod tests {
     #[test]
     fn an_anomaly_that_benign_rows_have_changes_nothing() {
         let at = |p: f64| -p.ln();
-        assert_eq!(fused(1.5, at(0.021)).to_bits(), 1.5f64.to_bits());
-        assert!(fused(1.5, at(0.019)) > 1.5);
-        assert!((fused(0.1, at(0.02) + 7.0) - 7.1).abs() < 1e-9, "whatever the classifier says");
+        assert_eq!(fused(1.5, at(0.081)).to_bits(), 1.5f64.to_bits());
+        assert!(fused(1.5, at(0.079)) > 1.5);
+        assert!((fused(0.1, at(0.08) + 7.0) - 7.1).abs() < 1e-9, "whatever the classifier says");
     }
 
     #[test]

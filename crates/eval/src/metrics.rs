@@ -1,12 +1,16 @@
 //! How good probabilities are, given the labels.
 
+mod bootstrap;
 mod categories;
 mod evaluation;
+mod rows;
 
 use serde::{Deserialize, Serialize};
 
+pub use bootstrap::{EachMetric, Intervals, intervals};
 pub use categories::{CategoryMetrics, ClassMetrics, Confusion};
 pub use evaluation::{CategoryRecall, CurvePoint, Evaluation};
+pub use rows::{ByRows, Subset};
 
 use crate::{Error, Result};
 

@@ -227,6 +227,34 @@ impl Schema {
         self
     }
 
+    /// This schema without some of its features: they are not read, whatever is in them.
+    ///
+    /// # Errors
+    /// Says which names are of no feature, and whether any would be left.
+    pub fn without(mut self, names: &[String]) -> std::result::Result<Schema, String> {
+        let mut problems = Vec::new();
+        for name in names {
+            if let Some(column) = self.columns.iter_mut().find(|column| column.is_named(name)) {
+                if column.is_feature() {
+                    (column.kind, column.optional) = (ColumnKind::Ignored, false);
+                } else if names.iter().filter(|other| column.is_named(other)).count() > 1 {
+                    problems.push(format!("`{name}` is named twice"));
+                } else {
+                    problems.push(format!("`{name}` is no feature, and models do not see it"));
+                }
+            } else {
+                let features = self.features().map(|column| column.name.as_str());
+                let hint = nearest(name, features).map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+                problems.push(format!("no column `{name}` in the schema `{}`{hint}", self.name));
+            }
+        }
+        if problems.is_empty() && self.features().next().is_none() {
+            problems.push("no feature is left".to_owned());
+        }
+        problems.dedup();
+        if problems.is_empty() { Ok(self) } else { Err(problems.join("; ")) }
+    }
+
     /// All columns.
     pub fn columns(&self) -> &[Column] {
         &self.columns
@@ -399,5 +427,27 @@ mod tests {
             "more than one column of kind `label`: `l`, `m`",
         );
         check("name: a\nid: ident\ncolumns:\n  - { name: identity, kind: numeric }\n", "did you mean `identity`?");
+    }
+
+    #[test]
+    fn a_feature_that_is_left_out_is_not_read() {
+        let text = "name: a\nid: i\ncolumns:\n  - { name: rate, kind: numeric, aliases: [Rate_s], optional: true }\n  \
+                    - { name: proto, kind: categorical }\n  - { name: i, kind: ignored }\n  - { name: label, kind: label }\n";
+        let schema = Schema::parse("a.yaml", text).unwrap();
+        let without = |names: &[&str]| schema.clone().without(&names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let features = |schema: &Schema| schema.features().map(|column| column.name.clone()).collect::<Vec<_>>();
+        assert_eq!(features(&without(&["rate_S"]).unwrap()), ["proto"]);
+        assert_eq!(features(&without(&[]).unwrap()), ["rate", "proto"]);
+        // it is kept with a tokeniser, and read back
+        let left = without(&["rate"]).unwrap();
+        assert_eq!(serde_json::from_str::<Schema>(&serde_json::to_string(&left).unwrap()).unwrap(), left);
+        for (names, wanted) in [
+            (&["rates"][..], "no column `rates` in the schema `a`; did you mean `rate`?"),
+            (&["label", "i"], "`label` is no feature, and models do not see it; `i` is no feature, and models do not see it"),
+            (&["rate", "proto"], "no feature is left"),
+            (&["rate", "rate"], "`rate` is named twice"),
+        ] {
+            assert_eq!(without(names).unwrap_err(), wanted);
+        }
     }
 }

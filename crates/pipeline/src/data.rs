@@ -169,7 +169,14 @@ fn read_files(
     }
     let paths = files.paths()?;
     run.inputs(key, &paths)?;
-    read(&paths, &Schema::resolve(&config.data.schema)?, &ReadOptions { categories, ..read_options(config, labels) }, progress)
+    read(&paths, &schema_of(config)?, &ReadOptions { categories, ..read_options(config, labels) }, progress)
+}
+
+/// The columns of a config's files, without the features that it leaves out.
+pub(crate) fn schema_of(config: &Config) -> Result<Schema> {
+    let schema = Schema::resolve(&config.data.schema)?;
+    let Some(names) = &config.data.without else { return Ok(schema) };
+    schema.without(names.names()).map_err(|message| Error::Usage(format!("`data.without`: {message}")))
 }
 
 /// How a config says that files are read.

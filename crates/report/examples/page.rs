@@ -8,10 +8,6 @@ fn main() -> Result<(), nids_eval::Error> {
     let probabilities: Vec<f32> = (0..100).map(|i| i as f32 / 100.0).collect();
     let labels: Vec<u8> = (0..100).map(|i| u8::from(i > 60 || i % 9 == 0)).collect();
     let held_out = Evaluation::new(Metrics::new(&probabilities, &labels, 0.5)?, &probabilities, &labels, 0.5, None);
-    let mut confusion = [[0; 2]; 2];
-    for (&p, &label) in probabilities.iter().zip(&labels) {
-        confusion[usize::from(label)][usize::from(p >= 0.5)] += 1;
-    }
     let points = (1..50).map(|step| (f64::from(step), 1.0 / f64::from(step))).collect();
     let loss = vec![Series { name: "training".to_owned(), points }];
     let report = Report {
@@ -23,7 +19,7 @@ fn main() -> Result<(), nids_eval::Error> {
             advice: "label more".to_owned(),
         }],
         trainings: vec![Training { stage: "finetune".to_owned(), loss, ..Training::default() }],
-        ..Report::of(held_out, confusion)
+        ..Report::of(held_out)
     };
     println!("{}", report.html());
     Ok(())

@@ -10,7 +10,7 @@
 //! let held_out = Evaluation::new(Metrics::new(&p, &labels, 0.5)?, &p, &labels, 0.5, None);
 //! let found = "none of 4 rows equals a training row".to_owned();
 //! let check = Check { status: Status::Pass, what: "Leak", found, advice: String::new() };
-//! let report = Report { name: "demo".to_owned(), checks: vec![check], ..Report::of(held_out, [[2, 0], [0, 2]]) };
+//! let report = Report { name: "demo".to_owned(), checks: vec![check], ..Report::of(held_out) };
 //! assert!(report.html().contains("none of 4 rows equals a training row"));
 //! # Ok::<(), nids_eval::Error>(())
 //! ```
@@ -18,8 +18,10 @@
 
 mod chart;
 
+use std::collections::BTreeMap;
+
 use askama::Template;
-use nids_eval::metrics::Evaluation;
+use nids_eval::metrics::{Evaluation, Metrics};
 
 use chart::{Chart, Scale};
 
@@ -81,6 +83,29 @@ pub struct Training {
     pub max_update: Vec<Series>,
 }
 
+/// A feature, as a masked autoencoder rebuilds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rebuilt {
+    /// Its name.
+    pub feature: String,
+    /// The share of the loss of one guess for all rows that is gone where the other features are seen: 1 is all, 0 none, and less
+    /// is worse than that guess.
+    pub share: f64,
+}
+
+/// A run among several, which had more or fewer labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunFigures {
+    /// Of its folder.
+    pub name: String,
+    /// Rows whose labels it has learned; None where nobody knows.
+    pub labels: Option<usize>,
+    /// Whether it has held out the same rows as the run that the page is about, and can be compared.
+    pub has_same_rows: bool,
+    /// On the rows that it has held out.
+    pub metrics: Metrics,
+}
+
 /// All that the page shows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
@@ -92,10 +117,14 @@ pub struct Report {
     pub trainings: Vec<Training>,
     /// The classifier on rows that it has not learned from.
     pub held_out: Evaluation,
-    /// Benign rows that are no alarm and that are; attacks that are no alarm and that are.
-    pub confusion: [[u64; 2]; 2],
+    /// What messages call these rows: "rows held out".
+    pub rows: String,
     /// Two principal components of the rows held out, by class.
     pub latents: Vec<Series>,
+    /// What a masked autoencoder tells of hidden features, the best told first.
+    pub rebuilt: Vec<Rebuilt>,
+    /// Runs to compare by their labels; none where the page is about one run alone.
+    pub runs: Vec<RunFigures>,
     /// Names and values: files with their content hashes, versions, sizes.
     pub facts: Vec<(String, String)>,
     /// The settings as YAML.
@@ -108,6 +137,8 @@ struct Metric {
     value: String,
     /// The interval.
     between: String,
+    /// On rows without duplicates, and on rows that equal no training row.
+    elsewhere: [String; 2],
 }
 
 /// A row of the table of categories.
@@ -139,18 +170,24 @@ struct Page<'r> {
     curves: Vec<Figure>,
     trainings: Vec<(String, Vec<Figure>)>,
     latents: Option<Figure>,
+    /// Features, with the cells of the table: a number, and the width of a bar.
+    rebuilt: Vec<(&'r Rebuilt, [String; 2])>,
+    runs: Vec<(&'r RunFigures, [String; 4])>,
+    labels: Option<Figure>,
 }
 
 impl Report {
     /// A report of what a classifier does on rows held out, and of nothing else.
-    pub fn of(held_out: Evaluation, confusion: [[u64; 2]; 2]) -> Self {
+    pub fn of(held_out: Evaluation) -> Self {
         Self {
             name: String::new(),
             checks: Vec::new(),
             trainings: Vec::new(),
             held_out,
-            confusion,
+            rows: "rows held out".to_owned(),
             latents: Vec::new(),
+            rebuilt: Vec::new(),
+            runs: Vec::new(),
             facts: Vec::new(),
             config: String::new(),
         }
@@ -173,29 +210,42 @@ impl Report {
                 title: "First and second component".to_owned(),
                 svg: Chart { x: "component 1", y: "component 2", is_scatter: true, ..Chart::of(&self.latents) }.svg(),
             }),
+            rebuilt: self
+                .rebuilt
+                .iter()
+                .map(|of| (of, [shown(Some(of.share)), format!("{:.2}", 100.0 * of.share.clamp(0.0, 1.0))]))
+                .collect(),
+            runs: self.runs_by_labels(),
+            labels: self.label_efficiency(),
         };
         page.render().expect("text is written to memory")
     }
 
     fn metrics(&self) -> Vec<Metric> {
-        let Evaluation { metrics, .. } = &self.held_out;
-        let row = |name, value: Option<f64>, interval: Option<[f64; 2]>| {
-            let between = interval.map_or_else(String::new, |[low, high]| format!("{low:.4} to {high:.4}"));
-            Metric { name, value: shown(value), between }
+        let all = &self.held_out;
+        let by_rows = all.by_rows.as_ref();
+        let some = [by_rows.map(|by_rows| &by_rows.without_duplicates), by_rows.and_then(|by_rows| by_rows.new_rows.as_ref())];
+        let intervals = by_rows.map(|by_rows| by_rows.intervals).unwrap_or_default();
+        let row = |name, of: fn(&Metrics) -> Option<f64>, interval: Option<[f64; 2]>| {
+            Metric::new(name, of(&all.metrics), interval, some.map(|some| of(&some?.metrics)))
         };
+        // where no bootstrap sample has an error, the interval of rows drawn one by one says more
+        let wide = |interval: Option<[f64; 2]>, exact| interval.filter(|[low, high]| low < high).or(exact);
+        let recall = wide(intervals.recall, all.recall_interval);
+        let fpr = wide(intervals.fpr, all.fpr_interval);
         vec![
-            row("accuracy", metrics.accuracy, None),
-            row("recall: attacks found", metrics.recall, self.held_out.recall_interval),
-            row("false alarms of benign rows", self.held_out.fpr, self.held_out.fpr_interval),
-            row("precision: attacks of alarms", metrics.precision, None),
-            row("F1", metrics.f1, None),
-            row("ROC-AUC", metrics.roc_auc, None),
-            row("PR-AUC", metrics.pr_auc, None),
-            row("recall at 1 % false alarms", metrics.recall_at_fpr_1pct, None),
-            row("log loss", metrics.log_loss, None),
-            row("Brier score", metrics.brier, None),
-            row("calibration error (ECE)", self.held_out.ece, None),
-            row("calibration error without its bias", self.held_out.ece_debiased, None),
+            row("accuracy", |of| of.accuracy, intervals.accuracy),
+            row("recall: attacks found", |of| of.recall, recall),
+            Metric::new("false alarms of benign rows", all.fpr, fpr, some.map(|some| some?.fpr)),
+            row("precision: attacks of alarms", |of| of.precision, intervals.precision),
+            row("F1", |of| of.f1, intervals.f1),
+            row("ROC-AUC", |of| of.roc_auc, intervals.roc_auc),
+            row("PR-AUC", |of| of.pr_auc, intervals.pr_auc),
+            row("recall at 1 % false alarms", |of| of.recall_at_fpr_1pct, intervals.recall_at_fpr_1pct),
+            row("log loss", |of| of.log_loss, intervals.log_loss),
+            row("Brier score", |of| of.brier, intervals.brier),
+            Metric::new("calibration error (ECE)", all.ece, None, [None; 2]),
+            Metric::new("calibration error without its bias", all.ece_debiased, None, [None; 2]),
         ]
     }
 
@@ -214,6 +264,39 @@ impl Report {
                 rows: of.rows,
             })
             .collect()
+    }
+
+    /// Those of fewest labels first, with the cells of the table.
+    fn runs_by_labels(&self) -> Vec<(&RunFigures, [String; 4])> {
+        let mut runs: Vec<&RunFigures> = self.runs.iter().collect();
+        runs.sort_by(|a, b| a.labels.cmp(&b.labels).then_with(|| a.name.cmp(&b.name)));
+        let cells = |run: &RunFigures| {
+            let Metrics { accuracy, roc_auc, recall_at_fpr_1pct, log_loss, .. } = run.metrics;
+            [accuracy, roc_auc, recall_at_fpr_1pct, log_loss].map(shown)
+        };
+        runs.into_iter().map(|run| (run, cells(run))).collect()
+    }
+
+    /// Metrics over labels, of the runs that can be compared; the mean where several have as many.
+    fn label_efficiency(&self) -> Option<Figure> {
+        let series = |name: &str, of: fn(&Metrics) -> Option<f64>| {
+            let mut by_labels: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+            for run in self.runs.iter().filter(|run| run.has_same_rows) {
+                if let Some((labels, value)) = run.labels.zip(of(&run.metrics)) {
+                    by_labels.entry(labels).or_default().push(value);
+                }
+            }
+            let mean = |values: &Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+            let points = by_labels.iter().map(|(&labels, values)| (labels as f64, mean(values))).collect();
+            Series { name: name.to_owned(), points }
+        };
+        let series = [
+            series("accuracy", |of| of.accuracy),
+            series("ROC-AUC", |of| of.roc_auc),
+            series("recall at 1 % false alarms", |of| of.recall_at_fpr_1pct),
+        ];
+        let chart = Chart { x: "labels", y: "metric", has_dots: true, ..Chart::of(&series) };
+        (series[0].points.len() > 1).then(|| Figure { title: "Metrics by labels".to_owned(), svg: chart.svg() })
     }
 
     fn curves(&self) -> Vec<Figure> {
@@ -236,6 +319,13 @@ impl Report {
             figure("Precision and recall", "recall", "precision", &pr, false),
             figure("Reliability", "mean probability", "share of attacks", &reliability, true),
         ]
+    }
+}
+
+impl Metric {
+    fn new(name: &'static str, value: Option<f64>, interval: Option<[f64; 2]>, elsewhere: [Option<f64>; 2]) -> Self {
+        let between = interval.map_or_else(String::new, |[low, high]| format!("{low:.4} to {high:.4}"));
+        Self { name, value: shown(value), between, elsewhere: elsewhere.map(shown) }
     }
 }
 

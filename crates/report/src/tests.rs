@@ -1,15 +1,22 @@
 use std::collections::BTreeMap;
 
-use nids_eval::metrics::Metrics;
+use nids_eval::metrics::{ByRows, Metrics};
 
 use super::*;
 
+/// Attacks from a row on, but for some.
+fn labels_from(first: usize) -> Vec<u8> {
+    (0..400).map(|i| u8::from(i % 7 > 2 && i > first)).collect()
+}
+
 fn report() -> Report {
     let p: Vec<f32> = (0..400).map(|i| i as f32 / 400.0).collect();
-    let labels: Vec<u8> = (0..400).map(|i| u8::from(i % 7 > 2 && i > 90)).collect();
+    let labels = labels_from(90);
     let found = BTreeMap::from([("DoS <b>".to_owned(), [20, 30]), ("Worms".to_owned(), [3, 3])]);
     let metrics = Metrics::new(&p, &labels, 0.5).unwrap();
-    let held_out = Evaluation::new(metrics, &p, &labels, 0.5, Some(&found));
+    let keys: Vec<u64> = (0..400).map(|i| i / 3).collect();
+    let mut held_out = Evaluation::new(metrics, &p, &labels, 0.5, Some(&found));
+    held_out.by_rows = Some(ByRows::new(&p, &labels, &keys, 0.5, Some(&|key| key < 40)).unwrap());
     let check = |status, what, advice: &str| Check { status, what, found: "3 of 4 <rows>".to_owned(), advice: advice.to_owned() };
     let line = |name: &str, y: fn(f64) -> f64| Series {
         name: name.to_owned(),
@@ -26,9 +33,20 @@ fn report() -> Report {
             max_update: Vec::new(),
         }],
         latents: vec![line("benign", f64::sin), line("attacks", |_| f64::NAN)],
+        rebuilt: [("dur <x>", 0.75), ("rate", -0.5)].map(|(name, share)| Rebuilt { feature: name.to_owned(), share }).into(),
+        runs: [("few", Some(50), true), ("many", Some(1000), true), ("many, too", Some(1000), true), ("foreign", None, false)]
+            .into_iter()
+            .enumerate()
+            .map(|(place, (name, labels, has_same_rows))| RunFigures {
+                name: name.to_owned(),
+                labels,
+                has_same_rows,
+                metrics: Metrics::new(&p, &labels_from(90 + 20 * place), 0.5).unwrap(),
+            })
+            .collect(),
         facts: vec![("data.train".to_owned(), "sha256 00ff".to_owned())],
         config: "name: x\nseed: 0 # <&>\n".to_owned(),
-        ..Report::of(held_out, [[1, 2], [3, 4]])
+        ..Report::of(held_out)
     }
 }
 
@@ -40,6 +58,51 @@ fn the_verdict_comes_first_and_warnings_are_counted() {
     assert!(html.contains("remove them"));
     let none = Report { checks: Vec::new(), ..report() }.html();
     assert!(none.contains("Nothing speaks against it"));
+}
+
+#[test]
+fn a_metric_stands_beside_those_of_other_rows() {
+    let html = report().html();
+    let Report { held_out, .. } = report();
+    let ByRows { without_duplicates, new_rows, intervals, .. } = held_out.by_rows.clone().unwrap();
+    let [of_all, of_different, of_new] = [&held_out.metrics, &without_duplicates.metrics, &new_rows.unwrap().metrics]
+        .map(|metrics| format!("<td class=\"number\">{:.4}</td>", metrics.roc_auc.unwrap()));
+    let [low, high] = intervals.roc_auc.unwrap();
+    let row = format!("<td>ROC-AUC</td>{of_all}<td class=\"number\">{low:.4} to {high:.4}</td>{of_different}{of_new}");
+    assert!(html.contains(&row) && of_all != of_new, "{row}");
+    // nobody was asked which rows are equal
+    let mut alone = report();
+    alone.held_out.by_rows = None;
+    let html = alone.html();
+    assert!(!html.contains("New rows") && html.contains(&format!("<td>ROC-AUC</td>{of_all}<td class=\"number\"></td></tr>")));
+}
+
+#[test]
+fn what_an_autoencoder_rebuilds_is_a_number_and_a_bar() {
+    let html = report().html();
+    let row = |name: &str| html.split(&format!("<tr><td>{name}</td>")).nth(1).unwrap().split("</tr>").next().unwrap();
+    let (well, badly) = (row("dur &#60;x&#62;"), row("rate"));
+    assert!(well.contains(">0.7500<") && well.contains("width:75.00%"), "{well}");
+    assert!(badly.contains(">-0.5000<") && badly.contains("width:0.00%"), "{badly}");
+    assert!(!Report { rebuilt: Vec::new(), ..report() }.html().contains("rebuilds"));
+}
+
+#[test]
+fn runs_are_compared_by_their_labels() {
+    let report = report();
+    let html = report.html();
+    let place = |text: &str| html.find(text).unwrap_or_else(|| panic!("no {text:?}"));
+    assert!(place("<td>foreign</td>") < place("<td>few</td>") && place("<td>few</td>") < place("<td>many</td>"));
+    assert_eq!(html.matches("other rows held out").count(), 1);
+    // one point for each number of labels, of the runs that can be compared
+    let dots =
+        |html: &str| html.split("Metrics by labels").nth(1).unwrap().split("</svg>").next().unwrap().matches("<circle").count();
+    assert_eq!(dots(&html), 3 * 2);
+    let mut mean = report.clone();
+    mean.runs.remove(2);
+    assert_ne!(html.split("Metrics by labels").nth(1), mean.html().split("Metrics by labels").nth(1));
+    let alone = Report { runs: Vec::new(), ..report };
+    assert!(!alone.html().contains("What labels are worth"));
 }
 
 #[test]
@@ -67,7 +130,7 @@ fn a_page_is_one_small_file_without_scripts() {
 fn pictures_have_the_colours_of_the_page() {
     let html = report().html();
     let pictures: Vec<&str> = html.split("<svg ").skip(1).map(|rest| rest.split("</svg>").next().unwrap()).collect();
-    assert_eq!(pictures.len(), 3 + 3 + 1);
+    assert_eq!(pictures.len(), 3 + 3 + 1 + 1);
     for picture in pictures {
         assert!(picture.contains("var(--ink)") && picture.contains("var(--series-1)"));
         assert!(!picture.contains("\"#"), "a colour that a theme cannot change");

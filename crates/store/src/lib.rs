@@ -7,6 +7,7 @@ pub mod artefacts;
 pub mod checkpoint;
 pub mod disk;
 mod error;
+mod export;
 mod lock;
 pub mod log;
 pub mod npy;

@@ -17,6 +17,7 @@ use crate::artefacts::{self, Digest};
 use crate::checkpoint::{self, AFRESH, Arithmetic, Checkpoint, Circumstances, Mark, Position, Store, difference};
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::export::{self, METRICS_CSV, TENSORBOARD, events_name};
 use crate::lock::Lock;
 use crate::log::{Line, LogFile, MonitorLine, StageLine};
 use crate::progress::{Event, Progress};
@@ -34,6 +35,8 @@ pub const TOKENISER: &str = "tokeniser.json";
 pub const PRETRAINED: &str = "pretrained.safetensors";
 /// The classifier that `finetune` leaves.
 pub const MODEL: &str = "model.safetensors";
+/// Keys of the rows that `finetune` has learned from.
+pub const TRAINING_ROWS: &str = "training-rows.bin";
 /// What `report` leaves: a page about the run.
 pub const REPORT: &str = "report.html";
 /// What `calibrate` leaves: the operating point of the classifier.
@@ -43,8 +46,10 @@ pub const ADAPTATION: &str = "adaptation.json";
 /// What `calibrate --score` leaves: what is known of benign flows, with which anomalies are compared.
 pub const ANOMALY: &str = "anomaly.json";
 /// What stages and commands keep in a run folder beside manifests, and what those list.
-const OWN_FILES: [&str; 14] = [
+const OWN_FILES: [&str; 16] = [
     REPORT,
+    METRICS_CSV,
+    TRAINING_ROWS,
     ".lock",
     "config.yaml",
     LogFile::Metrics.name(),
@@ -59,7 +64,7 @@ const OWN_FILES: [&str; 14] = [
     ADAPTATION,
     ANOMALY,
 ];
-const OWN_FOLDERS: [&str; 2] = ["latents", "checkpoints"];
+const OWN_FOLDERS: [&str; 3] = ["latents", "checkpoints", TENSORBOARD];
 
 /// What a stage read and wrote, and its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -175,12 +180,12 @@ impl Run {
 
     /// The name in this folder of a file that only stages write here: one that lies at `place`, or one for which `is` holds.
     pub(crate) fn owned(&self, place: Option<&Path>, is: impl Fn(&Path) -> bool) -> Option<String> {
-        let manifests = Stage::ALL.map(manifest_name);
+        let manifests = Stage::ALL.into_iter().flat_map(|stage| [manifest_name(stage), events_name(stage)]);
         let passing = Stage::ALL.into_iter().flat_map(|stage| [staged(stage), finished(stage)]);
         let folders: Vec<String> = OWN_FOLDERS.map(str::to_owned).into_iter().chain(passing).collect();
         let listed = Stage::ALL.into_iter().filter_map(|stage| self.manifest(stage).ok());
         let listed = listed.flat_map(|manifest| manifest.outputs.into_keys());
-        let names: Vec<String> = manifests.into_iter().chain(OWN_FILES.map(str::to_owned)).chain(listed).collect();
+        let names: Vec<String> = manifests.chain(OWN_FILES.map(str::to_owned)).chain(listed).collect();
         let within = place.and_then(|place| place.strip_prefix(fs::canonicalize(&self.folder).ok()?).ok());
         if let Some(within) = within
             && (folders.iter().any(|folder| within.starts_with(folder)) || names.iter().any(|name| Path::new(name) == within))
@@ -204,6 +209,11 @@ impl Run {
         Ok(self.manifest(stage)?.data.remove(role))
     }
 
+    /// Whether `stage` has left an artefact of this name: an earlier version may leave fewer.
+    pub fn lists(&self, stage: Stage, name: &str) -> Result<bool> {
+        Ok(self.manifest(stage)?.outputs.contains_key(name))
+    }
+
     /// The path of an artefact of `stage`. It is refused if it is missing or changed, or if what it was made from has changed.
     pub fn require(&self, stage: Stage, name: &str) -> Result<PathBuf> {
         self.check(stage, name).map(|(path, ..)| path)
@@ -220,6 +230,21 @@ impl Run {
         let text = fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
         let lines = text.lines().filter_map(|line| serde_json::from_str::<StageLine<Line>>(line).ok());
         Ok(lines.filter(|line| line.stage == stage).map(|line| line.line).collect())
+    }
+
+    /// Writes `metrics.csv` and the event files of TensorBoard, as each stage does at its end. A run that was made before has none.
+    pub fn export_metrics(&self) -> Result<()> {
+        let mut last = None;
+        for stage in Stage::ALL.into_iter().filter(|stage| self.has_finished(*stage)) {
+            let path = self.find(stage, LogFile::Metrics.name());
+            let log = fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+            let name = events_name(stage);
+            let folder = self.path(&name)?;
+            disk::make_folder(disk::folder_of(&folder)).map_err(Error::io(&folder, "make the folder of"))?;
+            self.write(&name, &export::events(&log, stage))?;
+            last = Some(log);
+        }
+        last.map_or(Ok(()), |log| self.write(METRICS_CSV, &export::csv(&log)).map(drop))
     }
 
     /// Writes a file that belongs to no stage.
@@ -302,7 +327,9 @@ impl Run {
             let folder = self.folder.display();
             progress.event(Event::Message(&format!("{folder}: {owner}, was stopped before it had ended")));
         }
-        for folder in [self.folder.clone(), self.folder.join("latents"), self.folder.join("checkpoints")] {
+        let events = Stage::ALL.map(|stage| disk::folder_of(&self.folder.join(events_name(stage))).to_owned());
+        let folders = [self.folder.clone(), self.folder.join("latents"), self.folder.join("checkpoints")];
+        for folder in folders.into_iter().chain(events) {
             if !artefacts::leads_out(&self.folder, &folder) {
                 artefacts::remove_scratch(&folder)?;
             }
@@ -799,6 +826,10 @@ impl StageRun<'_> {
         } else {
             self.sync_logs()?;
         }
+        let log = self.merged_log(LogFile::Metrics)?;
+        for (name, content) in [(METRICS_CSV, export::csv(&log)), (&events_name(self.stage), export::events(&log, self.stage))] {
+            self.run.write_staged(self.stage, name, |out| out.write_all(&content))?;
+        }
         let yaml = self.config.without_threads().to_yaml();
         self.run.write_staged(self.stage, "config.yaml", |out| out.write_all(yaml.as_bytes()))?;
         let manifest = Manifest {
@@ -819,6 +850,9 @@ impl StageRun<'_> {
             serde_json::to_writer_pretty(&mut *out, &manifest)?;
             writeln!(out)
         })?;
+        if self.stage != Stage::Encode {
+            self.run.remove(REPORT)?; // it is about what is replaced now
+        }
         self.run.commit(self.stage)
     }
 

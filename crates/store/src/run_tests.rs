@@ -582,3 +582,44 @@ fn a_folder_that_is_replaced_under_a_stage_is_noticed_and_left_alone() {
         }
     }
 }
+
+#[test]
+fn numbers_of_every_stage_are_left_as_a_table_and_for_tensorboard() {
+    let (_folder, run) = filled();
+    let events = |stage: Stage| run.folder().join(events_name(stage));
+    let table = || fs::read_to_string(run.folder().join("metrics.csv")).unwrap();
+    assert_eq!(table(), "stage,step,member,members,heads,grad_norm,loss,lr\npretrain,1,,,,2.0,0.5,1.0\n");
+    assert!(events(Stage::Pretrain).is_file() && events(Stage::Finetune).is_file() && !events(Stage::Encode).exists());
+    // a run of an earlier version has none, and gets the same
+    let before = files(&run);
+    fs::remove_file(run.folder().join("metrics.csv")).unwrap();
+    fs::remove_dir_all(run.folder().join("tensorboard")).unwrap();
+    run.export_metrics().unwrap();
+    assert_eq!(files(&run), before);
+    // another run of the stage replaces its own
+    let size = fs::metadata(events(Stage::Pretrain)).unwrap().len();
+    let config = config(&[]);
+    let mut stage = run.begin(Stage::Pretrain, &config, &mut Silent).unwrap();
+    (1..4).for_each(|step| log(&mut stage, step).unwrap());
+    assert_eq!(fs::metadata(events(Stage::Pretrain)).unwrap().len(), size, "not before its end");
+    stage.finish("scalar").unwrap();
+    assert!(fs::metadata(events(Stage::Pretrain)).unwrap().len() > size && table().lines().count() == 4);
+}
+
+#[test]
+fn a_page_about_a_run_does_not_outlive_what_it_is_about() {
+    let (_folder, run) = filled();
+    let page = || run.write(REPORT, b"<!doctype html>").unwrap();
+    for stage in [Stage::Pretrain, Stage::Finetune] {
+        let page = page();
+        let config = config(&[]);
+        let mut stage = run.begin(stage, &config, &mut Silent).unwrap();
+        log(&mut stage, 1).unwrap();
+        assert!(page.exists(), "until the stage has finished");
+        stage.finish("scalar").unwrap();
+        assert!(!page.exists());
+    }
+    let page = page();
+    run.begin(Stage::Encode, &config(&[]), &mut Silent).unwrap().finish("scalar").unwrap();
+    assert!(page.exists());
+}

@@ -14,7 +14,9 @@ use nids_detect::anomaly::Reference;
 use nids_detect::operation::{Adaptation, Calibration, Operation};
 use nids_eval::anomaly::{fused, squashed};
 use nids_eval::operating::CONFIDENCE;
-use nids_flows::{Classes, FlowReader, Flows, Ids, Lines, ProposalOptions, ReadOptions, Schema, Tokeniser, propose, write_csv};
+use nids_flows::{
+    Classes, FlowReader, Flows, Ids, KnownRows, Lines, ProposalOptions, ReadOptions, Schema, Tokeniser, propose, write_csv,
+};
 use nids_interop::import as checkpoint;
 use nids_nn::{Linear, ParamTable, weights as safetensors};
 use nids_pipeline::commands::{self, PredictOptions, QueryOptions};
@@ -203,6 +205,16 @@ fn anomaly(bytes: &[u8]) {
         }
     }
     assert!((0.0..=1.0).contains(&found.benign.conformal_threshold(0.01)) || found.benign.n() > 0);
+}
+
+/// `training-rows.bin`: what is accepted is the same when written again.
+pub fn rows(bytes: &[u8]) {
+    bounded(bytes.len(), || {
+        if let Ok(known) = KnownRows::from_bytes(bytes) {
+            assert_eq!(known.to_bytes(), bytes);
+            assert!(known.is_empty() || known.len() == bytes.len() / 8 - 1);
+        }
+    });
 }
 
 /// A config, and after each NUL an override as of `--set`.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Curve, Metrics, ratio};
+use super::{ByRows, Curve, Metrics, ratio};
 use crate::calibration::{Reliability, ReliabilityBin};
 use crate::operating::{CONFIDENCE, interval};
 
@@ -26,6 +26,8 @@ pub struct Evaluation {
     pub fpr_interval: Option<[f64; 2]>,
     /// The interval of the recall.
     pub recall_interval: Option<[f64; 2]>,
+    /// Benign rows that are no alarm and that are; attacks that are no alarm and that are.
+    pub confusion: [[u64; 2]; 2],
     /// [`Reliability::ece`].
     pub ece: Option<f64>,
     /// [`Reliability::ece_debiased`].
@@ -40,6 +42,9 @@ pub struct Evaluation {
     /// The same with its interval and its rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub found_by_category: Option<BTreeMap<String, CategoryRecall>>,
+    /// What equal rows make of it; None where nobody has asked which are equal.
+    #[serde(flatten)]
+    pub by_rows: Option<ByRows>,
 }
 
 /// What a threshold would do.
@@ -90,8 +95,11 @@ impl Evaluation {
     /// Without what only probabilities have: for scores that rank rows and are none.
     #[must_use]
     pub fn without_probabilities(mut self) -> Self {
-        self.metrics.log_loss = None;
-        self.metrics.brier = None;
+        let subsets = self.by_rows.iter_mut().flat_map(|rows| [Some(&mut rows.without_duplicates), rows.new_rows.as_mut()]);
+        let of_subsets = subsets.flatten().map(|subset| &mut subset.metrics);
+        for metrics in of_subsets.chain([&mut self.metrics]) {
+            (metrics.log_loss, metrics.brier) = (None, None);
+        }
         Self { ece: None, ece_debiased: None, reliability: Vec::new(), ..self }
     }
 
@@ -121,6 +129,7 @@ impl Evaluation {
         Self {
             metrics,
             threshold,
+            confusion: [benign, attacks].map(|[alarms, all]| [all - alarms, alarms]),
             fpr: ratio(benign[0] as f64, benign[1] as f64),
             fpr_interval: between(benign),
             recall_interval: between(attacks),
@@ -132,6 +141,7 @@ impl Evaluation {
                 .as_ref()
                 .map(|found| found.iter().map(|(name, of)| (name.clone(), of.recall)).collect()),
             found_by_category: by_category,
+            by_rows: None,
         }
     }
 }
@@ -148,6 +158,7 @@ mod tests {
         let metrics = Metrics::new(&p, &labels, 0.5).unwrap();
         let evaluation = Evaluation::new(metrics.clone(), &p, &labels, 0.5, Some(&found));
         assert_eq!((evaluation.fpr, evaluation.metrics.recall), (Some(0.25), Some(0.75)));
+        assert_eq!(evaluation.confusion, [[3, 1], [1, 3]]);
         let near = |found: Option<[f64; 2]>, wanted: [f64; 2]| {
             found.unwrap().iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() < 1e-6)
         };

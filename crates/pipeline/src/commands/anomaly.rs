@@ -18,7 +18,7 @@ use nids_store::progress::{Event, Progress};
 use nids_store::run::{ANOMALY, Run};
 use serde::Serialize;
 
-use super::held_out::{contents, labelled_of, labelled_rows};
+use super::held_out::{contents, known_rows, labelled_of, labelled_rows};
 use super::predict::{
     Alarm, PredictOptions, PredictSummary, Rejected, certify, own_cells, own_columns, tell_guarded, tell_imbalance, told,
 };
@@ -246,7 +246,13 @@ pub(super) fn evaluate(
     progress: &mut dyn Progress,
 ) -> Result<Evaluation> {
     let detector = open(run, options, progress)?;
-    let mut scores = Scores::new(Outputs::Attack, None, detector.threshold());
+    let mut scores = Scores::new(Outputs::Attack, None, detector.threshold()).with_keys();
+    let known = if detector.beside().is_some() {
+        known_rows(run, progress)?
+    } else {
+        progress.event(Event::Message("note: pretraining keeps no list of its rows: `new_rows` is null"));
+        None
+    };
     let mut summary = ReadSummary::default();
     let read = ReadOptions { labels: Labels::Required, categories: true, ..options.read.clone() };
     let mut attacks = 0;
@@ -259,7 +265,7 @@ pub(super) fn evaluate(
         Ok(())
     })?;
     tell_imbalance(attacks, summary.rows as usize, progress);
-    Ok(scores.evaluation(&name_of(data), progress)?.without_probabilities())
+    Ok(scores.evaluation(&name_of(data), known.as_ref(), progress)?.without_probabilities())
 }
 
 /// As [`super::predict`]: `score`, which the threshold is compared with, the verdict, the most `surprising` feature and the p-value; of

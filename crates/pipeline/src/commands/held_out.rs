@@ -1,5 +1,6 @@
 //! Labelled rows that a run's classifier has not learned from.
 
+use std::fs;
 use std::path::PathBuf;
 
 use nids_config::{Config, Refit, Stage};
@@ -7,10 +8,10 @@ use nids_detect::operation::HeldOutRows;
 use nids_detect::read::{name_of, read};
 use nids_detect::{Detector, wants_classes};
 use nids_eval::operating::BenignScores;
-use nids_flows::{Flows, Ids, Labels, ReadOptions, equal_rows, is_stdin};
+use nids_flows::{Flows, Ids, KnownRows, Labels, ReadOptions, equal_rows, is_stdin};
 use nids_store::artefacts::{Digest, digest};
-use nids_store::progress::Progress;
-use nids_store::run::Run;
+use nids_store::progress::{Event, Progress};
+use nids_store::run::{Run, TRAINING_ROWS};
 use nids_store::{Error, Result};
 
 use super::query::MAX_GENERATED;
@@ -132,6 +133,23 @@ pub(super) fn labelled_rows(
     let labelled = labelled_with(config, categories, &mut stage, progress)?;
     stage.require_same_data()?;
     Ok(labelled)
+}
+
+/// The rows that a run's classifier has learned from; None, and a note, of a run that keeps no list of them.
+pub(super) fn known_rows(run: &Run, progress: &mut dyn Progress) -> Result<Option<KnownRows>> {
+    if !run.lists(Stage::Finetune, TRAINING_ROWS)? {
+        let folder = run.folder().display();
+        let text = format!(
+            "note: {folder}: the run was made before `finetune` kept {TRAINING_ROWS}, so nobody knows which rows equal a training \
+             row: `new_rows` is null"
+        );
+        progress.event(Event::Message(&text));
+        return Ok(None);
+    }
+    let path = run.require(Stage::Finetune, TRAINING_ROWS)?;
+    let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+    let refuse = |what: String| Error::artefact(&path, what, "run `nids-mixer finetune` again");
+    KnownRows::from_bytes(&bytes).map(Some).map_err(refuse)
 }
 
 /// The content of a run's classifier.

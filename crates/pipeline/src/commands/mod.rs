@@ -8,6 +8,7 @@ mod calibrate;
 mod held_out;
 mod predict;
 mod query;
+mod rebuilt;
 mod report;
 mod schema;
 mod sweep;
@@ -26,7 +27,7 @@ pub use bench::{BenchOptions, BenchReport, Case, Measurement, ReadFigures, bench
 pub use calibrate::{CalibrateOptions, CalibrateReport, calibrate};
 pub use predict::{Alarm, PredictOptions, PredictSummary, evaluate, predict};
 pub use query::{QueryOptions, QueryStrategy, query};
-pub use report::report;
+pub use report::{report, report_of};
 pub use schema::{config_around, schema};
 pub use sweep::{Axis, SweepReport, Trial, TrialOutcome, sweep};
 pub use verdict_writer::VerdictFormat;

@@ -17,7 +17,7 @@ use nids_store::run::{ADAPTATION, CALIBRATION, Run};
 use nids_store::{Error, Result};
 
 use super::anomaly::{self, Score};
-use super::held_out::HeldOut;
+use super::held_out::{HeldOut, known_rows};
 use super::verdict_writer::{Cells, Columns, Kind, VerdictFormat, VerdictWriter, Verdicts};
 use crate::data::imbalance;
 
@@ -86,7 +86,8 @@ pub fn evaluate(
         return anomaly::evaluate(run, data, options, rejected, progress);
     }
     let detector = open(run, options, progress)?;
-    let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold());
+    let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold()).with_keys();
+    let known = known_rows(run, progress)?;
     let mut summary = ReadSummary::default();
     let read = ReadOptions { labels: Labels::Required, categories: true, ..options.read.clone() };
     let mut attacks = 0;
@@ -99,7 +100,7 @@ pub fn evaluate(
         Ok(())
     })?;
     tell_imbalance(attacks, summary.rows as usize, progress);
-    scores.evaluation(&name_of(data), progress)
+    scores.evaluation(&name_of(data), known.as_ref(), progress)
 }
 
 /// Says that nearly all rows are of one kind.

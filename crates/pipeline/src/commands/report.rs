@@ -8,16 +8,18 @@ use ndarray::Array2;
 use nids_audit::{CheckName, File, Verdict};
 use nids_config::{Config, Stage};
 use nids_detect::engine::reserve_openblas;
+use nids_detect::read::name_of;
 use nids_detect::verdicts::Scores;
 use nids_detect::{Detector, WeightsFile};
 use nids_eval::metrics::Evaluation;
 use nids_eval::operating::{CONFIDENCE, rows_needed};
-use nids_flows::{Flows, equal_rows};
+use nids_flows::{Flows, KnownRows, is_stdin, row_keys};
 use nids_heads::Pca;
-use nids_report::{Check, Report, Series, Status, Training};
+use nids_report::{Check, Report, RunFigures, Series, Status, Training};
+use nids_store::artefacts::{Digest, digest};
 use nids_store::log::Line;
 use nids_store::progress::{Event, Progress};
-use nids_store::run::{MODEL, REPORT, Run};
+use nids_store::run::{ADAPTATION, CALIBRATION, MODEL, REPORT, Run};
 use nids_store::{Error, Result};
 use serde_json::Value as Json;
 
@@ -25,120 +27,140 @@ use super::PredictOptions;
 use super::held_out::labelled_of;
 use super::predict::open;
 use super::query::{QueryStrategy, Space};
+use super::rebuilt::rebuilt;
 
 /// Rows in the picture of latents, at most.
-const POINTS: usize = 1200;
+const POINTS: usize = 500;
 /// Layers whose updates are drawn: those that move least.
 const LAYERS: usize = 6;
 /// Rows of a category from which on its recall is judged.
 const CATEGORY_ROWS: u64 = 20;
 
-/// Writes `report.html` into the run folder: what to trust, metrics on the rows held out, curves of training, settings. The same run
-/// gives the same bytes.
+/// Writes `report.html` into the run folder: what to trust, metrics on the rows held out, curves of training, settings, and beside
+/// them what `others` reached. The same runs give the same bytes.
 ///
 /// # Errors
 /// A run without a classifier, data that have changed since, a classifier that has learned the rows held out.
-pub fn report(run: &Run, progress: &mut dyn Progress) -> Result<PathBuf> {
+pub fn report(run: &Run, others: &[Run], progress: &mut dyn Progress) -> Result<PathBuf> {
     let lock = run.lock("report", progress)?;
     let config = run.config_of(Stage::Finetune)?;
     let labelled = labelled_of(run, &config, true, progress)?;
     let detector = open(run, &PredictOptions::default(), progress)?;
     let val = labelled.flows.select(&labelled.split.val);
     let train = labelled.flows.select(&labelled.split.train);
+    drop(labelled);
     let scored = detector.scored_flows(&val)?;
-    let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold());
+    let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold()).with_keys();
     scores.add_scored(&val, &scored);
-    let held_out = scores.evaluation("the rows held out", progress)?;
-    let confusion = confusion(&scored.attacks, labels(&val), detector.threshold());
-    let page = Report {
-        name: config.name.clone(),
-        checks: checks(run, &detector, [&train, &val], &held_out, confusion)?,
-        trainings: [Stage::Pretrain, Stage::Finetune].into_iter().filter_map(|stage| training(run, stage)).collect(),
-        latents: latents(run, &config, &detector, &val)?,
-        facts: facts(run, &config, &detector, [train.len(), val.len()])?,
-        config: config.to_yaml(),
-        ..Report::of(held_out, confusion)
+    let known = KnownRows::new(row_keys(&train));
+    let held_out = scores.evaluation("the rows held out", Some(&known), progress)?;
+    let rows = "rows held out";
+    let facts = facts(run, &config, &detector, &format!("{} to train on, {} held out", train.len(), val.len()))?;
+    let latents = latents(run, &config, &detector, &val)?;
+    let rebuilt = rebuilt(run, &config, &val)?;
+    let n_train = train.len();
+    let runs = match others {
+        [] => Vec::new(),
+        _ => [run].into_iter().chain(others).map(|other| compared(other, run, n_train)).collect::<Result<Vec<_>>>()?,
     };
+    let checks = [
+        of_rows(&held_out, rows),
+        audited(train, val),
+        of_verdicts(&held_out, rows, corrected(&detector))?,
+        vec![of_training(run)?],
+    ];
+    let page = Report { checks: checks.concat(), latents, rebuilt, facts, runs, ..about(run, &config, held_out) };
     lock.check()?;
+    run.export_metrics()?;
     let path = run.write(REPORT, page.html().as_bytes())?;
     progress.event(Event::Message(&format!("report: {}", path.display())));
     Ok(path)
+}
+
+/// The page about a run's verdicts on the rows of files, which `evaluate` has found to be `evaluation`. It has no picture of latents.
+///
+/// # Errors
+/// A run without a classifier.
+pub fn report_of(run: &Run, data: &[PathBuf], evaluation: Evaluation) -> Result<String> {
+    let config = run.config_of(Stage::Finetune)?;
+    let detector = Detector::open(run)?;
+    let rows = format!("rows of {}", name_of(data));
+    let mut facts = facts(run, &config, &detector, &format!("{} evaluated", evaluation.metrics.n))?;
+    for path in data.iter().filter(|path| path.to_str().is_none_or(|name| !is_stdin(name))) {
+        let Digest { sha256, bytes } = digest(path)?;
+        facts.push((path.display().to_string(), format!("sha256 {sha256}, {bytes} bytes")));
+    }
+    let adapted = if detector.operation().adaptation.is_some() { "; `adapt` has corrected them" } else { "" };
+    let checks = [of_rows(&evaluation, "rows"), of_verdicts(&evaluation, "rows", adapted)?, vec![of_training(run)?]];
+    Ok(Report { checks: checks.concat(), facts, rows, ..about(run, &config, evaluation) }.html())
+}
+
+/// What every page says of a run.
+fn about(run: &Run, config: &Config, evaluation: Evaluation) -> Report {
+    Report {
+        name: config.name.clone(),
+        trainings: [Stage::Pretrain, Stage::Finetune].into_iter().filter_map(|stage| training(run, stage)).collect(),
+        config: config.to_yaml(),
+        ..Report::of(evaluation)
+    }
 }
 
 fn labels(flows: &Flows) -> &[u8] {
     flows.labels().expect("labels were required of the reader")
 }
 
-/// Rows by label, and by whether they are alarms.
-fn confusion(attacks: &[f32], labels: &[u8], threshold: f64) -> [[u64; 2]; 2] {
-    let mut counts = [[0; 2]; 2];
-    for (&p, &label) in attacks.iter().zip(labels) {
-        counts[usize::from(label)][usize::from(f64::from(p) >= threshold)] += 1;
-    }
-    counts
+fn check(is_good: bool, what: &'static str, found: String, advice: &str) -> Check {
+    let (status, advice) = if is_good { (Status::Pass, "") } else { (Status::Warn, advice) };
+    Check { status, what, found, advice: advice.to_owned() }
 }
 
-/// What a reader should ask before the run is trusted.
-fn checks(
-    run: &Run,
-    detector: &Detector,
-    [train, val]: [&Flows; 2],
-    held_out: &Evaluation,
-    confusion: [[u64; 2]; 2],
-) -> Result<Vec<Check>> {
-    let check = |is_good: bool, what, found: String, advice: &str| {
-        let (status, advice) = if is_good { (Status::Pass, "") } else { (Status::Warn, advice) };
-        Check { status, what, found, advice: advice.to_owned() }
+fn skipped(what: &'static str, found: &str) -> Check {
+    Check { status: Status::Skipped, what, found: found.to_owned(), advice: String::new() }
+}
+
+/// What a reader should ask of the rows before metrics are trusted.
+fn of_rows(held_out: &Evaluation, rows: &str) -> Vec<Check> {
+    let n = held_out.metrics.n;
+    let Some(by_rows) = &held_out.by_rows else { return Vec::new() };
+    let share = |part: u64| part as f64 / n.max(1) as f64;
+    let leak = match by_rows.rows_in_training {
+        Some(leaked) => check(
+            leaked == 0,
+            "Leak",
+            format!("{leaked} of {n} {rows} equal a training row"),
+            "metrics are too good by these rows: read those of the new rows",
+        ),
+        None => skipped("Leak", "the run keeps no list of its training rows: train again"),
     };
-    let skipped = |what, found: &str| Check { status: Status::Skipped, what, found: found.to_owned(), advice: String::new() };
-    let percent = |n: usize, of: usize| 100.0 * n as f64 / of.max(1) as f64;
-    let n = val.len();
-    let mut found = Vec::new();
-
-    let mut all = train.clone();
-    all.extend(val.clone());
-    let n_train = train.len() as u32;
-    let both = |group: &&Vec<u32>| group.iter().any(|&row| row < n_train) && group.iter().any(|&row| row >= n_train);
-    let all_groups = equal_rows(&all);
-    let leaked: usize = all_groups.iter().filter(both).map(|group| group.iter().filter(|&&row| row >= n_train).count()).sum();
-    found.push(check(
-        leaked == 0,
-        "Leak",
-        format!("{leaked} of {n} rows held out equal a training row"),
-        "metrics are too good by these rows: train again, so that equal rows stay on one side",
-    ));
-
-    let groups = equal_rows(val);
-    let repeated: usize = groups.iter().filter(|group| group.len() > 1).map(Vec::len).sum();
-    let largest = groups.iter().map(Vec::len).max().unwrap_or(0);
-    found.push(check(
-        percent(repeated, n) < 20.0,
+    let duplicates = check(
+        share(by_rows.repeated_rows) < 0.2,
         "Duplicates",
-        format!("{:.1} % of the rows held out equal another one; the largest group has {largest}", percent(repeated, n)),
-        "a few kinds of flows weigh much in every metric, and intervals are too narrow: look at metrics without duplicates",
-    ));
-    let classes = labels(val);
-    let mixed = |group: &Vec<u32>| {
-        let attacks = group.iter().filter(|&&row| classes[row as usize] == 1).count();
-        attacks.min(group.len() - attacks)
-    };
-    let lost: usize = groups.iter().map(mixed).sum();
-    found.push(check(
-        percent(lost, n) < 1.0,
+        format!(
+            "{:.1} % of the {rows} equal another one; the largest group has {}",
+            100.0 * share(by_rows.repeated_rows),
+            by_rows.largest_group
+        ),
+        "a few kinds of flows weigh much in every metric: look at metrics without duplicates",
+    );
+    let contradicting = check(
+        share(by_rows.contradicting_rows) < 0.01,
         "Contradicting labels",
-        format!("equal rows with different labels cap the accuracy at {:.4}", 1.0 - lost as f64 / n.max(1) as f64),
+        format!("equal rows with different labels cap the accuracy at {:.4}", 1.0 - share(by_rows.contradicting_rows)),
         "look for a column that would tell these rows apart, or for wrong labels",
-    ));
+    );
+    vec![leak, duplicates, contradicting]
+}
 
-    found.extend(audited(train, val));
-    let [benign, attacks] = confusion.map(|row| row.iter().sum::<u64>());
-    let rare = benign.min(attacks);
-    found.push(check(
-        rare as f64 >= 0.05 * n as f64,
+/// What a reader should ask of verdicts. `corrected` says what was done to probabilities.
+fn of_verdicts(held_out: &Evaluation, rows: &str, corrected: &str) -> Result<Vec<Check>> {
+    let n = held_out.metrics.n;
+    let [benign, attacks] = held_out.confusion.map(|row| row.iter().sum::<u64>());
+    let mut found = vec![check(
+        benign.min(attacks) as f64 >= 0.05 * n as f64,
         "Balance",
-        format!("{benign} benign rows and {attacks} attacks are held out"),
+        format!("{benign} benign rows and {attacks} attacks are among the {rows}"),
         "accuracy says little where one class is rare: read recall, precision and PR-AUC",
-    ));
+    )];
     if let Some(accuracy) = held_out.metrics.accuracy {
         let majority = benign.max(attacks) as f64 / n.max(1) as f64;
         found.push(check(
@@ -152,7 +174,7 @@ fn checks(
         Some(ece) => check(
             ece < 0.03,
             "Calibration",
-            format!("probabilities are off by {ece:.4} in the mean (ECE without its bias){}", corrected(detector)),
+            format!("probabilities are off by {ece:.4} in the mean (ECE without its bias){corrected}"),
             "`nids-mixer calibrate` makes scores probabilities",
         ),
         None => skipped("Calibration", "there are no rows to compare probabilities with"),
@@ -160,11 +182,10 @@ fn checks(
     let budgets = [1e-4, 1e-3, 1e-2].map(|fpr| rows_needed(fpr, CONFIDENCE).map(|needed| (fpr, needed)));
     let budgets = budgets.into_iter().collect::<nids_eval::Result<Vec<_>>>()?;
     let (text, is_enough) = match budgets.iter().find(|(_, needed)| *needed <= benign) {
-        Some((fpr, _)) => (format!("{benign} benign rows held out can certify {} % of false alarms", 100.0 * fpr), true),
-        None => (format!("{benign} benign rows held out cannot certify even 1 % of false alarms, which takes 299"), false),
+        Some((fpr, _)) => (format!("{benign} benign {rows} can certify {} % of false alarms", 100.0 * fpr), true),
+        None => (format!("{benign} benign {rows} cannot certify even 1 % of false alarms, which takes 299"), false),
     };
     found.push(check(is_enough, "Enough benign rows", text, "name a file with more of them in `nids-mixer calibrate --data`"));
-
     found.push(match &held_out.found_by_category {
         Some(categories) => {
             let missed = categories.iter().filter(|(_, of)| of.rows >= CATEGORY_ROWS && of.recall < 0.5);
@@ -178,19 +199,48 @@ fn checks(
         }
         None => skipped("Every kind of attack", "the rows have no categories"),
     });
+    Ok(found)
+}
 
+/// Whether training met numbers that are not finite.
+fn of_training(run: &Run) -> Result<Check> {
     let nonfinite = |stage| {
         let lines = if run.has_finished(stage) { run.metrics(stage)? } else { Vec::new() };
         Ok::<_, Error>(lines.iter().filter(|line| matches!(line, Line::Nonfinite { .. })).count())
     };
     let n_nonfinite = nonfinite(Stage::Pretrain)? + nonfinite(Stage::Finetune)?;
-    found.push(check(
+    Ok(check(
         n_nonfinite == 0,
         "Numbers",
         format!("{n_nonfinite} steps of training had non-finite values (NaN, Inf)"),
         "lower the learning rate of that stage and train again",
-    ));
-    Ok(found)
+    ))
+}
+
+/// What a run reached in validation, and from how many labels. It is comparable with `to`, which has `n_train` rows to train on, where
+/// both have held out the same rows.
+fn compared(run: &Run, to: &Run, n_train: usize) -> Result<RunFigures> {
+    let config = run.config_of(Stage::Finetune)?;
+    let rows_of = |run: &Run| -> Result<_> {
+        let config = run.config_of(Stage::Finetune)?;
+        let (content, data) = (run.data_of(Stage::Finetune, "data.train")?, config.data.clone());
+        let cut = (config.seed, data.validation_fraction.to_bits(), data.inner_validation);
+        Ok((content, data.schema, data.without, data.synthetic, cut))
+    };
+    let has_same_rows = rows_of(run)? == rows_of(to)?;
+    let labels = match (config.finetune.labels, &config.finetune.label_rows) {
+        (Some(n), _) => Some(n),
+        (None, Some(path)) => fs::read_to_string(path).ok().map(|text| text.lines().count()),
+        (None, None) => has_same_rows.then_some(n_train),
+    };
+    let last = run.metrics(Stage::Finetune)?.into_iter().rev().find_map(|line| match line {
+        Line::Validation { validation, .. } => Some(*validation),
+        _ => None,
+    });
+    let folder = run.folder();
+    let metrics = last.ok_or_else(|| Error::artefact(folder, "has no validation metrics", "run `nids-mixer finetune` again"))?;
+    let name = folder.file_name().map_or_else(|| config.name.clone(), |name| name.to_string_lossy().into_owned());
+    Ok(RunFigures { name, labels, has_same_rows, metrics })
 }
 
 /// Points over steps, by member.
@@ -209,14 +259,14 @@ fn corrected(detector: &Detector) -> &'static str {
 }
 
 /// What an audit of both parts says of columns: whether one gives the label away, names a row or a time, or has drifted.
-fn audited(train: &Flows, val: &Flows) -> Vec<Check> {
+fn audited(train: Flows, val: Flows) -> Vec<Check> {
     let of = [
         (CheckName::Leaks, "Columns that give the label away"),
         (CheckName::Ids, "Columns that name a row"),
         (CheckName::Times, "Columns that tell the time"),
         (CheckName::Drift, "Drift of the rows held out"),
     ];
-    let files = [("training rows", train), ("rows held out", val)].map(|(name, flows)| File::new(name, flows.clone()));
+    let files = [("training rows", train), ("rows held out", val)].map(|(name, flows)| File::new(name, flows));
     let audit = nids_audit::audit(files.into());
     let found = audit.checks.into_iter().filter_map(|check| {
         let (_, what) = *of.iter().find(|(name, _)| *name == check.check)?;
@@ -319,11 +369,11 @@ fn latents(run: &Run, config: &Config, detector: &Detector, val: &Flows) -> Resu
 }
 
 /// What the run was made from.
-fn facts(run: &Run, config: &Config, detector: &Detector, [n_train, n_val]: [usize; 2]) -> Result<Vec<(String, String)>> {
+fn facts(run: &Run, config: &Config, detector: &Detector, rows: &str) -> Result<Vec<(String, String)>> {
     let mut facts = vec![
         ("nids-mixer".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         ("settings".to_owned(), format!("sha256 {}", config.hash())),
-        ("rows".to_owned(), format!("{n_train} to train on, {n_val} held out")),
+        ("rows".to_owned(), rows.to_owned()),
     ];
     if let Some(model) = &detector.operation().model {
         facts.push((MODEL.to_owned(), format!("sha256 {}, {} bytes", model.sha256, model.bytes)));
@@ -332,6 +382,10 @@ fn facts(run: &Run, config: &Config, detector: &Detector, [n_train, n_val]: [usi
         if let Some(digest) = run.data_of(Stage::Finetune, role)? {
             facts.push((role.to_owned(), format!("sha256 {}, {} bytes", digest.sha256, digest.bytes)));
         }
+    }
+    for name in [CALIBRATION, ADAPTATION].into_iter().filter(|name| run.has(name)) {
+        let Digest { sha256, bytes } = digest(&run.folder().join(name))?;
+        facts.push((name.to_owned(), format!("sha256 {sha256}, {bytes} bytes")));
     }
     if config.data.train.is_none() {
         facts.push(("data.train".to_owned(), format!("{} generated flows", config.data.synthetic.rows)));

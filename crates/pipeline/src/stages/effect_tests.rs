@@ -121,6 +121,7 @@ const PRETRAIN_CASES: &[Case] = &[
     ("name", "y", Nothing, &[]),
     ("seed", "1", Learning, &[]),
     ("data.schema", "DIR/other.yaml", Learning, &[]),
+    ("data.without", "[sttl, dur]", Learning, &[]),
     ("data.train", "DIR/other.csv", Learning, &[]),
     ("data.unlabelled", "DIR/other.csv", Learning, &[]),
     ("data.id", "row", Nothing, &[]),

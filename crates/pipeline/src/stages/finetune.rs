@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::RwLock;
 
 use nids_eval::metrics::Metrics;
-use nids_flows::{Classes, TokenTable, Tokeniser};
+use nids_flows::{Classes, KnownRows, TokenTable, Tokeniser};
 use nids_kernels::{Buffer, Key};
 use nids_nn::engine::{Engine, Objective};
 use nids_nn::{Ema, ParamTable, Prepared};
@@ -29,7 +29,7 @@ use nids_store::Result;
 use nids_store::checkpoint::Checkpoint;
 use nids_store::log::Line;
 use nids_store::progress::{Event, Progress};
-use nids_store::run::{MODEL, PRETRAINED, TOKENISER};
+use nids_store::run::{MODEL, PRETRAINED, TOKENISER, TRAINING_ROWS};
 use nids_store::run::{Run, StageRun};
 use nids_train::stream;
 use nids_train::{Job, Sampler, TrainPlan, arithmetic, member_in_training};
@@ -38,7 +38,8 @@ use rows::Rows;
 use targets::Targets;
 
 /// Trains the classifier on the training part of the labelled rows, or on those that `finetune.labels` or `finetune.label_rows`
-/// leave of it, and returns its metrics on the validation part. Leaves `model.safetensors` and `tokeniser.json`.
+/// leave of it, and returns its metrics on the validation part. Leaves `model.safetensors`, `tokeniser.json` and
+/// `training-rows.bin`.
 ///
 /// With `finetune.from: frozen` or `features` no network is trained: heads are fitted.
 ///
@@ -72,7 +73,7 @@ fn networks(
     mut stage: StageRun<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Metrics> {
-    let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels, taught } = rows;
+    let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels, taught, known } = rows;
     let from = config.finetune.from;
     let classes = targets::classes(config, &labelled, &rows)?;
     let mut table = ParamTable::default();
@@ -168,7 +169,7 @@ fn networks(
     if let Some(Pass { with_labels, .. }) = passes.get(1) {
         committee = fit(with_labels, progress)?;
     }
-    let written = Written { config, tokeniser: &tokeniser, classes: classes.as_ref() };
+    let written = Written { config, tokeniser: &tokeniser, classes: classes.as_ref(), known: &known };
     let params = &params[(passes.len() - 1) * n_params..];
     written.finish(stage, (&ensemble_table, params, &committee), &nids_kernels::describe(engine.gemm()))?;
     Ok(metrics.expect("there is a member"))
@@ -234,7 +235,7 @@ fn rows_held_out(labelled: &Labelled, classes: Option<&Classes>, n: usize, progr
 fn heads_alone(
     config: &Config,
     pretrained: Option<&Path>,
-    Rows { labelled, tokeniser, encoded, with_labels: rows, .. }: &Rows,
+    Rows { labelled, tokeniser, encoded, with_labels: rows, known, .. }: &Rows,
     mut stage: StageRun<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Metrics> {
@@ -267,7 +268,7 @@ fn heads_alone(
         refit = Fitting { config, labelled, encoded, rows: &rows }.fit(model.engine(), model.basis(), progress)?;
         committee = &refit;
     }
-    Written { config, tokeniser, classes: None }.finish(stage, (&table, &weights, committee), &kernels)?;
+    Written { config, tokeniser, classes: None, known }.finish(stage, (&table, &weights, committee), &kernels)?;
     Ok(found)
 }
 
@@ -276,6 +277,7 @@ struct Written<'d> {
     config: &'d Config,
     tokeniser: &'d Tokeniser,
     classes: Option<&'d Classes>,
+    known: &'d KnownRows,
 }
 
 impl Written<'_> {
@@ -287,6 +289,7 @@ impl Written<'_> {
         kernels: &str,
     ) -> Result<()> {
         stage.write(TOKENISER, self.tokeniser.to_json().as_bytes())?;
+        stage.write(TRAINING_ROWS, &self.known.to_bytes())?;
         let mut metadata = json!({"kind": "classifier", "config_hash": self.config.stage_hash(Stage::Finetune)});
         if let Some(classes) = self.classes {
             metadata["classes"] = json!(classes);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use nids_config::Config;
 use nids_detect::{Detector, ReadSummary, batch_rows};
-use nids_flows::{FeatureColumn, FlowReader, Flows, ReadOptions, Schema, write_csv};
+use nids_flows::{FeatureColumn, FlowReader, Flows, ReadOptions, write_csv};
 use nids_store::progress::Silent;
 use nids_store::{Error, Result};
 use parquet::arrow::ArrowWriter;
@@ -36,7 +36,7 @@ pub(super) fn measure(config: &Config, options: &BenchOptions) -> Result<Vec<Rea
         write_parquet_of(&flows, parquet.as_file()).map_err(io)?;
         return [csv, parquet].iter().map(|file| time(&detector, file.path(), options)).collect();
     }
-    let schema = Schema::resolve(&config.data.schema)?;
+    let schema = crate::data::schema_of(config)?;
     options
         .data
         .iter()

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use nids_flows::{Flows, TokenTable, Tokeniser, all_rows};
+use nids_flows::{Flows, KnownRows, TokenTable, Tokeniser, all_rows, row_keys};
 
 use super::teachers::Taught;
 use crate::data::{Data, Labelled, data, fit_tokeniser, labelled_name, no_labels, warn_of_newly_missing};
 use crate::labels::labelled_rows;
-use nids_config::{Config, Stage};
+use nids_config::{Config, Refit, Stage};
 use nids_detect::read::read_tokeniser;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::StageRun;
@@ -25,6 +25,8 @@ pub(crate) struct Rows {
     pub(crate) without_labels: Vec<u32>,
     /// What teachers say, if there are any.
     pub(crate) taught: Option<Taught>,
+    /// The rows that the classifier learns from, with labels or without.
+    pub(crate) known: KnownRows,
 }
 
 impl Rows {
@@ -58,6 +60,7 @@ impl Rows {
             missing.iter_mut().zip(more).for_each(|((_, sum), (_, n))| *sum += n);
         }
         stage.missing(&missing);
+        let known = known_rows(config, &labelled, unlabelled.as_ref());
         let mut parts = vec![(&mut labelled.flows, all.as_slice())];
         parts.extend(unlabelled.as_mut().map(|unlabelled| (unlabelled, all_unlabelled.as_slice())));
         let encoded = tokeniser.tokenise_and_free(parts)?;
@@ -74,6 +77,46 @@ impl Rows {
             progress
                 .event(Event::Message(&format!("a mean teacher on {n} rows without labels, beside {labels} rows with labels")));
         }
-        Ok(Self { labelled, tokeniser, encoded, with_labels, without_labels, taught })
+        Ok(Self { labelled, tokeniser, encoded, with_labels, without_labels, taught, known })
+    }
+}
+
+/// The training part whether or not its labels are used, with a refit the rows held out, too, and the rows without labels that the
+/// stage uses.
+fn known_rows(config: &Config, labelled: &Labelled, unlabelled: Option<&Flows>) -> KnownRows {
+    let keys = row_keys(&labelled.flows);
+    let held_out = match config.finetune.refit {
+        Refit::All => labelled.split.val.as_slice(),
+        Refit::None => &[],
+    };
+    let of_labelled = labelled.split.train.iter().chain(held_out).map(|&row| keys[row as usize]);
+    KnownRows::new(of_labelled.chain(unlabelled.into_iter().flat_map(row_keys)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use nids_flows::{Split, equal_rows, synthetic};
+
+    use super::*;
+
+    #[test]
+    fn rows_are_known_that_the_stage_learns_from() {
+        let flows = synthetic(100, 1);
+        let different: Vec<u32> = equal_rows(&flows).iter().map(|rows| rows[0]).take(30).collect();
+        let flows = flows.select(&different);
+        let keys = row_keys(&flows);
+        let split = Split { train: (0..20).collect(), val: (20..30).collect() };
+        let labelled = Labelled { flows, split };
+        let unlabelled = synthetic(5, 2);
+        let config = |settings: &[&str]| {
+            let overrides: Vec<String> = settings.iter().map(ToString::to_string).collect();
+            Config::parse("name: x", "c.yaml", &overrides).unwrap()
+        };
+        let among = |known: &KnownRows| keys.iter().filter(|&&key| known.contains(key)).count();
+        let known = known_rows(&config(&["finetune.labels=4"]), &labelled, None);
+        assert_eq!((among(&known), known.contains(keys[19]), known.contains(keys[20])), (20, true, false));
+        let known = known_rows(&config(&["finetune.refit=all"]), &labelled, Some(&unlabelled));
+        assert_eq!(among(&known), 30);
+        assert!(row_keys(&unlabelled).iter().all(|&key| known.contains(key)));
     }
 }
