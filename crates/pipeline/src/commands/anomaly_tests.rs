@@ -260,7 +260,7 @@ fn every_masked_autoencoder_scores_and_no_other_objective() {
         let run = folder.run(&format!("mae{place}"));
         pretrain(&folder.config(&[SETTINGS, settings]), &run, &mut Silent).unwrap();
         let found = evaluated(&run, &folder.path("new.csv"), &options(Score::Anomaly, None)).unwrap();
-        assert!(found.metrics.roc_auc.unwrap() > 0.9, "{settings:?}: {:?}", found.metrics.roc_auc);
+        assert!(found.metrics.roc_auc.unwrap() > 0.85, "{settings:?}: {:?}", found.metrics.roc_auc);
     }
     let run = folder.run("vae");
     let mut settings: Vec<&str> = SETTINGS.iter().copied().filter(|setting| !setting.contains("mae")).collect();
