@@ -9,6 +9,7 @@ mod command_line;
 mod damage;
 mod data_sets;
 mod distil;
+mod drift;
 mod ensembles;
 mod few_labels;
 mod job;

@@ -205,7 +205,8 @@ pub(crate) enum Command {
     /// Write a verdict for every row of a file, with or without labels
     ///
     /// One row per input row, in order: id, probability of an attack, verdict, and what --columns names; after `calibrate`
-    /// a p-value, too. Categories never seen in training, those that it has cut, and missing cells are counted on stderr.
+    /// a p-value, too. Categories never seen in training, those that it has cut, and missing cells are counted on stderr,
+    /// which also says how the rows differ from those of training (drift), and warns where verdicts should not be trusted.
     Predict {
         #[command(flatten)]
         model: ModelArgs,
@@ -218,6 +219,9 @@ pub(crate) enum Command {
         /// Columns of the input to carry along, as uid,id.orig_h
         #[arg(long, value_name = "COLUMN,...", value_delimiter = ',')]
         columns: Vec<String>,
+        /// Where to write how the rows differ from those of training, as JSON. The file appears whole or not at all
+        #[arg(long, value_name = "FILE")]
+        drift: Option<PathBuf>,
     },
     /// Write one page about a trained run: what to trust, metrics, curves, settings
     ///

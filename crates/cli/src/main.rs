@@ -83,8 +83,8 @@ fn run(command: Command) -> Result<()> {
         Command::Adapt { run, undo: true, .. } => model::undo_adapt(&run, &mut progress),
         Command::Adapt { run, data, id, no_labels, json, .. } => model::adapt(&run, &data, &id, no_labels, json, &mut progress),
         Command::Evaluate { model, json } => model::evaluate(&model, json, &mut progress),
-        Command::Predict { model, output, format, columns } => {
-            model::predict(&model, output.as_deref(), format.as_deref(), columns, &mut progress)
+        Command::Predict { model, output, format, columns, drift } => {
+            model::predict(&model, [output.as_deref(), drift.as_deref()], format.as_deref(), columns, &mut progress)
         }
         Command::Report { run } => commands::report(&Run::open(&run)?, &mut progress).map(drop),
         Command::Query { run, budget, data, id, strategy, output: path } => {

@@ -72,7 +72,7 @@ fn read_by(id: &str) -> ReadOptions {
 
 pub(crate) fn predict(
     model: &ModelArgs,
-    path: Option<&Path>,
+    [path, drift]: [Option<&Path>; 2],
     format: Option<&str>,
     columns: Vec<String>,
     progress: &mut dyn Progress,
@@ -83,11 +83,21 @@ pub(crate) fn predict(
     if path.is_some() && path == model.rejects.as_deref() {
         return Err(Error::Usage("`--output` and `--rejects` name one file".to_owned()));
     }
+    if let Some(drift) = drift {
+        output::check(output::Output::Drift(drift), &sources)?;
+        if Some(drift) == path || Some(drift) == model.rejects.as_deref() {
+            return Err(Error::Usage("`--drift` names a file of `--output` or `--rejects`, too".to_owned()));
+        }
+    }
     let format = format.and_then(VerdictFormat::named).unwrap_or_else(|| VerdictFormat::of_file(path));
     let options = options(model, format, columns)?;
     let summary = with_rejects(model.rejects.as_deref(), &sources, |rejected| {
         out.fill(|out| commands::predict(&run, &data, &options, out, rejected, progress))
     })?;
+    if let Some(path) = drift {
+        // null for a run without a profile, of which stderr has told
+        Output::File(path).print(&metrics::json(&summary.drift))?;
+    }
     let rejected = match summary.rejected {
         0 => String::new(),
         n => format!("{} rows in = {} rows out + {n} rejected; ", summary.rows + n, summary.rows),

@@ -1,6 +1,7 @@
 //! A trained classifier, ready to run.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use nids_config::{Config, FinetuneFrom, Stage};
@@ -8,15 +9,18 @@ use nids_flows::{Classes, FlowReader, Flows, ReadOptions, Reject, Schema, TokenT
 use nids_nn::ParamTable;
 use nids_nn::engine::Engine;
 use nids_store::progress::Progress;
-use nids_store::run::{MODEL, Run, TOKENISER};
+use nids_store::run::{MODEL, PROFILE, Run, TOKENISER};
 use nids_store::{Error, Result};
 use serde::Deserialize;
 
+use crate::again;
 use crate::classifier::{Network, wants_classes};
 use crate::model::Model;
 use crate::operation::{Operation, Using};
-use crate::read::{Counts, name_of, read_tokeniser, tell, tell_missing, tell_unknown, warn_of_missing};
+use crate::profile::Profile;
+use crate::read::{Counts, name_of, read_tokeniser, tell, tell_drift, tell_missing, tell_unknown, warn_of_missing};
 use crate::verdicts::Outputs;
+use crate::watch::{Drift, Watch};
 use crate::weights_file::WeightsFile;
 
 /// Rows read and scored at once, at most: what bounds the memory, whatever the file's size.
@@ -47,7 +51,7 @@ pub struct Scored {
 }
 
 /// What was seen of a file beside the verdicts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReadSummary {
     /// Rows read.
     pub rows: u64,
@@ -59,6 +63,8 @@ pub struct ReadSummary {
     pub other_categories: BTreeMap<String, u64>,
     /// Missing cells, by column.
     pub missing: BTreeMap<String, u64>,
+    /// How the rows differ from those of training; None where the run has no profile.
+    pub drift: Option<Drift>,
 }
 
 /// Rows as they were read, and those that were left out on the way.
@@ -85,6 +91,7 @@ pub struct Detector {
     classes: Option<Classes>,
     model: Model,
     operation: Operation,
+    profile: Option<Profile>,
 }
 
 impl Detector {
@@ -113,7 +120,8 @@ impl Detector {
         let model = Model::read(&config, &tokeniser, classes.as_ref(), &weights)?;
         let operation = Operation::read(run, digest, tokeniser.tokens().len(), using)?;
         let threshold = operation.point().threshold().unwrap_or(config.evaluate.threshold);
-        Ok(Self { threshold, tokeniser, classes, model, operation })
+        let profile = read_profile(run, &tokeniser)?;
+        Ok(Self { threshold, tokeniser, classes, model, operation, profile })
     }
 
     /// An untrained network of a config, because only its speed matters.
@@ -124,7 +132,7 @@ impl Detector {
         }
         let model = Model::trained(config, &tokeniser, classes.as_ref(), |table, _| Ok(table.init(0)))?;
         let operation = Operation::default();
-        Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, model, operation })
+        Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, model, operation, profile: None })
     }
 
     /// The columns that its flows have.
@@ -162,7 +170,12 @@ impl Detector {
         &self.operation
     }
 
-    /// Replaces that, as `calibrate` and `adapt` do to see what they would change. The threshold stays.
+    /// What it was trained on, in counts; None of an untrained network, and of a run made before there were profiles.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
+    }
+
+    /// Replaces what makes scores into probabilities, as `calibrate` and `adapt` do to see what they would change. The threshold stays.
     pub fn set_operation(&mut self, operation: Operation) {
         self.operation = operation;
     }
@@ -273,6 +286,7 @@ impl Detector {
         let mut reader = FlowReader::open(files, self.tokeniser.schema(), options)?;
         tell(&mut reader, progress);
         let max_rows = self.batch_rows();
+        let mut watch = Watch::new(self);
         let mut read = || -> Result<Option<Rows>> {
             let flows = reader.next_batch(max_rows)?;
             Ok(flows.map(|flows| Rows { flows, rejects: reader.take_rejects() }))
@@ -289,10 +303,18 @@ impl Detector {
                 return Err(Error::Interrupted { signal });
             }
             let has_more = matches!(after, Ok(Some(_)));
-            let ahead = || self.engine().join(|| tokenise(after), || if has_more { read() } else { Ok(None) });
+            let ahead = || {
+                if let Some(watch) = &mut watch {
+                    watch.add_flows(&flows);
+                }
+                self.engine().join(|| tokenise(after), || if has_more { read() } else { Ok(None) })
+            };
             let scored;
             (scored, (next, after)) = self.engine().join(|| self.scored(&encoded), ahead);
             self.check(&flows, &scored.outputs, &name_of(files))?;
+            if let Some(watch) = &mut watch {
+                watch.add_scored(&scored);
+            }
             summary.rows += flows.len() as u64;
             add(&mut summary.unknown_categories, encoded.unknown_counts());
             add(&mut summary.other_categories, encoded.other_counts());
@@ -311,8 +333,21 @@ impl Detector {
         tell_missing(&missing, progress);
         warn_of_missing(&self.tokeniser, &missing, progress);
         tell_unknown(&self.tokeniser, &never_seen, &cut, progress);
+        summary.drift = watch.map(|watch| watch.drift(summary));
+        tell_drift(&name, summary.drift.as_ref(), progress);
         Ok(())
     }
+}
+
+/// What `finetune` left of its training rows; None where the run was made before it did so.
+fn read_profile(run: &Run, tokeniser: &Tokeniser) -> Result<Option<Profile>> {
+    if !run.lists(Stage::Finetune, PROFILE)? {
+        return Ok(None);
+    }
+    let path = run.require(Stage::Finetune, PROFILE)?;
+    let refuse = |what: String| Error::artefact(&path, what, again(Stage::Finetune));
+    let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+    Profile::from_bytes(&bytes).map_err(refuse)?.check(tokeniser, refuse).map(Some)
 }
 
 /// Adds counts by column.

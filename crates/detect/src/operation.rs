@@ -107,23 +107,23 @@ pub struct Carried {
     pub point: OperatingPoint,
 }
 
-/// A file of one of the two kinds.
+/// A file beside the weights.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Stored<T> {
+pub(crate) struct Stored<T> {
     kind: String,
     version: u32,
     content: T,
 }
 
 impl<T: Serialize + DeserializeOwned> Stored<T> {
-    fn to_bytes(kind: &str, content: T) -> Vec<u8> {
+    pub(crate) fn to_bytes(kind: &str, content: T) -> Vec<u8> {
         let stored = Self { kind: kind.to_owned(), version: VERSION, content };
         let text = serde_json::to_string(&stored).expect("numbers and texts under names");
         format!("{text}\n").into_bytes()
     }
 
-    fn content(kind: &str, bytes: &[u8]) -> std::result::Result<T, String> {
+    pub(crate) fn content(kind: &str, bytes: &[u8]) -> std::result::Result<T, String> {
         let stored: Self = serde_json::from_slice(bytes).map_err(|error| format!("not a {kind}: {error}"))?;
         if (stored.kind.as_str(), stored.version) != (kind, VERSION) {
             return Err(format!("not a {kind}: `{}` version {}", stored.kind, stored.version));

@@ -9,6 +9,7 @@ use nids_store::progress::{Event, Progress};
 use nids_store::{Error, Result};
 
 use crate::again;
+use crate::watch::Drift;
 
 /// Whole files.
 #[derive(Debug)]
@@ -118,6 +119,19 @@ pub fn tell_unknown(tokeniser: &Tokeniser, never_seen: &Counts<'_>, cut: &Counts
     for &(feature, n) in &cut.by_feature {
         let message = format!("{path}: {n} of {rows} rows: `{feature}` has a value that training has cut, read as \"other\"");
         progress.event(Event::Message(&message));
+    }
+}
+
+/// Says whether rows differ from those of training, and warns where their verdicts should not be trusted.
+pub fn tell_drift(path: &str, drift: Option<&Drift>, progress: &mut dyn Progress) {
+    let Some(drift) = drift else {
+        progress.event(Event::Message("drift: not watched, since the run has no profile.json: `finetune` leaves one now"));
+        return;
+    };
+    progress.event(Event::Message(&drift.line()));
+    if !drift.warnings.is_empty() {
+        let reasons = drift.warnings.join("; ");
+        progress.event(Event::Message(&format!("warning: {path}: its verdicts should not be trusted: {reasons}")));
     }
 }
 

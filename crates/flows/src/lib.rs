@@ -32,6 +32,7 @@ pub use classes::Classes;
 pub use error::{At, Error, Result};
 pub use flows::{FeatureColumn, Flows, TextColumn, write_csv};
 pub use labels::{Any, AttackWords, LabelWords};
+pub use missing::MISSING;
 pub use nearest::nearest;
 pub use proposal::{Proposal, ProposalOptions, propose, yaml_scalar};
 pub use reader::{

@@ -34,6 +34,8 @@ pub const TOKENISER: &str = "tokeniser.json";
 pub const PRETRAINED: &str = "pretrained.safetensors";
 /// The classifier that `finetune` leaves.
 pub const MODEL: &str = "model.safetensors";
+/// What `finetune` leaves of the rows that the classifier was trained on, in counts.
+pub const PROFILE: &str = "profile.json";
 /// What `report` leaves: a page about the run.
 pub const REPORT: &str = "report.html";
 /// What `calibrate` leaves: the operating point of the classifier.
@@ -41,7 +43,7 @@ pub const CALIBRATION: &str = "calibration.json";
 /// What `adapt` leaves: how the classifier's probabilities are corrected for another network.
 pub const ADAPTATION: &str = "adaptation.json";
 /// What stages and commands keep in a run folder beside manifests, and what those list.
-const OWN_FILES: [&str; 13] = [
+const OWN_FILES: [&str; 14] = [
     REPORT,
     ".lock",
     "config.yaml",
@@ -50,6 +52,7 @@ const OWN_FILES: [&str; 13] = [
     TOKENISER,
     PRETRAINED,
     MODEL,
+    PROFILE,
     "chosen.yaml",
     "sweep.json",
     "sweep.svg",
@@ -209,6 +212,11 @@ impl Run {
     /// The same, with the content that its manifest lists.
     pub fn require_with_digest(&self, stage: Stage, name: &str) -> Result<(PathBuf, Digest)> {
         self.check(stage, name).map(|(path, digest, _)| (path, digest))
+    }
+
+    /// Whether the manifest of `stage` lists an artefact: versions of before made fewer of them.
+    pub fn lists(&self, stage: Stage, name: &str) -> Result<bool> {
+        Ok(self.manifest(stage)?.outputs.contains_key(name))
     }
 
     /// The lines of `metrics.jsonl` that `stage` wrote. Lines that were cut short are left out.

@@ -44,6 +44,8 @@ pub fn synth(rows: usize, seed: u64, out: &mut dyn Write) -> Result<()> {
 }
 
 #[cfg(test)]
+mod drift_tests;
+#[cfg(test)]
 mod operate_tests;
 #[cfg(test)]
 mod serving_tests;

@@ -8,6 +8,7 @@ use nids_config::Stage;
 use nids_detect::operation::OperatingPoint;
 use nids_detect::read::name_of;
 use nids_detect::verdicts::Scores;
+use nids_detect::watch::Drift;
 use nids_detect::{Detector, ReadSummary};
 use nids_eval::metrics::Evaluation;
 use nids_eval::operating::{BenignScores, CONFIDENCE, Certified};
@@ -21,7 +22,7 @@ use super::verdict_writer::{Columns, VerdictFormat, VerdictWriter, Verdicts};
 use crate::data::imbalance;
 
 /// What `predict` counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PredictSummary {
     /// Number of rows read and of lines written.
     pub rows: u64,
@@ -31,6 +32,8 @@ pub struct PredictSummary {
     pub rejected: u64,
     /// Number of values never seen in training, by column.
     pub unknown_categories: BTreeMap<String, u64>,
+    /// How the rows differ from those of training; None where the run has no profile.
+    pub drift: Option<Drift>,
 }
 
 /// When a row is an attack.
@@ -127,8 +130,8 @@ pub fn predict(
             format!("{n_guarded} cells begin with =, +, - or @, which a spreadsheet would run: they are written with a ' before");
         progress.event(Event::Message(&message));
     }
-    let ReadSummary { rows, rejected, unknown_categories, .. } = summary;
-    Ok(PredictSummary { rows, attacks, rejected, unknown_categories })
+    let ReadSummary { rows, rejected, unknown_categories, drift, .. } = summary;
+    Ok(PredictSummary { rows, attacks, rejected, unknown_categories, drift })
 }
 
 /// The run's classifier, with the threshold that is asked for: that of the options, else that of `calibrate`, else that of the run's

@@ -8,6 +8,7 @@ use super::teachers::Taught;
 use crate::data::{Data, Labelled, data, fit_tokeniser, labelled_name, no_labels, warn_of_newly_missing};
 use crate::labels::labelled_rows;
 use nids_config::{Config, Stage};
+use nids_detect::profile::FeatureProfile;
 use nids_detect::read::read_tokeniser;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::StageRun;
@@ -25,6 +26,8 @@ pub(crate) struct Rows {
     pub(crate) without_labels: Vec<u32>,
     /// What teachers say, if there are any.
     pub(crate) taught: Option<Taught>,
+    /// How the training rows are distributed.
+    pub(crate) profile: Vec<FeatureProfile>,
 }
 
 impl Rows {
@@ -58,6 +61,8 @@ impl Rows {
             missing.iter_mut().zip(more).for_each(|((_, sum), (_, n))| *sum += n);
         }
         stage.missing(&missing);
+        // the features are freed below
+        let profile = FeatureProfile::of(&labelled.flows, &labelled.split.train, &with_labels);
         let mut parts = vec![(&mut labelled.flows, all.as_slice())];
         parts.extend(unlabelled.as_mut().map(|unlabelled| (unlabelled, all_unlabelled.as_slice())));
         let encoded = tokeniser.tokenise_and_free(parts)?;
@@ -74,6 +79,6 @@ impl Rows {
             progress
                 .event(Event::Message(&format!("a mean teacher on {n} rows without labels, beside {labels} rows with labels")));
         }
-        Ok(Self { labelled, tokeniser, encoded, with_labels, without_labels, taught })
+        Ok(Self { labelled, tokeniser, encoded, with_labels, without_labels, taught, profile })
     }
 }
