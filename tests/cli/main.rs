@@ -6,6 +6,7 @@ mod bad_data;
 mod bench;
 mod categories;
 mod command_line;
+mod console;
 mod damage;
 mod data_sets;
 mod distil;

@@ -62,7 +62,7 @@ pub(crate) fn adapt(
 
 pub(crate) fn undo_adapt(folder: &Path, progress: &mut dyn Progress) -> Result<()> {
     let was_there = commands::undo_adapt(&Run::open(folder)?, progress)?;
-    terminal::tell(if was_there { "adapt: taken back" } else { "adapt: nothing to take back" });
+    terminal::say(if was_there { "adapt: taken back" } else { "adapt: nothing to take back" });
     Ok(())
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn predict(
         0 => String::new(),
         n => format!("{} rows in = {} rows out + {n} rejected; ", summary.rows + n, summary.rows),
     };
-    terminal::tell(&format!("predict: {rejected}{} rows, {} attacks", summary.rows, summary.attacks));
+    terminal::say(&format!("predict: {rejected}{} rows, {} attacks", summary.rows, summary.attacks));
     Ok(())
 }
 

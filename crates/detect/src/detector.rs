@@ -8,7 +8,7 @@ use nids_config::{Config, FinetuneFrom, Stage};
 use nids_flows::{Classes, FlowReader, Flows, ReadOptions, Reject, Schema, TokenTable, Tokeniser, all_rows};
 use nids_nn::ParamTable;
 use nids_nn::engine::Engine;
-use nids_store::progress::Progress;
+use nids_store::progress::{Event, Progress};
 use nids_store::run::{MODEL, PROFILE, Run, TOKENISER};
 use nids_store::{Error, Result};
 use serde::Deserialize;
@@ -18,7 +18,7 @@ use crate::classifier::{Network, wants_classes};
 use crate::model::Model;
 use crate::operation::{Operation, Using};
 use crate::profile::Profile;
-use crate::read::{Counts, name_of, read_tokeniser, tell, tell_drift, tell_missing, tell_unknown, warn_of_missing};
+use crate::read::{Counts, name_of, read_tokeniser, tell, tell_drift, tell_files, tell_missing, tell_unknown, warn_of_missing};
 use crate::verdicts::Outputs;
 use crate::watch::{Drift, Watch};
 use crate::weights_file::WeightsFile;
@@ -71,6 +71,8 @@ pub struct ReadSummary {
 struct Rows {
     flows: Flows,
     rejects: Vec<Reject>,
+    /// About which share of the files has been read with them.
+    share: Option<f64>,
 }
 
 /// The parameters of the classifier that a config describes: for tests, which make weights that fit.
@@ -283,13 +285,16 @@ impl Detector {
         progress: &mut dyn Progress,
         mut each: impl FnMut(&Flows, &Scored, &[Reject]) -> Result<()>,
     ) -> Result<()> {
+        let (threads, kernels) = (self.engine().threads(), nids_kernels::describe(self.engine().gemm()));
+        progress.event(Event::Detail(&format!("{threads} threads, {kernels}")));
+        tell_files(files, progress);
         let mut reader = FlowReader::open(files, self.tokeniser.schema(), options)?;
         tell(&mut reader, progress);
         let max_rows = self.batch_rows();
         let mut watch = Watch::new(self);
         let mut read = || -> Result<Option<Rows>> {
             let flows = reader.next_batch(max_rows)?;
-            Ok(flows.map(|flows| Rows { flows, rejects: reader.take_rejects() }))
+            Ok(flows.map(|flows| Rows { flows, rejects: reader.take_rejects(), share: reader.share_read() }))
         };
         let tokenise = |rows: Result<Option<Rows>>| -> Result<Option<(Rows, TokenTable)>> {
             let Some(rows) = rows? else { return Ok(None) };
@@ -298,7 +303,7 @@ impl Detector {
         };
         let mut next = tokenise(read());
         let mut after = if matches!(next, Ok(Some(_))) { read() } else { Ok(None) };
-        while let Some((Rows { flows, rejects }, encoded)) = next? {
+        while let Some((Rows { flows, rejects, share }, encoded)) = next? {
             if let Some(signal) = progress.stop() {
                 return Err(Error::Interrupted { signal });
             }
@@ -320,7 +325,9 @@ impl Detector {
             add(&mut summary.other_categories, encoded.other_counts());
             add(&mut summary.missing, encoded.missing_counts());
             each(&flows, &scored, &rejects)?;
+            progress.event(Event::Rows { what: "scored", rows: summary.rows, share });
         }
+        progress.event(Event::Rows { what: "scored", rows: summary.rows, share: Some(1.0) });
         summary.rejected = reader.n_rejected();
         let rejects = reader.take_rejects();
         if !rejects.is_empty() {

@@ -114,6 +114,11 @@ impl Run {
         Ok(Self { folder: folder.to_owned(), resume: Resume::default() })
     }
 
+    /// The folder, which need not exist: for those who look and write nothing.
+    pub fn at(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), resume: Resume::default() }
+    }
+
     /// The same folder, with another [`Resume`].
     #[must_use]
     pub fn with_resume(self, resume: Resume) -> Self {
@@ -151,6 +156,11 @@ impl Run {
     /// Whether `stage` has left a manifest.
     pub fn has_finished(&self, stage: Stage) -> bool {
         self.manifest_path(stage).is_file()
+    }
+
+    /// Whether `stage` was stopped here and has left a checkpoint.
+    pub fn has_checkpoint(&self, stage: Stage) -> bool {
+        self.folder.join(checkpoint::index_name(stage)).is_file()
     }
 
     /// Whether any stage has left a manifest.

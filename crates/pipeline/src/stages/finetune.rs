@@ -240,7 +240,7 @@ fn heads_alone(
     mut stage: StageRun<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Metrics> {
-    progress.event(Event::Started { stage: Stage::Finetune, steps: 0 });
+    progress.event(Event::Started { stage: Stage::Finetune, steps: 0, batch: 0 });
     let ignored = config.without_effect();
     if !ignored.is_empty() {
         let ignored = ignored.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
