@@ -68,7 +68,9 @@ fn verdicts_are_not_trusted_where_a_tenth_of_the_features_moved_or_scores_did() 
 fn counts_of_p_values_are_those_of_the_p_values() {
     // ties, and scores whose p-values lie on the edges of bins
     let benign = BenignScores::new(&(0..199).map(|i| (i / 4) as f32 / 64.0).collect::<Vec<f32>>()).unwrap();
-    let probabilities: Vec<f32> = (0..=1000).map(|i| i as f32 / 1000.0).collect();
+    // the p-value falls just above a benign score
+    let edges = (0..64).flat_map(|i| [i as f32 / 64.0, (i as f32 / 64.0).next_up()]);
+    let probabilities: Vec<f32> = (0..=1000).map(|i| i as f32 / 1000.0).chain(edges).collect();
     let mut found = PValues::new(&benign);
     probabilities.chunks(300).for_each(|some| found.add(some));
     let mut wanted = vec![0_u64; P_BINS];
