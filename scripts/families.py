@@ -21,9 +21,9 @@ from sklearn.metrics import roc_auc_score, roc_curve
 OUT = pathlib.Path("runs/families")
 CONFIG = "configs/unsw-nb15-anomaly.yaml"
 ARMS = {
-    "trees": ["finetune.from=features", "finetune.heads=[extra_trees,boosting]"],
+    "trees": ["finetune.from=frozen", "finetune.heads=[extra_trees,boosting]"],
     "network": ["finetune.from=pretrained"],
-    "network, trees": ["finetune.from=pretrained", "finetune.heads=[extra_trees,boosting]"],
+    "network + trees": ["finetune.from=pretrained", "finetune.heads=[extra_trees,boosting]"],
 }
 
 
@@ -31,7 +31,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--seeds", default="0-9")
-    parser.add_argument("--arms", default="trees", help="of " + "; ".join(ARMS))
+    parser.add_argument("--arms", default="trees", help="of " + ", ".join(ARMS))
     parser.add_argument("--binary", default="target/release/nids-mixer")
     args = parser.parse_args()
     first, last = (args.seeds.split("-") * 2)[:2]
@@ -69,7 +69,7 @@ def of_seed(args, rows, seed):
         line = {"seed": seed, "family": family}
         yield line | {"arm": "autoencoder"} | evaluate(args, base, folder / "test.csv", "anomaly")
         yield line | {"arm": "LightGBM"} | gbdt(learn.iloc[known], test, features, seed)
-        for arm in args.arms.split(";"):
+        for arm in args.arms.split(","):
             run = folder / "run"
             shutil.rmtree(run, ignore_errors=True)
             shutil.copytree(base, run)

@@ -15,27 +15,30 @@ fn help_is_the_manual() {
     `finetune` from a few with labels, `predict` tells attacks from the rest. Each stage leaves its artefacts in a
     run folder, where the next one finds them.
 
-    Usage: nids-mixer <COMMAND>
+    Usage: nids-mixer [OPTIONS] <COMMAND>
 
     Commands:
-      pretrain   Train an autoencoder, masked or variational, on flows without labels
-      encode     Write the latents of every row and print the accuracy of a linear probe
-      finetune   Train the classifier
-      distil     Train the classifier on what other classifiers say
-      sweep      Find how large the network should be, or which settings are best, by short trainings
-      calibrate  Choose when a row is an alarm, and make scores probabilities
-      adapt      Adapt a trained run to the flows of another network, in seconds
-      evaluate   Compare verdicts with the labels of a file
-      predict    Write a verdict for every row of a file, with or without labels
-      report     Write one page about a trained run: what to trust, metrics, curves, settings
-      query      Write which rows to label next
-      schema     Propose a schema for files of flows: what each column is, and which say what is an attack
-      audit      Look at flows before anything is trained on them: leaks, duplicates, contradictory labels, drift
-      synth      Write generated flows as CSV, shaped like UNSW-NB15
-      bench      Measure how fast this machine trains and gives verdicts
-      import     Turn a checkpoint of the numpy MLP-Mixer into safetensors
-      config     Check a config and print it with every default written out
-      help       Print this message or the help of the given subcommand(s)
+      pretrain     Train an autoencoder, masked or variational, on flows without labels
+      encode       Write the latents of every row and print the accuracy of a linear probe
+      finetune     Train the classifier
+      distil       Train the classifier on what other classifiers say
+      sweep        Find how large the network should be, or which settings are best, by short trainings
+      calibrate    Choose when a row is an alarm, and make scores probabilities
+      adapt        Adapt a trained run to the flows of another network, in seconds
+      evaluate     Compare verdicts with the labels of a file
+      predict      Write a verdict for every row of a file, with or without labels
+      report       Write one page about a trained run: what to trust, metrics, curves, settings
+      query        Write which rows to label next
+      schema       Propose a schema for files of flows: what each column is, and which say what is an attack
+      audit        Look at flows before anything is trained on them: leaks, duplicates, contradictory labels,
+                   drift
+      synth        Write generated flows as CSV, shaped like UNSW-NB15
+      bench        Measure how fast this machine trains and gives verdicts
+      import       Turn a checkpoint of the numpy MLP-Mixer into safetensors
+      completions  Print a script that completes command lines in a shell
+      man          Write manual pages, one for each command
+      config       Check a config and print it with every default written out
+      help         Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help
@@ -43,6 +46,12 @@ fn help_is_the_manual() {
 
       -V, --version
               Print version
+
+      -q, --quiet...
+              Tell less on stderr: no progress, only warnings and errors; -qq: errors alone
+
+      -v, --verbose...
+              Tell more on stderr: files, threads, and when each line was told
 
     Examples:
       nids-mixer pretrain --config configs/unsw-nb15.yaml
@@ -62,7 +71,8 @@ fn help_is_the_manual() {
       nids-mixer synth --rows 1000 --seed 1 --output flows.csv
       nids-mixer evaluate --run runs/tiny --data flows.csv
 
-    Results go to stdout, progress and errors to stderr.
+    Results go to stdout, progress and errors to stderr, in colour where that is a
+    terminal and NO_COLOR is not set.
 
     Exit codes:
         0        done
@@ -91,7 +101,10 @@ fn help_is_the_manual() {
                                This is the default
           --allow-changes      Go on although settings, data or kernels have changed since
           --fresh              Start anew
+          --dry-run            Print what would be done and what it would take, in a moment, and write nothing
       -h, --help               Print help
+      -q, --quiet...           Tell less on stderr: no progress, only warnings and errors; -qq: errors alone
+      -v, --verbose...         Tell more on stderr: files, threads, and when each line was told
 
     Examples:
       --set seed=1
@@ -137,7 +150,7 @@ fn a_wrong_command_line_ends_with_2() {
 
       tip: a similar subcommand exists: 'calibrate'
 
-    Usage: nids-mixer <COMMAND>
+    Usage: nids-mixer [OPTIONS] <COMMAND>
 
     For more information, try '--help'.
 

@@ -10,9 +10,10 @@ use crate::bench::{Bench, on_flows, shipped, text};
 
 const EVALUATE: &str = "evaluate --run run --data flows.csv --json";
 /// An artefact, the stage that makes it, and settings of a finetune that reads it; none: evaluate does.
-const ARTEFACTS: [(&str, &str, Option<&str>); 6] = [
+const ARTEFACTS: [(&str, &str, Option<&str>); 7] = [
     ("model.safetensors", "finetune", None),
     ("tokeniser.json", "finetune", None),
+    ("profile.json", "finetune", None),
     ("pretrained.safetensors", "pretrain", Some("")),
     ("tokeniser.json", "pretrain", Some("")),
     ("latents/train.npy", "encode", Some("--set finetune.from=latents")),

@@ -32,6 +32,7 @@ fn nothing_that_is_read_and_no_artefact_is_written_over() {
         ("predict --run run --data other.csv", "rows.txt"),
         (PREDICT, "run/model.safetensors"),
         (PREDICT, "run/tokeniser.json"),
+        (PREDICT, "run/profile.json"),
         (PREDICT, "run/manifest-pretrain.json"),
         (PREDICT, "run/config.yaml"),
         (PREDICT, "run/metrics.jsonl"),

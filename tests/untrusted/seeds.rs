@@ -12,6 +12,7 @@ use flate2::write::GzEncoder;
 use ndarray::{Array1, Array2};
 use nids_config::{Config, Stage};
 use nids_detect::operation::{Adaptation, Calibration, Carried, HeldOutRows, OperatingPoint};
+use nids_detect::profile::{FeatureProfile, Profile, ScoreProfile};
 use nids_eval::adaptation::{Condition, Correction, PriorShift, Segment, Test};
 use nids_eval::calibration::Scaling;
 use nids_eval::operating::BenignScores;
@@ -76,6 +77,9 @@ pub(crate) fn seeds() -> Vec<Seed> {
 
     operating_points(&mut write);
     write("rows", "three.bin", &KnownRows::new(vec![1, 1 << 40, u64::MAX]).to_bytes());
+    let scores = ScoreProfile::of(&[0.1, 0.9, 0.2, 0.8, 0.8, 0.3], &[0, 1, 0, 1, 1, 0]);
+    let profile = Profile { features: FeatureProfile::of(&flows, &[0, 1, 2, 3], &[0, 1]), scores };
+    write("profile", "toy.json", &profile.to_bytes());
 
     let configs = [
         "name: seed",

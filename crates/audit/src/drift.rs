@@ -37,7 +37,7 @@ fn feature(table: &Table, column: &Column, first: &Part, part: &Part) -> Option<
         }
         Values::Texts(values) => of_texts(table, values, reference, here, part),
     };
-    let Psi { psi, noise } = found?;
+    let Psi { psi, noise, .. } = found?;
     Some(FeatureDrift { column: column.name.clone(), psi, noise, new_values })
 }
 

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
+use clap_complete::Shell;
 use nids_flows::{Encoding, Ids, OnBadRow, ReadOptions};
 use nids_pipeline::commands::{Alarm, Axis, Score, VerdictFormat};
 
@@ -25,7 +26,8 @@ Examples:
   nids-mixer synth --rows 1000 --seed 1 --output flows.csv
   nids-mixer evaluate --run runs/tiny --data flows.csv
 
-Results go to stdout, progress and errors to stderr.
+Results go to stdout, progress and errors to stderr, in colour where that is a
+terminal and NO_COLOR is not set.
 
 Exit codes:
     0        done
@@ -93,6 +95,12 @@ Examples:
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// Tell less on stderr: no progress, only warnings and errors; -qq: errors alone
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "verbose", display_order = 1000)]
+    pub(crate) quiet: u8,
+    /// Tell more on stderr: files, threads, and when each line was told
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 1001)]
+    pub(crate) verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]
@@ -214,7 +222,9 @@ pub(crate) enum Command {
     /// Write a verdict for every row of a file, with or without labels
     ///
     /// One row per input row, in order: id, probability of an attack, verdict, and what --columns names; after `calibrate`
-    /// a p-value, too. With --score anomaly or both: the score, the most surprising feature and the p-value. Categories never seen in training, those that it has cut, and missing cells are counted on stderr.
+    /// a p-value, too. With --score anomaly or both: the score, the most surprising feature and the p-value. Categories never seen in
+    /// training, those that it has cut, and missing cells are counted on stderr, which also says how the rows differ from those of
+    /// training (drift), and warns where verdicts should not be trusted.
     Predict {
         #[command(flatten)]
         model: ModelArgs,
@@ -227,6 +237,9 @@ pub(crate) enum Command {
         /// Columns of the input to carry along, as uid,id.orig_h
         #[arg(long, value_name = "COLUMN,...", value_delimiter = ',')]
         columns: Vec<String>,
+        /// Where to write how the rows differ from those of training, as JSON. The file appears whole or not at all
+        #[arg(long, value_name = "FILE")]
+        drift: Option<PathBuf>,
     },
     /// Write one page about a trained run: what to trust, metrics, curves, settings
     ///
@@ -376,6 +389,20 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
     },
+    /// Print a script that completes command lines in a shell
+    ///
+    /// For this session of bash: source <(nids-mixer completions bash)
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Write manual pages, one for each command
+    Man {
+        /// The folder that they are written to, which must exist, such as ~/.local/share/man/man1
+        #[arg(long, value_name = "DIR")]
+        output: PathBuf,
+    },
     /// Check a config and print it with every default written out
     #[command(after_help = SETTINGS, args_conflicts_with_subcommands = true)]
     Config {
@@ -406,6 +433,7 @@ fn probability(text: &str) -> Result<f64, String> {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct StageArgs {
     /// The config; if left out, the one kept in --run
     #[arg(long, value_name = "FILE")]
@@ -437,6 +465,9 @@ pub(crate) struct StageArgs {
     /// Start anew
     #[arg(long)]
     pub(crate) fresh: bool,
+    /// Print what would be done and what it would take, in a moment, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -12,14 +12,15 @@ mod sweep;
 mod terminal;
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
-use nids_config::Config;
+use clap::{CommandFactory, Parser};
+use clap_complete::Shell;
+use nids_config::{Config, Stage};
 use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files};
-use nids_pipeline::commands::{AuditOptions, BenchOptions, Case, QueryOptions, QueryStrategy, Score};
+use nids_pipeline::commands::{AuditOptions, BenchOptions, Case, Planned, QueryOptions, QueryStrategy, Score};
 use nids_pipeline::{commands, stages};
 use nids_store::output::{self, Source};
 use nids_store::progress::{Progress, Silent};
@@ -38,7 +39,9 @@ fn main() -> ExitCode {
             report(panic);
         }
     }));
-    match run(Cli::parse().command) {
+    let Cli { command, quiet, verbose } = Cli::parse();
+    terminal::set_verbosity(quiet, verbose);
+    match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         // the reader needs no more, as in `nids-mixer predict … | head`
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -53,7 +56,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     let stop = Stop::listen().map_err(Error::io("signals", "listen for"))?;
-    let mut progress = Terminal::new(stop);
+    // rows that are written to a terminal are progress enough
+    let writes_rows = matches!(&command, Command::Predict { output: None, .. } | Command::Query { output: None, .. });
+    let mut progress = Terminal::new(stop, !(writes_rows && io::stdout().is_terminal()));
+    if let Some(plan) = planned(&command) {
+        return plan;
+    }
     match command {
         Command::Pretrain(args) => {
             let (config, run) = open(&args)?;
@@ -74,7 +82,7 @@ fn run(command: Command) -> Result<()> {
             let report = commands::sweep(&config, &run, &grid, &mut progress)?;
             out.print(&sweep::table(&report))?;
             let chosen = run.folder().join("chosen.yaml");
-            terminal::tell(&format!("sweep: {} and its config in {}", report.trials[report.chosen].name, chosen.display()));
+            terminal::say(&format!("sweep: {} and its config in {}", report.trials[report.chosen].name, chosen.display()));
             Ok(())
         }
         Command::Calibrate { run, data, id, score, alarm, scaling, json } => match model::score(&score) {
@@ -84,25 +92,15 @@ fn run(command: Command) -> Result<()> {
         Command::Adapt { run, undo: true, .. } => model::undo_adapt(&run, &mut progress),
         Command::Adapt { run, data, id, no_labels, json, .. } => model::adapt(&run, &data, &id, no_labels, json, &mut progress),
         Command::Evaluate { model, report, json } => model::evaluate(&model, report.as_deref(), json, &mut progress),
-        Command::Predict { model, output, format, columns } => {
-            model::predict(&model, output.as_deref(), format.as_deref(), columns, &mut progress)
+        Command::Predict { model, output, format, columns, drift } => {
+            model::predict(&model, [output.as_deref(), drift.as_deref()], format.as_deref(), columns, &mut progress)
         }
         Command::Report { run, compare } => {
             let others = compare.iter().map(|folder| Run::open(folder)).collect::<Result<Vec<_>>>()?;
             commands::report(&Run::open(&run)?, &others, &mut progress).map(drop)
         }
         Command::Query { run, budget, data, id, strategy, output: path } => {
-            if std::env::args_os().nth(1).is_some_and(|name| name == "select") {
-                terminal::tell("note: `select` is called `query` now; the old name still works");
-            }
-            let strategy =
-                strategy.map(|name| if name == "medoids" { QueryStrategy::Medoids } else { QueryStrategy::Uncertainty });
-            let data = data_files(&data)?;
-            let read = ReadOptions { ids: if id == "row" { Ids::Row } else { Ids::Schema }, ..ReadOptions::default() };
-            let options = QueryOptions { budget: budget as usize, data: (!data.is_empty()).then_some(&data), read, strategy };
-            let run = Run::open(&run)?;
-            let sources = model::sources(&data, &run);
-            Output::open(path.as_deref(), &sources)?.fill(|out| commands::query(&run, &options, out, &mut progress))
+            query(&run, budget, &data, &id, strategy.as_deref(), path.as_deref(), &mut progress)
         }
         Command::Schema { files, output, config, label, encoding } => {
             schema::schema(&files, output.as_deref(), config.as_deref(), &ProposalOptions { label, encoding }, &mut progress)
@@ -134,10 +132,12 @@ fn run(command: Command) -> Result<()> {
             let report = commands::bench(&config, &options)?;
             out.print(&if json { bench::json(&report) } else { bench::table(&report) })
         }
+        Command::Completions { shell } => completions(shell),
+        Command::Man { output } => man(&output),
         Command::Import { file, output: path } => {
             let out = Output::open(Some(&path), &[Source::File("FILE", &file)])?;
             let found = out.fill(|out| commands::import(&file, out))?;
-            terminal::tell(&format!("import: {} parameters in {} blocks", found.n_params, found.depth));
+            terminal::say(&format!("import: {} parameters in {} blocks", found.n_params, found.depth));
             Ok(())
         }
         Command::Config { about, config: path, set } => {
@@ -152,6 +152,46 @@ fn run(command: Command) -> Result<()> {
             out.fill(|out| out.write_all(text.as_bytes()).map_err(Error::io("stdout", "write")))
         }
     }
+}
+
+fn query(
+    folder: &Path,
+    budget: u32,
+    data: &[String],
+    id: &str,
+    strategy: Option<&str>,
+    path: Option<&Path>,
+    progress: &mut Terminal,
+) -> Result<()> {
+    if std::env::args_os().nth(1).is_some_and(|name| name == "select") {
+        terminal::say("note: `select` is called `query` now; the old name still works");
+    }
+    let strategy = strategy.map(|name| if name == "medoids" { QueryStrategy::Medoids } else { QueryStrategy::Uncertainty });
+    let data = data_files(data)?;
+    let read = ReadOptions { ids: if id == "row" { Ids::Row } else { Ids::Schema }, ..ReadOptions::default() };
+    let options = QueryOptions { budget: budget as usize, data: (!data.is_empty()).then_some(&data), read, strategy };
+    let run = Run::open(folder)?;
+    let sources = model::sources(&data, &run);
+    Output::open(path, &sources)?.fill(|out| commands::query(&run, &options, out, progress))
+}
+
+/// What a command with `--dry-run` does; None without.
+fn planned(command: &Command) -> Option<Result<()>> {
+    let plan = |args: &StageArgs, planned: Planned<'_>| -> Result<()> {
+        let config = config_of(args)?;
+        let run = Run::at(&folder_of(args, &config));
+        let out = Output::open(None, &stage_sources(args, &config, &run))?;
+        let text = commands::plan(planned, &config, &run)?;
+        out.print(text.trim_end())
+    };
+    let (args, planned) = match command {
+        Command::Pretrain(args) => (args, Planned::Stage(Stage::Pretrain)),
+        Command::Encode(args) => (args, Planned::Stage(Stage::Encode)),
+        Command::Finetune(args) | Command::Distil { stage: args, .. } => (args, Planned::Stage(Stage::Finetune)),
+        Command::Sweep { stage, grid } => (stage, Planned::Sweep(grid)),
+        _ => return None,
+    };
+    args.dry_run.then(|| plan(args, planned))
 }
 
 fn finetune(args: &StageArgs, progress: &mut dyn Progress) -> Result<()> {
@@ -188,32 +228,74 @@ fn stage_sources<'s>(args: &'s StageArgs, config: &'s Config, run: &'s Run) -> V
     file.into_iter().chain([Source::Config(config), Source::Run(run)]).collect()
 }
 
-/// The config, from `--config` or else from the run folder, and the run folder, from `--run` or else from the config.
-fn open(args: &StageArgs) -> Result<(Config, Run)> {
+/// The config, from `--config` or else from the run folder.
+fn config_of(args: &StageArgs) -> Result<Config> {
     let mut set = args.set.clone();
     set.extend(args.without.iter().map(|names| format!("data.without=[{names}]")));
     for (key, value) in [("id", &args.id), ("on_bad_row", &args.on_bad_row), ("rejects", &args.rejects)] {
         set.extend(value.iter().map(|value| format!("data.{key}={value}")));
     }
-    let config = match (&args.config, &args.run) {
-        (Some(path), _) => Config::load(path, &set)?,
-        (None, Some(folder)) => Run::open(folder)?.config(&set)?,
+    match (&args.config, &args.run) {
+        (Some(path), _) => Ok(Config::load(path, &set)?),
+        (None, Some(folder)) => Run::open(folder)?.config(&set),
         (None, None) => {
             let message = "expected `--config FILE`, or `--run DIR` of a run that keeps a config: neither is given";
-            return Err(Error::Usage(message.to_owned()));
+            Err(Error::Usage(message.to_owned()))
         }
-    };
-    let folder = args.run.clone().unwrap_or_else(|| PathBuf::from("runs").join(&config.name));
+    }
+}
+
+/// The run folder, from `--run` or else from the config.
+fn folder_of(args: &StageArgs, config: &Config) -> PathBuf {
+    args.run.clone().unwrap_or_else(|| PathBuf::from("runs").join(&config.name))
+}
+
+/// The config and the run folder, which is made if it is not there.
+fn open(args: &StageArgs) -> Result<(Config, Run)> {
+    let config = config_of(args)?;
     let resume = match (args.fresh, args.allow_changes) {
         (true, _) => Resume::Fresh,
         (_, true) => Resume::Changed,
         _ => Resume::Unchanged,
     };
-    let run = Run::create(&folder)?.with_resume(resume);
+    let run = Run::create(&folder_of(args, &config))?.with_resume(resume);
     if let Some(path) = &config.data.rejects {
         output::check(output::Output::Rejects(Path::new(path)), &stage_sources(args, &config, &run))?;
     }
     Ok((config, run))
+}
+
+/// Prints a script that completes command lines.
+fn completions(shell: Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "nids-mixer", &mut script);
+    Output::open(None, &[])?.fill(|out| out.write_all(&script).map_err(Error::io("stdout", "write")))
+}
+
+/// Writes a manual page for the program and one for each command.
+fn man(folder: &Path) -> Result<()> {
+    if !folder.is_dir() {
+        return Err(Error::Usage(format!("--output {}: no such folder: make it first", folder.display())));
+    }
+    let mut program = Cli::command();
+    program.build();
+    let write = |command: clap::Command, name: String| {
+        let path = folder.join(format!("{name}.1"));
+        let mut page = Vec::new();
+        let rendered = clap_mangen::Man::new(command.display_name(name)).render(&mut page);
+        rendered.map_err(Error::io(&path, "write"))?;
+        Output::open(Some(&path), &[])?.fill(|out| out.write_all(&page).map_err(Error::io(&path, "write")))
+    };
+    let commands: Vec<clap::Command> =
+        program.get_subcommands().filter(|command| command.get_name() != "help").cloned().collect();
+    write(program, "nids-mixer".to_owned())?;
+    let n = commands.len() + 1;
+    for command in commands {
+        let name = format!("nids-mixer-{}", command.get_name());
+        write(command, name)?;
+    }
+    terminal::say(&format!("man: {n} pages in {}", folder.display()));
+    Ok(())
 }
 
 /// The destination of results.

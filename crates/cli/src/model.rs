@@ -99,7 +99,7 @@ pub(crate) fn adapt(
 
 pub(crate) fn undo_adapt(folder: &Path, progress: &mut dyn Progress) -> Result<()> {
     let was_there = commands::undo_adapt(&Run::open(folder)?, progress)?;
-    terminal::tell(if was_there { "adapt: taken back" } else { "adapt: nothing to take back" });
+    terminal::say(if was_there { "adapt: taken back" } else { "adapt: nothing to take back" });
     Ok(())
 }
 
@@ -109,7 +109,7 @@ fn read_by(id: &str) -> ReadOptions {
 
 pub(crate) fn predict(
     model: &ModelArgs,
-    path: Option<&Path>,
+    [path, drift]: [Option<&Path>; 2],
     format: Option<&str>,
     columns: Vec<String>,
     progress: &mut dyn Progress,
@@ -120,17 +120,27 @@ pub(crate) fn predict(
     if path.is_some() && path == model.rejects.as_deref() {
         return Err(Error::Usage("`--output` and `--rejects` name one file".to_owned()));
     }
+    if let Some(drift) = drift {
+        output::check(output::Output::Drift(drift), &sources)?;
+        if Some(drift) == path || Some(drift) == model.rejects.as_deref() {
+            return Err(Error::Usage("`--drift` names a file of `--output` or `--rejects`, too".to_owned()));
+        }
+    }
     let format = format.and_then(VerdictFormat::named).unwrap_or_else(|| VerdictFormat::of_file(path));
     let options = options(model, format, columns)?;
     let summary = with_rejects(model.rejects.as_deref(), &sources, |rejected| {
         out.fill(|out| commands::predict(&run, &data, &options, out, rejected, progress))
     })?;
+    if let Some(path) = drift {
+        // null for a run without a profile, of which stderr has told
+        Output::File(path).print(&metrics::json(&summary.drift))?;
+    }
     let rejected = match summary.rejected {
         0 => String::new(),
         n => format!("{} rows in = {} rows out + {n} rejected; ", summary.rows + n, summary.rows),
     };
     let alarms = if options.score == Score::Anomaly { "anomalies" } else { "attacks" };
-    terminal::tell(&format!("predict: {rejected}{} rows, {} {alarms}", summary.rows, summary.attacks));
+    terminal::say(&format!("predict: {rejected}{} rows, {} {alarms}", summary.rows, summary.attacks));
     Ok(())
 }
 

@@ -269,6 +269,14 @@ impl Judge for AnomalyDetector {
         &encoded.0
     }
 
+    fn classifier(&self) -> Option<&Detector> {
+        self.beside()
+    }
+
+    fn scored(said: &Unusual) -> Option<&Scored> {
+        said.scored.as_ref()
+    }
+
     fn judge(&self, (encoded, for_classifier): &Self::Encoded) -> Unusual {
         let Reference { usual, .. } = &self.reference;
         let losses = self.autoencoder.hidden_losses(encoded, &all_rows(encoded.n_rows()));

@@ -5,10 +5,12 @@ use std::path::Path;
 
 use nids_flows::{FlowReader, Flows, ReadOptions, Reject, TokenTable, Tokeniser};
 use nids_nn::engine::Engine;
-use nids_store::progress::Progress;
+use nids_store::progress::{Event, Progress};
 use nids_store::{Error, Result};
 
-use crate::read::{Counts, name_of, tell, tell_missing, tell_unknown, warn_of_missing};
+use crate::detector::{Detector, Scored};
+use crate::read::{Counts, name_of, tell, tell_drift, tell_files, tell_missing, tell_unknown, warn_of_missing};
+use crate::watch::{Drift, Watch};
 
 /// Rows read and scored at once, at most: what bounds the memory, whatever the file's size.
 const BATCH: usize = 2048;
@@ -35,6 +37,10 @@ pub trait Judge: Sync {
     fn counts(encoded: &Self::Encoded) -> &TokenTable;
     /// What it says of rows.
     fn judge(&self, encoded: &Self::Encoded) -> Self::Said;
+    /// The classifier with whose training rows the flows are compared, if there is one.
+    fn classifier(&self) -> Option<&Detector>;
+    /// What it says of the rows, if there is one.
+    fn scored(said: &Self::Said) -> Option<&Scored>;
     /// Refuses scores that are no numbers.
     ///
     /// # Errors
@@ -43,7 +49,7 @@ pub trait Judge: Sync {
 }
 
 /// What was seen of a file beside the verdicts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReadSummary {
     /// Rows read.
     pub rows: u64,
@@ -55,12 +61,16 @@ pub struct ReadSummary {
     pub other_categories: BTreeMap<String, u64>,
     /// Missing cells, by column.
     pub missing: BTreeMap<String, u64>,
+    /// How the rows differ from those of training; None where the run has no profile.
+    pub drift: Option<Drift>,
 }
 
 /// Rows as they were read, and those that were left out on the way.
 struct Rows {
     flows: Flows,
     rejects: Vec<Reject>,
+    /// About which share of the files has been read with them.
+    share: Option<f64>,
 }
 
 /// Rows that are read at once, at most.
@@ -81,13 +91,21 @@ pub fn each_batch<J: Judge>(
     progress: &mut dyn Progress,
     mut each: impl FnMut(&Flows, &J::Said, &[Reject]) -> Result<()>,
 ) -> Result<()> {
+    let (threads, kernels) = (judge.engine().threads(), nids_kernels::describe(judge.engine().gemm()));
+    progress.event(Event::Detail(&format!("{threads} threads, {kernels}")));
+    tell_files(files, progress);
     let tokeniser = judge.tokeniser();
     let mut reader = FlowReader::open(files, tokeniser.schema(), options)?;
     tell(&mut reader, progress);
     let max_rows = batch_rows(tokeniser);
+    let no_classifier = "there is no classifier, of whose training rows counts are kept";
+    let mut watch = judge
+        .classifier()
+        .ok_or(no_classifier)
+        .and_then(|classifier| Watch::new(classifier).ok_or("the run has no profile.json: `finetune` leaves one now"));
     let mut read = || -> Result<Option<Rows>> {
         let flows = reader.next_batch(max_rows)?;
-        Ok(flows.map(|flows| Rows { flows, rejects: reader.take_rejects() }))
+        Ok(flows.map(|flows| Rows { flows, rejects: reader.take_rejects(), share: reader.share_read() }))
     };
     let tokenise = |rows: Result<Option<Rows>>| -> Result<Option<(Rows, J::Encoded)>> {
         let Some(rows) = rows? else { return Ok(None) };
@@ -96,22 +114,32 @@ pub fn each_batch<J: Judge>(
     };
     let mut next = tokenise(read());
     let mut after = if matches!(next, Ok(Some(_))) { read() } else { Ok(None) };
-    while let Some((Rows { flows, rejects }, encoded)) = next? {
+    while let Some((Rows { flows, rejects, share }, encoded)) = next? {
         if let Some(signal) = progress.stop() {
             return Err(Error::Interrupted { signal });
         }
         let has_more = matches!(after, Ok(Some(_)));
-        let ahead = || judge.engine().join(|| tokenise(after), || if has_more { read() } else { Ok(None) });
+        let ahead = || {
+            if let Ok(watch) = &mut watch {
+                watch.add_flows(&flows);
+            }
+            judge.engine().join(|| tokenise(after), || if has_more { read() } else { Ok(None) })
+        };
         let said;
         (said, (next, after)) = judge.engine().join(|| judge.judge(&encoded), ahead);
         judge.check(&flows, &said, &name_of(files))?;
+        if let Some((watch, scored)) = watch.as_mut().ok().zip(J::scored(&said)) {
+            watch.add_scored(scored);
+        }
         let table = J::counts(&encoded);
         summary.rows += flows.len() as u64;
         add(&mut summary.unknown_categories, table.unknown_counts());
         add(&mut summary.other_categories, table.other_counts());
         add(&mut summary.missing, table.missing_counts());
         each(&flows, &said, &rejects)?;
+        progress.event(Event::Rows { what: "scored", rows: summary.rows, share });
     }
+    progress.event(Event::Rows { what: "scored", rows: summary.rows, share: Some(1.0) });
     summary.rejected = reader.n_rejected();
     let rejects = reader.take_rejects();
     if !rejects.is_empty() {
@@ -124,6 +152,9 @@ pub fn each_batch<J: Judge>(
     tell_missing(&missing, progress);
     warn_of_missing(tokeniser, &missing, progress);
     tell_unknown(tokeniser, &never_seen, &cut, progress);
+    let drift = watch.map(|watch| watch.drift(summary));
+    tell_drift(&name, drift.as_ref().map_err(|why| *why), progress);
+    summary.drift = drift.ok();
     Ok(())
 }
 

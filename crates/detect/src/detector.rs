@@ -1,5 +1,6 @@
 //! A trained classifier, ready to run.
 
+use std::fs;
 use std::path::Path;
 
 use nids_config::{Config, FinetuneFrom, Stage};
@@ -7,14 +8,16 @@ use nids_flows::{Classes, Flows, ReadOptions, Reject, Schema, TokenTable, Tokeni
 use nids_nn::ParamTable;
 use nids_nn::engine::Engine;
 use nids_store::progress::Progress;
-use nids_store::run::{MODEL, Run, TOKENISER};
+use nids_store::run::{MODEL, PROFILE, Run, TOKENISER};
 use nids_store::{Error, Result};
 use serde::Deserialize;
 
+use crate::again;
 use crate::batches::{Judge, ReadSummary, batch_rows, each_batch};
 use crate::classifier::{Network, wants_classes};
 use crate::model::Model;
 use crate::operation::{Operation, Using};
+use crate::profile::Profile;
 use crate::read::read_tokeniser;
 use crate::verdicts::Outputs;
 use crate::weights_file::WeightsFile;
@@ -59,6 +62,7 @@ pub struct Detector {
     classes: Option<Classes>,
     model: Model,
     operation: Operation,
+    profile: Option<Profile>,
 }
 
 impl Detector {
@@ -87,7 +91,8 @@ impl Detector {
         let model = Model::read(&config, &tokeniser, classes.as_ref(), &weights)?;
         let operation = Operation::read(run, digest, tokeniser.tokens().len(), using)?;
         let threshold = operation.point().threshold().unwrap_or(config.evaluate.threshold);
-        Ok(Self { threshold, tokeniser, classes, model, operation })
+        let profile = read_profile(run, &tokeniser)?;
+        Ok(Self { threshold, tokeniser, classes, model, operation, profile })
     }
 
     /// An untrained network of a config, because only its speed matters.
@@ -98,7 +103,7 @@ impl Detector {
         }
         let model = Model::trained(config, &tokeniser, classes.as_ref(), |table, _| Ok(table.init(0)))?;
         let operation = Operation::default();
-        Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, model, operation })
+        Ok(Self { threshold: config.evaluate.threshold, tokeniser, classes, model, operation, profile: None })
     }
 
     /// The columns that its flows have.
@@ -136,7 +141,12 @@ impl Detector {
         &self.operation
     }
 
-    /// Replaces that, as `calibrate` and `adapt` do to see what they would change. The threshold stays.
+    /// What it was trained on, in counts; None of an untrained network, and of a run made before there were profiles.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
+    }
+
+    /// Replaces what makes scores into probabilities, as `calibrate` and `adapt` do to see what they would change. The threshold stays.
     pub fn set_operation(&mut self, operation: Operation) {
         self.operation = operation;
     }
@@ -270,6 +280,25 @@ impl Judge for Detector {
     fn check(&self, flows: &Flows, said: &Scored, origin: &str) -> Result<()> {
         self.check(flows, &said.outputs, origin)
     }
+
+    fn classifier(&self) -> Option<&Detector> {
+        Some(self)
+    }
+
+    fn scored(said: &Scored) -> Option<&Scored> {
+        Some(said)
+    }
+}
+
+/// What `finetune` left of its training rows; None where the run was made before it did so.
+fn read_profile(run: &Run, tokeniser: &Tokeniser) -> Result<Option<Profile>> {
+    if !run.lists(Stage::Finetune, PROFILE)? {
+        return Ok(None);
+    }
+    let path = run.require(Stage::Finetune, PROFILE)?;
+    let refuse = |what: String| Error::artefact(&path, what, again(Stage::Finetune));
+    let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+    Profile::from_bytes(&bytes).map_err(refuse)?.check(tokeniser, refuse).map(Some)
 }
 
 /// The classes that finetune has written beside the weights.

@@ -30,9 +30,11 @@ mod head_tensors;
 mod model;
 mod network;
 pub mod operation;
+pub mod profile;
 pub mod read;
 mod session;
 pub mod verdicts;
+pub mod watch;
 mod weights_file;
 
 use nids_config::Stage;

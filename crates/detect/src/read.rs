@@ -9,6 +9,10 @@ use nids_store::progress::{Event, Progress};
 use nids_store::{Error, Result};
 
 use crate::again;
+use crate::watch::Drift;
+
+/// Rows of a whole file that are read at once: after each of them there is progress to tell.
+pub const READ_ROWS: usize = 1 << 16;
 
 /// Whole files.
 #[derive(Debug)]
@@ -28,12 +32,26 @@ pub fn read(
     options: &ReadOptions,
     progress: &mut dyn Progress,
 ) -> Result<ReadFlows> {
+    tell_files(files, progress);
     let mut reader = FlowReader::open(files, schema, options)?;
-    let flows = reader.read_all();
+    let mut n_read = 0;
+    let flows = reader.read_all_with(READ_ROWS, |rows, share| {
+        n_read = rows as u64;
+        progress.event(Event::Rows { what: "read", rows: n_read, share });
+    });
+    progress.event(Event::Rows { what: "read", rows: n_read, share: Some(1.0) });
     tell(&mut reader, progress);
     let flows = flows?;
     tell_missing(&Counts::of_missing(&name_of(files), &flows), progress);
     Ok(ReadFlows { flows, unlabelled: reader.take_unlabelled(), rejects: reader.take_rejects() })
+}
+
+/// Names files and their sizes, for a reader who wants to know more.
+pub fn tell_files(files: &[impl AsRef<Path>], progress: &mut dyn Progress) {
+    for file in files.iter().map(AsRef::as_ref) {
+        let size = fs::metadata(file).ok().filter(fs::Metadata::is_file).map(|found| format!(", {} bytes", found.len()));
+        progress.event(Event::Detail(&format!("reads {}{}", file.display(), size.unwrap_or_default())));
+    }
 }
 
 /// What files are called in messages.
@@ -118,6 +136,19 @@ pub fn tell_unknown(tokeniser: &Tokeniser, never_seen: &Counts<'_>, cut: &Counts
     for &(feature, n) in &cut.by_feature {
         let message = format!("{path}: {n} of {rows} rows: `{feature}` has a value that training has cut, read as \"other\"");
         progress.event(Event::Message(&message));
+    }
+}
+
+/// Says whether rows differ from those of training, and warns where their verdicts should not be trusted.
+pub fn tell_drift(path: &str, drift: std::result::Result<&Drift, &str>, progress: &mut dyn Progress) {
+    let drift = match drift {
+        Ok(drift) => drift,
+        Err(why) => return progress.event(Event::Message(&format!("drift: not watched, since {why}"))),
+    };
+    progress.event(Event::Message(&drift.line()));
+    if !drift.warnings.is_empty() {
+        let reasons = drift.warnings.join("; ");
+        progress.event(Event::Message(&format!("warning: {path}: its verdicts should not be trusted: {reasons}")));
     }
 }
 

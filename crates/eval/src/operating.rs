@@ -223,6 +223,25 @@ impl BenignScores {
         if self.parts.n == 0 { 0.0 } else { self.above(most.min(self.parts.n - 1)).0 }
     }
 
+    /// The lowest score whose p-value is at most `p`; None where no score has one.
+    pub fn score_of(&self, p: f64) -> Option<f32> {
+        // scores from 0 to 1 are in the order of their bits, and p-values fall as they rise
+        let (mut low, mut high) = (0, 1.0_f32.to_bits() + 1);
+        while low < high {
+            let middle = u32::midpoint(low, high);
+            if self.p_value(f32::from_bits(middle)) <= p { high = middle } else { low = middle + 1 }
+        }
+        Some(f32::from_bits(low)).filter(|score| *score <= 1.0)
+    }
+
+    /// The p-value that each of these rows would have, and how many have it: what benign rows that are exchangeable with these have as
+    /// often. Evenly spread between 0 and 1, but for ties.
+    pub fn p_values(&self) -> impl Iterator<Item = (f64, u64)> {
+        let Parts { n, at_least, .. } = &self.parts;
+        let before = std::iter::once(0).chain(at_least.iter().copied());
+        at_least.iter().zip(before).map(move |(&at_least, before)| ((1 + at_least) as f64 / (1 + n) as f64, at_least - before))
+    }
+
     /// [`certified_threshold`] over these rows. Where not all scores are kept it may be somewhat higher, and holds as well.
     ///
     /// # Errors

@@ -298,7 +298,12 @@ impl TextColumn {
         self.codes.extend(more.codes.iter().map(|&code| codes[code as usize]));
     }
 
-    fn select(&self, rows: impl Iterator<Item = usize>) -> TextColumn {
+    /// The given rows, in the given order.
+    ///
+    /// # Panics
+    /// If a row is out of range.
+    #[must_use]
+    pub fn select(&self, rows: impl Iterator<Item = usize>) -> TextColumn {
         TextColumn { codes: rows.map(|row| self.codes[row]).collect(), ..self.clone_vocabulary() }
     }
 

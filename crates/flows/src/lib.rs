@@ -34,6 +34,7 @@ pub use error::{At, Error, Result};
 pub use flows::{FeatureColumn, Flows, TextColumn, write_csv};
 pub use known_rows::{KnownRows, row_keys};
 pub use labels::{Any, AttackWords, LabelWords};
+pub use missing::MISSING;
 pub use nearest::nearest;
 pub use proposal::{Proposal, ProposalOptions, propose, yaml_scalar};
 pub use reader::{

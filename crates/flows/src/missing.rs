@@ -3,7 +3,7 @@
 use crate::{FeatureColumn, Flows};
 
 /// The text of a categorical cell that is missing.
-pub(crate) const MISSING: &str = "-";
+pub const MISSING: &str = "-";
 
 impl Flows {
     /// Name of each feature, and in how many of the given rows its cell is missing: NaN, or the text `-`.

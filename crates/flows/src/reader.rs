@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{At, Column, Encoding, Error, Flows, Result, Schema};
 use header::Plan;
@@ -162,6 +163,30 @@ pub struct FlowReader {
     is_finished: bool,
     /// File of the last batch, counted from 0, and its columns that are carried along without having been named.
     batch: (usize, Vec<String>),
+    bytes: BytesRead,
+}
+
+/// How much of the files has been read.
+#[derive(Default)]
+struct BytesRead {
+    /// Of all files; None where one has no size: a pipe, or standard input.
+    all: Option<u64>,
+    /// Of the files that are closed.
+    closed: u64,
+    /// Of the current file.
+    current: Arc<AtomicU64>,
+}
+
+impl BytesRead {
+    fn of(files: &[impl AsRef<Path>]) -> Self {
+        let size = |file: &Path| std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file).map(|found| found.len());
+        Self { all: files.iter().map(|file| size(file.as_ref())).sum(), ..Self::default() }
+    }
+
+    fn close(&mut self, path: &Path) {
+        self.closed += std::fs::metadata(path).map_or(0, |found| found.len());
+        self.current.store(0, Ordering::Relaxed);
+    }
 }
 
 /// A file that is being read.
@@ -281,6 +306,7 @@ impl FlowReader {
             lines: None,
             is_finished: false,
             batch: (0, Vec::new()),
+            bytes: BytesRead::of(files),
         };
         reader.sink.may_lack_label = options.labels == Labels::IfPresent;
         reader.open_next()?;
@@ -323,6 +349,20 @@ impl FlowReader {
         self.lines.as_ref()
     }
 
+    /// About which share of the files' bytes has been read: somewhat more than the rows so far, as files are read ahead. None where a
+    /// file has no size.
+    pub fn share_read(&self) -> Option<f64> {
+        let BytesRead { all, closed, current } = &self.bytes;
+        let of_current = match &self.current {
+            Some(OpenFile { source: Source::Parquet(reader), path, .. }) => {
+                (reader.share_read() * std::fs::metadata(path).map_or(0, |found| found.len()) as f64) as u64
+            }
+            _ => current.load(Ordering::Relaxed),
+        };
+        let n_read = closed + of_current;
+        all.filter(|all| *all > 0).map(|all| (n_read as f64 / all as f64).min(1.0))
+    }
+
     /// Up to `max_rows` more rows; `None` at the end of the last file.
     ///
     /// # Panics
@@ -360,12 +400,18 @@ impl FlowReader {
 
     /// All rows.
     pub fn read_all(&mut self) -> Result<Flows> {
+        self.read_all_with(usize::MAX, |_, _| ())
+    }
+
+    /// All rows. After each `n` of them `each` gets the number of rows so far and [`FlowReader::share_read`].
+    pub fn read_all_with(&mut self, n: usize, mut each: impl FnMut(usize, Option<f64>)) -> Result<Flows> {
         let mut all: Option<Flows> = None;
-        while let Some(flows) = self.next_batch(usize::MAX)? {
+        while let Some(flows) = self.next_batch(n)? {
             match &mut all {
                 Some(all) => all.extend(flows),
                 None => all = Some(flows),
             }
+            each(all.as_ref().map_or(0, Flows::len), self.share_read());
         }
         all.ok_or_else(|| Error::data(Path::new("the files"), At::File, None, "no row has a label".to_owned()))
     }
@@ -389,7 +435,7 @@ impl FlowReader {
     fn open_next(&mut self) -> Result<()> {
         let Some(path) = self.files.pop_front() else { return Ok(()) };
         let encoding = self.options.encoding.or(self.schema.cells().encoding);
-        let (header, unplanned, bytes_notes) = open(&path, &self.schema, encoding, &self.options)?;
+        let (header, unplanned, bytes_notes) = open(&path, &self.schema, encoding, &self.options, &self.bytes.current)?;
         let mut plan = header::plan(&path, header, &self.schema, &self.options)?;
         if self.options.others {
             plan.carry_others(self.options.carried.len(), |place| unplanned.is_readable(place));
@@ -450,6 +496,7 @@ impl FlowReader {
             }
             note("no rows".to_owned());
         }
+        self.bytes.close(&path);
         self.last = path;
         self.open_next()
     }
@@ -554,8 +601,9 @@ fn open(
     schema: &Schema,
     encoding: Option<Encoding>,
     options: &ReadOptions,
+    n_read: &Arc<AtomicU64>,
 ) -> Result<(header::Header, Unplanned, Vec<String>)> {
-    let text = match input::open(path, encoding)? {
+    let text = match input::open_counted(path, encoding, n_read)? {
         Input::Parquet(file) => {
             let (header, opened) = columnar::open(path, file)?;
             return Ok((header, Unplanned::Parquet(Box::new(opened)), Vec::new()));

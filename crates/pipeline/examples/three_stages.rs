@@ -19,8 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // stages tell what they do; here the lines without the steps
     let mut progress = |event: Event<'_>| match event {
         Event::Message(text) => println!("  {text}"),
-        Event::Started { stage, steps } => println!("{stage}: {steps} steps"),
-        Event::Step { .. } | Event::Finished { .. } => (),
+        Event::Started { stage, steps, .. } => println!("{stage}: {steps} steps"),
+        Event::Step { .. } | Event::Rows { .. } | Event::Detail(_) | Event::Finished { .. } => (),
     };
     stages::pretrain(&config, &run, &mut progress)?;
     stages::encode(&config, &run, &mut progress)?;

@@ -365,7 +365,7 @@ fn remove_files(folder: &Path, stage: Stage, kept: &BTreeSet<&str>) -> Result<()
     Ok(())
 }
 
-fn index_name(stage: Stage) -> String {
+pub(crate) fn index_name(stage: Stage) -> String {
     format!("{stage}.json")
 }
 

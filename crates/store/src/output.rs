@@ -21,6 +21,8 @@ pub enum Output<'o> {
     Rejects(&'o Path),
     /// The file of `--report`.
     Report(&'o Path),
+    /// The file of `--drift`.
+    Drift(&'o Path),
     /// Stdout, which may be a file as well.
     Stdout(&'o File),
 }
@@ -55,6 +57,7 @@ pub fn check(output: Output<'_>, sources: &[Source<'_>]) -> Result<()> {
             Output::Config(path) => format!("`--config {}`", path.display()),
             Output::Rejects(path) => format!("`--rejects {}`", path.display()),
             Output::Report(path) => format!("`--report {}`", path.display()),
+            Output::Drift(path) => format!("`--drift {}`", path.display()),
             Output::Stdout(_) => "stdout".to_owned(),
         };
         Err(Error::Usage(format!("{shown} is {what}, which is {role}: write to another file")))
@@ -107,7 +110,7 @@ struct Target {
 impl Target {
     fn new(output: Output<'_>) -> Self {
         let (metadata, place) = match output {
-            Output::File(path) | Output::Config(path) | Output::Rejects(path) | Output::Report(path) => {
+            Output::File(path) | Output::Config(path) | Output::Rejects(path) | Output::Report(path) | Output::Drift(path) => {
                 let to_be = || Some(fs::canonicalize(folder_of(path)).ok()?.join(path.file_name()?));
                 (fs::metadata(path), fs::canonicalize(path).ok().or_else(to_be))
             }

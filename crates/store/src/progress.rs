@@ -11,6 +11,8 @@ pub enum Event<'a> {
         stage: Stage,
         /// Number of steps that it takes.
         steps: u64,
+        /// Rows of a step.
+        batch: u64,
     },
     /// A step is done.
     Step {
@@ -21,8 +23,19 @@ pub enum Event<'a> {
         /// The learning rate used.
         lr: f64,
     },
+    /// Rows have been worked on.
+    Rows {
+        /// What was done to them: `read`, `scored`, `encoded`.
+        what: &'static str,
+        /// How many so far.
+        rows: u64,
+        /// About which share of all that is, where it is known; 1 at the end.
+        share: Option<f64>,
+    },
     /// A line for the reader.
     Message(&'a str),
+    /// A line for a reader who wants to know more.
+    Detail(&'a str),
     /// The stage has finished.
     Finished {
         /// The stage.

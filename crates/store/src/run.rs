@@ -37,6 +37,8 @@ pub const PRETRAINED: &str = "pretrained.safetensors";
 pub const MODEL: &str = "model.safetensors";
 /// Keys of the rows that `finetune` has learned from.
 pub const TRAINING_ROWS: &str = "training-rows.bin";
+/// What `finetune` leaves of the rows that the classifier was trained on, in counts.
+pub const PROFILE: &str = "profile.json";
 /// What `report` leaves: a page about the run.
 pub const REPORT: &str = "report.html";
 /// What `calibrate` leaves: the operating point of the classifier.
@@ -46,7 +48,7 @@ pub const ADAPTATION: &str = "adaptation.json";
 /// What `calibrate --score` leaves: what is known of benign flows, with which anomalies are compared.
 pub const ANOMALY: &str = "anomaly.json";
 /// What stages and commands keep in a run folder beside manifests, and what those list.
-const OWN_FILES: [&str; 16] = [
+const OWN_FILES: [&str; 17] = [
     REPORT,
     METRICS_CSV,
     TRAINING_ROWS,
@@ -57,6 +59,7 @@ const OWN_FILES: [&str; 16] = [
     TOKENISER,
     PRETRAINED,
     MODEL,
+    PROFILE,
     "chosen.yaml",
     "sweep.json",
     "sweep.svg",
@@ -119,6 +122,11 @@ impl Run {
         Ok(Self { folder: folder.to_owned(), resume: Resume::default() })
     }
 
+    /// The folder, which need not exist: for those who look and write nothing.
+    pub fn at(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), resume: Resume::default() }
+    }
+
     /// The same folder, with another [`Resume`].
     #[must_use]
     pub fn with_resume(self, resume: Resume) -> Self {
@@ -156,6 +164,11 @@ impl Run {
     /// Whether `stage` has left a manifest.
     pub fn has_finished(&self, stage: Stage) -> bool {
         self.manifest_path(stage).is_file()
+    }
+
+    /// Whether `stage` was stopped here and has left a checkpoint.
+    pub fn has_checkpoint(&self, stage: Stage) -> bool {
+        self.folder.join(checkpoint::index_name(stage)).is_file()
     }
 
     /// Whether any stage has left a manifest.

@@ -68,7 +68,7 @@ impl<'j> Job<'j> {
             engine.threads(),
             nids_kernels::describe(engine.gemm())
         )));
-        progress.event(Event::Started { stage: plan.stage, steps: plan.steps });
+        progress.event(Event::Started { stage: plan.stage, steps: plan.steps, batch: plan.batch_size as u64 });
         let first = train_loop.step;
         if first > 0 {
             progress.event(Event::Message(&format!("{}: goes on after step {first} of {}", plan.stage, plan.steps)));

@@ -12,7 +12,9 @@ use ndarray::{Ix1, Ix2, Ix3};
 use nids_config::{Config, Stage};
 use nids_detect::anomaly::Reference;
 use nids_detect::operation::{Adaptation, Calibration, Operation};
+use nids_detect::profile::{FeatureBins, Profile};
 use nids_eval::anomaly::{fused, squashed};
+use nids_eval::drift::{mixture_share, psi, psi_of_mixture};
 use nids_eval::operating::CONFIDENCE;
 use nids_flows::{
     Classes, FlowReader, Flows, Ids, KnownRows, Lines, ProposalOptions, ReadOptions, Schema, Tokeniser, propose, write_csv,
@@ -213,6 +215,29 @@ pub fn rows(bytes: &[u8]) {
         if let Ok(known) = KnownRows::from_bytes(bytes) {
             assert_eq!(known.to_bytes(), bytes);
             assert!(known.is_empty() || known.len() == bytes.len() / 8 - 1);
+        }
+    });
+}
+
+/// `profile.json`: what is accepted has as many counts as bins, compares with itself, and is the same when written and read again.
+pub fn profile(bytes: &[u8]) {
+    bounded(bytes.len(), || {
+        let Ok(found) = Profile::from_bytes(bytes) else { return };
+        assert_eq!(Profile::from_bytes(&found.to_bytes()).expect("just written"), found);
+        for feature in &found.features {
+            for counts in [&feature.all, &feature.benign, &feature.attacks] {
+                assert_eq!(counts.len(), feature.bins.n_counts());
+                let _ = psi(counts, &feature.all);
+            }
+            if let FeatureBins::Numbers(bins) = &feature.bins {
+                assert_eq!(bins.counts(&[f64::NAN, f64::NEG_INFINITY, 0.0, 1e9, f64::INFINITY]).iter().sum::<u64>(), 5);
+            }
+        }
+        let scores = [&found.scores.benign[..], &found.scores.attacks];
+        if let Some(share) = mixture_share(scores, &found.scores.benign) {
+            assert!((0.0..=1.0).contains(&share), "{share}");
+            let found = psi_of_mixture(&[(1.0 - share, scores[0]), (share, scores[1])], scores[0]);
+            assert!(found.is_none_or(|found| found.psi.is_finite() && found.noise.is_finite()), "{found:?}");
         }
     });
 }
@@ -461,6 +486,9 @@ impl Folder<'_> {
         for (name, bytes) in [("model.safetensors", model.as_slice()), ("tokeniser.json", tokeniser.as_bytes())] {
             scratch(&format!("run/{name}"), bytes);
             manifest["outputs"][name] = json!({ "sha256": sha256(bytes), "bytes": bytes.len() });
+        }
+        if let (Some(_), Some(outputs)) = (self.tokeniser, manifest["outputs"].as_object_mut()) {
+            outputs.remove("profile.json"); // of other features
         }
         scratch("run/manifest-finetune.json", manifest.to_string().as_bytes());
         let rows = FOLDER.path().join("rows.csv");

@@ -43,6 +43,8 @@ pub(super) struct Reader {
     rest: Option<RecordBatch>,
     max_rows: u64,
     n_rows: u64,
+    /// Rows that the footer tells.
+    n_all: u64,
 }
 
 /// Reads the footer. Texts become views into the file's pages: a dictionary's long text is not copied for each row that has it.
@@ -96,8 +98,14 @@ impl Reader {
         }
         let mask = ProjectionMask::roots(builder.parquet_schema(), places.iter().copied());
         let batch = (BATCH_CELLS / places.len().max(1)).clamp(1, BATCH);
+        let n_all = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
         let batches = guarded(path, || builder.with_projection(mask).with_batch_size(batch).build())?;
-        Ok(Reader { batches, places, rest: None, max_rows, n_rows: 0 })
+        Ok(Reader { batches, places, rest: None, max_rows, n_rows: 0, n_all })
+    }
+
+    /// Which share of the rows has been decoded.
+    pub(super) fn share_read(&self) -> f64 {
+        if self.n_all == 0 { 0.0 } else { (self.n_rows as f64 / self.n_all as f64).min(1.0) }
     }
 
     /// Takes up to `max_rows` more rows; false at the end of the file.

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Chain, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use encoding_rs_io::DecodeReaderBytesBuilder;
 use flate2::read::MultiGzDecoder;
@@ -56,8 +58,27 @@ const STRANGERS: [(&[u8], &str); 13] = [
     (b"SQLite format 3", "a SQLite database: export the table as CSV or Parquet"),
 ];
 
+/// A file, and how many of its bytes have been read.
+struct Counted {
+    file: File,
+    n_read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read(buffer)?;
+        self.n_read.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
 /// Opens a file; `-` is standard input.
 pub(super) fn open(path: &Path, encoding: Option<Encoding>) -> Result<Input> {
+    open_counted(path, encoding, &Arc::default())
+}
+
+/// The same, adding to `n_read` what is read of it but for Parquet.
+pub(super) fn open_counted(path: &Path, encoding: Option<Encoding>, n_read: &Arc<AtomicU64>) -> Result<Input> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     if path == Path::new(STDIN) {
         let mut bytes: Bytes = Box::new(io::stdin());
@@ -69,7 +90,9 @@ pub(super) fn open(path: &Path, encoding: Option<Encoding>) -> Result<Input> {
     let head = head(&mut file).map_err(io)?;
     let is_parquet = head.starts_with(b"PAR1");
     let rewound = if is_parquet { Some(file.try_clone().map_err(io)?) } else { None };
-    look(path, head, Box::new(file), rewound, encoding, Vec::new())
+    n_read.fetch_add(head.len() as u64, Ordering::Relaxed);
+    let counted = Counted { file, n_read: Arc::clone(n_read) };
+    look(path, head, Box::new(counted), rewound, encoding, Vec::new())
 }
 
 fn look(

@@ -306,6 +306,6 @@ pub(super) fn predict(
         writer.write(&Verdicts { ids: flows.ids(), own, carried: flows.carried() })
     })?;
     tell_guarded(writer.finish()?, progress);
-    let ReadSummary { rows, rejected, unknown_categories, .. } = summary;
-    Ok(PredictSummary { rows, attacks, rejected, unknown_categories })
+    let ReadSummary { rows, rejected, unknown_categories, drift, .. } = summary;
+    Ok(PredictSummary { rows, attacks, rejected, unknown_categories, drift })
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use nids_audit::{Audit, File};
-use nids_detect::read::tell;
+use nids_detect::read::{READ_ROWS, tell};
 use nids_flows::{At, FlowReader, Flows, ProposalOptions, ReadOptions, Reject, Schema, is_stdin, propose};
 use nids_store::progress::{Event, Progress};
 use nids_store::{Error, Result};
@@ -32,11 +32,14 @@ pub fn audit(files: &[PathBuf], options: &AuditOptions, progress: &mut dyn Progr
     let keeps_infinite = nids_audit::keeps_infinite(&schema);
     let mut found: Vec<File> =
         files.iter().map(|path| File { keeps_infinite, ..File::new(path.display().to_string(), Flows::none(&by)) }).collect();
+    let mut rows = 0;
     loop {
-        let batch = reader.next_batch(usize::MAX);
+        let batch = reader.next_batch(READ_ROWS);
         tell(&mut reader, progress);
         add_rejects(&mut found, files, &reader.take_rejects());
         let Some(mut flows) = batch? else { break };
+        rows += flows.len() as u64;
+        progress.event(Event::Rows { what: "read", rows, share: reader.share_read() });
         let file = &mut found[reader.file()];
         let others = reader.others().iter().cloned().zip(flows.take_carried());
         if file.flows.is_empty() {
@@ -46,6 +49,7 @@ pub fn audit(files: &[PathBuf], options: &AuditOptions, progress: &mut dyn Progr
             file.flows.extend(flows);
         }
     }
+    progress.event(Event::Rows { what: "read", rows, share: Some(1.0) });
     Ok(nids_audit::audit(found))
 }
 

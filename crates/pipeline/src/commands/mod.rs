@@ -6,6 +6,7 @@ mod audit;
 mod bench;
 mod calibrate;
 mod held_out;
+mod plan;
 mod predict;
 mod query;
 mod rebuilt;
@@ -25,6 +26,7 @@ pub use anomaly::{AnomalyReport, Score, calibrate_anomaly};
 pub use audit::{AuditOptions, audit};
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, ReadFigures, bench};
 pub use calibrate::{CalibrateOptions, CalibrateReport, calibrate};
+pub use plan::{Planned, plan};
 pub use predict::{Alarm, PredictOptions, PredictSummary, evaluate, predict};
 pub use query::{QueryOptions, QueryStrategy, query};
 pub use report::{report, report_of};
@@ -48,6 +50,8 @@ pub fn synth(rows: usize, seed: u64, out: &mut dyn Write) -> Result<()> {
 
 #[cfg(test)]
 mod anomaly_tests;
+#[cfg(test)]
+mod drift_tests;
 #[cfg(test)]
 mod operate_tests;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use nids_config::Stage;
 use nids_detect::operation::OperatingPoint;
 use nids_detect::read::name_of;
 use nids_detect::verdicts::Scores;
+use nids_detect::watch::Drift;
 use nids_detect::{Detector, ReadSummary, Verdict};
 use nids_eval::metrics::Evaluation;
 use nids_eval::operating::{BenignScores, CONFIDENCE, Certified};
@@ -22,7 +23,7 @@ use super::verdict_writer::{Cells, Columns, Kind, VerdictFormat, VerdictWriter, 
 use crate::data::imbalance;
 
 /// What `predict` counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PredictSummary {
     /// Number of rows read and of lines written.
     pub rows: u64,
@@ -32,6 +33,8 @@ pub struct PredictSummary {
     pub rejected: u64,
     /// Number of values never seen in training, by column.
     pub unknown_categories: BTreeMap<String, u64>,
+    /// How the rows differ from those of training; None where the run has no profile.
+    pub drift: Option<Drift>,
 }
 
 /// When a row is an attack.
@@ -136,8 +139,8 @@ pub fn predict(
         writer.write(&Verdicts { ids: flows.ids(), own: own_cells(&detector, &verdicts), carried: flows.carried() })
     })?;
     tell_guarded(writer.finish()?, progress);
-    let ReadSummary { rows, rejected, unknown_categories, .. } = summary;
-    Ok(PredictSummary { rows, attacks, rejected, unknown_categories })
+    let ReadSummary { rows, rejected, unknown_categories, drift, .. } = summary;
+    Ok(PredictSummary { rows, attacks, rejected, unknown_categories, drift })
 }
 
 /// What a classifier says of rows.

@@ -136,6 +136,8 @@ fn choose(run: &Run, options: &QueryOptions<'_>, progress: &mut dyn Progress) ->
             let unsure = p * (1.0 - p);
             *weight = if counts_equal_rows { *weight * unsure } else { unsure };
         }
+        let done = latents.len() / width.max(1);
+        progress.event(Event::Rows { what: "looked at", rows: done as u64, share: Some(done as f64 / n as f64) });
     }
     if latents.iter().any(|z| !z.is_finite()) || weight.iter().any(|weight| !weight.is_finite()) {
         return Err(Error::Numerics(

@@ -116,6 +116,29 @@ pub fn sweep(config: &Config, run: &Run, grid: &[Axis], progress: &mut dyn Progr
     Ok(report)
 }
 
+/// The steps of each trial that there may be, at most: a search that ends early has fewer.
+pub(super) fn planned_trials(config: &Config, grid: &[Axis]) -> Result<Vec<u64>> {
+    match &config.sweep.strategy {
+        SweepStrategy::WidthDepth(settings) => {
+            let widths = ladder(settings.min_dim, settings.max_dim).len();
+            let deeper = ladder(settings.depth, settings.max_depth).len() - 1;
+            Ok(vec![settings.iterations; widths + deeper])
+        }
+        SweepStrategy::Halving(settings) => {
+            let mut left = grid::candidates(grid, settings.max_candidates, config.seed)?.len();
+            let (mut steps, mut trials) = (settings.min_steps, Vec::new());
+            loop {
+                trials.extend(std::iter::repeat_n(steps, left));
+                if left <= 1 {
+                    return Ok(trials);
+                }
+                left = (left / settings.eta).max(1);
+                steps = steps.saturating_mul(settings.eta as u64);
+            }
+        }
+    }
+}
+
 struct Sweep<'s> {
     /// The config of all trials, before the settings that each one changes.
     config: &'s Config,

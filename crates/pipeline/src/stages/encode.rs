@@ -38,7 +38,7 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let tokeniser = read_tokeniser(&stage.require(Stage::Pretrain, TOKENISER)?, Stage::Pretrain)?;
     let labelled = labelled(config, &mut stage, progress)?;
     warn_of_newly_missing(&tokeniser, &labelled.flows, &labelled_name(config), progress);
-    progress.event(Event::Started { stage: Stage::Encode, steps: 0 });
+    progress.event(Event::Started { stage: Stage::Encode, steps: 0, batch: 0 });
 
     let weights = WeightsFile::read(&weights, Stage::Pretrain)?;
     weights.check_features(tokeniser.tokens().len())?;
@@ -94,12 +94,15 @@ fn latents(
 ) -> Result<Array2<f32>> {
     let width = session.encoder().width();
     let mut out = vec![0.0; rows.len() * width];
+    let (mut done, n) = (0, rows.len());
     for (rows, out) in rows.chunks(BATCH).zip(out.chunks_mut(BATCH * width)) {
         if let Some(signal) = progress.stop() {
             return Err(Error::Interrupted { signal });
         }
         let encoded = tokeniser.tokenise(&labelled.flows.select(rows))?;
         session.latents(&encoded, out);
+        done += rows.len();
+        progress.event(Event::Rows { what: "encoded", rows: done as u64, share: Some(done as f64 / n as f64) });
     }
     Ok(Array2::from_shape_vec((rows.len(), width), out).expect("one latent a row"))
 }

@@ -23,13 +23,14 @@ use crate::pretext::mask_token;
 use committee::Fitting;
 use nids_config::{Config, FinetuneConfig, FinetuneFrom, Refit, Stage};
 use nids_detect::engine::{engine, reserve_openblas};
+use nids_detect::profile::{FeatureProfile, Profile, ScoreProfile};
 use nids_detect::verdicts::{Outputs, Scores};
 use nids_detect::{Basis, Committee, Model, Network, WeightsFile, model_bytes};
 use nids_store::Result;
 use nids_store::checkpoint::Checkpoint;
 use nids_store::log::Line;
 use nids_store::progress::{Event, Progress};
-use nids_store::run::{MODEL, PRETRAINED, TOKENISER, TRAINING_ROWS};
+use nids_store::run::{MODEL, PRETRAINED, PROFILE, TOKENISER, TRAINING_ROWS};
 use nids_store::run::{Run, StageRun};
 use nids_train::stream;
 use nids_train::{Job, Sampler, TrainPlan, arithmetic, member_in_training};
@@ -39,7 +40,7 @@ use targets::Targets;
 
 /// Trains the classifier on the training part of the labelled rows, or on those that `finetune.labels` or `finetune.label_rows`
 /// leave of it, and returns its metrics on the validation part. Leaves `model.safetensors`, `tokeniser.json` and
-/// `training-rows.bin`.
+/// `profile.json` and `training-rows.bin`.
 ///
 /// With `finetune.from: frozen` or `features` no network is trained: heads are fitted.
 ///
@@ -73,7 +74,7 @@ fn networks(
     mut stage: StageRun<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Metrics> {
-    let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels, taught, known } = rows;
+    let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels, taught, known, profile } = rows;
     let from = config.finetune.from;
     let classes = targets::classes(config, &labelled, &rows)?;
     let mut table = ParamTable::default();
@@ -156,9 +157,11 @@ fn networks(
         0 => Ok(Committee::default()),
         _ => Fitting { config, labelled: &labelled, encoded: &encoded, rows }.fit(&engine, None, progress),
     };
-    let mut committee = fit(&passes[0].with_labels, progress)?;
+    let committee = fit(&passes[0].with_labels, progress)?;
+    let of_held_out = held_out.probabilities(&ensemble, &ensemble_table, &engine, &params[..n_params], &committee);
+    let profile = held_out.profile(profile, ensemble.outputs(), &of_held_out);
     if metrics.is_none() || heads > 0 {
-        let found = held_out.validate(&ensemble, &ensemble_table, &engine, &params[..n_params], &committee, progress)?;
+        let found = held_out.judge(ensemble.outputs(), &of_held_out, progress)?;
         if members + heads > 1 {
             let steps = passes[0].plan.steps;
             stage.log(&validation(steps, (members > 1).then_some(members), (heads > 0).then_some(heads), &found))?;
@@ -166,10 +169,8 @@ fn networks(
         }
         metrics = Some(found);
     }
-    if let Some(Pass { with_labels, .. }) = passes.get(1) {
-        committee = fit(with_labels, progress)?;
-    }
-    let written = Written { config, tokeniser: &tokeniser, classes: classes.as_ref(), known: &known };
+    let committee = passes.get(1).map_or(Ok(committee), |refit| fit(&refit.with_labels, progress))?;
+    let written = Written { config, tokeniser: &tokeniser, classes: classes.as_ref(), known: &known, profile: &profile };
     let params = &params[(passes.len() - 1) * n_params..];
     written.finish(stage, (&ensemble_table, params, &committee), &nids_kernels::describe(engine.gemm()))?;
     Ok(metrics.expect("there is a member"))
@@ -235,11 +236,11 @@ fn rows_held_out(labelled: &Labelled, classes: Option<&Classes>, n: usize, progr
 fn heads_alone(
     config: &Config,
     pretrained: Option<&Path>,
-    Rows { labelled, tokeniser, encoded, with_labels: rows, known, .. }: &Rows,
+    Rows { labelled, tokeniser, encoded, with_labels: rows, known, profile, .. }: &Rows,
     mut stage: StageRun<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Metrics> {
-    progress.event(Event::Started { stage: Stage::Finetune, steps: 0 });
+    progress.event(Event::Started { stage: Stage::Finetune, steps: 0, batch: 0 });
     let ignored = config.without_effect();
     if !ignored.is_empty() {
         let ignored = ignored.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
@@ -258,7 +259,9 @@ fn heads_alone(
     let kernels = nids_kernels::describe(basis.engine().gemm());
     let model = Model::frozen(basis, committee);
     let held_out = HeldOut { config, labelled, classes: None, encoded };
-    let found = held_out.judge(model.outputs(), &model.probabilities(encoded, &labelled.split.val), progress)?;
+    let of_held_out = model.probabilities(encoded, &labelled.split.val);
+    let found = held_out.judge(model.outputs(), &of_held_out, progress)?;
+    let profile = held_out.profile(profile.clone(), model.outputs(), &of_held_out);
     stage.log(&validation(0, None, Some(heads), &found))?;
     tell(&format!("finetune: {} averaged", voters(0, heads)), &found, progress);
     let refit;
@@ -268,7 +271,8 @@ fn heads_alone(
         refit = Fitting { config, labelled, encoded, rows: &rows }.fit(model.engine(), model.basis(), progress)?;
         committee = &refit;
     }
-    Written { config, tokeniser, classes: None, known }.finish(stage, (&table, &weights, committee), &kernels)?;
+    let written = Written { config, tokeniser, classes: None, known, profile: &profile };
+    written.finish(stage, (&table, &weights, committee), &kernels)?;
     Ok(found)
 }
 
@@ -278,6 +282,7 @@ struct Written<'d> {
     tokeniser: &'d Tokeniser,
     classes: Option<&'d Classes>,
     known: &'d KnownRows,
+    profile: &'d Profile,
 }
 
 impl Written<'_> {
@@ -294,6 +299,7 @@ impl Written<'_> {
         if let Some(classes) = self.classes {
             metadata["classes"] = json!(classes);
         }
+        stage.write(PROFILE, &self.profile.to_bytes())?;
         stage.write(MODEL, &model_bytes(table, params, committee, &metadata.to_string()))?;
         stage.finish(kernels)
     }
@@ -405,11 +411,30 @@ impl HeldOut<'_> {
         committee: &Committee,
         progress: &mut dyn Progress,
     ) -> Result<Metrics> {
+        let probabilities = self.probabilities(network, table, engine, params, committee);
+        self.judge(network.outputs(), &probabilities, progress)
+    }
+
+    /// What a network, and heads beside it, make of the rows held out.   -> [rows, C]
+    fn probabilities(
+        &self,
+        network: &Network,
+        table: &ParamTable,
+        engine: &Engine<f32>,
+        params: &[f32],
+        committee: &Committee,
+    ) -> Vec<f32> {
         let val = &self.labelled.split.val;
         let prepared = Prepared::of(table, engine.gemm(), params);
         let of_network = network.probabilities(engine, params, &prepared, self.encoded, val);
-        let probabilities = committee.average(engine, None, self.encoded, val, Some(of_network));
-        self.judge(network.outputs(), &probabilities, progress)
+        committee.average(engine, None, self.encoded, val, Some(of_network))
+    }
+
+    /// How training rows are distributed, and the scores of those held out.   probabilities: [rows, C]
+    fn profile(&self, features: Vec<FeatureProfile>, outputs: Outputs, probabilities: &[f32]) -> Profile {
+        let scores: Vec<f32> = probabilities.chunks_exact(outputs.width()).map(|row| outputs.attack(row)).collect();
+        let labels: Vec<u8> = self.labelled.split.val.iter().map(|&row| self.labelled.labels()[row as usize]).collect();
+        Profile { features, scores: ScoreProfile::of(&scores, &labels) }
     }
 
     /// What probabilities of the rows held out amount to.   probabilities: [rows, C]

@@ -17,6 +17,7 @@ use nids_eval::probe::{ProbeScore, RidgeProbe};
 use nids_heads::{LogisticRegression, Pca};
 use nids_store::npy;
 use nids_store::progress::{Event, Progress, Silent};
+use nids_store::run::PROFILE;
 
 const SETTINGS: &[&str] = &[
     "name=x",
@@ -113,6 +114,11 @@ fn outcome(folder: &Folder, name: &str, stages: &[Stage], config: &Config) -> (B
         if let Ok(bytes) = fs::read(run.folder().join(file)) {
             learned.insert(file.to_owned(), bytes);
         }
+    }
+    if let Ok(bytes) = fs::read(run.folder().join(PROFILE)) {
+        // scores of the rows held out are measured
+        let profile: Json = serde_json::from_slice(&bytes).unwrap();
+        learned.insert(PROFILE.to_owned(), profile["content"]["features"].to_string().into_bytes());
     }
     let is_measured = |line: &Json| line.get("validation").is_some() || line.get("ridge_probe").is_some();
     let (measured, training): (Vec<Json>, Vec<Json>) = metrics(run.folder()).into_iter().partition(is_measured);
