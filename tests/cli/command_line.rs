@@ -83,6 +83,10 @@ fn help_is_the_manual() {
         6        disk full, permission denied, out of address space and the like
       130, 143   stopped by Ctrl-C, by SIGTERM
     ");
+}
+
+#[test]
+fn help_of_a_stage_is_its_manual() {
     insta::assert_snapshot!(Bench::new().prints("finetune --help"), @r"
     Train the classifier
 
