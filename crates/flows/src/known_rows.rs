@@ -105,7 +105,15 @@ mod tests {
         assert_eq!(KnownRows::new(keys.clone()).len(), groups.len());
         // in a batch of its own a text has another number
         for row in [17, 100, 239] {
-            assert_eq!(row_keys(&flows.select(&[row])), [keys[row as usize]]);
+            let mut alone = flows.select(&[row]);
+            for column in &mut alone.features {
+                if let FeatureColumn::Categorical(texts) = column {
+                    let text = texts.get(0).to_owned();
+                    *texts = crate::TextColumn::default();
+                    texts.push(&text);
+                }
+            }
+            assert_eq!(row_keys(&alone), [keys[row as usize]]);
         }
     }
 
