@@ -161,7 +161,7 @@ impl Tail {
 }
 
 /// One score of two [`Tail::surprise`]s: that of the classifier, and what the anomaly has beyond that of 8 % of the benign rows. So
-/// whoever is no such anomaly is judged by the classifier alone.
+/// a row that is no such anomaly is judged by the classifier alone.
 pub fn fused(attack: f64, anomaly: f64) -> f64 {
     attack + (anomaly + ANOMALOUS.ln()).max(0.0)
 }
