@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI8, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nids_store::progress::{Event, Progress};
+use nids_store::progress::{Event, Progress, grouped};
 
 use crate::signals::Stop;
 
@@ -203,19 +203,6 @@ impl Losses {
         };
         means.iter().map(bar).collect()
     }
-}
-
-/// A whole number with commas.
-fn grouped(number: f64) -> String {
-    let digits = format!("{:.0}", number.max(0.0));
-    let mut out = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// A time in its two largest units.

@@ -45,6 +45,19 @@ pub enum Event<'a> {
     },
 }
 
+/// A whole number with commas, as people are told it.
+pub fn grouped(number: f64) -> String {
+    let digits = format!("{:.0}", number.max(0.0));
+    let mut out = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 /// A receiver of events. Every `FnMut(Event)` that is `Send` is one.
 pub trait Progress: Send {
     /// Receives an event. Events come in order, from one thread at a time.

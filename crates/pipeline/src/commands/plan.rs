@@ -9,6 +9,7 @@ use nids_detect::read::read_tokeniser;
 use nids_detect::{LatentEncoder, Network, wants_classes};
 use nids_flows::{Classes, FlowReader, Flows, Labels, Schema, Tokeniser, all_rows, synthetic};
 use nids_nn::ParamTable;
+use nids_store::progress::grouped;
 use nids_store::run::{PRETRAINED, Run, TOKENISER};
 use nids_store::{Error, Result};
 
@@ -266,18 +267,6 @@ fn disk(planned: Planned<'_>, config: &Config, tokeniser: &Tokeniser, cost: &Cos
         Planned::Stage(_) => weights * (1.0 + 3.0 * (config.checkpoint.keep + 1) as f64) + tokeniser.to_json().len() as f64,
         Planned::Sweep(_) => 0.0,
     }
-}
-
-fn grouped(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let mut out = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 fn long(seconds: f64) -> String {
