@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::split::row_hash;
 use crate::{FeatureColumn, Flows};
 
 /// The first bytes of every file of [`KnownRows`].
@@ -12,17 +13,8 @@ const MAGIC: &[u8; 8] = b"nmrows01";
 /// have the same key in one of 37 million cases.
 pub fn row_keys(flows: &Flows) -> Vec<u64> {
     let texts: Vec<Vec<u64>> = flows.features.iter().map(text_keys).collect();
-    let key = |row: usize| {
-        let mut hash = Sha256::new();
-        for (column, texts) in flows.features.iter().zip(&texts) {
-            hash.update(match column {
-                FeatureColumn::Numeric(values) => values[row].to_bits().to_le_bytes(),
-                FeatureColumn::Categorical(column) => texts[column.codes()[row] as usize].to_le_bytes(),
-            });
-        }
-        first_bits(hash)
-    };
-    (0..flows.len()).map(key).collect()
+    let of_text = |feature: usize, code: u32| texts[feature][code as usize].to_le_bytes();
+    (0..flows.len()).map(|row| first_bits(row_hash(flows, row, of_text))).collect()
 }
 
 /// A key of each text of a column; none of a column of numbers.
@@ -30,14 +22,13 @@ fn text_keys(column: &FeatureColumn) -> Vec<u64> {
     match column {
         FeatureColumn::Numeric(_) => Vec::new(),
         FeatureColumn::Categorical(texts) => {
-            texts.vocabulary().iter().map(|text| first_bits(Sha256::new_with_prefix(text))).collect()
+            texts.vocabulary().iter().map(|text| first_bits(Sha256::digest(text).into())).collect()
         }
     }
 }
 
-fn first_bits(hash: Sha256) -> u64 {
-    let full = hash.finalize();
-    u64::from_le_bytes(std::array::from_fn(|place| full[place]))
+fn first_bits(hash: [u8; 32]) -> u64 {
+    u64::from_le_bytes(std::array::from_fn(|place| hash[place]))
 }
 
 /// Rows by their keys: what a classifier has learned from.

@@ -71,19 +71,22 @@ pub fn equal_rows(flows: &Flows) -> Vec<Vec<u32>> {
     groups
 }
 
-/// 128 bits of SHA-256 over the features: nobody can make two flows that collide.
+/// 128 bits of [`row_hash`]: nobody can make two flows that collide.
 fn digest(flows: &Flows, row: usize) -> [u8; 16] {
+    let full = row_hash(flows, row, |_, code| code.to_le_bytes());
+    std::array::from_fn(|place| full[place])
+}
+
+/// SHA-256 over the features of a row. `category` stands for a code of the feature at a place.
+pub(crate) fn row_hash<const N: usize>(flows: &Flows, row: usize, category: impl Fn(usize, u32) -> [u8; N]) -> [u8; 32] {
     let mut hash = Sha256::new();
-    for column in &flows.features {
+    for (feature, column) in flows.features.iter().enumerate() {
         match column {
             FeatureColumn::Numeric(values) => hash.update(values[row].to_bits().to_le_bytes()),
-            FeatureColumn::Categorical(texts) => hash.update(texts.codes()[row].to_le_bytes()),
+            FeatureColumn::Categorical(texts) => hash.update(category(feature, texts.codes()[row])),
         }
     }
-    std::array::from_fn::<u8, 16, _>({
-        let full = hash.finalize();
-        move |idx| full[idx]
-    })
+    hash.finalize().into()
 }
 
 /// Draws `n` of the given rows, with the classes in proportion. `labels` has a label for every row of the flows.
