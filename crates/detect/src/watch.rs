@@ -63,17 +63,6 @@ pub enum Change {
     Moved,
 }
 
-/// A population stability index.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Index {
-    /// It.
-    pub psi: f64,
-    /// What chance alone makes of it in the mean, by the number of rows.
-    pub expected: f64,
-    /// What chance alone seldom exceeds.
-    pub noise: f64,
-}
-
 /// How a feature differs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FeatureDrift {
@@ -82,9 +71,9 @@ pub struct FeatureDrift {
     /// What is made of the index at the share of attacks; without one, of the other.
     pub change: Change,
     /// Against the training rows as they are.
-    pub training: Option<Index>,
+    pub training: Option<Psi>,
     /// Against benign rows and attacks of training in the shares of now. None where too few have labels.
-    pub at_attack_share: Option<Index>,
+    pub at_attack_share: Option<Psi>,
     /// The share of rows where it is missing.
     pub missing: f64,
     /// The same in training.
@@ -101,7 +90,7 @@ pub struct Distribution {
     /// What is made of the index.
     pub change: Change,
     /// None where a side has no rows.
-    pub index: Option<Index>,
+    pub index: Option<Psi>,
     /// The shares bin by bin.
     pub bins: Vec<Bin>,
 }
@@ -287,8 +276,8 @@ fn of_feature(
     FeatureDrift {
         feature: name.clone(),
         change: change(at_share.or(training), rows),
-        training: training.map(Index::from),
-        at_attack_share: at_share.map(Index::from),
+        training,
+        at_attack_share: at_share,
         missing: share(counts.last().copied().unwrap_or(0), rows),
         training_missing: feature.missing(),
         never_seen: share(never_seen.get(name).copied().unwrap_or(0), rows),
@@ -314,15 +303,9 @@ fn change(found: Option<Psi>, rows: u64) -> Change {
     }
 }
 
-impl From<Psi> for Index {
-    fn from(Psi { psi, expected, noise }: Psi) -> Self {
-        Self { psi, expected, noise }
-    }
-}
-
 impl Distribution {
     fn new(found: Option<Psi>, bins: Vec<Bin>, rows: u64) -> Self {
-        Self { change: change(found, rows), index: found.map(Index::from), bins }
+        Self { change: change(found, rows), index: found, bins }
     }
 
     /// The index, in words.

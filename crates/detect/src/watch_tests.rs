@@ -19,7 +19,7 @@ fn drift(moved: &[(&str, f64)], still: usize) -> Drift {
     let feature = |name: &str, psi: f64| FeatureDrift {
         feature: name.to_owned(),
         change: change(Some(of(psi, 0.01, 0.02)), 1000),
-        training: Some(of(psi, 0.01, 0.02).into()),
+        training: Some(of(psi, 0.01, 0.02)),
         at_attack_share: None,
         missing: 0.0,
         training_missing: 0.0,

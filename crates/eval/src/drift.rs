@@ -120,7 +120,7 @@ impl From<Bins> for Vec<f64> {
 }
 
 /// A population stability index, and how large chance alone makes it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Psi {
     /// Σ (p - q) ln(p / q) over bins, of the shares p of today and q of the reference. By custom .1 is a shift and .25 a large one.
     pub psi: f64,
