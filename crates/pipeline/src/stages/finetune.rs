@@ -39,7 +39,7 @@ use rows::Rows;
 use targets::Targets;
 
 /// Trains the classifier on the training part of the labelled rows, or on those that `finetune.labels` or `finetune.label_rows`
-/// leave of it, and returns its metrics on the validation part. Leaves `model.safetensors`, `tokeniser.json` and
+/// leave of it, and returns its metrics on the validation part. Leaves `model.safetensors`, `tokeniser.json`,
 /// `profile.json` and `training-rows.bin`.
 ///
 /// With `finetune.from: frozen` or `features` no network is trained: heads are fitted.
@@ -376,7 +376,8 @@ impl Trained<'_> {
                 if is_refit || (!step.is_multiple_of(settings.eval_every) && step != plan.steps) {
                     return Ok(None);
                 }
-                let metrics = held_out.validate(network, table, engine, params, &Committee::default(), progress)?;
+                let probabilities = held_out.probabilities(network, table, engine, params, &Committee::default());
+                let metrics = held_out.judge(network.outputs(), &probabilities, progress)?;
                 let validation = Box::new(metrics.clone());
                 stage.log(&Line::Validation { step, member: plan.member, members: None, heads: None, validation })?;
                 let member_text = plan.member.map_or_else(String::new, |k| format!("member {k}, "));
@@ -402,19 +403,6 @@ struct HeldOut<'d> {
 }
 
 impl HeldOut<'_> {
-    fn validate(
-        &self,
-        network: &Network,
-        table: &ParamTable,
-        engine: &Engine<f32>,
-        params: &[f32],
-        committee: &Committee,
-        progress: &mut dyn Progress,
-    ) -> Result<Metrics> {
-        let probabilities = self.probabilities(network, table, engine, params, committee);
-        self.judge(network.outputs(), &probabilities, progress)
-    }
-
     /// What a network, and heads beside it, make of the rows held out.   -> [rows, C]
     fn probabilities(
         &self,
