@@ -1,6 +1,6 @@
 //! Data files that are not what the schema says, or not enough to learn from.
 
-use crate::bench::{Bench, column, edit, on_flows, text};
+use crate::bench::{Bench, column, edit, filled, on_flows, text};
 
 #[test]
 fn a_bad_file_is_named_with_its_line_and_column() {
@@ -146,14 +146,7 @@ fn one_class_is_nothing_to_learn_from() {
     let bench = Bench::new();
     let flows = bench.flows();
     let label = column(&flows, "label");
-    let of_class = |class: &str| {
-        edit(&flows, |line, cells| {
-            if line > 0 {
-                class.clone_into(&mut cells[label]);
-            }
-        })
-    };
-    bench.file("normal.csv", of_class("0")).file("attacks.csv", of_class("1"));
+    bench.file("normal.csv", filled(&flows, "label", "0")).file("attacks.csv", filled(&flows, "label", "1"));
     let few_attacks = edit(&flows, |line, cells| {
         if line > 0 {
             cells[label] = u8::from(line % 20 == 0).to_string();
@@ -177,16 +170,7 @@ fn one_class_is_nothing_to_learn_from() {
 #[test]
 fn metrics_of_one_class_are_null_and_not_made_up() {
     let bench = Bench::trained();
-    let flows = bench.read("flows.csv");
-    let label = column(&flows, "label");
-    bench.file(
-        "normal.csv",
-        edit(&flows, |line, cells| {
-            if line > 0 {
-                "0".clone_into(&mut cells[label]);
-            }
-        }),
-    );
+    bench.file("normal.csv", filled(&bench.read("flows.csv"), "label", "0"));
     let metrics = bench.prints("evaluate --run run --data normal.csv --json");
     assert!(metrics.contains("\"roc_auc\":null") && metrics.contains("\"recall\":null"), "{metrics}");
     assert!(bench.prints("evaluate --run run --data normal.csv").contains(" - "));

@@ -165,6 +165,16 @@ pub(crate) fn edit(csv: &str, mut change: impl FnMut(usize, &mut Vec<String>)) -
     out
 }
 
+/// A CSV file in which all rows have `cell` in a column.
+pub(crate) fn filled(csv: &str, name: &str, cell: &str) -> String {
+    let at = column(csv, name);
+    edit(csv, |line, cells| {
+        if line > 0 {
+            cell.clone_into(&mut cells[at]);
+        }
+    })
+}
+
 /// Where a column stands in a CSV file.
 pub(crate) fn column(csv: &str, name: &str) -> usize {
     csv.lines().next().unwrap().split(',').position(|found| found == name).unwrap()

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::bench::{Bench, column, edit, on_flows, text};
+use crate::bench::{Bench, filled, on_flows, text};
 
 /// What a command tells on stderr.
 fn told(bench: &Bench, args: &str) -> String {
@@ -13,16 +13,7 @@ fn told(bench: &Bench, args: &str) -> String {
 #[test]
 fn quiet_leaves_warnings_and_quieter_errors_alone() {
     let bench = Bench::trained();
-    let flows = bench.read("flows.csv");
-    let proto = column(&flows, "proto");
-    bench.file(
-        "other.csv",
-        edit(&flows, |line, cells| {
-            if line > 0 {
-                "other".clone_into(&mut cells[proto]);
-            }
-        }),
-    );
+    bench.file("other.csv", filled(&bench.read("flows.csv"), "proto", "other"));
     let predict = "predict --run run --data other.csv --output verdicts.csv";
     let plain = told(&bench, predict);
     assert!(plain.contains("predict: 300 rows") && plain.contains("drift: 1 of 42"), "{plain}");

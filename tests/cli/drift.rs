@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use crate::bench::{Bench, column, edit};
+use crate::bench::{Bench, filled};
 
 fn json(bench: &Bench, name: &str) -> Json {
     serde_json::from_str(&bench.read(name)).unwrap()
@@ -21,16 +21,7 @@ fn drift_is_told_and_written_and_changes_no_verdict() {
     assert!(features.len() == 42 && features.iter().all(|feature| feature["training"]["psi"].is_f64()), "{drift}");
     assert!(drift["warnings"].as_array().unwrap().is_empty() && drift["p_values"].is_null());
 
-    let flows = bench.read("flows.csv");
-    let proto = column(&flows, "proto");
-    bench.file(
-        "other.csv",
-        edit(&flows, |line, cells| {
-            if line > 0 {
-                "other".clone_into(&mut cells[proto]);
-            }
-        }),
-    );
+    bench.file("other.csv", filled(&bench.read("flows.csv"), "proto", "other"));
     let (_, told) = bench.prints_and_tells("predict --run run --data other.csv --output verdicts.csv --drift drift.json");
     assert!(told.contains("drift: 1 of 42 features has moved (PSI above 0.25: `proto`"), "{told}");
     assert!(told.contains("warning: other.csv: its verdicts should not be trusted: `proto` is missing in 0 %"), "{told}");

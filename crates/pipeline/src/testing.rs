@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use nids_config::Config;
 use nids_store::artefacts::write_atomic;
+use nids_store::progress::{Event, Progress};
 use nids_store::run::Run;
 
 /// Six features of generated flows: a network over them is quick.
@@ -55,6 +56,18 @@ impl Folder {
         let dir = self.0.path().display().to_string();
         let overrides: Vec<String> = settings.concat().iter().map(|setting| setting.replace("DIR", &dir)).collect();
         Config::parse("{}", "c.yaml", &overrides).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// What is told on the way.
+#[derive(Default)]
+pub(crate) struct Told(pub(crate) Vec<String>);
+
+impl Progress for Told {
+    fn event(&mut self, event: Event<'_>) {
+        if let Event::Message(text) = event {
+            self.0.push(text.to_owned());
+        }
     }
 }
 

@@ -9,14 +9,14 @@ use nids_eval::anomaly::{fused, squashed};
 use nids_eval::calibration::log_odds;
 use nids_eval::metrics::Evaluation;
 use nids_flows::ReadOptions;
-use nids_store::progress::{Event, Silent};
+use nids_store::progress::Silent;
 use nids_store::run::{ANOMALY, Run};
 use nids_store::{Error, Result};
 
 use super::anomaly::{AnomalyReport, Score, calibrate_anomaly};
 use super::predict::{Alarm, PredictOptions, evaluate, predict};
 use crate::stages::{finetune, pretrain};
-use crate::testing::{Folder, cells, column, csv, flows};
+use crate::testing::{Folder, Told, cells, column, csv, flows};
 
 const SETTINGS: &[&str] = &[
     "name=x",
@@ -69,12 +69,10 @@ fn options(score: Score, alarm: Option<Alarm>) -> PredictOptions {
 
 fn predicted(run: &Run, data: &Path, options: &PredictOptions, told: &mut Vec<String>) -> Result<Vec<Vec<String>>> {
     let mut out = Vec::new();
-    let mut tell = |event: Event<'_>| {
-        if let Event::Message(text) = event {
-            told.push(text.to_owned());
-        }
-    };
-    predict(run, &[data.to_owned()], options, &mut out, &mut |_| Ok(()), &mut tell)?;
+    let mut progress = Told::default();
+    let done = predict(run, &[data.to_owned()], options, &mut out, &mut |_| Ok(()), &mut progress);
+    told.extend(progress.0);
+    done?;
     Ok(cells(&String::from_utf8(out).unwrap()))
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 
 use nids_detect::profile::{FeatureBins, Profile};
 use nids_detect::watch::{Change, Drift};
-use nids_store::progress::{Event, Progress, Silent};
+use nids_store::progress::Silent;
 use nids_store::run::{PROFILE, Run};
 use serde_json::Value as Json;
 
@@ -13,7 +13,7 @@ use super::calibrate::{CalibrateOptions, calibrate};
 use super::predict::{Alarm, PredictOptions, evaluate, predict};
 use crate::data::labelled;
 use crate::stages::finetune;
-use crate::testing::{Folder, cells, column, csv, flows};
+use crate::testing::{Folder, Told, cells, column, csv, flows};
 use nids_config::Stage;
 
 const SETTINGS: &[&str] = &[
@@ -27,18 +27,6 @@ const SETTINGS: &[&str] = &[
     "finetune.from=features",
     "finetune.heads=[extra_trees]",
 ];
-
-/// What is told.
-#[derive(Default)]
-struct Told(Vec<String>);
-
-impl Progress for Told {
-    fn event(&mut self, event: Event<'_>) {
-        if let Event::Message(text) = event {
-            self.0.push(text.to_owned());
-        }
-    }
-}
 
 fn trained(settings: &[&str]) -> (Folder, Run) {
     let folder = Folder::new();

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::*;
 use crate::stages::{finetune, pretrain};
-use crate::testing::{Folder, flows};
-use nids_store::progress::{Event, Silent};
+use crate::testing::{Folder, Told, flows};
+use nids_store::progress::Silent;
 
 const SETTINGS: &[&str] = &[
     "name=x",
@@ -43,10 +43,8 @@ fn a_plan_says_what_is_there_and_touches_nothing() {
     assert!(text.contains("30 steps of 16 rows") && !folder.path("run").exists(), "{text}");
 
     let run = folder.run("run");
-    let mut told = Vec::new();
-    let mut progress =
-        |event: Event<'_>| told.extend(if let Event::Message(text) = event { Some(text.to_owned()) } else { None });
-    pretrain(&config, &run, &mut progress).unwrap();
+    let mut told = Told::default();
+    pretrain(&config, &run, &mut told).unwrap();
     let before = content(run.folder());
     let text = planned(Stage::Finetune, &config, &run);
     assert!(text.contains("\npretrain         current\n"), "{text}");
@@ -55,7 +53,7 @@ fn a_plan_says_what_is_there_and_touches_nothing() {
     assert!(planned(Stage::Finetune, &other, &run).contains("made by another config: `model.dim` was 8 and is 16"));
     assert_eq!(content(run.folder()), before);
     // the parameters that training tells: the rows held out have some more categories
-    let trained: f64 = told.iter().find_map(|line| line.split_once(" parameters, ")).unwrap().0.parse().unwrap();
+    let trained: f64 = told.0.iter().find_map(|line| line.split_once(" parameters, ")).unwrap().0.parse().unwrap();
     let text = planned(Stage::Pretrain, &config, &run);
     let about = text.split_once("about ").unwrap().1.split_once(" parameters").unwrap().0.replace(',', "");
     assert!((about.parse::<f64>().unwrap() / trained - 1.0).abs() < 0.05, "{trained}: {text}");

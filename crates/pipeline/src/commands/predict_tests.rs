@@ -7,10 +7,10 @@ use std::path::Path;
 
 use super::*;
 use crate::stages::{finetune, pretrain};
-use crate::testing::{Folder, cells, column, csv, flows};
+use crate::testing::{Folder, Told, cells, column, csv, flows};
 use nids_config::Stage;
 use nids_store::artefacts::digest;
-use nids_store::progress::{Event, Silent};
+use nids_store::progress::Silent;
 use nids_store::run::MODEL;
 
 const SETTINGS: &[&str] = &[
@@ -243,13 +243,9 @@ fn frozen_heads_stand_on_the_pretrained_encoder() {
 
 /// What a command says.
 fn told(command: impl FnOnce(&mut dyn Progress)) -> Vec<String> {
-    let mut told = Vec::new();
-    command(&mut |event: Event<'_>| {
-        if let Event::Message(text) = event {
-            told.push(text.to_owned());
-        }
-    });
-    told
+    let mut told = Told::default();
+    command(&mut told);
+    told.0
 }
 
 /// Generated flows with other texts: `text` of a row.

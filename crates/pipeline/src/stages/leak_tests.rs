@@ -11,12 +11,12 @@ use super::finetune;
 use super::resume_tests::run_stage;
 use crate::commands::{PredictOptions, evaluate};
 use crate::data::{Labelled, labelled};
-use crate::testing::{Folder, cells, column, csv, flows, metrics};
+use crate::testing::{Folder, Told, cells, column, csv, flows, metrics};
 use nids_config::{Config, Stage};
 use nids_eval::probe::{ProbeScore, RidgeProbe};
 use nids_heads::{LogisticRegression, Pca};
 use nids_store::npy;
-use nids_store::progress::{Event, Progress, Silent};
+use nids_store::progress::Silent;
 use nids_store::run::PROFILE;
 
 const SETTINGS: &[&str] = &[
@@ -43,18 +43,6 @@ const ALL: &[Stage] = &Stage::ALL;
 const HEADS: &str = "finetune.heads=[extra_trees, boosting]";
 const SCRATCH: &str = "finetune.from=scratch";
 const UNLABELLED: &str = "data.unlabelled=DIR/unlabelled.csv";
-
-/// What a stage tells.
-#[derive(Default)]
-struct Told(Vec<String>);
-
-impl Progress for Told {
-    fn event(&mut self, event: Event<'_>) {
-        if let Event::Message(text) = event {
-            self.0.push(text.to_owned());
-        }
-    }
-}
 
 fn folder() -> Folder {
     let folder = Folder::new();

@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 
 use super::{encode, finetune, pretrain};
+use crate::testing::Told;
 use nids_config::{Config, Stage};
 use nids_store::artefacts::write_atomic;
 use nids_store::disk::SCRATCH;
@@ -286,13 +287,9 @@ fn a_changed_setting_is_refused_unless_asked_for() {
     // what is no business of the stage is no change
     let other = config(&["engine.threads=1", "finetune.lr=1e-4"]);
     pretrain(&other, &run, &mut StopsAfter(1)).unwrap_err();
-    let mut told = Vec::new();
-    pretrain(&now, &run.clone().with_resume(Resume::Changed), &mut |event: Event<'_>| {
-        if let Event::Message(text) = event {
-            told.push(text.to_owned());
-        }
-    })
-    .unwrap();
+    let mut told = Told::default();
+    pretrain(&now, &run.clone().with_resume(Resume::Changed), &mut told).unwrap();
+    let Told(told) = told;
     assert!(told.contains(&"pretrain: goes on after step 4 of 5".to_owned()), "{told:?}");
     assert!(told.contains(&"pretrain: goes on although `pretrain.lr` was 0.0015 and is 0.0001".to_owned()), "{told:?}");
 }
