@@ -14,8 +14,8 @@ use nids_store::run::{ANOMALY, MODEL, PRETRAINED, Run};
 use nids_store::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::autoencoder::Autoencoder;
-use crate::batches::{Judge, batch_rows};
+use crate::autoencoder::{Autoencoder, HIDDEN_TOGETHER};
+use crate::batches::{Judge, batches};
 use crate::detector::{Detector, Scored};
 use crate::operation::{MAX_BYTES, Stored};
 
@@ -149,10 +149,9 @@ impl Fusion {
 /// The losses of the hidden features of every row.   -> [rows, F]
 fn losses(autoencoder: &Autoencoder, flows: &Flows) -> Result<Vec<f32>> {
     let mut all = Vec::new();
-    for rows in all_rows(flows.len()).chunks(batch_rows(autoencoder.tokeniser())) {
-        let some = flows.select(rows);
+    for some in batches(flows, autoencoder.tokeniser()) {
         let encoded = autoencoder.tokeniser().tokenise_with_targets(&some)?;
-        let losses = autoencoder.hidden_losses(&encoded, &all_rows(some.len()));
+        let losses = autoencoder.hidden_losses(&encoded, &all_rows(some.len()), HIDDEN_TOGETHER);
         if let Some(row) = (0..some.len()).find(|&row| !are_numbers(&encoded, row, &losses)) {
             return Err(no_number(&some, row, "the flows"));
         }
@@ -279,7 +278,7 @@ impl Judge for AnomalyDetector {
 
     fn judge(&self, (encoded, for_classifier): &Self::Encoded) -> Unusual {
         let Reference { usual, .. } = &self.reference;
-        let losses = self.autoencoder.hidden_losses(encoded, &all_rows(encoded.n_rows()));
+        let losses = self.autoencoder.hidden_losses(encoded, &all_rows(encoded.n_rows()), HIDDEN_TOGETHER);
         let anomaly = |(row, of_row): (usize, &[f32])| {
             let found = usual.anomaly(of_row);
             if are_numbers(encoded, row, &losses) { found } else { Anomaly { score: f64::NAN, ..found } }

@@ -14,8 +14,8 @@ use crate::read::read_tokeniser;
 use crate::session::Session;
 use crate::weights_file::WeightsFile;
 
-/// Features that are hidden together. Alone they find as much, and take as many times as long.
-const HIDDEN_TOGETHER: usize = 6;
+/// Features that may be hidden together where nothing depends on it: alone they find as much, and take as many times as long.
+pub(crate) const HIDDEN_TOGETHER: usize = 6;
 
 /// The masked autoencoder that `pretrain` left.
 #[derive(Debug)]
@@ -23,7 +23,6 @@ pub struct Autoencoder {
     mae: Mae,
     session: Session,
     tokeniser: Tokeniser,
-    passes: usize,
     digest: Digest,
 }
 
@@ -54,7 +53,7 @@ impl Autoencoder {
         let passes = features.len().div_ceil(HIDDEN_TOGETHER);
         let numbers = passes * mae.encoder().token_numbers();
         let session = Session::new(&config, &table, [mae.activations(), passes, numbers], params)?;
-        Ok(Self { mae, session, tokeniser, passes, digest })
+        Ok(Self { mae, session, tokeniser, digest })
     }
 
     /// What it makes of columns.
@@ -72,16 +71,20 @@ impl Autoencoder {
         &self.digest
     }
 
-    /// [`Mae::hidden_losses`] of each row.   encoded: with targets   -> [rows, F]
-    pub fn hidden_losses(&self, encoded: &TokenTable, rows: &[u32]) -> Vec<f32> {
+    /// [`Mae::hidden_losses`] of each row, so many features being hidden at once.   encoded: with targets   -> [rows, F]
+    ///
+    /// # Panics
+    /// If no feature is hidden.
+    pub fn hidden_losses(&self, encoded: &TokenTable, rows: &[u32], together: usize) -> Vec<f32> {
         let n = encoded.n_tokens();
+        let passes = n.div_ceil(together);
         let mut out = vec![0.0; rows.len() * n];
         self.session.infer(rows, n, &mut out, |cx, rows, out| {
             let (x, targets) = (cx.alloc(encoded.width()), cx.alloc(n));
             for (&row, out) in rows.iter().zip(out.chunks_exact_mut(n)) {
                 encoded.expand_row(row as usize, x);
                 targets.iter_mut().enumerate().for_each(|(t, target)| *target = encoded.target(row as usize, t));
-                self.mae.hidden_losses(cx, self.passes, x, targets, out);
+                self.mae.hidden_losses(cx, passes, x, targets, out);
             }
         });
         out

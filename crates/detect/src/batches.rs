@@ -78,6 +78,12 @@ pub fn batch_rows(tokeniser: &Tokeniser) -> usize {
     (BATCH_FEATURES / tokeniser.tokens().len().max(1)).clamp(1, BATCH)
 }
 
+/// Rows that are in memory, so many at a time.
+pub(crate) fn batches<'f>(flows: &'f Flows, tokeniser: &Tokeniser) -> impl Iterator<Item = Flows> + use<'f> {
+    let (n, most) = (flows.len() as u32, batch_rows(tokeniser));
+    (0..n).step_by(most).map(move |first| flows.select(&(first..n.min(first + most as u32)).collect::<Vec<_>>()))
+}
+
 /// Reads files batch by batch and calls `each` with rows, what is said of them, and the rows that were left out on the way. While a
 /// batch is scored, the next one is tokenised and the one after that is read.
 ///

@@ -13,7 +13,7 @@ use nids_store::{Error, Result};
 use serde::Deserialize;
 
 use crate::again;
-use crate::batches::{Judge, ReadSummary, batch_rows, each_batch};
+use crate::batches::{Judge, ReadSummary, batches, each_batch};
 use crate::classifier::{Network, wants_classes};
 use crate::model::Model;
 use crate::operation::{Operation, Using};
@@ -171,8 +171,7 @@ impl Detector {
     /// What the classifier makes of every row of `flows`, a batch at a time.
     pub fn scored_flows(&self, flows: &Flows) -> Result<Scored> {
         let mut all = Scored { outputs: Vec::new(), attacks: Vec::new() };
-        for rows in all_rows(flows.len()).chunks(batch_rows(&self.tokeniser)) {
-            let some = flows.select(rows);
+        for some in batches(flows, &self.tokeniser) {
             let Scored { outputs, attacks } = self.scored(&self.tokeniser.tokenise(&some)?);
             self.check(&some, &outputs, "the flows")?;
             all.outputs.extend(outputs);

@@ -1,16 +1,11 @@
 //! How much of a hidden feature a run's masked autoencoder tells from the others.
 
 use nids_config::{Config, FinetuneFrom, ObjectiveConfig, Stage};
-use nids_detect::read::read_tokeniser;
-use nids_detect::{Session, WeightsFile};
+use nids_detect::Autoencoder;
 use nids_flows::{Flows, TokenKind, TokenTable, Tokeniser, all_rows};
-use nids_models::Mae;
-use nids_nn::ParamTable;
 use nids_report::Rebuilt;
 use nids_store::Result;
-use nids_store::run::{PRETRAINED, Run, TOKENISER};
-
-use crate::pretext::Pretext;
+use nids_store::run::Run;
 
 /// Rows that are looked at, at most.
 const ROWS: usize = 128;
@@ -21,48 +16,29 @@ pub(super) fn rebuilt(run: &Run, config: &Config, flows: &Flows) -> Result<Vec<R
     if matches!(config.finetune.from, FinetuneFrom::Scratch | FinetuneFrom::Features) {
         return Ok(Vec::new());
     }
-    let config = run.config_of(Stage::Pretrain)?;
-    if !matches!(config.pretrain.objective, ObjectiveConfig::Mae(_)) {
+    if !matches!(run.config_of(Stage::Pretrain)?.pretrain.objective, ObjectiveConfig::Mae(_)) {
         return Ok(Vec::new());
     }
-    let tokeniser = read_tokeniser(&run.require(Stage::Pretrain, TOKENISER)?, Stage::Pretrain)?;
-    let weights = WeightsFile::read(&run.require(Stage::Pretrain, PRETRAINED)?, Stage::Pretrain)?;
-    let mut table = ParamTable::default();
-    let pretext = Pretext::new(&config, &tokeniser, &mut table)?;
-    let Pretext::Mae(mae) = &pretext else { unreachable!("the objective is that of a masked autoencoder") };
-    let tokens = mae.encoder().token_numbers();
-    let params = weights.params(&table, &[""], tokens)?;
-    let session = Session::new(&config, &table, [pretext.activations(), 1, tokens], params)?;
+    let autoencoder = Autoencoder::open(run)?;
+    let tokeniser = autoencoder.tokeniser();
     let step = flows.len().div_ceil(ROWS).max(1);
     let rows: Vec<u32> = (0..flows.len() as u32).step_by(step).collect();
     let encoded = tokeniser.tokenise_with_targets(&flows.select(&rows))?;
-    let mut found: Vec<Rebuilt> = (0..encoded.n_tokens())
+    let n = encoded.n_tokens();
+    let losses = autoencoder.hidden_losses(&encoded, &all_rows(encoded.n_rows()), 1);
+    let loss = |token: usize| -> f64 {
+        let present = (0..encoded.n_rows()).filter(|&row| !encoded.target(row, token).is_nan());
+        present.map(|row| f64::from(losses[row * n + token])).sum()
+    };
+    let mut found: Vec<Rebuilt> = (0..n)
         .filter_map(|token| {
-            let guess = loss_of_one_guess(&tokeniser, &encoded, token);
+            let guess = loss_of_one_guess(tokeniser, &encoded, token);
             let feature = tokeniser.tokens()[token].feature.clone();
-            (guess > 0.0).then(|| Rebuilt { feature, share: 1.0 - loss(mae, &session, &encoded, token) / guess })
+            (guess > 0.0).then(|| Rebuilt { feature, share: 1.0 - loss(token) / guess })
         })
         .collect();
     found.sort_by(|a, b| b.share.total_cmp(&a.share).then_with(|| a.feature.cmp(&b.feature)));
     Ok(found)
-}
-
-/// The loss of a feature over all rows, each of which is seen without it alone.
-fn loss(mae: &Mae, session: &Session, encoded: &TokenTable, token: usize) -> f64 {
-    let n_tokens = encoded.n_tokens();
-    let mut losses = vec![0.0; encoded.n_rows()];
-    session.infer(&all_rows(encoded.n_rows()), 1, &mut losses, |cx, rows, out| {
-        for (&row, out) in rows.iter().zip(out) {
-            let (x, mask, targets) = (cx.alloc(encoded.width()), cx.alloc(n_tokens), cx.alloc(n_tokens));
-            encoded.fill([row].into_iter(), x);
-            for (place, (mask, target)) in mask.iter_mut().zip(targets.iter_mut()).enumerate() {
-                *mask = f32::from(u8::from(place == token));
-                *target = encoded.target(row as usize, place);
-            }
-            *out = mae.loss(cx, None, 1, x, mask, targets, 1.0) as f32;
-        }
-    });
-    losses.into_iter().map(f64::from).sum()
 }
 
 /// The least loss that one answer for all rows has: the variance of numbers, the entropy of classes, times the rows where the feature
