@@ -6,7 +6,6 @@ use nids_eval::metrics::{ByRows, Confusion, Evaluation, Metrics};
 use nids_flows::{Classes, Flows, KnownRows, row_keys};
 use nids_nn::loss::{sigmoid, softmax};
 
-use crate::detector::Scored;
 use nids_config::{Config, Task};
 use nids_store::Result;
 use nids_store::progress::{Event, Progress};
@@ -129,12 +128,13 @@ impl<'c> Scores<'c> {
     }
 
     /// Adds all rows of labelled flows, with the probabilities of an attack that were made of the outputs.
+    /// outputs: [rows, C]   attacks: [rows]
     ///
     /// # Panics
     /// If the flows have no labels.
-    pub fn add_scored(&mut self, flows: &Flows, scored: &Scored) {
+    pub fn add_all(&mut self, flows: &Flows, outputs: &[f32], attacks: &[f32]) {
         self.keys.iter_mut().for_each(|keys| keys.extend(row_keys(flows)));
-        self.add_each(flows, 0..flows.len(), &scored.outputs, scored.attacks.iter().copied());
+        self.add_each(flows, 0..flows.len(), outputs, attacks.iter().copied());
     }
 
     /// probabilities: [rows, C]   attacks: [rows]

@@ -8,7 +8,7 @@ use nids_detect::anomaly::{AnomalyDetector, Reference, ReferenceRows, Unusual};
 use nids_detect::operation::Using;
 use nids_detect::read::{name_of, read};
 use nids_detect::verdicts::{Outputs, Scores};
-use nids_detect::{Autoencoder, Detector, ReadSummary, Scored, each_batch};
+use nids_detect::{Autoencoder, Detector};
 use nids_eval::metrics::Evaluation;
 use nids_eval::operating::{BenignScores, CONFIDENCE, rows_needed};
 use nids_flows::{Flows, Labels, NO_LABEL, ReadOptions, all_rows, equal_rows};
@@ -19,10 +19,8 @@ use nids_store::run::{ANOMALY, Run};
 use serde::Serialize;
 
 use super::held_out::{contents, known_rows, labelled_of, labelled_rows};
-use super::predict::{
-    Alarm, PredictOptions, PredictSummary, Rejected, certify, own_cells, own_columns, tell_guarded, tell_imbalance, told,
-};
-use super::verdict_writer::{Cells, Columns, Kind, VerdictWriter, Verdicts};
+use super::predict::{Alarm, PredictOptions, PredictSummary, Rejected, certify, each_labelled, said_of, told, write_each};
+use super::verdict_writer::Cells;
 use crate::data;
 
 /// The share of benign flows that may be alarms where nobody says otherwise.
@@ -253,18 +251,9 @@ pub(super) fn evaluate(
         progress.event(Event::Message("note: pretraining keeps no list of its rows: `new_rows` is null"));
         None
     };
-    let mut summary = ReadSummary::default();
-    let read = ReadOptions { labels: Labels::Required, categories: true, ..options.read.clone() };
-    let mut attacks = 0;
-    each_batch(&detector, data, &read, &mut summary, progress, |flows, said: &Unusual, rejects| {
-        rejected(rejects)?;
-        if !flows.is_empty() {
-            attacks += flows.labels().map_or(0, |labels| labels.iter().map(|&label| usize::from(label)).sum());
-            scores.add_scored(flows, &Scored { outputs: said.scores.clone(), attacks: said.scores.clone() });
-        }
-        Ok(())
+    each_labelled(&detector, data, options, rejected, progress, |flows, said| {
+        scores.add_all(flows, &said.scores, &said.scores);
     })?;
-    tell_imbalance(attacks, summary.rows as usize, progress);
     Ok(scores.evaluation(&name_of(data), known.as_ref(), progress)?.without_probabilities())
 }
 
@@ -279,33 +268,30 @@ pub(super) fn predict(
     progress: &mut dyn Progress,
 ) -> Result<PredictSummary> {
     let detector = open(run, options, progress)?;
-    // the verdict and the p-value are those of the score
-    let of_classifier = detector.beside().map_or_else(Vec::new, own_columns);
-    let is_kept = |name: &str| !matches!(name, "verdict" | "p_value");
-    let own = [("score", Kind::Single), ("verdict", Kind::Text), ("surprising", Kind::Text), ("p_value", Kind::Double)];
-    let kept = of_classifier.iter().copied().filter(|(name, _)| is_kept(name));
-    let columns = Columns::new(kept.chain(own).collect(), &options.read.carried)?;
-    let mut writer = VerdictWriter::new(options.format, columns, out)?;
-    let read = ReadOptions { labels: Labels::Unused, ..options.read.clone() };
-    let mut summary = ReadSummary::default();
-    let mut attacks = 0;
+    let said = |found: &Unusual| {
+        let alarms: Vec<bool> = found.scores.iter().map(|&score| detector.is_alarm(score)).collect();
+        (alarms.iter().filter(|is_alarm| **is_alarm).count() as u64, said_of_both(&detector, found, &alarms))
+    };
+    write_each(&detector, data, options, out, rejected, progress, said)
+}
+
+/// The columns of what is said of rows: what a classifier says, if there is one, but for its verdict and p-value, which are those of
+/// the score.
+fn said_of_both<'d>(detector: &'d AnomalyDetector, found: &Unusual, alarms: &[bool]) -> Vec<(&'static str, Cells<'d>)> {
+    let mut columns = match detector.beside() {
+        Some(beside) => said_of(beside, &found.scored.as_ref().map_or_else(Vec::new, |scored| beside.verdicts(scored))),
+        None => Vec::new(),
+    };
+    columns.retain(|(name, _)| !matches!(*name, "verdict" | "p_value"));
     let alarm = if detector.beside().is_some() { "attack" } else { "anomaly" };
-    each_batch(&detector, data, &read, &mut summary, progress, |flows, said: &Unusual, rejects| {
-        rejected(rejects)?;
-        let verdicts = detector.beside().zip(said.scored.as_ref()).map(|(beside, scored)| (beside, beside.verdicts(scored)));
-        let cells = verdicts.iter().flat_map(|(beside, verdicts)| own_cells(beside, verdicts));
-        let mut own: Vec<Cells<'_>> =
-            of_classifier.iter().zip(cells).filter(|((name, _), _)| is_kept(name)).map(|(_, cells)| cells).collect();
-        let alarms: Vec<bool> = said.scores.iter().map(|&score| detector.is_alarm(score)).collect();
-        attacks += alarms.iter().filter(|is_alarm| **is_alarm).count() as u64;
-        own.push(Cells::Single(said.scores.clone()));
-        own.push(Cells::Text(alarms.iter().map(|&is_alarm| if is_alarm { alarm } else { "normal" }).collect()));
-        let surprising = said.anomalies.iter().map(|anomaly| anomaly.feature.map_or("", |place| detector.feature(place)));
-        own.push(Cells::Text(surprising.collect()));
-        own.push(Cells::Double(said.scores.iter().map(|&score| detector.benign().p_value(score)).collect()));
-        writer.write(&Verdicts { ids: flows.ids(), own, carried: flows.carried() })
-    })?;
-    tell_guarded(writer.finish()?, progress);
-    let ReadSummary { rows, rejected, unknown_categories, drift, .. } = summary;
-    Ok(PredictSummary { rows, attacks, rejected, unknown_categories, drift })
+    let verdicts = alarms.iter().map(|&is_alarm| if is_alarm { alarm } else { "normal" });
+    let surprising = found.anomalies.iter().map(|anomaly| anomaly.feature.map_or("", |place| detector.feature(place)));
+    let p_values = found.scores.iter().map(|&score| detector.benign().p_value(score));
+    columns.extend([
+        ("score", Cells::Single(found.scores.clone())),
+        ("verdict", Cells::Text(verdicts.collect())),
+        ("surprising", Cells::Text(surprising.collect())),
+        ("p_value", Cells::Double(p_values.collect())),
+    ]);
+    columns
 }

@@ -9,17 +9,17 @@ use nids_detect::operation::OperatingPoint;
 use nids_detect::read::name_of;
 use nids_detect::verdicts::Scores;
 use nids_detect::watch::Drift;
-use nids_detect::{Detector, ReadSummary, Verdict};
+use nids_detect::{Detector, Judge, ReadSummary, Scored, Verdict, each_batch};
 use nids_eval::metrics::Evaluation;
 use nids_eval::operating::{BenignScores, CONFIDENCE, Certified};
-use nids_flows::{Labels, ReadOptions, Reject};
+use nids_flows::{Flows, Labels, ReadOptions, Reject};
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{ADAPTATION, CALIBRATION, Run};
 use nids_store::{Error, Result};
 
 use super::anomaly::{self, Score};
 use super::held_out::{HeldOut, known_rows};
-use super::verdict_writer::{Cells, Columns, Kind, VerdictFormat, VerdictWriter, Verdicts};
+use super::verdict_writer::{Cells, Columns, VerdictFormat, VerdictWriter, Verdicts};
 use crate::data::imbalance;
 
 /// What `predict` counted.
@@ -91,26 +91,36 @@ pub fn evaluate(
     let detector = open(run, options, progress)?;
     let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold()).with_keys();
     let known = known_rows(run, progress)?;
-    let mut summary = ReadSummary::default();
-    let read = ReadOptions { labels: Labels::Required, categories: true, ..options.read.clone() };
-    let mut attacks = 0;
-    detector.each_batch(data, &read, &mut summary, progress, |flows, scored, rejects| {
-        rejected(rejects)?;
-        if !flows.is_empty() {
-            attacks += flows.labels().map_or(0, |labels| labels.iter().map(|&label| usize::from(label)).sum());
-            scores.add_scored(flows, scored);
-        }
-        Ok(())
+    each_labelled(&detector, data, options, rejected, progress, |flows, Scored { outputs, attacks }| {
+        scores.add_all(flows, outputs, attacks);
     })?;
-    tell_imbalance(attacks, summary.rows as usize, progress);
     scores.evaluation(&name_of(data), known.as_ref(), progress)
 }
 
-/// Says that nearly all rows are of one kind.
-pub(super) fn tell_imbalance(attacks: usize, rows: usize, progress: &mut dyn Progress) {
-    if let Some(warning) = imbalance(attacks, rows) {
+/// What `judge` says of labelled rows, which have categories where the file has.
+pub(super) fn each_labelled<J: Judge>(
+    judge: &J,
+    data: &[PathBuf],
+    options: &PredictOptions,
+    rejected: Rejected<'_>,
+    progress: &mut dyn Progress,
+    mut add: impl FnMut(&Flows, &J::Said),
+) -> Result<()> {
+    let mut summary = ReadSummary::default();
+    let read = ReadOptions { labels: Labels::Required, categories: true, ..options.read.clone() };
+    let mut attacks = 0;
+    each_batch(judge, data, &read, &mut summary, progress, |flows, said, rejects| {
+        rejected(rejects)?;
+        if !flows.is_empty() {
+            attacks += flows.labels().map_or(0, |labels| labels.iter().map(|&label| usize::from(label)).sum());
+            add(flows, said);
+        }
+        Ok(())
+    })?;
+    if let Some(warning) = imbalance(attacks, summary.rows as usize) {
         progress.event(Event::Message(&format!("note: {warning}")));
     }
+    Ok(())
 }
 
 /// Writes the verdict of every row of `data`, in order: `id`, `probability`, `verdict`, which is `attack` or `normal`, and `category`
@@ -127,52 +137,59 @@ pub fn predict(
         return anomaly::predict(run, data, options, out, rejected, progress);
     }
     let detector = open(run, options, progress)?;
-    let mut summary = ReadSummary::default();
-    let mut attacks = 0;
-    let columns = Columns::new(own_columns(&detector), &options.read.carried)?;
+    let said = |scored: &Scored| {
+        let verdicts = detector.verdicts(scored);
+        let attacks = verdicts.iter().filter(|verdict| verdict.is_attack).count() as u64;
+        (attacks, said_of(&detector, &verdicts))
+    };
+    write_each(&detector, data, options, out, rejected, progress, said)
+}
+
+/// Writes what `judge` says of every row: `said` gives the number of alarms and the columns.
+pub(super) fn write_each<'j, J: Judge>(
+    judge: &'j J,
+    data: &[PathBuf],
+    options: &PredictOptions,
+    out: &mut dyn Write,
+    rejected: Rejected<'_>,
+    progress: &mut dyn Progress,
+    said: impl for<'s> Fn(&'s J::Said) -> (u64, Vec<(&'static str, Cells<'j>)>),
+) -> Result<PredictSummary> {
+    let columns = Columns::new(&said(&J::Said::default()).1, &options.read.carried)?;
     let mut writer = VerdictWriter::new(options.format, columns, out)?;
     let read = ReadOptions { labels: Labels::Unused, ..options.read.clone() };
-    detector.each_batch(data, &read, &mut summary, progress, |flows, scored, rejects| {
+    let mut summary = ReadSummary::default();
+    let mut attacks = 0;
+    each_batch(judge, data, &read, &mut summary, progress, |flows, found, rejects| {
         rejected(rejects)?;
-        let verdicts = detector.verdicts(scored);
-        attacks += verdicts.iter().filter(|verdict| verdict.is_attack).count() as u64;
-        writer.write(&Verdicts { ids: flows.ids(), own: own_cells(&detector, &verdicts), carried: flows.carried() })
+        let (alarms, own) = said(found);
+        attacks += alarms;
+        writer.write(&Verdicts { ids: flows.ids(), own, carried: flows.carried() })
     })?;
-    tell_guarded(writer.finish()?, progress);
-    let ReadSummary { rows, rejected, unknown_categories, drift, .. } = summary;
-    Ok(PredictSummary { rows, attacks, rejected, unknown_categories, drift })
-}
-
-/// What a classifier says of rows.
-pub(super) fn own_columns(detector: &Detector) -> Vec<(&'static str, Kind)> {
-    let category = detector.classes().map(|_| ("category", Kind::Text));
-    let p_value = detector.operation().benign().map(|_| ("p_value", Kind::Double));
-    [("probability", Kind::Single), ("verdict", Kind::Text)].into_iter().chain(category).chain(p_value).collect()
-}
-
-/// The columns of [`own_columns`].
-pub(super) fn own_cells<'v>(detector: &Detector, verdicts: &[Verdict<'v>]) -> Vec<Cells<'v>> {
-    let each = || verdicts.iter();
-    let mut cells = vec![
-        Cells::Single(each().map(|verdict| verdict.probability).collect()),
-        Cells::Text(each().map(|verdict| if verdict.is_attack { "attack" } else { "normal" }).collect()),
-    ];
-    if detector.classes().is_some() {
-        cells.push(Cells::Text(each().map(|verdict| verdict.category.unwrap_or("")).collect()));
-    }
-    if detector.operation().benign().is_some() {
-        cells.push(Cells::Double(each().map(|verdict| verdict.p_value.unwrap_or(1.0)).collect()));
-    }
-    cells
-}
-
-/// Says how many cells a spreadsheet would run.
-pub(super) fn tell_guarded(n_guarded: u64, progress: &mut dyn Progress) {
+    let n_guarded = writer.finish()?;
     if n_guarded > 0 {
         let message =
             format!("{n_guarded} cells begin with =, +, - or @, which a spreadsheet would run: they are written with a ' before");
         progress.event(Event::Message(&message));
     }
+    let ReadSummary { rows, rejected, unknown_categories, drift, .. } = summary;
+    Ok(PredictSummary { rows, attacks, rejected, unknown_categories, drift })
+}
+
+/// The columns of what a classifier says of rows.
+pub(super) fn said_of<'d>(detector: &Detector, verdicts: &[Verdict<'d>]) -> Vec<(&'static str, Cells<'d>)> {
+    let each = || verdicts.iter();
+    let mut columns = vec![
+        ("probability", Cells::Single(each().map(|verdict| verdict.probability).collect())),
+        ("verdict", Cells::Text(each().map(|verdict| if verdict.is_attack { "attack" } else { "normal" }).collect())),
+    ];
+    if detector.classes().is_some() {
+        columns.push(("category", Cells::Text(each().map(|verdict| verdict.category.unwrap_or("")).collect())));
+    }
+    if detector.operation().benign().is_some() {
+        columns.push(("p_value", Cells::Double(each().map(|verdict| verdict.p_value.unwrap_or(1.0)).collect())));
+    }
+    columns
 }
 
 /// The run's classifier, with the threshold that is asked for: that of the options, else that of `calibrate`, else that of the run's

@@ -51,7 +51,7 @@ pub fn report(run: &Run, others: &[Run], progress: &mut dyn Progress) -> Result<
     drop(labelled);
     let scored = detector.scored_flows(&val)?;
     let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold()).with_keys();
-    scores.add_scored(&val, &scored);
+    scores.add_all(&val, &scored.outputs, &scored.attacks);
     let known = KnownRows::new(row_keys(&train));
     let held_out = scores.evaluation("the rows held out", Some(&known), progress)?;
     let rows = "rows held out";

@@ -58,31 +58,33 @@ pub(super) enum Cells<'v> {
 /// Rows and what is said of them.
 pub(super) struct Verdicts<'v> {
     pub(super) ids: &'v [String],
-    /// As [`Columns`] has them.   [columns][rows]
-    pub(super) own: Vec<Cells<'v>>,
+    /// As [`Columns`] has them.
+    pub(super) own: Vec<(&'static str, Cells<'v>)>,
     /// [columns][rows]
     pub(super) carried: &'v [Vec<String>],
 }
 
-/// What a column of verdicts holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Single,
-    Double,
-    Text,
-}
-
 /// The columns beside the id.
 pub(super) struct Columns {
-    own: Vec<(&'static str, Kind)>,
+    own: Vec<Field>,
     carried: Vec<String>,
 }
 
 impl Columns {
+    /// `own` is what is said of no rows.
+    ///
     /// # Errors
     /// If a column that is carried along has the name of one of the verdict's.
-    pub(super) fn new(own: Vec<(&'static str, Kind)>, carried: &[String]) -> Result<Self> {
-        let columns = Columns { own, carried: carried.to_vec() };
+    pub(super) fn new(own: &[(&'static str, Cells<'_>)], carried: &[String]) -> Result<Self> {
+        let field = |(name, cells): &(&str, Cells<'_>)| {
+            let kind = match cells {
+                Cells::Single(_) => DataType::Float32,
+                Cells::Double(_) => DataType::Float64,
+                Cells::Text(_) => DataType::Utf8,
+            };
+            Field::new(*name, kind, false)
+        };
+        let columns = Columns { own: own.iter().map(field).collect(), carried: carried.to_vec() };
         let names = columns.names();
         let is_twice = |idx: usize| names[..idx].iter().any(|name| name.eq_ignore_ascii_case(names[idx]));
         match (0..names.len()).find(|&idx| is_twice(idx)) {
@@ -92,7 +94,7 @@ impl Columns {
     }
 
     fn names(&self) -> Vec<&str> {
-        let own = ["id"].into_iter().chain(self.own.iter().map(|(name, _)| *name));
+        let own = ["id"].into_iter().chain(self.own.iter().map(|field| field.name().as_str()));
         own.chain(self.carried.iter().map(String::as_str)).collect()
     }
 }
@@ -137,7 +139,7 @@ impl<'o> VerdictWriter<'o> {
                 }
                 for (row, id) in rows.ids.iter().enumerate() {
                     lines.write_field(cell(id, &mut self.n_guarded)).map_err(of_csv)?;
-                    for cells in &rows.own {
+                    for (_, cells) in &rows.own {
                         // the shortest digits that read back as the same number
                         match cells {
                             Cells::Single(values) => lines.write_field(format!("{:?}", values[row])),
@@ -157,7 +159,7 @@ impl<'o> VerdictWriter<'o> {
                 for (row, id) in rows.ids.iter().enumerate() {
                     let mut object = Map::new();
                     object.insert("id".to_owned(), id.as_str().into());
-                    for ((name, _), cells) in self.columns.own.iter().zip(&rows.own) {
+                    for (name, cells) in &rows.own {
                         let value = match cells {
                             Cells::Single(values) => number(values[row]),
                             Cells::Double(values) => values[row].into(),
@@ -209,14 +211,9 @@ fn number(value: f32) -> Json {
 }
 
 fn schema(columns: &Columns) -> Schema {
-    let kind = |kind: Kind| match kind {
-        Kind::Single => DataType::Float32,
-        Kind::Double => DataType::Float64,
-        Kind::Text => DataType::Utf8,
-    };
-    let own = columns.own.iter().map(|(name, of)| Field::new(*name, kind(*of), false));
     let carried = columns.carried.iter().map(|name| Field::new(name, DataType::Utf8, false));
-    Schema::new([Field::new("id", DataType::Utf8, false)].into_iter().chain(own).chain(carried).collect::<Vec<_>>())
+    let id = Field::new("id", DataType::Utf8, false);
+    Schema::new([id].into_iter().chain(columns.own.iter().cloned()).chain(carried).collect::<Vec<_>>())
 }
 
 fn batch(columns: &Columns, rows: &Verdicts<'_>) -> Result<RecordBatch> {
@@ -225,7 +222,7 @@ fn batch(columns: &Columns, rows: &Verdicts<'_>) -> Result<RecordBatch> {
         return Ok(RecordBatch::new_empty(Arc::new(schema(columns))));
     }
     let mut arrays: Vec<ArrayRef> = vec![Arc::new(StringArray::from_iter_values(rows.ids))];
-    arrays.extend(rows.own.iter().map(|cells| -> ArrayRef {
+    arrays.extend(rows.own.iter().map(|(_, cells)| -> ArrayRef {
         match cells {
             Cells::Single(values) => Arc::new(Float32Array::from(values.clone())),
             Cells::Double(values) => Arc::new(Float64Array::from(values.clone())),
@@ -292,8 +289,12 @@ mod tests {
     fn no_rows_are_written_as_none_whatever_is_carried_along() {
         for format in VerdictFormat::NAMES.map(|name| VerdictFormat::named(name).unwrap()) {
             let mut out: Vec<u8> = Vec::new();
-            let own = vec![("probability", Kind::Single), ("verdict", Kind::Text), ("p_value", Kind::Double)];
-            let columns = Columns::new(own, &["uid".to_owned()]).unwrap();
+            let own = [
+                ("probability", Cells::Single(Vec::new())),
+                ("verdict", Cells::Text(Vec::new())),
+                ("p_value", Cells::Double(Vec::new())),
+            ];
+            let columns = Columns::new(&own, &["uid".to_owned()]).unwrap();
             let mut writer = VerdictWriter::new(format, columns, &mut out).unwrap();
             writer.write(&Verdicts { ids: &[], own: Vec::new(), carried: &[] }).unwrap();
             assert_eq!(writer.finish().unwrap(), 0, "{format:?}");
