@@ -23,6 +23,7 @@ fn quiet_leaves_warnings_and_quieter_errors_alone() {
     assert_eq!(told(&bench, &format!("{predict} -q")), warnings);
     assert_eq!(told(&bench, &format!("--quiet {predict}")), warnings);
     assert_eq!(told(&bench, &format!("{predict} -qq")), "");
+    assert_eq!(told(&bench, "evaluate --run run --data flows.csv --report page.html -qq"), "");
     assert!(bench.fails("-qq predict --run run --data missing.csv").contains("error: "));
     assert!(bench.fails("predict -q -v --run run --data flows.csv").contains("cannot be used with"));
 }

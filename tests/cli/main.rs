@@ -1,5 +1,6 @@
 //! The program as a user meets it: from a command line to verdicts, or to an error that helps.
 
+mod anomaly;
 mod any_file;
 mod audit;
 mod bad_data;

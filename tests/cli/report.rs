@@ -58,11 +58,13 @@ fn a_run_is_reported_when_it_has_been_trained_and_no_older_page_stays() {
     bench.flows();
     let (metrics, told) = bench.prints_and_tells(&on_flows("finetune", "--set finetune.from=features"));
     assert!(metrics.contains("balanced accuracy") && told.contains("report: run/report.html"), "{told}");
+    assert!(!told.contains("removed when"), "{told}");
     let page = bench.read("run/report.html");
     bench.prints("report --run run");
     assert!(page == bench.read("run/report.html"));
     let (_, told) = bench.prints_and_tells(&on_flows("finetune", "--set finetune.from=features --set finetune.refit=all"));
     assert!(told.contains("finetune: no report.html: `finetune.refit: all`"), "{told}");
+    assert!(told.contains("run/report.html: about what `finetune` replaces: removed when that has finished"), "{told}");
     assert!(!bench.path("run/report.html").exists());
 }
 

@@ -168,9 +168,9 @@ pub(crate) enum Command {
         score: String,
         #[command(flatten)]
         alarm: AlarmArgs,
-        /// How scores become probabilities: platt (slope and offset), temperature (slope alone) or none
-        #[arg(long, value_name = "HOW", value_parser = ["platt", "temperature", "none"], default_value = "platt", hide_possible_values = true)]
-        scaling: String,
+        /// How scores become probabilities: platt (slope and offset), temperature (slope alone) or none [default: platt]
+        #[arg(long, value_name = "HOW", value_parser = ["platt", "temperature", "none"], hide_possible_values = true)]
+        scaling: Option<String>,
         /// Print one JSON object instead of a table
         #[arg(long)]
         json: bool,

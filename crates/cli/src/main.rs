@@ -86,7 +86,11 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Calibrate { run, data, id, score, alarm, scaling, json } => match model::score(&score) {
-            Score::Attack => model::calibrate(&run, &data, &id, &alarm, &scaling, json, &mut progress),
+            Score::Attack => model::calibrate(&run, &data, &id, &alarm, scaling.as_deref(), json, &mut progress),
+            _ if scaling.is_some() => {
+                let message = "`--scaling` is for `--score attack` alone: other scores are no probabilities";
+                Err(Error::Usage(message.to_owned()))
+            }
             score => model::calibrate_anomaly(&run, &data, &id, score, &alarm, json, &mut progress),
         },
         Command::Adapt { run, undo: true, .. } => model::undo_adapt(&run, &mut progress),
@@ -206,11 +210,10 @@ fn finetune(args: &StageArgs, progress: &mut dyn Progress) -> Result<()> {
 /// Writes the page about a run that has just been trained; of its rows all has been said. What a run lacks for a page is no reason to
 /// train again.
 fn report(run: &Run) {
-    let text = match commands::report(run, &[], &mut Silent) {
-        Ok(path) => format!("report: {}", path.display()),
-        Err(error) => format!("finetune: no report.html: {error}"),
-    };
-    terminal::tell(&text);
+    match commands::report(run, &[], &mut Silent) {
+        Ok(path) => terminal::say(&format!("report: {}", path.display())),
+        Err(error) => terminal::tell(&format!("finetune: no report.html: {error}")),
+    }
 }
 
 /// Folders as the value of a setting.

@@ -18,6 +18,10 @@ pub(crate) fn evaluate(model: &ModelArgs, report: Option<&Path>, json: bool, pro
     let sources = sources(&data, &run);
     let out = Output::open(None, &sources)?;
     if let Some(path) = report {
+        if score(&model.score) != Score::Attack {
+            let message = "`--report` writes a page about the classifier's probabilities: leave out `--score` or `--report`";
+            return Err(Error::Usage(message.to_owned()));
+        }
         output::check(output::Output::Report(path), &sources)?;
         if report == model.rejects.as_deref() {
             return Err(Error::Usage("`--report` and `--rejects` name one file".to_owned()));
@@ -31,7 +35,7 @@ pub(crate) fn evaluate(model: &ModelArgs, report: Option<&Path>, json: bool, pro
     let Some(path) = report else { return Ok(()) };
     let page = commands::report_of(&run, &data, found)?;
     Output::File(path).fill(|out| out.write_all(page.as_bytes()).map_err(Error::io(path, "write")))?;
-    terminal::tell(&format!("report: {}", path.display()));
+    terminal::say(&format!("report: {}", path.display()));
     Ok(())
 }
 
@@ -40,16 +44,16 @@ pub(crate) fn calibrate(
     data: &[String],
     id: &str,
     alarm: &AlarmArgs,
-    scaling: &str,
+    scaling: Option<&str>,
     json: bool,
     progress: &mut dyn Progress,
 ) -> Result<()> {
     let (run, data) = (Run::open(folder)?, data_files(data)?);
     let out = Output::open(None, &sources(&data, &run))?;
     let scaling = match scaling {
-        "platt" => Some(ScalingKind::Platt),
-        "temperature" => Some(ScalingKind::Temperature),
-        _ => None,
+        None | Some("platt") => Some(ScalingKind::Platt),
+        Some("temperature") => Some(ScalingKind::Temperature),
+        Some(_) => None,
     };
     let options =
         CalibrateOptions { data: (!data.is_empty()).then_some(data), read: read_by(id), alarm: alarm.alarm()?, scaling };

@@ -139,7 +139,11 @@ impl Fusion {
             halves[place % 2].extend(group.into_iter().map(|row| row as usize));
         }
         let of = |rows: &[usize], all: &[f64]| rows.iter().map(|&row| all[row]).collect::<Vec<_>>();
-        let (attack, anomaly) = (Tail::fit(&of(&halves[0], &odds))?, Tail::fit(&of(&halves[0], scores))?);
+        let tail = |all: &[f64]| {
+            let remedy = "name a file with more benign rows in `nids-mixer calibrate --score both --data`";
+            Tail::fit(&of(&halves[0], all)).map_err(|error| Error::Usage(format!("{error}: {remedy}")))
+        };
+        let (attack, anomaly) = (tail(&odds)?, tail(scores)?);
         let fused = |&row: &usize| squashed(fused(attack.surprise(odds[row]), anomaly.surprise(scores[row])));
         let benign = BenignScores::new(&halves[1].iter().map(fused).collect::<Vec<_>>())?;
         Ok(Self { model, attack, anomaly, benign })

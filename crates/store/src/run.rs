@@ -359,7 +359,17 @@ impl Run {
         config.engine.check().map_err(Error::Usage)?;
         self.check_config_file()?;
         let lock = self.lock(stage.name(), progress)?;
+        if Self::replaces_report(stage) && self.has(REPORT) {
+            let text =
+                format!("{}/{REPORT}: about what `{stage}` replaces: removed when that has finished", self.folder.display());
+            progress.event(Event::Message(&text));
+        }
         Ok(StageRun { lock: Some(lock), ..self.look(stage, config) })
+    }
+
+    /// Whether the page about the run is about what `stage` leaves.
+    fn replaces_report(stage: Stage) -> bool {
+        stage != Stage::Encode
     }
 
     /// Refuses a folder that is not a run folder and has a `config.yaml`, because a stage would overwrite that file.
@@ -863,8 +873,8 @@ impl StageRun<'_> {
             serde_json::to_writer_pretty(&mut *out, &manifest)?;
             writeln!(out)
         })?;
-        if self.stage != Stage::Encode {
-            self.run.remove(REPORT)?; // it is about what is replaced now
+        if Run::replaces_report(self.stage) {
+            self.run.remove(REPORT)?;
         }
         self.run.commit(self.stage)
     }

@@ -89,6 +89,11 @@ pub fn calibrate_anomaly(
         are_benign: found.rows.are_benign,
         are_learned: found.rows.are_learned,
     };
+    let before = Reference::read(run, &autoencoder).ok().flatten();
+    if found.fusion.is_none() && before.is_some_and(|before| before.fusion.is_some()) {
+        let text = "what was kept for `--score both` is replaced: `nids-mixer calibrate --score both` keeps rows for both scores";
+        progress.event(Event::Message(text));
+    }
     lock.check()?;
     run.write(ANOMALY, &found.to_bytes())?;
     // readers take what was written

@@ -26,9 +26,9 @@ const SAMPLE: usize = 4096;
 const SHARES: [f64; 2] = [0.3, 0.5];
 /// The width from which on a network is not narrow.
 const WIDE: usize = 32;
-/// Bytes of a row and feature in memory, at the peak of the stage: what SECURITY.md measured, over 42 features.
+/// Bytes of a row and feature in memory, at the peak of the stage, with its page: what SECURITY.md measured, over 42 features.
 const BYTES_PRETRAIN: f64 = 490.0 / 42.0;
-const BYTES_FINETUNE: f64 = 590.0 / 42.0;
+const BYTES_FINETUNE: f64 = 920.0 / 42.0;
 
 /// What is planned.
 #[derive(Clone, Copy, Debug)]
