@@ -19,6 +19,7 @@ mod memory;
 mod moved;
 mod operating;
 mod outputs;
+mod reasons;
 mod report;
 mod resume;
 mod same_bytes;

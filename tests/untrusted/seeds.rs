@@ -11,6 +11,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use ndarray::{Array1, Array2};
 use nids_config::{Config, Stage};
+use nids_detect::background::Background;
 use nids_detect::operation::{Adaptation, Calibration, Carried, HeldOutRows, OperatingPoint};
 use nids_detect::profile::{FeatureProfile, Profile, ScoreProfile};
 use nids_eval::adaptation::{Condition, Correction, PriorShift, Segment, Test};
@@ -80,6 +81,8 @@ pub(crate) fn seeds() -> Vec<Seed> {
     let scores = ScoreProfile::of(&[0.1, 0.9, 0.2, 0.8, 0.8, 0.3], &[0, 1, 0, 1, 1, 0]);
     let profile = Profile { features: FeatureProfile::of(&flows, &[0, 1, 2, 3], &[0, 1]), scores };
     write("profile", "toy.json", &profile.to_bytes());
+
+    write("background", "toy.json", &Background::of(&flows, &[0, 1, 2, 3], &[0, 1, 2]).to_bytes());
 
     let configs = [
         "name: seed",

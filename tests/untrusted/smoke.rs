@@ -103,7 +103,7 @@ macro_rules! smoke {
     };
 }
 
-smoke! { arrow coded config csv import json manifest npy operation parquet profile proposal rows run schema stopped tokeniser weights zeek }
+smoke! { arrow background coded config csv import json manifest npy operation parquet profile proposal rows run schema stopped tokeniser weights zeek }
 
 /// `cargo test -p nids-pipeline --test untrusted write_the_seeds -- --ignored`, after a change of format.
 #[test]
@@ -136,6 +136,7 @@ fn seeds_are_accepted() {
             "zeek" => check::zeek,
             "arrow" => check::arrow,
             "coded" => check::coded,
+            "background" => check::background,
             "profile" => check::profile,
             "proposal" => check::proposal,
             "import" => check::import,

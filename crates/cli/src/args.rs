@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use nids_flows::{Encoding, Ids, OnBadRow, ReadOptions};
-use nids_pipeline::commands::{Alarm, Axis, Score, VerdictFormat};
+use nids_pipeline::commands::{Alarm, Axis, ReasonsFor, Score, VerdictFormat};
 
 const MANUAL: &str = "\
 Examples:
@@ -222,7 +222,7 @@ pub(crate) enum Command {
     /// Write a verdict for every row of a file, with or without labels
     ///
     /// One row per input row, in order: id, probability of an attack, verdict, and what --columns names; after `calibrate`
-    /// a p-value, too. With --score anomaly or both: the score, the most surprising feature and the p-value. Categories never seen in
+    /// a p-value, too, and with --reasons why a row is an alert. With --score anomaly or both: the score, the most surprising feature and the p-value. Categories never seen in
     /// training, those that it has cut, and missing cells are counted on stderr, which also says how the rows differ from those of
     /// training (drift), and warns where verdicts should not be trusted.
     Predict {
@@ -237,6 +237,10 @@ pub(crate) enum Command {
         /// Columns of the input to carry along, as uid,id.orig_h
         #[arg(long, value_name = "COLUMN,...", value_delimiter = ',')]
         columns: Vec<String>,
+        /// Say why, of alerts or of all rows: the features without whose values the classifier would be less sure of an attack, and
+        /// where benign flows lie. Some milliseconds a row
+        #[arg(long, value_name = "ROWS", value_parser = ReasonsFor::NAMES, hide_possible_values = true)]
+        reasons: Option<String>,
         /// Where to write how the rows differ from those of training, as JSON. The file appears whole or not at all
         #[arg(long, value_name = "FILE")]
         drift: Option<PathBuf>,

@@ -87,17 +87,14 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Calibrate { run, data, id, score, alarm, scaling, json } => match model::score(&score) {
             Score::Attack => model::calibrate(&run, &data, &id, &alarm, scaling.as_deref(), json, &mut progress),
-            _ if scaling.is_some() => {
-                let message = "`--scaling` is for `--score attack` alone: other scores are no probabilities";
-                Err(Error::Usage(message.to_owned()))
-            }
-            score => model::calibrate_anomaly(&run, &data, &id, score, &alarm, json, &mut progress),
+            score => model::calibrate_anomaly(&run, &data, &id, score, &alarm, scaling.as_deref(), json, &mut progress),
         },
         Command::Adapt { run, undo: true, .. } => model::undo_adapt(&run, &mut progress),
         Command::Adapt { run, data, id, no_labels, json, .. } => model::adapt(&run, &data, &id, no_labels, json, &mut progress),
         Command::Evaluate { model, report, json } => model::evaluate(&model, report.as_deref(), json, &mut progress),
-        Command::Predict { model, output, format, columns, drift } => {
-            model::predict(&model, [output.as_deref(), drift.as_deref()], format.as_deref(), columns, &mut progress)
+        Command::Predict { model, output, format, columns, reasons, drift } => {
+            let [format, reasons] = [format.as_deref(), reasons.as_deref()];
+            model::predict(&model, [output.as_deref(), drift.as_deref()], [format, reasons], columns, &mut progress)
         }
         Command::Report { run, compare } => {
             let others = compare.iter().map(|folder| Run::open(folder)).collect::<Result<Vec<_>>>()?;

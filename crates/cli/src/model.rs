@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nids_eval::calibration::ScalingKind;
 use nids_flows::{Ids, OnBadRow, ReadOptions, Reject, data_files};
 use nids_pipeline::RejectsFile;
-use nids_pipeline::commands::{self, AdaptOptions, CalibrateOptions, PredictOptions, Score, VerdictFormat};
+use nids_pipeline::commands::{self, AdaptOptions, CalibrateOptions, PredictOptions, ReasonsFor, Score, VerdictFormat};
 use nids_store::output::{self, Source};
 use nids_store::progress::Progress;
 use nids_store::{Error, Result, Run};
@@ -67,9 +67,14 @@ pub(crate) fn calibrate_anomaly(
     id: &str,
     score: Score,
     alarm: &AlarmArgs,
+    scaling: Option<&str>,
     json: bool,
     progress: &mut dyn Progress,
 ) -> Result<()> {
+    if scaling.is_some() {
+        let message = "`--scaling` is for `--score attack` alone: other scores are no probabilities";
+        return Err(Error::Usage(message.to_owned()));
+    }
     if alarm.alarm()?.is_some() {
         let message = "`calibrate --score anomaly` and `--score both` keep benign rows, and no threshold: pass it to `predict` and `evaluate`";
         return Err(Error::Usage(message.to_owned()));
@@ -114,7 +119,7 @@ fn read_by(id: &str) -> ReadOptions {
 pub(crate) fn predict(
     model: &ModelArgs,
     [path, drift]: [Option<&Path>; 2],
-    format: Option<&str>,
+    [format, reasons]: [Option<&str>; 2],
     columns: Vec<String>,
     progress: &mut dyn Progress,
 ) -> Result<()> {
@@ -131,7 +136,7 @@ pub(crate) fn predict(
         }
     }
     let format = format.and_then(VerdictFormat::named).unwrap_or_else(|| VerdictFormat::of_file(path));
-    let options = options(model, format, columns)?;
+    let options = PredictOptions { reasons: reasons.and_then(ReasonsFor::named), ..options(model, format, columns)? };
     let summary = with_rejects(model.rejects.as_deref(), &sources, |rejected| {
         out.fill(|out| commands::predict(&run, &data, &options, out, rejected, progress))
     })?;
@@ -166,6 +171,7 @@ fn options(model: &ModelArgs, format: VerdictFormat, carried: Vec<String>) -> Re
             score: score(&model.score),
             alarm: model.alarm.alarm()?,
             format,
+            reasons: None,
         }),
     }
 }

@@ -1,7 +1,7 @@
 //! A pretrained masked autoencoder, ready to say how surprising each feature of a row is.
 
 use nids_config::{ObjectiveConfig, Stage};
-use nids_flows::{TokenTable, Tokeniser};
+use nids_flows::{TokenTable, Tokeniser, all_rows};
 use nids_models::Mae;
 use nids_nn::ParamTable;
 use nids_nn::engine::Engine;
@@ -88,5 +88,28 @@ impl Autoencoder {
             }
         });
         out
+    }
+
+    /// [`Mae::infill`] of some rows, each of which hides sets of its own, as many as the others.
+    ///
+    /// encoded, donors: with targets   hidden: a row and its sets   -> [hidden, sets]
+    ///
+    /// # Panics
+    /// If rows hide different numbers of sets.
+    pub fn infill(&self, encoded: &TokenTable, hidden: &[(u32, Vec<Vec<usize>>)], donors: &TokenTable) -> Vec<u32> {
+        let (n_donors, n_sets) = (donors.n_rows(), hidden.first().map_or(0, |(_, sets)| sets.len()));
+        assert!(hidden.iter().all(|(_, sets)| sets.len() == n_sets), "as many sets of every row");
+        let targets = (0..donors.n_tokens()).flat_map(|t| (0..n_donors).map(move |row| donors.target(row, t)));
+        let targets: Vec<f32> = targets.collect();
+        let mut out = vec![0.0; hidden.len() * n_sets];
+        self.session.infer(&all_rows(hidden.len()), n_sets, &mut out, |cx, places, out| {
+            let x = cx.alloc(encoded.width());
+            for (&place, out) in places.iter().zip(out.chunks_exact_mut(n_sets)) {
+                let (row, sets) = &hidden[place as usize];
+                encoded.expand_row(*row as usize, x);
+                self.mae.infill(cx, x, sets, &targets, out);
+            }
+        });
+        out.into_iter().map(|donor| donor as u32).collect()
     }
 }

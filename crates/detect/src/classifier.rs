@@ -8,6 +8,7 @@ use nids_nn::engine::Engine;
 use nids_nn::{Cx, Init, Param, ParamTable, Prepared, Scope};
 
 use crate::network::{LatentEncoder, features, mixer};
+use crate::session::Session;
 use crate::verdicts::Outputs;
 use nids_config::{Config, FinetuneConfig, FinetuneFrom, Scales, Task};
 use nids_store::{Error, Result};
@@ -113,11 +114,16 @@ impl Network {
         }
     }
 
-    /// The mean over members of what each makes of a shard.   out: [b, C]
-    fn infer(&self, cx: &Cx<'_, f32>, encoded: &TokenTable, rows: &[u32], out: &mut [f32]) {
-        let b = rows.len();
-        let mut x = cx.alloc(b * encoded.width());
-        encoded.fill(rows.iter().copied(), x);
+    /// The mean over members of what `add` makes of the logits of each, sample by sample.
+    ///
+    /// x: b samples as the network takes them, overwritten   logits: [C], overwritten   out: [b, width]
+    fn infer<'a>(&self, cx: &Cx<'a, f32>, b: usize, mut x: &'a mut [f32], add: impl Fn(&mut [f32], &mut [f32]), out: &mut [f32]) {
+        let (n_logits, width) = (self.outputs.width(), out.len() / b);
+        let add_members = |logits: &mut [f32], out: &mut [f32]| {
+            for logits in logits.chunks_exact_mut(b * n_logits) {
+                logits.chunks_exact_mut(n_logits).zip(out.chunks_exact_mut(width)).for_each(|(logits, out)| add(logits, out));
+            }
+        };
         if let Some(encoder) = &self.encoder {
             let z = cx.alloc(b * encoder.width());
             encoder.infer(cx, b, x, z);
@@ -127,22 +133,12 @@ impl Network {
         for classifier in &self.classifiers[1..] {
             let copy = cx.alloc(x.len());
             copy.copy_from_slice(x);
-            self.add_probabilities(b, classifier.infer(cx, b, copy).data, out);
+            add_members(classifier.infer(cx, b, copy).data, out);
         }
-        self.add_probabilities(b, self.classifier().infer(cx, b, x).data, out);
+        add_members(self.classifier().infer(cx, b, x).data, out);
         let n = self.classifiers.len() * self.members();
-        for probability in out {
-            *probability /= n as f32;
-        }
-    }
-
-    /// logits: [K·b, C], overwritten   out: [b, C]
-    fn add_probabilities(&self, b: usize, logits: &mut [f32], out: &mut [f32]) {
-        let width = self.outputs.width();
-        for member_logits in logits.chunks_exact_mut(b * width) {
-            for (logits, out) in member_logits.chunks_exact_mut(width).zip(out.chunks_exact_mut(width)) {
-                self.outputs.add_probabilities(logits, out);
-            }
+        for mean in out {
+            *mean /= n as f32;
         }
     }
 
@@ -157,8 +153,30 @@ impl Network {
     ) -> Vec<f32> {
         let width = self.outputs.width();
         let mut out = vec![0.0; rows.len() * width];
-        engine.infer(params, prepared, rows, width, &mut out, |cx, rows, out| self.infer(cx, encoded, rows, out));
+        engine.infer(params, prepared, rows, width, &mut out, |cx, rows, out| {
+            let x = cx.alloc(rows.len() * encoded.width());
+            encoded.fill(rows.iter().copied(), x);
+            self.infer(cx, rows.len(), x, |logits, out| self.outputs.add_probabilities(logits, out), out);
+        });
         out
+    }
+
+    /// ln of the probability of an attack over that of a benign row, for samples whose `fill` gives the input: also where the
+    /// probability, as a number near 1, no longer tells two rows apart.   -> [rows]
+    pub fn log_odds(&self, session: &Session, rows: &[u32], fill: impl Fn(&[u32], &mut [f32]) + Sync) -> Vec<f64> {
+        let width = self.encoder.as_ref().map_or(self.classifier().encoder(), LatentEncoder::encoder).input_width();
+        let mut odds = vec![0.0; 2 * rows.len()];
+        session.infer(rows, 2, &mut odds, |cx, rows, out| {
+            let x = cx.alloc(rows.len() * width);
+            fill(rows, x);
+            let add = |logits: &mut [f32], out: &mut [f32]| {
+                let [attack, benign] = out else { unreachable!("two numbers a row") };
+                self.outputs.add_odds(logits, [attack, benign]);
+            };
+            self.infer(cx, rows.len(), x, add, out);
+        });
+        let ln = |p: f32| f64::from(p.max(f32::MIN_POSITIVE)).ln();
+        odds.chunks_exact(2).map(|odds| ln(odds[0]) - ln(odds[1])).collect()
     }
 }
 

@@ -21,6 +21,7 @@
 
 pub mod anomaly;
 mod autoencoder;
+pub mod background;
 mod batches;
 mod classifier;
 mod committee;
@@ -32,6 +33,7 @@ mod network;
 pub mod operation;
 pub mod profile;
 pub mod read;
+pub mod reasons;
 mod session;
 pub mod verdicts;
 pub mod watch;

@@ -2,7 +2,8 @@
 
 use ndarray::Array2;
 use nids_config::Config;
-use nids_flows::{Classes, TokenTable, Tokeniser};
+use nids_eval::calibration::log_odds;
+use nids_flows::{Classes, TokenTable, Tokeniser, all_rows};
 use nids_kernels::Buffer;
 use nids_nn::ParamTable;
 use nids_nn::engine::Engine;
@@ -116,6 +117,39 @@ impl Model {
         let sees_components = self.committee.heads().iter().any(|head| head.needs_components());
         let components = if sees_components { self.components(encoded, rows) } else { None };
         self.probabilities_on(components.as_ref(), encoded, rows)
+    }
+
+    /// ln of the probability of an attack over that of a benign row: also where a network is so sure that the probabilities of two rows
+    /// are one number. Where heads vote, of their probability.   -> [rows]
+    pub fn log_odds(&self, encoded: &TokenTable) -> Vec<f64> {
+        let rows = all_rows(encoded.n_rows());
+        match &self.base {
+            Base::Trained { network, session } if self.committee.heads().is_empty() => {
+                network.log_odds(session, &rows, |rows, x| encoded.fill(rows.iter().copied(), x))
+            }
+            _ => {
+                let width = self.outputs().width();
+                let probabilities = self.probabilities(encoded, &rows);
+                probabilities.chunks_exact(width).map(|row| log_odds(self.outputs().attack(row))).collect()
+            }
+        }
+    }
+
+    /// [`Model::log_odds`] of inputs that need be no rows of a table, as points between two rows are: of a network alone, else None.
+    /// inputs: one row each, as [`TokenTable::expand_row`] writes it
+    pub fn log_odds_between(&self, inputs: &[Vec<f32>], widths: &[usize]) -> Option<Vec<f64>> {
+        let Base::Trained { network, session } = &self.base else { return None };
+        let fill = |rows: &[u32], x: &mut [f32]| {
+            let (mut from, mut rest) = (0, x);
+            for &width in widths {
+                let (token, after) = rest.split_at_mut(rows.len() * width);
+                for (out, &row) in token.chunks_exact_mut(width).zip(rows) {
+                    out.copy_from_slice(&inputs[row as usize][from..from + width]);
+                }
+                (from, rest) = (from + width, after);
+            }
+        };
+        self.committee.heads().is_empty().then(|| network.log_odds(session, &all_rows(inputs.len()), fill))
     }
 
     /// The same with [`Model::components`] that are there already.

@@ -17,7 +17,7 @@ const ROWS: usize = 1 << 16;
 /// The share of the training rows from which on a category is counted by itself.
 const OWN_SHARE: f64 = 0.01;
 /// A longer category is counted among the others.
-const MAX_TEXT: usize = 128;
+pub(crate) const MAX_TEXT: usize = 128;
 /// A larger file is some other file.
 const MAX_BYTES: usize = 16 << 20;
 
@@ -79,7 +79,7 @@ impl FeatureBins {
     }
 
     /// Those of a feature in some rows.
-    fn fit(column: &FeatureColumn, rows: &[u32]) -> Self {
+    pub(crate) fn fit(column: &FeatureColumn, rows: &[u32]) -> Self {
         match column {
             FeatureColumn::Numeric(values) => {
                 let some = rows.iter().step_by(rows.len().div_ceil(ROWS).max(1));
@@ -106,6 +106,24 @@ impl FeatureBins {
                 for &code in texts.codes() {
                     counts[places[code as usize]] += 1;
                 }
+            }
+            _ => unreachable!("features were compared with the schema"),
+        }
+    }
+
+    /// The bin of each of some rows.
+    pub(crate) fn codes(&self, column: &FeatureColumn, rows: &[u32]) -> Vec<u32> {
+        let places = self.places();
+        let place = |&row: &u32| self.place(column, row, &places) as u32;
+        rows.iter().map(place).collect()
+    }
+
+    /// The bin of a row.   places: [`FeatureBins::places`]
+    pub(crate) fn place(&self, column: &FeatureColumn, row: u32, places: &HashMap<&str, usize>) -> usize {
+        match (self, column) {
+            (Self::Numbers(bins), FeatureColumn::Numeric(values)) => bins.place(values[row as usize]),
+            (Self::Categories(values), FeatureColumn::Categorical(texts)) => {
+                places.get(texts.get(row as usize)).copied().unwrap_or(values.len())
             }
             _ => unreachable!("features were compared with the schema"),
         }

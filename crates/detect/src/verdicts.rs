@@ -56,6 +56,21 @@ impl Outputs {
         }
     }
 
+    /// Adds the probability of an attack and that of a benign row, each as precise as it is small. logits: [C], overwritten
+    pub fn add_odds(self, logits: &mut [f32], [attack, benign]: [&mut f32; 2]) {
+        match self {
+            Self::Attack => {
+                *attack += sigmoid(logits[0]);
+                *benign += sigmoid(-logits[0]);
+            }
+            Self::Classes { normal, .. } => {
+                softmax(logits);
+                *attack += self.attack(logits);
+                *benign += logits[normal];
+            }
+        }
+    }
+
     /// The probability of an attack: of every class but the benign one. Summed, not taken from 1, so that small ones differ.
     /// probabilities: [C]
     pub fn attack(self, probabilities: &[f32]) -> f32 {

@@ -68,6 +68,11 @@ impl Bins {
         counts
     }
 
+    /// The place of a value among [`Bins::counts`].
+    pub fn place(&self, value: f64) -> usize {
+        if value.is_nan() { self.cuts.len() + 1 } else { self.cuts.partition_point(|&cut| cut < value) }
+    }
+
     /// Adds values to the counts of [`Bins::counts`].
     ///
     /// # Panics

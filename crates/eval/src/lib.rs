@@ -13,6 +13,7 @@ mod logistic;
 pub mod metrics;
 pub mod operating;
 pub mod probe;
+pub mod redundancy;
 pub mod separation;
 
 /// Numbers that cannot be judged: scores that are not finite, a matrix that cannot be solved.

@@ -92,6 +92,20 @@ impl Flows {
         Flows::empty(&Arc::new(schema.clone()), false, false)
     }
 
+    /// Rows of features that are there already, in schema order, named by their numbers and without labels. None where a feature is of
+    /// another kind than the schema says, or the columns differ in length or number.
+    pub fn of_features(schema: &Schema, features: Vec<FeatureColumn>) -> Option<Flows> {
+        let is_of_kind = |(column, cells): (&crate::Column, &FeatureColumn)| {
+            matches!(cells, FeatureColumn::Numeric(_)) == (column.kind == ColumnKind::Numeric)
+        };
+        let n_rows = features.first().map_or(0, FeatureColumn::len);
+        let fits = schema.features().count() == features.len()
+            && schema.features().zip(&features).all(is_of_kind)
+            && features.iter().all(|column| column.len() == n_rows);
+        let ids = (0..n_rows).map(|row| row.to_string()).collect();
+        fits.then(|| Flows { ids, features, ..Flows::none(schema) })
+    }
+
     /// Number of rows.
     pub fn len(&self) -> usize {
         self.ids.len()
@@ -235,6 +249,24 @@ impl Flows {
         self.labels.iter().for_each(|labels| hash.update(labels));
         self.categories.iter().flat_map(TextColumn::iter).for_each(|t| text(&mut hash, t));
         hex::encode(hash.finalize())
+    }
+}
+
+impl FeatureColumn {
+    /// Number of rows.
+    fn len(&self) -> usize {
+        match self {
+            Self::Numeric(values) => values.len(),
+            Self::Categorical(texts) => texts.codes().len(),
+        }
+    }
+}
+
+impl<'t> FromIterator<&'t str> for TextColumn {
+    fn from_iter<I: IntoIterator<Item = &'t str>>(texts: I) -> Self {
+        let mut column = TextColumn::default();
+        texts.into_iter().for_each(|text| column.push(text));
+        column
     }
 }
 

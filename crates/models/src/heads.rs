@@ -72,6 +72,37 @@ impl Heads {
         }
     }
 
+    /// Adds the loss that feature `t` would have at each of D targets; at a missing one, NaN, the mean of the others.
+    ///
+    /// token: [D of the model]   targets, sums: [D]
+    pub(crate) fn add_surprise<R: Real>(&self, cx: &Cx<'_, R>, t: usize, token: &[R], targets: &[R], sums: &mut [R]) {
+        let (head, target) = &self.0[t];
+        let outputs = target.outputs();
+        let (y, dy, by_class) = (cx.alloc(outputs), cx.alloc(outputs), cx.alloc(outputs));
+        head.apply(cx, token, y);
+        if let Target::Categorical(_) = target {
+            // every class at once: -ln p = ln Σ exp(y) - y
+            let first = R::from_f64(target.loss(y, R::zero(), R::one(), dy));
+            by_class.iter_mut().zip(&*y).for_each(|(loss, &logit)| *loss = first + y[0] - logit);
+        }
+        let mut loss = |value: R| match target {
+            Target::Categorical(_) => by_class[value.to_usize().expect("a class is a small integer")],
+            _ => R::from_f64(target.loss(y, value, R::one(), dy)),
+        };
+        let (mut sum, mut n) = (R::zero(), 0.0);
+        for (&value, out) in targets.iter().zip(&mut *sums).filter(|(value, _)| !value.is_nan()) {
+            let loss = loss(value);
+            *out += loss;
+            sum += loss;
+            n += 1.0;
+        }
+        let mean = sum / R::from_f64(f64::max(n, 1.0));
+        targets.iter().zip(sums).filter(|(value, _)| value.is_nan()).for_each(|(_, out)| *out += mean);
+        for numbers in [y, dy, by_class] {
+            cx.recycle(numbers);
+        }
+    }
+
     /// Applies every head to its token. Returns Σ of the losses / `divisor` over the features for
     /// which `mask` is 1 (all features without a mask) and, where `grads` is given, the gradient of
     /// the tokens. What is missing, of which the target is NaN, has no loss.

@@ -19,6 +19,9 @@ use crate::mixer::{
     Block, EmbeddingCache, Encoder, Input, MembersCache, MixerConfig, TrunkCache, backward_trunk, blocks, forward_trunk,
 };
 
+/// Copies of a row that are taken forward together.
+const AT_ONCE: usize = 8;
+
 /// What the encoder sees of a masked flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -180,31 +183,17 @@ impl Mae {
     /// # Panics
     /// If there are no passes, or more than features.
     pub fn hidden_losses<R: Real>(&self, cx: &Cx<'_, R>, passes: usize, x: &[R], targets: &[R], out: &mut [R]) {
-        const AT_ONCE: usize = 8;
         let n_features = self.heads.n_features();
         assert!((1..=n_features).contains(&passes), "a feature is hidden once");
-        assert!(x.len() == self.encoder.input_width() && targets.len() == n_features && out.len() == n_features);
+        assert!(targets.len() == n_features && out.len() == n_features);
         // an encoder of visible tokens needs as many hidden ones in every pass: the first features are hidden once more
         let hidden_together = n_features.div_ceil(passes);
         let is_hidden = |pass: usize, t: usize| (0..hidden_together).any(|k| (pass + k * passes) % n_features == t);
         for first in (0..passes).step_by(AT_ONCE) {
             let b = AT_ONCE.min(passes - first);
-            let (copies, mask) = (cx.alloc(b * x.len()), cx.alloc(n_features * b));
             let (all_targets, losses) = (cx.alloc(n_features * b), cx.alloc(n_features * b));
-            let mut from = 0;
-            for width in self.encoder.features().widths() {
-                let token = &x[from..from + width];
-                copies[from * b..][..width * b].chunks_exact_mut(width).for_each(|copy| copy.copy_from_slice(token));
-                from += width;
-            }
-            for (t, (&target, targets)) in targets.iter().zip(all_targets.chunks_exact_mut(b)).enumerate() {
-                targets.fill(target);
-                for (j, mask) in mask[t * b..][..b].iter_mut().enumerate() {
-                    *mask = if is_hidden(first + j, t) { R::one() } else { R::zero() };
-                }
-            }
-            let token = (self.config.encoder == MaeEncoder::MaskToken).then(|| self.mask_token.of(cx.params));
-            let (decoded, _) = self.forward(cx, b, copies, Masked { mask, token });
+            targets.iter().zip(all_targets.chunks_exact_mut(b)).for_each(|(&target, targets)| targets.fill(target));
+            let (decoded, mask) = self.decode_hidden(cx, b, x, |j, t| is_hidden(first + j, t));
             self.heads.losses(cx, &decoded, mask, all_targets, losses);
             for (t, out) in out.iter_mut().enumerate() {
                 if (first..first + b).contains(&(t % passes)) {
@@ -212,6 +201,62 @@ impl Mae {
                 }
             }
         }
+    }
+
+    /// For each of some sets of features, hidden in turn: which of D donors has the values of these features that are the most probable
+    /// beside what is left of the row, that is the least [`Mae::hidden_losses`]; the first of several. A donor's missing value counts as
+    /// the mean of the others. Without dropout if `cx` is that of [`nids_nn::Mode::Eval`]. The arena keeps every pass until it is reset.
+    ///
+    /// x: one row, as [`Input::Features`] has it   donors: [F, D], targets, NaN is missing   out: one a set
+    ///
+    /// # Panics
+    /// If a set is empty, a feature is out of range, or there is no donor.
+    pub fn infill<R: Real>(&self, cx: &Cx<'_, R>, x: &[R], hidden: &[Vec<usize>], donors: &[R], out: &mut [R]) {
+        let n_donors = donors.len() / self.heads.n_features();
+        assert!(
+            n_donors > 0 && hidden.len() == out.len() && hidden.iter().all(|set| !set.is_empty()),
+            "features, and donors of them"
+        );
+        // an encoder of visible tokens needs as many hidden ones in every pass
+        let at_once = if self.config.encoder == MaeEncoder::MaskToken { AT_ONCE } else { 1 };
+        let sums = cx.alloc(n_donors);
+        for (hidden, out) in hidden.chunks(at_once).zip(out.chunks_mut(at_once)) {
+            let (mut decoded, _) = self.decode_hidden(cx, hidden.len(), x, |j, t| hidden[j].contains(&t));
+            for (j, (set, out)) in hidden.iter().zip(out).enumerate() {
+                sums.fill(R::zero());
+                for &t in set {
+                    self.heads.add_surprise(cx, t, decoded.row(t, j), &donors[t * n_donors..][..n_donors], sums);
+                }
+                let least = (1..n_donors).fold(0, |least, donor| if sums[donor] < sums[least] { donor } else { least });
+                *out = R::from_f64(least as f64);
+            }
+        }
+    }
+
+    /// `b` copies of a row, of which copy `j` hides token `t` where `is_hidden(j, t)`: the decoded tokens, [N, b, D], and the mask, [F, b].
+    fn decode_hidden<'a, R: Real>(
+        &self,
+        cx: &Cx<'a, R>,
+        b: usize,
+        x: &[R],
+        is_hidden: impl Fn(usize, usize) -> bool,
+    ) -> (Tensor<'a, R>, &'a [R]) {
+        assert_eq!(x.len(), self.encoder.input_width(), "one row");
+        let (copies, mask) = (cx.alloc(b * x.len()), cx.alloc(self.heads.n_features() * b));
+        let mut from = 0;
+        for width in self.encoder.features().widths() {
+            let token = &x[from..from + width];
+            copies[from * b..][..width * b].chunks_exact_mut(width).for_each(|copy| copy.copy_from_slice(token));
+            from += width;
+        }
+        for (t, mask) in mask.chunks_exact_mut(b).enumerate() {
+            for (j, mask) in mask.iter_mut().enumerate() {
+                *mask = if is_hidden(j, t) { R::one() } else { R::zero() };
+            }
+        }
+        let token = (self.config.encoder == MaeEncoder::MaskToken).then(|| self.mask_token.of(cx.params));
+        let (decoded, _) = self.forward(cx, b, copies, Masked { mask, token });
+        (decoded, mask)
     }
 
     /// The decoded tokens, [N, b, D].

@@ -240,6 +240,53 @@ fn the_surprisal_of_a_feature_is_its_loss_while_it_alone_is_hidden() {
 }
 
 #[test]
+fn what_is_hidden_is_filled_in_with_the_donor_of_the_least_loss() {
+    let n = 6;
+    let features: Vec<(String, usize)> = (0..n).map(|i| (format!("f{i}"), 1 + i % 2)).collect();
+    let targets: Vec<Target> =
+        (0..n).map(|t| if t % 2 == 0 { Target::Numeric } else { Target::Categorical(2 + t % 3) }).collect();
+    let n_donors = 9;
+    let mut donors = uniform(5, n * n_donors);
+    for (t, donors) in donors.chunks_exact_mut(n_donors).enumerate().filter(|(t, _)| t % 2 == 1) {
+        donors.iter_mut().enumerate().for_each(|(d, class)| *class = ((d * 7 + t) % (2 + t % 3)) as f64);
+    }
+    donors[2 * n_donors + 4] = f64::NAN;
+    // more sets than are seen at once
+    let hidden: Vec<Vec<usize>> =
+        [&[0][..], &[1], &[2, 3], &[2], &[5, 4, 0], &[3], &[4], &[0, 1, 2, 3, 4], &[5], &[1, 5]].map(<[_]>::to_vec).into();
+    for encoder in [MaeEncoder::MaskToken, MaeEncoder::VisibleOnly] {
+        let config = MaeConfig { encoder, ..MaeConfig::default() };
+        let mut table = ParamTable::default();
+        let mae = Mae::new(&mut table.root(), &features, &targets, &MixerConfig { depth: 2, ..MIXER }, config);
+        let (params, arena) = (table.init::<f64>(1), Arena::default());
+        let cx = Cx::new(&params, &arena, Mode::Eval);
+        let x = uniform(2, 9);
+        let mut found = vec![0.0; hidden.len()];
+        mae.infill(&cx, &x, &hidden, &donors, &mut found);
+        let mut different = BTreeMap::new();
+        for (set, &found) in hidden.iter().zip(&found) {
+            let mask: Vec<f64> = (0..n).map(|t| f64::from(u8::from(set.contains(&t)))).collect();
+            let loss_of = |t: usize, d: usize| {
+                let mut only = vec![f64::NAN; n];
+                only[t] = donors[t * n_donors + d];
+                mae.loss(&cx, None, 1, copied(&cx, &x), copied(&cx, &mask), &only, 1.0)
+            };
+            let is_there = |t: usize, d: usize| !donors[t * n_donors + d].is_nan();
+            let mean = |t: usize| {
+                let there: Vec<f64> = (0..n_donors).filter(|&d| is_there(t, d)).map(|d| loss_of(t, d)).collect();
+                there.iter().sum::<f64>() / there.len() as f64
+            };
+            let sum = |d: usize| -> f64 { set.iter().map(|&t| if is_there(t, d) { loss_of(t, d) } else { mean(t) }).sum() };
+            let least = (0..n_donors).map(sum).fold(f64::INFINITY, f64::min);
+            let first = (0..n_donors).find(|&d| sum(d) < least + 1e-9).unwrap();
+            assert!((found - first as f64).abs() < 0.5, "{encoder:?} {set:?}: {found}, not {first}");
+            different.insert(first, ());
+        }
+        assert!(different.len() > 2, "{different:?}");
+    }
+}
+
+#[test]
 fn swaps_are_a_share_of_each_row_and_count_where_they_change_something() {
     let n_features = 10;
     let features: Vec<(String, usize)> = (0..n_features).map(|i| (format!("f{i}"), 1)).collect();

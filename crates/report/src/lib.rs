@@ -93,6 +93,19 @@ pub struct Rebuilt {
     pub share: f64,
 }
 
+/// An alert, and why it is one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explained {
+    /// Of the row.
+    pub id: String,
+    /// Of an attack.
+    pub probability: f32,
+    /// What it is: its category where that is known, else `attack` or `benign`.
+    pub truth: String,
+    /// What says most first.
+    pub reasons: Vec<String>,
+}
+
 /// A run among several, which had more or fewer labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunFigures {
@@ -123,6 +136,8 @@ pub struct Report {
     pub latents: Vec<Series>,
     /// What a masked autoencoder tells of hidden features, the best told first.
     pub rebuilt: Vec<Rebuilt>,
+    /// Some alerts with reasons.
+    pub explained: Vec<Explained>,
     /// Runs to compare by their labels; none where the page is about one run alone.
     pub runs: Vec<RunFigures>,
     /// Names and values: files with their content hashes, versions, sizes.
@@ -187,6 +202,7 @@ impl Report {
             rows: "rows held out".to_owned(),
             latents: Vec::new(),
             rebuilt: Vec::new(),
+            explained: Vec::new(),
             runs: Vec::new(),
             facts: Vec::new(),
             config: String::new(),

@@ -39,6 +39,8 @@ pub const MODEL: &str = "model.safetensors";
 pub const TRAINING_ROWS: &str = "training-rows.bin";
 /// What `finetune` leaves of the rows that the classifier was trained on, in counts.
 pub const PROFILE: &str = "profile.json";
+/// Benign training rows that `finetune` leaves, with which alerts are compared.
+pub const BACKGROUND: &str = "background.json";
 /// What `report` leaves: a page about the run.
 pub const REPORT: &str = "report.html";
 /// What `calibrate` leaves: the operating point of the classifier.
@@ -48,7 +50,7 @@ pub const ADAPTATION: &str = "adaptation.json";
 /// What `calibrate --score` leaves: what is known of benign flows, with which anomalies are compared.
 pub const ANOMALY: &str = "anomaly.json";
 /// What stages and commands keep in a run folder beside manifests, and what those list.
-const OWN_FILES: [&str; 17] = [
+const OWN_FILES: [&str; 18] = [
     REPORT,
     METRICS_CSV,
     TRAINING_ROWS,
@@ -60,6 +62,7 @@ const OWN_FILES: [&str; 17] = [
     PRETRAINED,
     MODEL,
     PROFILE,
+    BACKGROUND,
     "chosen.yaml",
     "sweep.json",
     "sweep.svg",

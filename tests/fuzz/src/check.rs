@@ -11,6 +11,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use ndarray::{Ix1, Ix2, Ix3};
 use nids_config::{Config, Stage};
 use nids_detect::anomaly::Reference;
+use nids_detect::background::Background;
 use nids_detect::operation::{Adaptation, Calibration, Operation};
 use nids_detect::profile::{FeatureBins, Profile};
 use nids_eval::anomaly::{fused, squashed};
@@ -239,6 +240,16 @@ pub fn profile(bytes: &[u8]) {
             let found = psi_of_mixture(&[(1.0 - share, scores[0]), (share, scores[1])], scores[0]);
             assert!(found.is_none_or(|found| found.psi.is_finite() && found.noise.is_finite()), "{found:?}");
         }
+    });
+}
+
+/// `background.json`: what is accepted is the same when written and read again, and has each feature in one group.
+pub fn background(bytes: &[u8]) {
+    bounded(bytes.len(), || {
+        let Ok(found) = Background::from_bytes(bytes) else { return };
+        assert_eq!(Background::from_bytes(&found.to_bytes()).expect("just written"), found);
+        assert_eq!(found.groups.concat().len(), found.features.len());
+        assert!(found.n_rows() as u64 <= found.benign);
     });
 }
 

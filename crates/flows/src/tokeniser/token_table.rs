@@ -149,6 +149,38 @@ impl TokenTable {
         }
     }
 
+    /// Rows of this table, each with some tokens of a row of `other` in the place of its own: `(row, tokens, row of other)`. Values that
+    /// training has not seen are not counted.
+    ///
+    /// # Panics
+    /// If the tables are not of one tokeniser, or a row or a token is out of range.
+    #[must_use]
+    pub fn with_tokens_of<'t>(
+        &self,
+        other: &TokenTable,
+        swaps: impl ExactSizeIterator<Item = (u32, &'t [usize], u32)>,
+    ) -> TokenTable {
+        assert_eq!(self.stride, other.stride, "tables of one tokeniser");
+        let mut cells = Vec::with_capacity(swaps.len() * self.stride);
+        let n_rows = swaps.len();
+        for (row, tokens, of_other) in swaps {
+            let first = cells.len();
+            cells.extend_from_slice(self.row(row));
+            for &token in tokens {
+                let own = self.plan[token].offset..self.plan.get(token + 1).map_or(self.stride, |next| next.offset);
+                cells[first..][own.clone()].copy_from_slice(&other.row(of_other)[own]);
+            }
+        }
+        let none = |counts: &[(String, usize)]| counts.iter().map(|(name, _)| (name.clone(), 0)).collect();
+        let (unknown, other, missing) = (none(&self.unknown), none(&self.other), none(&self.missing));
+        TokenTable { cells, n_rows, unknown, other, missing, plan: Arc::clone(&self.plan), ..*self }
+    }
+
+    /// The cells of a row.
+    fn row(&self, row: u32) -> &[f32] {
+        &self.cells[row as usize * self.stride..][..self.stride]
+    }
+
     /// Number of rows.
     pub fn n_rows(&self) -> usize {
         self.n_rows
@@ -266,6 +298,14 @@ impl TokenTable {
         let width = self.plan[token].width;
         let first = b * self.plan[token].values_before + place * width;
         first..first + width
+    }
+
+    /// Whether a token is one of a category: its [`TokenTable::value`] is a class.
+    ///
+    /// # Panics
+    /// If the token is out of range.
+    pub fn is_class(&self, token: usize) -> bool {
+        matches!(self.plan[token].kind, PlanKind::OneHot | PlanKind::Code(_))
     }
 
     /// Whether two rows have the same values of a token.

@@ -273,9 +273,9 @@ pub(super) fn predict(
     progress: &mut dyn Progress,
 ) -> Result<PredictSummary> {
     let detector = open(run, options, progress)?;
-    let said = |found: &Unusual| {
+    let said = |_: &Flows, found: &Unusual| {
         let alarms: Vec<bool> = found.scores.iter().map(|&score| detector.is_alarm(score)).collect();
-        (alarms.iter().filter(|is_alarm| **is_alarm).count() as u64, said_of_both(&detector, found, &alarms))
+        Ok((alarms.iter().filter(|is_alarm| **is_alarm).count() as u64, said_of_both(&detector, found, &alarms)))
     };
     write_each(&detector, data, options, out, rejected, progress, said)
 }

@@ -27,7 +27,7 @@ pub use audit::{AuditOptions, audit};
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, ReadFigures, bench};
 pub use calibrate::{CalibrateOptions, CalibrateReport, calibrate};
 pub use plan::{Planned, plan};
-pub use predict::{Alarm, PredictOptions, PredictSummary, evaluate, predict};
+pub use predict::{Alarm, PredictOptions, PredictSummary, ReasonsFor, evaluate, predict};
 pub use query::{QueryOptions, QueryStrategy, query};
 pub use report::{report, report_of};
 pub use schema::{config_around, schema};
@@ -54,5 +54,7 @@ mod anomaly_tests;
 mod drift_tests;
 #[cfg(test)]
 mod operate_tests;
+#[cfg(test)]
+mod reasons_tests;
 #[cfg(test)]
 mod serving_tests;

@@ -7,14 +7,15 @@ use std::path::PathBuf;
 use nids_config::Stage;
 use nids_detect::operation::OperatingPoint;
 use nids_detect::read::name_of;
+use nids_detect::reasons::{Explainer, Reason};
 use nids_detect::verdicts::Scores;
 use nids_detect::watch::Drift;
-use nids_detect::{Detector, Judge, ReadSummary, Scored, Verdict, each_batch};
+use nids_detect::{Detector, Judge, ReadSummary, Scored, Verdict, again, each_batch};
 use nids_eval::metrics::Evaluation;
 use nids_eval::operating::{BenignScores, CONFIDENCE, Certified};
 use nids_flows::{Flows, Labels, ReadOptions, Reject};
 use nids_store::progress::{Event, Progress};
-use nids_store::run::{ADAPTATION, CALIBRATION, Run};
+use nids_store::run::{ADAPTATION, BACKGROUND, CALIBRATION, Run};
 use nids_store::{Error, Result};
 
 use super::anomaly::{self, Score};
@@ -72,6 +73,27 @@ pub struct PredictOptions {
     pub alarm: Option<Alarm>,
     /// How verdicts are written.
     pub format: VerdictFormat,
+    /// Of which rows `predict` gives reasons; None: of none.
+    pub reasons: Option<ReasonsFor>,
+}
+
+/// Of which rows there are reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReasonsFor {
+    /// Those with the verdict `attack`.
+    Alerts,
+    /// All.
+    All,
+}
+
+impl ReasonsFor {
+    /// Its name in `--reasons`.
+    pub const NAMES: [&str; 2] = ["alerts", "all"];
+
+    /// That of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Alerts, Self::All].into_iter().zip(Self::NAMES).find(|(_, own)| *own == name).map(|(rows, _)| rows)
+    }
 }
 
 /// What is written of rows that are left out.
@@ -124,7 +146,8 @@ pub(super) fn each_labelled<J: Judge>(
 }
 
 /// Writes the verdict of every row of `data`, in order: `id`, `probability`, `verdict`, which is `attack` or `normal`, and `category`
-/// where the classifier tells categories apart, `p_value` where the run is calibrated, then the columns that are carried along.
+/// where the classifier tells categories apart, `p_value` where the run is calibrated, `reasons` where they are asked for, then the columns
+/// that are carried along.
 pub fn predict(
     run: &Run,
     data: &[PathBuf],
@@ -134,15 +157,63 @@ pub fn predict(
     progress: &mut dyn Progress,
 ) -> Result<PredictSummary> {
     if options.score != Score::Attack {
+        if options.reasons.is_some() {
+            let message = "`--reasons` are those of the classifier's probability: leave out `--score` or `--reasons`; the column \
+                           `surprising` names the most anomalous feature";
+            return Err(Error::Usage(message.to_owned()));
+        }
         return anomaly::predict(run, data, options, out, rejected, progress);
     }
     let detector = open(run, options, progress)?;
-    let said = |scored: &Scored| {
+    let explainer = options.reasons.map(|rows| Ok::<_, Error>((rows, explainer(run, &detector, progress)?))).transpose()?;
+    let said = |flows: &Flows, scored: &Scored| {
         let verdicts = detector.verdicts(scored);
         let attacks = verdicts.iter().filter(|verdict| verdict.is_attack).count() as u64;
-        (attacks, said_of(&detector, &verdicts))
+        let mut columns = said_of(&detector, &verdicts);
+        if let Some((rows, explainer)) = &explainer {
+            columns.push(("reasons", Cells::Reasons(reasons(explainer, &detector, flows, &verdicts, *rows)?)));
+        }
+        Ok((attacks, columns))
     };
     write_each(&detector, data, options, out, rejected, progress, said)
+}
+
+/// What finds reasons, and what to know of them.
+fn explainer(run: &Run, detector: &Detector, progress: &mut dyn Progress) -> Result<Explainer> {
+    let explainer = Explainer::open(run, detector)?.ok_or_else(|| {
+        let what = "the run keeps no benign training rows to compare alerts with: it was made before there were reasons, or none of its \
+                    labels is benign";
+        Error::artefact(run.folder().join(BACKGROUND), what, again(Stage::Finetune))
+    })?;
+    let (benign, kept) = (explainer.background().benign, explainer.background().n_rows());
+    let how = if explainer.has_autoencoder() {
+        "the values that the autoencoder finds most probable"
+    } else {
+        "those of the nearest row"
+    };
+    progress.event(Event::Message(&format!("reasons: rows are compared with {kept} of {benign} benign training rows, by {how}")));
+    if detector.operation().adaptation.is_some() {
+        progress
+            .event(Event::Message("reasons are of the model's own probability: `adapt` has corrected it for another network"));
+    }
+    Ok(explainer)
+}
+
+/// The reasons of `rows`; none of the others.
+fn reasons(
+    explainer: &Explainer,
+    detector: &Detector,
+    flows: &Flows,
+    verdicts: &[Verdict<'_>],
+    rows: ReasonsFor,
+) -> Result<Vec<Vec<Reason>>> {
+    let is_wanted = |verdict: &Verdict<'_>| verdict.is_attack || rows == ReasonsFor::All;
+    let wanted: Vec<u32> = (0..).zip(verdicts).filter(|(_, verdict)| is_wanted(verdict)).map(|(row, _)| row).collect();
+    let mut all = vec![Vec::new(); verdicts.len()];
+    for (&row, found) in wanted.iter().zip(explainer.reasons(detector, &flows.select(&wanted))?) {
+        all[row as usize] = found;
+    }
+    Ok(all)
 }
 
 /// Writes what `judge` says of every row: `said` gives the number of alarms and the columns.
@@ -153,16 +224,17 @@ pub(super) fn write_each<'j, J: Judge>(
     out: &mut dyn Write,
     rejected: Rejected<'_>,
     progress: &mut dyn Progress,
-    said: impl for<'s> Fn(&'s J::Said) -> (u64, Vec<(&'static str, Cells<'j>)>),
+    said: impl for<'s> Fn(&'s Flows, &'s J::Said) -> Result<(u64, Vec<(&'static str, Cells<'j>)>)>,
 ) -> Result<PredictSummary> {
-    let columns = Columns::new(&said(&J::Said::default()).1, &options.read.carried)?;
+    let none = Flows::none(judge.tokeniser().schema());
+    let columns = Columns::new(&said(&none, &J::Said::default())?.1, &options.read.carried)?;
     let mut writer = VerdictWriter::new(options.format, columns, out)?;
     let read = ReadOptions { labels: Labels::Unused, ..options.read.clone() };
     let mut summary = ReadSummary::default();
     let mut attacks = 0;
     each_batch(judge, data, &read, &mut summary, progress, |flows, found, rejects| {
         rejected(rejects)?;
-        let (alarms, own) = said(found);
+        let (alarms, own) = said(flows, found)?;
         attacks += alarms;
         writer.write(&Verdicts { ids: flows.ids(), own, carried: flows.carried() })
     })?;

@@ -9,13 +9,14 @@ use nids_audit::{CheckName, File, Verdict};
 use nids_config::{Config, Stage};
 use nids_detect::engine::reserve_openblas;
 use nids_detect::read::name_of;
+use nids_detect::reasons::{Explainer, Reason};
 use nids_detect::verdicts::Scores;
-use nids_detect::{Detector, WeightsFile};
+use nids_detect::{Detector, Scored, WeightsFile};
 use nids_eval::metrics::Evaluation;
 use nids_eval::operating::{CONFIDENCE, rows_needed};
 use nids_flows::{Flows, KnownRows, is_stdin, row_keys};
 use nids_heads::Pca;
-use nids_report::{Check, Report, RunFigures, Series, Status, Training};
+use nids_report::{Check, Explained, Report, RunFigures, Series, Status, Training};
 use nids_store::artefacts::{Digest, digest};
 use nids_store::log::Line;
 use nids_store::progress::{Event, Progress};
@@ -31,6 +32,8 @@ use super::rebuilt::rebuilt;
 
 /// Rows in the picture of latents, at most.
 const POINTS: usize = 500;
+/// Alerts with reasons, at most.
+const EXPLAINED: usize = 10;
 /// Layers whose updates are drawn: those that move least.
 const LAYERS: usize = 6;
 /// Rows of a category from which on its recall is judged.
@@ -58,6 +61,7 @@ pub fn report(run: &Run, others: &[Run], progress: &mut dyn Progress) -> Result<
     let facts = facts(run, &config, &detector, &format!("{} to train on, {} held out", train.len(), val.len()))?;
     let latents = latents(run, &config, &detector, &val)?;
     let rebuilt = rebuilt(run, &config, &val)?;
+    let explained = explained(run, &detector, &val, &scored)?;
     let n_train = train.len();
     let runs = match others {
         [] => Vec::new(),
@@ -69,7 +73,7 @@ pub fn report(run: &Run, others: &[Run], progress: &mut dyn Progress) -> Result<
         of_verdicts(&held_out, rows, corrected(&detector))?,
         vec![of_training(run)?],
     ];
-    let page = Report { checks: checks.concat(), latents, rebuilt, facts, runs, ..about(run, &config, held_out) };
+    let page = Report { checks: checks.concat(), latents, rebuilt, explained, facts, runs, ..about(run, &config, held_out) };
     lock.check()?;
     run.export_metrics()?;
     let path = run.write(REPORT, page.html().as_bytes())?;
@@ -103,6 +107,28 @@ fn about(run: &Run, config: &Config, evaluation: Evaluation) -> Report {
         config: config.to_yaml(),
         ..Report::of(evaluation)
     }
+}
+
+/// Some alerts among rows, at equal distances, with their reasons; none of a run that keeps no benign rows to compare them with.
+fn explained(run: &Run, detector: &Detector, rows: &Flows, scored: &Scored) -> Result<Vec<Explained>> {
+    let Some(explainer) = Explainer::open(run, detector)? else { return Ok(Vec::new()) };
+    let verdicts = detector.verdicts(scored);
+    let alerts: Vec<u32> = (0..).zip(&verdicts).filter(|(_, verdict)| verdict.is_attack).map(|(row, _)| row).collect();
+    let n = alerts.len().min(EXPLAINED);
+    let alerts: Vec<u32> = (0..n).map(|place| alerts[place * alerts.len() / n]).collect();
+    let truth = |row: u32| match (rows.categories(), labels(rows)[row as usize]) {
+        (Some(categories), _) => categories.get(row as usize).to_owned(),
+        (None, 1) => "attack".to_owned(),
+        (None, _) => "benign".to_owned(),
+    };
+    let found = explainer.reasons(detector, &rows.select(&alerts))?;
+    let explained = |(&row, reasons): (&u32, Vec<Reason>)| Explained {
+        id: rows.ids()[row as usize].clone(),
+        probability: verdicts[row as usize].probability,
+        truth: truth(row),
+        reasons: reasons.iter().map(Reason::text).collect(),
+    };
+    Ok(alerts.iter().zip(found).map(explained).collect())
 }
 
 fn labels(flows: &Flows) -> &[u8] {

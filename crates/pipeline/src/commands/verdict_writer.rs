@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, Float32Array, Float64Array, RecordBatch, StringArray};
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{DataType, Field, Schema};
+use nids_detect::reasons::Reason;
 use nids_store::{Error, Result};
 use parquet::arrow::ArrowWriter;
 use serde_json::{Map, Value as Json};
@@ -53,6 +54,8 @@ pub(super) enum Cells<'v> {
     Single(Vec<f32>),
     Double(Vec<f64>),
     Text(Vec<&'v str>),
+    /// Of each row; in JSON with all that is known of them, elsewhere as a person reads them.
+    Reasons(Vec<Vec<Reason>>),
 }
 
 /// Rows and what is said of them.
@@ -80,7 +83,7 @@ impl Columns {
             let kind = match cells {
                 Cells::Single(_) => DataType::Float32,
                 Cells::Double(_) => DataType::Float64,
-                Cells::Text(_) => DataType::Utf8,
+                Cells::Text(_) | Cells::Reasons(_) => DataType::Utf8,
             };
             Field::new(*name, kind, false)
         };
@@ -145,6 +148,7 @@ impl<'o> VerdictWriter<'o> {
                             Cells::Single(values) => lines.write_field(format!("{:?}", values[row])),
                             Cells::Double(values) => lines.write_field(format!("{:?}", values[row])),
                             Cells::Text(values) => lines.write_field(values[row]),
+                            Cells::Reasons(reasons) => lines.write_field(cell(&text(&reasons[row]), &mut self.n_guarded)),
                         }
                         .map_err(of_csv)?;
                     }
@@ -164,6 +168,7 @@ impl<'o> VerdictWriter<'o> {
                             Cells::Single(values) => number(values[row]),
                             Cells::Double(values) => values[row].into(),
                             Cells::Text(values) => values[row].into(),
+                            Cells::Reasons(reasons) => serde_json::to_value(&reasons[row]).map_err(other)?,
                         };
                         object.insert((*name).to_owned(), value);
                     }
@@ -205,6 +210,10 @@ fn cell(text: &str, n_guarded: &mut u64) -> String {
     text
 }
 
+fn text(reasons: &[Reason]) -> String {
+    reasons.iter().map(Reason::text).collect::<Vec<_>>().join("; ")
+}
+
 /// The shortest digits that read back as this f32.
 fn number(value: f32) -> Json {
     serde_json::from_str(&format!("{value:?}")).unwrap_or(Json::Null)
@@ -227,6 +236,7 @@ fn batch(columns: &Columns, rows: &Verdicts<'_>) -> Result<RecordBatch> {
             Cells::Single(values) => Arc::new(Float32Array::from(values.clone())),
             Cells::Double(values) => Arc::new(Float64Array::from(values.clone())),
             Cells::Text(values) => Arc::new(StringArray::from_iter_values(values)),
+            Cells::Reasons(reasons) => Arc::new(StringArray::from_iter_values(reasons.iter().map(|of_row| text(of_row)))),
         }
     }));
     arrays.extend(rows.carried.iter().map(|column| Arc::new(StringArray::from_iter_values(column)) as ArrayRef));

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::RwLock;
 
 use nids_eval::metrics::Metrics;
-use nids_flows::{Classes, KnownRows, TokenTable, Tokeniser};
+use nids_flows::{Classes, TokenTable, Tokeniser};
 use nids_kernels::{Buffer, Key};
 use nids_nn::engine::{Engine, Objective};
 use nids_nn::{Ema, ParamTable, Prepared};
@@ -30,17 +30,17 @@ use nids_store::Result;
 use nids_store::checkpoint::Checkpoint;
 use nids_store::log::Line;
 use nids_store::progress::{Event, Progress};
-use nids_store::run::{MODEL, PRETRAINED, PROFILE, TOKENISER, TRAINING_ROWS};
+use nids_store::run::{BACKGROUND, MODEL, PRETRAINED, PROFILE, TOKENISER, TRAINING_ROWS};
 use nids_store::run::{Run, StageRun};
 use nids_train::stream;
 use nids_train::{Job, Sampler, TrainPlan, arithmetic, member_in_training};
 use objective::{LatentObjective, SupervisedObjective};
-use rows::Rows;
+use rows::{Kept, Rows};
 use targets::Targets;
 
 /// Trains the classifier on the training part of the labelled rows, or on those that `finetune.labels` or `finetune.label_rows`
 /// leave of it, and returns its metrics on the validation part. Leaves `model.safetensors`, `tokeniser.json`,
-/// `profile.json` and `training-rows.bin`.
+/// `profile.json`, `background.json` and `training-rows.bin`.
 ///
 /// With `finetune.from: frozen` or `features` no network is trained: heads are fitted.
 ///
@@ -74,7 +74,7 @@ fn networks(
     mut stage: StageRun<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Metrics> {
-    let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels, taught, known, profile } = rows;
+    let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels, taught, kept } = rows;
     let from = config.finetune.from;
     let classes = targets::classes(config, &labelled, &rows)?;
     let mut table = ParamTable::default();
@@ -159,7 +159,7 @@ fn networks(
     };
     let committee = fit(&passes[0].with_labels, progress)?;
     let of_held_out = held_out.probabilities(&ensemble, &ensemble_table, &engine, &params[..n_params], &committee);
-    let profile = held_out.profile(profile, ensemble.outputs(), &of_held_out);
+    let profile = held_out.profile(kept.profile.clone(), ensemble.outputs(), &of_held_out);
     if metrics.is_none() || heads > 0 {
         let found = held_out.judge(ensemble.outputs(), &of_held_out, progress)?;
         if members + heads > 1 {
@@ -170,7 +170,7 @@ fn networks(
         metrics = Some(found);
     }
     let committee = passes.get(1).map_or(Ok(committee), |refit| fit(&refit.with_labels, progress))?;
-    let written = Written { config, tokeniser: &tokeniser, classes: classes.as_ref(), known: &known, profile: &profile };
+    let written = Written { config, tokeniser: &tokeniser, classes: classes.as_ref(), kept: &kept, profile: &profile };
     let params = &params[(passes.len() - 1) * n_params..];
     written.finish(stage, (&ensemble_table, params, &committee), &nids_kernels::describe(engine.gemm()))?;
     Ok(metrics.expect("there is a member"))
@@ -236,7 +236,7 @@ fn rows_held_out(labelled: &Labelled, classes: Option<&Classes>, n: usize, progr
 fn heads_alone(
     config: &Config,
     pretrained: Option<&Path>,
-    Rows { labelled, tokeniser, encoded, with_labels: rows, known, profile, .. }: &Rows,
+    Rows { labelled, tokeniser, encoded, with_labels: rows, kept, .. }: &Rows,
     mut stage: StageRun<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Metrics> {
@@ -261,7 +261,7 @@ fn heads_alone(
     let held_out = HeldOut { config, labelled, classes: None, encoded };
     let of_held_out = model.probabilities(encoded, &labelled.split.val);
     let found = held_out.judge(model.outputs(), &of_held_out, progress)?;
-    let profile = held_out.profile(profile.clone(), model.outputs(), &of_held_out);
+    let profile = held_out.profile(kept.profile.clone(), model.outputs(), &of_held_out);
     stage.log(&validation(0, None, Some(heads), &found))?;
     tell(&format!("finetune: {} averaged", voters(0, heads)), &found, progress);
     let refit;
@@ -271,7 +271,7 @@ fn heads_alone(
         refit = Fitting { config, labelled, encoded, rows: &rows }.fit(model.engine(), model.basis(), progress)?;
         committee = &refit;
     }
-    let written = Written { config, tokeniser, classes: None, known, profile: &profile };
+    let written = Written { config, tokeniser, classes: None, kept, profile: &profile };
     written.finish(stage, (&table, &weights, committee), &kernels)?;
     Ok(found)
 }
@@ -281,7 +281,7 @@ struct Written<'d> {
     config: &'d Config,
     tokeniser: &'d Tokeniser,
     classes: Option<&'d Classes>,
-    known: &'d KnownRows,
+    kept: &'d Kept,
     profile: &'d Profile,
 }
 
@@ -294,12 +294,13 @@ impl Written<'_> {
         kernels: &str,
     ) -> Result<()> {
         stage.write(TOKENISER, self.tokeniser.to_json().as_bytes())?;
-        stage.write(TRAINING_ROWS, &self.known.to_bytes())?;
+        stage.write(TRAINING_ROWS, &self.kept.known.to_bytes())?;
         let mut metadata = json!({"kind": "classifier", "config_hash": self.config.stage_hash(Stage::Finetune)});
         if let Some(classes) = self.classes {
             metadata["classes"] = json!(classes);
         }
         stage.write(PROFILE, &self.profile.to_bytes())?;
+        stage.write(BACKGROUND, &self.kept.background.to_bytes())?;
         stage.write(MODEL, &model_bytes(table, params, committee, &metadata.to_string()))?;
         stage.finish(kernels)
     }

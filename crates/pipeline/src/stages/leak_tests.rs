@@ -17,7 +17,7 @@ use nids_eval::probe::{ProbeScore, RidgeProbe};
 use nids_heads::{LogisticRegression, Pca};
 use nids_store::npy;
 use nids_store::progress::Silent;
-use nids_store::run::PROFILE;
+use nids_store::run::{BACKGROUND, PROFILE};
 
 const SETTINGS: &[&str] = &[
     "name=x",
@@ -97,8 +97,14 @@ fn outcome(folder: &Folder, name: &str, stages: &[Stage], config: &Config) -> (B
         run_stage(stage, config, &run, &mut Silent).unwrap_or_else(|error| panic!("{error}"));
     }
     let mut learned = BTreeMap::new();
-    for file in ["tokeniser.json", "pretrained.safetensors", "model.safetensors", "latents/train.npy", "latents/labels_train.npy"]
-    {
+    for file in [
+        "tokeniser.json",
+        "pretrained.safetensors",
+        "model.safetensors",
+        BACKGROUND,
+        "latents/train.npy",
+        "latents/labels_train.npy",
+    ] {
         if let Ok(bytes) = fs::read(run.folder().join(file)) {
             learned.insert(file.to_owned(), bytes);
         }

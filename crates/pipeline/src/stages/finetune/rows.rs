@@ -8,6 +8,7 @@ use super::teachers::Taught;
 use crate::data::{Data, Labelled, data, fit_tokeniser, labelled_name, no_labels, warn_of_newly_missing};
 use crate::labels::labelled_rows;
 use nids_config::{Config, Refit, Stage};
+use nids_detect::background::Background;
 use nids_detect::profile::FeatureProfile;
 use nids_detect::read::read_tokeniser;
 use nids_store::progress::{Event, Progress};
@@ -26,10 +27,17 @@ pub(crate) struct Rows {
     pub(crate) without_labels: Vec<u32>,
     /// What teachers say, if there are any.
     pub(crate) taught: Option<Taught>,
-    /// The rows that the classifier learns from, with labels or without.
+    pub(crate) kept: Kept,
+}
+
+/// What a run keeps of its training rows.
+pub(crate) struct Kept {
+    /// Those that the classifier learns from, with labels or without.
     pub(crate) known: KnownRows,
-    /// How the training rows are distributed.
+    /// How they are distributed.
     pub(crate) profile: Vec<FeatureProfile>,
+    /// Benign ones among them.
+    pub(crate) background: Background,
 }
 
 impl Rows {
@@ -63,9 +71,12 @@ impl Rows {
             missing.iter_mut().zip(more).for_each(|((_, sum), (_, n))| *sum += n);
         }
         stage.missing(&missing);
-        let known = known_rows(config, &labelled, unlabelled.as_ref());
         // the features are freed below
-        let profile = FeatureProfile::of(&labelled.flows, &labelled.split.train, &with_labels);
+        let kept = Kept {
+            known: known_rows(config, &labelled, unlabelled.as_ref()),
+            profile: FeatureProfile::of(&labelled.flows, &labelled.split.train, &with_labels),
+            background: Background::of(&labelled.flows, &labelled.split.train, &with_labels),
+        };
         let mut parts = vec![(&mut labelled.flows, all.as_slice())];
         parts.extend(unlabelled.as_mut().map(|unlabelled| (unlabelled, all_unlabelled.as_slice())));
         let encoded = tokeniser.tokenise_and_free(parts)?;
@@ -82,7 +93,7 @@ impl Rows {
             progress
                 .event(Event::Message(&format!("a mean teacher on {n} rows without labels, beside {labels} rows with labels")));
         }
-        Ok(Self { labelled, tokeniser, encoded, with_labels, without_labels, taught, known, profile })
+        Ok(Self { labelled, tokeniser, encoded, with_labels, without_labels, taught, kept })
     }
 }
 
