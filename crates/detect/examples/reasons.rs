@@ -43,7 +43,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => nids_flows::synthetic(300, 7),
         Some(file) => read(Path::new(file), detector.schema(), &ReadOptions::default())?,
     };
+    let start = Instant::now();
     let verdicts = detector.score(&flows)?;
+    println!(
+        "a verdict takes {:.3} ms among {} on the threads of the run",
+        1e3 * start.elapsed().as_secs_f64() / flows.len() as f64,
+        flows.len()
+    );
     let alerts: Vec<u32> = (0..).zip(&verdicts).filter(|(_, verdict)| verdict.is_attack).map(|(row, _)| row).collect();
     let step = alerts.len().div_ceil(ALERTS).max(1);
     let alerts = flows.select(&alerts.into_iter().step_by(step).collect::<Vec<_>>());

@@ -242,6 +242,20 @@ mod tests {
     }
 
     #[test]
+    fn odds_differ_where_a_probability_beside_one_does_not() {
+        let of = |outputs: Outputs, logits: &[f32]| {
+            let (mut attack, mut benign) = (0.0, 0.0);
+            outputs.add_odds(&mut logits.to_vec(), [&mut attack, &mut benign]);
+            f64::from(attack).ln() - f64::from(benign).ln()
+        };
+        for logit in [-30.0, -1.5, 0.25, 20.0, 21.0, 40.0] {
+            for found in [of(Outputs::Attack, &[logit]), of(Outputs::Classes { n: 2, normal: 0 }, &[0.0, logit])] {
+                assert!((found - f64::from(logit)).abs() < 1e-4, "{logit}: {found}");
+            }
+        }
+    }
+
+    #[test]
     fn a_probability_is_never_above_one() {
         let n = 50;
         let mut out = vec![1.0 / (n - 1) as f32; n];

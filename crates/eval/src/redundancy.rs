@@ -76,6 +76,13 @@ mod tests {
     }
 
     #[test]
+    fn columns_that_a_third_one_tells_are_not_together_for_that() {
+        let (x, y) = ((0..400_u32).map(|i| i % 2), (0..400_u32).map(|i| i / 2 % 2));
+        let both = x.clone().zip(y.clone()).map(|(x, y)| 2 * x + y).collect();
+        assert_eq!(redundant(&[x.collect(), both, y.collect()], 0.4), [vec![0, 1], vec![2]]);
+    }
+
+    #[test]
     fn what_two_columns_have_in_common_is_their_mutual_information() {
         // H = ln 2 each, H(a, b) = 1.5 ln 2 by hand: .5, .25, .25
         let (a, b) = ([0, 0, 1, 1], [0, 0, 0, 1]);

@@ -1,6 +1,6 @@
 //! What a masked autoencoder hides, and where it drops.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nids_kernels::{Arena, Key};
 use nids_models::{
@@ -263,7 +263,7 @@ fn what_is_hidden_is_filled_in_with_the_donor_of_the_least_loss() {
         let x = uniform(2, 9);
         let mut found = vec![0.0; hidden.len()];
         mae.infill(&cx, &x, &hidden, &donors, &mut found);
-        let mut different = BTreeMap::new();
+        let mut different = BTreeSet::new();
         for (set, &found) in hidden.iter().zip(&found) {
             let mask: Vec<f64> = (0..n).map(|t| f64::from(u8::from(set.contains(&t)))).collect();
             let loss_of = |t: usize, d: usize| {
@@ -280,7 +280,7 @@ fn what_is_hidden_is_filled_in_with_the_donor_of_the_least_loss() {
             let least = (0..n_donors).map(sum).fold(f64::INFINITY, f64::min);
             let first = (0..n_donors).find(|&d| sum(d) < least + 1e-9).unwrap();
             assert!((found - first as f64).abs() < 0.5, "{encoder:?} {set:?}: {found}, not {first}");
-            different.insert(first, ());
+            different.insert(first);
         }
         assert!(different.len() > 2, "{different:?}");
     }
