@@ -4,7 +4,8 @@
 //! probable beside what is left of the row, by the pretrained masked autoencoder ([`Autoencoder::infill`]); where the classifier stands
 //! on none, with those of the benign row that is nearest in what is left. How far the log odds of an attack fall is what the group
 //! says for one (occlusion, Zeiler and Fergus 2014, with an infill that a model finds plausible, as in Chang et al. 2019). The group
-//! that says most stays as it was filled in, and the next one is looked for in that row: so evidence is found that two groups give.
+//! that says most stays hidden, and the next one is hidden beside it, both filled in from one benign row: a group that two others tell
+//! says nothing by itself, because the infill gives it back.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
@@ -37,8 +38,8 @@ const AT_ONCE: usize = 64;
 /// What says most for an attack: features that say the same, or one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Reason {
-    /// By how much the log odds of an attack fall where these features are as in a benign flow, after those of the reasons before. Of
-    /// the model's own probability, before any calibration.
+    /// By how much the log odds of an attack fall where these features are as in a benign flow, beside those that were hidden before. Of
+    /// the model's own probability, before any calibration. Those of all reasons add up to the fall where all are as in that flow.
     pub log_odds: f64,
     /// The features that differ from the benign row which is filled in.
     pub features: Vec<ReasonFeature>,
@@ -152,7 +153,7 @@ impl Explainer {
         let found = self.found(detector, flows)?;
         let order = |(found, filled): (Found, Vec<(f64, u32)>)| {
             let mut order: Vec<usize> = (0..groups.len()).collect();
-            let place = |group: &usize| found.chosen.iter().position(|(chosen, ..)| chosen == group).unwrap_or(REASONS);
+            let place = |group: &usize| found.chosen.iter().position(|(chosen, _)| chosen == group).unwrap_or(REASONS);
             order.sort_by(|a, b| place(a).cmp(&place(b)).then(filled[*a].0.total_cmp(&filled[*b].0)));
             order.into_iter().map(|group| groups[group].clone()).collect()
         };
@@ -175,23 +176,15 @@ impl Explainer {
 
     /// What is found of each row.
     fn found(&self, detector: &Detector, flows: &Flows) -> Result<Vec<Found>> {
-        let mut rows = Hidden::new(self, detector, flows)?;
+        let rows = Hidden::new(self, detector, flows)?;
         let groups = &self.background.groups;
         let mut found: Vec<Found> = rows.log_odds.iter().map(|&log_odds| Found::new(log_odds, groups.len())).collect();
         for _ in 0..REASONS {
             let open = found.iter().enumerate().filter(|(_, found)| !found.candidates.is_empty());
-            let hidden: Vec<(u32, Vec<Vec<usize>>)> = open
-                .map(|(row, found)| (row as u32, found.candidates.iter().map(|&group| groups[group].clone()).collect()))
-                .collect();
+            let hidden: Vec<(u32, Vec<Vec<usize>>)> = open.map(|(row, found)| (row as u32, found.sets(groups))).collect();
             for ((row, _), filled) in hidden.iter().zip(rows.filled(&hidden)?) {
                 found[*row as usize].take_most(&filled);
             }
-            rows.fill_in(
-                &found
-                    .iter()
-                    .map(|found| found.last().map(|(group, donor)| (groups[group].as_slice(), donor)))
-                    .collect::<Vec<_>>(),
-            );
         }
         Ok(found)
     }
@@ -199,13 +192,23 @@ impl Explainer {
     fn of_some(&self, detector: &Detector, flows: &Flows) -> Result<Vec<Vec<Reason>>> {
         let (groups, found) = (&self.background.groups, self.found(detector, flows)?);
         let shares = Shares::new(detector);
-        let reason = |row: usize, (group, log_odds, donor): &(usize, f64, u32)| {
-            let features = groups[*group].iter().copied();
-            let differs = |&feature: &usize| cell(flows, row, feature) != cell(&self.flows, *donor as usize, feature);
-            let features = features.filter(differs).map(|feature| self.feature(flows, row, feature, *donor, &shares));
-            Reason { log_odds: *log_odds, features: features.collect() }
+        let of_row = |(row, found): (usize, &Found)| {
+            let differs = |&feature: &usize| cell(flows, row, feature) != cell(&self.flows, found.donor as usize, feature);
+            let (mut reasons, mut rest) = (Vec::<Reason>::new(), 0.0);
+            for &(group, log_odds) in &found.chosen {
+                let features = groups[group].iter().copied().filter(differs);
+                let features: Vec<_> = features.map(|feature| self.feature(flows, row, feature, found.donor, &shares)).collect();
+                if features.is_empty() {
+                    rest += log_odds; // what it said was that others could be filled in otherwise
+                } else {
+                    reasons.push(Reason { log_odds, features });
+                }
+            }
+            reasons.sort_by(|a, b| b.log_odds.total_cmp(&a.log_odds));
+            reasons.iter_mut().take(1).for_each(|first| first.log_odds += rest);
+            reasons
         };
-        Ok(found.iter().enumerate().map(|(row, found)| found.chosen.iter().map(|chosen| reason(row, chosen)).collect()).collect())
+        Ok(found.iter().enumerate().map(of_row).collect())
     }
 
     fn feature(&self, flows: &Flows, row: usize, feature: usize, donor: u32, shares: &Shares<'_>) -> ReasonFeature {
@@ -246,13 +249,21 @@ struct Found {
     log_odds: f64,
     /// Groups to look at next; none where nothing more is found.
     candidates: Vec<usize>,
-    /// Group, fall, donor.
-    chosen: Vec<(usize, f64, u32)>,
+    /// Groups that are hidden, and by how much the log odds fell.
+    chosen: Vec<(usize, f64)>,
+    /// The benign row that fills all of them in.
+    donor: u32,
 }
 
 impl Found {
     fn new(log_odds: f64, n_groups: usize) -> Self {
-        Self { log_odds, candidates: (0..n_groups).collect(), chosen: Vec::new() }
+        Self { log_odds, candidates: (0..n_groups).collect(), chosen: Vec::new(), donor: 0 }
+    }
+
+    /// What each candidate hides, with what is hidden already.
+    fn sets(&self, groups: &[Vec<usize>]) -> Vec<Vec<usize>> {
+        let hidden: Vec<usize> = self.chosen.iter().flat_map(|&(group, _)| &groups[group]).copied().collect();
+        self.candidates.iter().map(|&group| [&hidden, &groups[group]].map(Vec::as_slice).concat()).collect()
     }
 
     /// Takes the candidate without which the log odds are least; the first of several.   filled: [candidates]
@@ -264,14 +275,9 @@ impl Found {
             self.candidates.clear();
             return;
         }
-        self.chosen.push((self.candidates[order[0]], self.log_odds - log_odds, donor));
-        self.log_odds = log_odds;
+        self.chosen.push((self.candidates[order[0]], self.log_odds - log_odds));
+        (self.log_odds, self.donor) = (log_odds, donor);
         self.candidates = order[1..].iter().take(AGAIN).map(|&place| self.candidates[place]).collect();
-    }
-
-    /// The last group that was taken, and its donor.
-    fn last(&self) -> Option<(usize, u32)> {
-        self.chosen.last().map(|&(group, _, donor)| (group, donor))
     }
 }
 
@@ -304,19 +310,6 @@ impl<'e> Hidden<'e> {
         match log_odds.find(|(_, log_odds)| !log_odds.is_finite()) {
             Some((row, _)) => Err(Error::Numerics(format!("the model gives no number for row `{}`", self.ids[row as usize]))),
             None => Ok(()),
-        }
-    }
-
-    /// Leaves features of each row filled in with those of a donor.   filled: [rows]
-    fn fill_in(&mut self, filled: &[Option<(&'e [usize], u32)>]) {
-        let swap = |(row, filled): (usize, &Option<(&'e [usize], u32)>)| {
-            let (set, donor) = filled.unwrap_or_default();
-            (row as u32, set, donor)
-        };
-        let swaps = || filled.iter().enumerate().map(swap);
-        self.encoded = self.encoded.with_tokens_of(&self.explainer.donors, swaps());
-        if let (Infill::Autoencoder(_, donors), Some(encoded)) = (&self.explainer.infill, &mut self.of_autoencoder) {
-            *encoded = encoded.with_tokens_of(donors, swaps());
         }
     }
 
