@@ -45,7 +45,7 @@ pub use schema::{CellRules, Column, ColumnKind, Encoding, Infinite, Schema};
 pub use split::{Split, all_rows, draw_labelled, equal_rows, split};
 pub use synthetic::{synthetic, write_synthetic};
 pub use tokeniser::{
-    Cut, MaxCategories, Normalisation, TokenKind, TokenSpec, TokenTable, Tokeniser, TokeniserConfig, global_max,
+    Cut, MaxCategories, Normalisation, TokenKind, TokenSpec, TokenTable, Tokeniser, TokeniserConfig, TokeniserFit, global_max,
 };
 
 #[cfg(doctest)]
