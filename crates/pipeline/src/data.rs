@@ -4,7 +4,7 @@ use nids_config::{BadRowConfig, Config, Files, IdConfig, ObjectiveConfig};
 use nids_detect::read::{Counts, ReadFlows, read, warn_of_missing};
 use nids_detect::wants_classes;
 use nids_flows::{
-    Flows, Ids, Labels, OnBadRow, ReadOptions, Reject, Schema, Split, Tokeniser, all_rows, is_stdin, split, synthetic,
+    Flows, Ids, Labels, OnBadRow, ReadOptions, Reject, Schema, Split, Splitter, Tokeniser, all_rows, is_stdin, synthetic,
 };
 use nids_models::{MaeConfig, NumberTarget};
 use nids_store::progress::{Event, Progress};
@@ -194,13 +194,9 @@ pub(crate) fn read_options(config: &Config, labels: Labels) -> ReadOptions {
 /// Splits rows into training and validation rows. With `data.inner_validation` the training rows are split once more, and the rows
 /// held out at first are in neither part.
 fn cut(flows: &Flows, config: &Config) -> nids_flows::Result<Split> {
-    let outer = split(flows, config.data.validation_fraction, config.seed)?;
-    if !config.data.inner_validation {
-        return Ok(outer);
-    }
-    let inner = split(&flows.select(&outer.train), config.data.validation_fraction, config.seed)?;
-    let outer_rows = |rows: Vec<u32>| rows.into_iter().map(|row| outer.train[row as usize]).collect();
-    Ok(Split { train: outer_rows(inner.train), val: outer_rows(inner.val) })
+    let mut splitter = Splitter::new(config.data.validation_fraction, config.seed, config.data.inner_validation)?;
+    splitter.add(flows);
+    splitter.finish()
 }
 
 /// Reads `data.unlabelled`, or generates flows if the labelled ones are generated, too.
