@@ -43,7 +43,7 @@ pub use reader::{
 };
 pub use schema::{CellRules, Column, ColumnKind, Encoding, Infinite, Schema};
 pub use split::{Split, Splitter, all_rows, draw_labelled, equal_rows, split};
-pub use synthetic::{synthetic, write_synthetic};
+pub use synthetic::{SyntheticWriter, synthetic, write_synthetic};
 pub use tokeniser::{
     Cut, MaxCategories, Normalisation, TokenKind, TokenSpec, TokenTable, Tokeniser, TokeniserConfig, TokeniserFit, global_max,
 };

@@ -268,6 +268,11 @@ impl Tokeniser {
         Ok(TokenTable::consuming(self, parts))
     }
 
+    /// A table of `n_rows` rows for [`TokenTable::swap_cells`], with the targets that pretraining has. Until then they hold zeros.
+    pub fn empty_table(&self, n_rows: usize) -> TokenTable {
+        TokenTable::zeros(self, n_rows, true)
+    }
+
     fn check_schema(&self, flows: &Flows) -> Result<()> {
         let same = |(wanted, found): (&crate::Column, &crate::Column)| (&wanted.name, wanted.kind) == (&found.name, found.kind);
         let (wanted, found) = (|| self.schema.features(), || flows.schema().features());
