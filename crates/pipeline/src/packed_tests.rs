@@ -1,13 +1,17 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
+use std::sync::Arc;
+
 use super::*;
 use crate::stages::{
     pretrain,
     resume_tests::{StopsAfter, assert_same, files},
 };
+use crate::step_rows::{PackedSteps, StepRows};
 use crate::testing::{Folder, Told, cells, column, csv, flows};
 use nids_config::Stage;
+use nids_nn::engine::Sample;
 use nids_store::disk::seam::{self, Fault};
 use nids_store::progress::Silent;
 use nids_store::run::{Resume, Run};
@@ -227,6 +231,61 @@ fn a_cache_that_is_damaged_meanwhile_ends_the_run_with_its_name() {
         assert!(error.to_string().contains("truncated: 0 bytes of"), "{error}");
         nids_store::packed::clean(&folder.path("cache"), "cache --clean").unwrap();
     }
+}
+
+/// The rows of a cache in the folder `cache`.
+fn packed(folder: &Folder) -> Arc<PackedRows> {
+    let config = folder.config(&[SETTINGS, &[CACHED]]);
+    let run = folder.run("run");
+    let mut stage = run.begin(Stage::Pretrain, &config, &mut Silent).unwrap();
+    Arc::new(PackedRows::open_or_pack(&config, &folder.path("cache"), &mut stage, &mut Silent).unwrap())
+}
+
+fn samples(first: u32) -> Vec<Sample> {
+    (0..4).map(|key| Sample { row: first + 3 * key, key }).collect()
+}
+
+#[test]
+fn a_step_gets_its_own_rows_also_where_others_were_read_ahead() {
+    let _alone = seam::alone();
+    let folder = folder();
+    let rows = packed(&folder);
+    let tokens = |steps: &PackedSteps, first: u32| {
+        let step = StepRows::Packed(steps);
+        let mut x = vec![0.0; 4 * step.width()];
+        step.fill(&samples(first), &mut x);
+        x
+    };
+    let fresh = |first: u32| {
+        let steps = PackedSteps::new(Arc::clone(&rows), 4).unwrap();
+        steps.fetch(&samples(first), &samples(0)).unwrap();
+        tokens(&steps, first)
+    };
+    let steps = PackedSteps::new(Arc::clone(&rows), 4).unwrap();
+    // in order, then back as after a rollback, then on
+    for (first, next) in [(40, 9), (9, 31), (40, 9), (70, 9), (9, 9)] {
+        steps.fetch(&samples(first), &samples(next)).unwrap();
+        assert_eq!(tokens(&steps, first), fresh(first), "rows from {first} on");
+    }
+    assert_ne!(fresh(40), fresh(9));
+}
+
+#[test]
+fn a_row_of_another_step_that_cannot_be_read_is_told_before_the_next_step() {
+    let _alone = seam::alone();
+    let folder = folder();
+    let steps = PackedSteps::new(packed(&folder), 4).unwrap();
+    steps.fetch(&samples(40), &samples(9)).unwrap();
+    let step = StepRows::Packed(&steps);
+    let mut x = vec![0.0; 4 * step.width()];
+    step.fill(&samples(40), &mut x);
+    assert!(!step.swap(&samples(40), 0, 1, 43, &mut x), "a row is itself");
+    steps.check().unwrap();
+    let name = files(&folder.path("cache")).into_keys().find(|name| name.contains("/rows-")).unwrap();
+    std::fs::OpenOptions::new().write(true).truncate(true).open(folder.path("cache").join(name)).unwrap();
+    step.swap(&samples(40), 0, 1, 77, &mut x);
+    let error = steps.check().unwrap_err();
+    assert!(error.to_string().contains("truncated since it was opened"), "{error}");
 }
 
 /// Empties a file after some steps.

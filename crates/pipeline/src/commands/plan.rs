@@ -32,10 +32,10 @@ const BYTES_PRETRAIN: f64 = 490.0 / 42.0;
 const BYTES_FINETUNE: f64 = 920.0 / 42.0;
 
 /// Of a packed pretraining, where batches of rows are in memory and the rows that the tokeniser is fitted on: bytes of a feature of a
-/// row of the former, rows of the latter, and bytes of each labelled row, in lists.
+/// row of the former, rows of the latter, and bytes of each labelled row, in lists. By docs/benchmarks.md.
 const BYTES_READ: f64 = 40.0;
 const SAMPLE_ROWS: f64 = 250_000.0;
-const BYTES_LABELLED: f64 = 8.0;
+const BYTES_LABELLED: f64 = 6.0;
 
 /// What is planned.
 #[derive(Clone, Copy, Debug)]
@@ -133,10 +133,11 @@ pub fn plan(planned: Planned<'_>, config: &Config, run: &Run) -> Result<String> 
     let in_folder = bytes(disk(planned, config, &tokeniser, &cost, rows));
     let cache = if let Planned::Stage(Stage::Pretrain) = planned { packed::folder(config, folder)? } else { None };
     if let Some(cache) = cache {
-        let batch = rows.min(READ_ROWS as f64) * BYTES_READ + rows.min(SAMPLE_ROWS) * 8.0;
-        let steps = 3.0 * (config.pretrain.training.batch_size * tokeniser.empty_table(0).stride() * size_of::<f32>()) as f64;
-        row("memory", &format!("about {}", bytes(n_features as f64 * batch + steps + rows * BYTES_LABELLED + network)));
         let stride = (tokeniser.empty_table(0).stride() * size_of::<f32>()) as f64;
+        let batch = rows.min(READ_ROWS as f64) * BYTES_READ + rows.min(SAMPLE_ROWS) * 8.0;
+        let steps = 3.0 * config.pretrain.training.batch_size as f64 * stride;
+        let labelled: f64 = data.iter().filter(|data| data.key == "data.train").map(|data| data.rows).sum();
+        row("memory", &format!("about {}", bytes(n_features as f64 * batch + steps + labelled * BYTES_LABELLED + network)));
         row("disk", &format!("about {in_folder}, and {} in {} (`data.cache`)", bytes(rows * stride), cache.display()));
     } else {
         row("memory", &format!("about {}", bytes(rows * n_features as f64 * by_row + network)));
