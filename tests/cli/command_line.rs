@@ -33,6 +33,7 @@ fn help_is_the_manual() {
       audit        Look at flows before anything is trained on them: leaks, duplicates, contradictory labels,
                    drift
       synth        Write generated flows as CSV, shaped like UNSW-NB15
+      cache        List the caches of tokenised rows in folders, or remove them
       bench        Measure how fast this machine trains and gives verdicts
       import       Turn a checkpoint of the numpy MLP-Mixer into safetensors
       completions  Print a script that completes command lines in a shell
@@ -137,10 +138,45 @@ fn help_of_a_stage_is_its_manual() {
 #[test]
 fn every_command_has_help() {
     let commands =
-        "pretrain encode finetune distil calibrate adapt report evaluate predict query schema audit synth import config";
+        "pretrain encode finetune distil calibrate adapt report evaluate predict query schema audit synth cache import config";
     for command in commands.split(' ') {
         assert!(Bench::new().prints(&format!("{command} --help")).contains("Usage: nids-mixer"));
     }
+}
+
+#[test]
+fn flows_in_partitions_are_the_rows_of_one_file() {
+    let bench = Bench::new();
+    let rows = |text: &str| text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+    let whole = rows(&bench.prints("synth --rows 50 --seed 3"));
+    assert_eq!(bench.prints("synth --rows 50 --seed 3 --output parts --partitions 4"), "");
+    let parts = ["part-00000.csv", "part-00001.csv", "part-00002.csv", "part-00003.csv"];
+    let parts = parts.map(|name| rows(&fs::read_to_string(bench.path("parts").join(name)).unwrap()));
+    assert_eq!(parts.each_ref().map(Vec::len), [12, 13, 12, 13]);
+    assert_eq!(parts.concat(), whole);
+    assert!(bench.fails("synth --rows 50 --partitions 4").contains("--output"));
+}
+
+#[test]
+fn caches_are_listed_and_removed() {
+    let bench = Bench::new();
+    bench.prints("synth --rows 300 --seed 4 --output flows.csv");
+    bench.file(
+        "c.yaml",
+        "name: c\ndata: { train: flows.csv, cache: rows }\nmodel: { dim: 8, depth: 1 }\npretrain: { steps: 2, batch_size: 16 }\n",
+    );
+    bench.prints("pretrain --config c.yaml --run run");
+    let keys: Vec<String> =
+        fs::read_dir(bench.path("rows")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let [key] = &keys[..] else { panic!("{keys:?}") };
+    let listed = bench.prints("cache rows");
+    assert!(listed.starts_with(&format!("rows/{key}: 300 rows, ")), "{listed}");
+    assert_eq!(bench.prints("cache --clean rows"), "rows: 1 cache removed, 0 MiB freed\n");
+    assert_eq!(bench.prints("cache rows"), "rows: no caches\n");
+    insta::assert_snapshot!(bench.fails("cache none"), @"
+    exit code 2
+    error: none: no such folder: name the folder of `data.cache`, or a run folder
+    ");
 }
 
 #[test]

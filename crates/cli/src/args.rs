@@ -346,6 +346,21 @@ pub(crate) enum Command {
         /// Where to write; stdout if left out. The file appears whole or not at all
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Write the rows to N files of the folder --output: part-00000.csv, part-00001.csv, ...
+        #[arg(long, value_name = "N", requires = "output", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        partitions: Option<u32>,
+    },
+    /// List the caches of tokenised rows in folders, or remove them
+    ///
+    /// `pretrain` packs rows that memory should not hold into a folder on the disk (`data.cache`), and leaves them there for
+    /// other runs on the same rows.
+    Cache {
+        /// The folder of `data.cache`, or a run folder with a cache in it; may be several
+        #[arg(value_name = "DIR", required = true)]
+        folders: Vec<PathBuf>,
+        /// Remove the caches; files of others stay
+        #[arg(long)]
+        clean: bool,
     },
     /// Measure how fast this machine trains and gives verdicts
     ///

@@ -110,9 +110,8 @@ fn run(command: Command) -> Result<()> {
             let options = AuditOptions { schema, proposal: ProposalOptions { label, encoding } };
             audit::audit(&files, &options, json, &mut progress)
         }
-        Command::Synth { rows, seed, output: path } => {
-            Output::open(path.as_deref(), &[])?.fill(|out| commands::synth(rows as usize, seed, out))
-        }
+        Command::Synth { rows, seed, output: path, partitions } => synth(rows as usize, seed, path.as_deref(), partitions),
+        Command::Cache { folders, clean } => Output::open(None, &[])?.print(&commands::cache(&folders, clean)?),
         Command::Bench { config: path, mut set, only, data, dropout, steps, threads, gemm, json } => {
             set.extend(threads.map(|threads| format!("engine.threads={threads}")));
             if let Some(gemm) = gemm {
@@ -153,6 +152,17 @@ fn run(command: Command) -> Result<()> {
             out.fill(|out| out.write_all(text.as_bytes()).map_err(Error::io("stdout", "write")))
         }
     }
+}
+
+/// Writes generated flows to one file, to stdout, or to several files of a folder.
+fn synth(rows: usize, seed: u64, path: Option<&Path>, partitions: Option<u32>) -> Result<()> {
+    let Some((folder, parts)) = path.zip(partitions) else {
+        return Output::open(path, &[])?.fill(|out| commands::synth(rows, seed, out));
+    };
+    for part in 0..parts as usize {
+        output::check(output::Output::File(&commands::synth_part(folder, part)), &[])?;
+    }
+    commands::synth_parts(rows, seed, parts as usize, folder)
 }
 
 fn query(

@@ -42,10 +42,10 @@ pub use reader::{
     some_of,
 };
 pub use schema::{CellRules, Column, ColumnKind, Encoding, Infinite, Schema};
-pub use split::{Split, all_rows, draw_labelled, equal_rows, split};
-pub use synthetic::{synthetic, write_synthetic};
+pub use split::{Split, Splitter, all_rows, draw_labelled, equal_rows, split};
+pub use synthetic::{SyntheticWriter, synthetic, write_synthetic};
 pub use tokeniser::{
-    Cut, MaxCategories, Normalisation, TokenKind, TokenSpec, TokenTable, Tokeniser, TokeniserConfig, global_max,
+    Cut, MaxCategories, Normalisation, TokenKind, TokenSpec, TokenTable, Tokeniser, TokeniserConfig, TokeniserFit, global_max,
 };
 
 #[cfg(doctest)]

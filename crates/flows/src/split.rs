@@ -3,6 +3,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 
+use crate::tokeniser::mix;
 use crate::{Error, FeatureColumn, Flows, Result};
 
 /// Rows for training and rows for validation, each in ascending order.
@@ -14,20 +15,120 @@ pub struct Split {
     pub val: Vec<u32>,
 }
 
+/// Rows up to which groups of equal rows are dealt out one after the other; of more rows, a hash decides.
+const DEALT: usize = 1_000_000;
+
 /// Holds out a fraction of the rows, such that rows with equal features never straddle the two sides,
 /// stratified by label as far as groups of equal rows allow.
 ///
 /// Features are equal if their numbers have the same bits and their texts are the same; id, label and category do not count.
+///
+/// Of more than a million rows, the side of a row is a function of its features and the seed ([`Splitter`]).
 pub fn split(flows: &Flows, validation_fraction: f64, seed: u64) -> Result<Split> {
-    if !(validation_fraction > 0.0 && validation_fraction < 1.0) {
-        return Err(Error::split(format!("validation fraction {validation_fraction} is not between 0 and 1")));
+    let mut splitter = Splitter::new(validation_fraction, seed, false)?;
+    splitter.add(flows);
+    splitter.finish()
+}
+
+/// Splits rows that come batch by batch, as [`split()`] does, in memory of some bytes a row. How rows are cut into batches does not
+/// matter.
+///
+/// Up to a million rows, groups of equal rows are shuffled and dealt out, stratified by label. Of more rows, a hash of a row's
+/// features decides its side, each row on its own: the share held out of either label is then near the fraction.
+#[derive(Debug)]
+pub struct Splitter {
+    fraction: f64,
+    seed: u64,
+    /// Whether the training rows are split once more.
+    inner: bool,
+    dealt: usize,
+    /// Key and label of each row, as long as they are few.
+    few: Vec<([u8; 16], u8)>,
+    /// Side of each row, once they are many.
+    sides: Vec<Side>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Train,
+    Val,
+    Neither,
+}
+
+impl Splitter {
+    /// No rows yet. With `inner`, the training rows are split once more, and the rows held out at first are on neither side.
+    ///
+    /// # Errors
+    /// A fraction that is not between 0 and 1.
+    pub fn new(validation_fraction: f64, seed: u64, inner: bool) -> Result<Self> {
+        if !(validation_fraction > 0.0 && validation_fraction < 1.0) {
+            return Err(Error::split(format!("validation fraction {validation_fraction} is not between 0 and 1")));
+        }
+        Ok(Self { fraction: validation_fraction, seed, inner, dealt: DEALT, few: Vec::new(), sides: Vec::new() })
     }
-    let class = |row: u32| flows.labels().map_or(0, |labels| labels[row as usize] as usize);
-    let mut groups = equal_rows(flows);
+
+    /// Number of rows so far.
+    pub fn n_rows(&self) -> usize {
+        self.few.len() + self.sides.len()
+    }
+
+    /// The next rows.
+    pub fn add(&mut self, flows: &Flows) {
+        let label = |row: usize| flows.labels().map_or(0, |labels| labels[row]);
+        for (row, key) in wide_keys(flows).into_iter().enumerate() {
+            if self.sides.is_empty() && self.few.len() < self.dealt {
+                self.few.push((key, label(row)));
+                continue;
+            }
+            let few = std::mem::take(&mut self.few);
+            self.sides
+                .extend(few.iter().map(|(key, _)| *key).chain([key]).map(|key| side(key, self.fraction, self.seed, self.inner)));
+        }
+    }
+
+    /// The rows of both sides.
+    ///
+    /// # Errors
+    /// If one side is empty.
+    pub fn finish(self) -> Result<Split> {
+        if self.sides.is_empty() {
+            let outer = deal(&self.few, self.fraction, self.seed)?;
+            if !self.inner {
+                return Ok(outer);
+            }
+            let rows: Vec<([u8; 16], u8)> = outer.train.iter().map(|&row| self.few[row as usize]).collect();
+            let inner = deal(&rows, self.fraction, self.seed)?;
+            let outer_rows = |rows: Vec<u32>| rows.into_iter().map(|row| outer.train[row as usize]).collect();
+            return Ok(Split { train: outer_rows(inner.train), val: outer_rows(inner.val) });
+        }
+        let of = |side: Side| (0..).zip(&self.sides).filter(move |(_, found)| **found == side).map(|(row, _)| row).collect();
+        let split = Split { train: of(Side::Train), val: of(Side::Val) };
+        check(&split, self.sides.len(), self.fraction)?;
+        Ok(split)
+    }
+}
+
+/// The side of a row, by its features alone.
+fn side(key: [u8; 16], fraction: f64, seed: u64, inner: bool) -> Side {
+    let first = u64::from_le_bytes(std::array::from_fn(|place| key[place]));
+    // 53 bits as a share, others for each of the two splits
+    let is_held_out = |level: u64| ((mix(first ^ mix(mix(seed) ^ level)) >> 11) as f64 / (1_u64 << 53) as f64) < fraction;
+    match (is_held_out(0), inner) {
+        (true, false) => Side::Val,
+        (true, true) => Side::Neither,
+        (false, true) if is_held_out(1) => Side::Val,
+        (false, _) => Side::Train,
+    }
+}
+
+/// Deals out groups of equal rows.   rows: key and label of each
+fn deal(rows: &[([u8; 16], u8)], fraction: f64, seed: u64) -> Result<Split> {
+    let class = |row: u32| rows[row as usize].1 as usize;
+    let mut groups = groups(rows.iter().map(|(key, _)| *key).zip(0..).collect());
     groups.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     let mut room = [0_usize; 2];
-    (0..flows.len() as u32).for_each(|row| room[class(row)] += 1);
-    let room = &mut room.map(|n| (n as f64 * validation_fraction).round() as usize);
+    (0..rows.len() as u32).for_each(|row| room[class(row)] += 1);
+    let room = &mut room.map(|n| (n as f64 * fraction).round() as usize);
     let mut split = Split { train: Vec::new(), val: Vec::new() };
     for group in groups {
         let mut counts = [0; 2];
@@ -42,15 +143,19 @@ pub fn split(flows: &Flows, validation_fraction: f64, seed: u64) -> Result<Split
             split.train.extend(group);
         }
     }
-    if split.train.is_empty() || split.val.is_empty() {
-        return Err(Error::split(format!(
-            "{} rows do not split with validation fraction {validation_fraction} while equal rows stay together; give more rows",
-            flows.len()
-        )));
-    }
+    check(&split, rows.len(), fraction)?;
     split.train.sort_unstable();
     split.val.sort_unstable();
     Ok(split)
+}
+
+fn check(split: &Split, n_rows: usize, fraction: f64) -> Result<()> {
+    if split.train.is_empty() || split.val.is_empty() {
+        return Err(Error::split(format!(
+            "{n_rows} rows do not split with validation fraction {fraction} while equal rows stay together; give more rows"
+        )));
+    }
+    Ok(())
 }
 
 /// 0..n as row numbers.
@@ -63,7 +168,10 @@ pub fn all_rows(n: usize) -> Vec<u32> {
 
 /// Groups of rows with equal features (see [`split()`]), each ascending, ordered by their first row.
 pub fn equal_rows(flows: &Flows) -> Vec<Vec<u32>> {
-    let mut keys: Vec<([u8; 16], u32)> = (0..flows.len()).map(|row| (digest(flows, row), row as u32)).collect();
+    groups((0..flows.len()).map(|row| (digest(flows, row), row as u32)).collect())
+}
+
+fn groups(mut keys: Vec<([u8; 16], u32)>) -> Vec<Vec<u32>> {
     keys.sort_unstable();
     let mut groups: Vec<Vec<u32>> =
         keys.chunk_by(|a, b| a.0 == b.0).map(|group| group.iter().map(|&(_, row)| row).collect()).collect();
@@ -75,6 +183,21 @@ pub fn equal_rows(flows: &Flows) -> Vec<Vec<u32>> {
 fn digest(flows: &Flows, row: usize) -> [u8; 16] {
     let full = row_hash(flows, row, |_, code| code.to_le_bytes());
     std::array::from_fn(|place| full[place])
+}
+
+/// The same of every row, whatever batch it is read in: a text counts by its hash, not by its code.
+fn wide_keys(flows: &Flows) -> Vec<[u8; 16]> {
+    let half = |hash: [u8; 32]| -> [u8; 16] { std::array::from_fn(|place| hash[place]) };
+    let of_texts = |column: &FeatureColumn| -> Vec<[u8; 16]> {
+        match column {
+            FeatureColumn::Numeric(_) => Vec::new(),
+            FeatureColumn::Categorical(texts) => {
+                texts.vocabulary().iter().map(|text| half(Sha256::digest(text).into())).collect()
+            }
+        }
+    };
+    let texts: Vec<Vec<[u8; 16]>> = flows.features.iter().map(of_texts).collect();
+    (0..flows.len()).map(|row| half(row_hash(flows, row, |feature, code| texts[feature][code as usize]))).collect()
 }
 
 /// SHA-256 over the features of a row. `category` stands for a code of the feature at a place.
@@ -174,6 +297,62 @@ mod tests {
         }
         assert_eq!(split(&flows, 0.25, 9).unwrap(), held_out);
         assert_ne!(split(&flows, 0.25, 10).unwrap(), held_out);
+    }
+
+    /// Splits rows that come in batches of `batch`, of which up to `dealt` are dealt out.
+    fn batched(flows: &Flows, batch: usize, dealt: usize, inner: bool) -> Split {
+        let mut splitter = Splitter { dealt, ..Splitter::new(0.25, 9, inner).unwrap() };
+        // texts have other codes in a file of their own
+        all_rows(flows.len()).chunks(batch).for_each(|rows| {
+            let mut part = flows.select(rows);
+            for column in &mut part.features {
+                if let FeatureColumn::Categorical(texts) = column {
+                    let all: Vec<String> = texts.iter().map(str::to_owned).collect();
+                    *texts = TextColumn::default();
+                    for text in &all {
+                        texts.push(text);
+                    }
+                }
+            }
+            splitter.add(&part);
+        });
+        assert_eq!(splitter.n_rows(), flows.len());
+        splitter.finish().unwrap()
+    }
+
+    #[test]
+    fn a_split_does_not_depend_on_how_rows_are_cut_into_batches() {
+        let flows = synthetic(1200, 2);
+        for (dealt, inner) in [(DEALT, false), (DEALT, true), (1200, false), (1199, false), (1199, true), (0, false)] {
+            let wanted = batched(&flows, 1200, dealt, inner);
+            for batch in [1, 7, 500] {
+                assert_eq!(batched(&flows, batch, dealt, inner), wanted, "batches of {batch}, {dealt} {inner}");
+            }
+        }
+        assert_eq!(batched(&flows, 500, 1200, false), split(&flows, 0.25, 9).unwrap());
+        assert_ne!(batched(&flows, 500, 1199, false), split(&flows, 0.25, 9).unwrap());
+    }
+
+    #[test]
+    fn of_many_rows_a_hash_of_the_features_decides_and_equal_rows_stay_together() {
+        let rows: Vec<u32> = (0..3000).flat_map(|row| [row, row]).collect();
+        let flows = synthetic(3000, 6).select(&rows);
+        for inner in [false, true] {
+            let Split { train, val } = batched(&flows, 700, 0, inner);
+            let held_out: BTreeSet<String> = val.iter().map(|&row| key(&flows, row)).collect();
+            assert!(train.iter().all(|&row| !held_out.contains(&key(&flows, row))));
+            let share = val.len() as f64 / 6000.0;
+            let wanted = if inner { 0.75 * 0.25 } else { 0.25 };
+            assert!((share - wanted).abs() < 0.03, "{share}");
+            assert_eq!(train.len() + val.len() == 6000, !inner);
+        }
+        // what is held out within the training rows is not what another seed would hold out of all
+        let (outer, inner) = (batched(&flows, 700, 0, false), batched(&flows, 700, 0, true));
+        assert!(inner.val.iter().all(|row| outer.train.binary_search(row).is_ok()));
+        // a row is on its side whatever the others are
+        let some: Vec<u32> = all_rows(6000).into_iter().step_by(3).collect();
+        let of_some = batched(&flows.select(&some), 700, 0, false);
+        assert!(of_some.val.iter().all(|&row| outer.val.binary_search(&some[row as usize]).is_ok()));
     }
 
     #[test]

@@ -24,14 +24,28 @@ pub fn synthetic(n_rows: usize, seed: u64) -> Flows {
 
 /// Writes the flows of [`synthetic`] as CSV, batch by batch: memory grows by 8 bytes a row.
 pub fn write_synthetic(n_rows: usize, seed: u64, out: impl Write) -> std::io::Result<()> {
-    const BATCH: usize = 4096;
-    let mut generator = Generator::new(seed);
-    let mut lines = CsvLines::new(out);
-    lines.write(&generator.next_batch(n_rows % BATCH))?;
-    for _ in 0..n_rows / BATCH {
-        lines.write(&generator.next_batch(BATCH))?;
+    SyntheticWriter::new(seed).write(n_rows, out)
+}
+
+/// The flows of [`synthetic`], written to several files one after the other.
+pub struct SyntheticWriter(Generator);
+
+impl SyntheticWriter {
+    /// The first flow comes next.
+    pub fn new(seed: u64) -> Self {
+        Self(Generator::new(seed))
     }
-    lines.flush()
+
+    /// Writes the next flows as CSV with a header.
+    pub fn write(&mut self, n_rows: usize, out: impl Write) -> std::io::Result<()> {
+        const BATCH: usize = 4096;
+        let mut lines = CsvLines::new(out);
+        lines.write(&self.0.next_batch(n_rows % BATCH))?;
+        for _ in 0..n_rows / BATCH {
+            lines.write(&self.0.next_batch(BATCH))?;
+        }
+        lines.flush()
+    }
 }
 
 /// An endless sequence of flows.

@@ -9,6 +9,7 @@ use crate::{Error, FeatureColumn, Flows, Result, Schema};
 mod categories;
 mod config;
 mod fit;
+mod sampled;
 mod saved;
 mod target_bins;
 mod token_table;
@@ -18,6 +19,8 @@ use target_bins::TargetBins;
 
 pub use categories::Cut;
 pub use config::{MaxCategories, Normalisation, TokeniserConfig};
+pub use sampled::TokeniserFit;
+pub(crate) use sampled::mix;
 pub use token_table::TokenTable;
 
 /// Quantile-normal values are clipped here, on both sides.
@@ -139,7 +142,8 @@ impl Tokeniser {
         Self::fit_parts(&[(flows, rows)], config).map(|(tokeniser, _)| tokeniser)
     }
 
-    /// [`Tokeniser::fit`] from the rows of several files that were read by one schema, and what was cut of which feature.
+    /// [`Tokeniser::fit`] from the rows of several files that were read by one schema, and what was cut of which feature. Of more
+    /// than 200,000 rows it learns as [`TokeniserFit`] does.
     ///
     /// # Panics
     /// If there are no parts, or their schemas differ.
@@ -147,28 +151,33 @@ impl Tokeniser {
         let schema = parts[0].0.schema();
         assert!(parts.iter().all(|(flows, _)| flows.schema() == schema), "rows of different schemas do not join");
         config.check()?;
-        if parts.iter().all(|(_, rows)| rows.is_empty()) {
+        let n_rows: usize = parts.iter().map(|(_, rows)| rows.len()).sum();
+        if n_rows == 0 {
             return Err(Error::tokeniser("no rows to fit on"));
         }
-        let (features, cuts) = fit::features(parts, config);
+        if TokeniserFit::samples(n_rows) {
+            return TokeniserFit::of(parts, config)?.finish();
+        }
+        let (features, cuts) = fit::features(parts, config, None);
         Ok((Tokeniser::new(schema.clone(), config.clone(), features), cuts))
     }
 
     /// Learns the classes of numbers too, which masked training may predict instead of the numbers: `bins` of them for the values
     /// of training, and two for what lies outside. `parts` are those of [`Tokeniser::fit_parts`].
-    pub fn with_target_bins(mut self, parts: &[(&Flows, &[u32])]) -> Result<Self> {
+    pub fn with_target_bins(self, parts: &[(&Flows, &[u32])]) -> Result<Self> {
         parts.iter().try_for_each(|(flows, _)| self.check_schema(flows))?;
+        if TokeniserFit::samples(parts.iter().map(|(_, rows)| rows.len()).sum()) {
+            return TokeniserFit::of(parts, &self.config)?.add_target_bins(self);
+        }
+        self.learn_target_bins(parts, None)
+    }
+
+    fn learn_target_bins(mut self, parts: &[(&Flows, &[u32])], all: Option<&[sampled::Seen]>) -> Result<Self> {
         if self.config.bins == 0 {
             return Err(Error::tokeniser("`bins` is 0, and there are to be bins as targets"));
         }
         let of = |feature: usize| match &parts[0].0.features[feature] {
-            FeatureColumn::Numeric(_) => {
-                let mut values: Vec<f64> = fit::numbers(parts, feature).filter(|x| x.is_finite()).collect();
-                if values.is_empty() {
-                    values.push(0.0); // as in the fit
-                }
-                Some(TargetBins::fit(values, self.config.bins))
-            }
+            FeatureColumn::Numeric(_) => Some(TargetBins::fit(fit::finite(parts, feature, all).0, self.config.bins)),
             FeatureColumn::Categorical(_) => None,
         };
         self.target_bins = Some((0..self.features.len()).map(of).collect());
@@ -257,6 +266,11 @@ impl Tokeniser {
     pub fn tokenise_and_free(&self, parts: Vec<(&mut Flows, &[u32])>) -> Result<TokenTable> {
         parts.iter().try_for_each(|(flows, _)| self.check_schema(flows))?;
         Ok(TokenTable::consuming(self, parts))
+    }
+
+    /// A table of `n_rows` rows for [`TokenTable::swap_cells`], with the targets that pretraining has. Until then they hold zeros.
+    pub fn empty_table(&self, n_rows: usize) -> TokenTable {
+        TokenTable::zeros(self, n_rows, true)
     }
 
     fn check_schema(&self, flows: &Flows) -> Result<()> {

@@ -2,8 +2,8 @@
 //!
 //! A micro-batch is cut into a fixed number of gradient groups, each with a buffer of its own, and each group into shards of a
 //! few samples. A worker takes one shard through the whole network forward and back before the next, so that activations stay
-//! in its cache. Which worker takes which group is left to chance; the groups are then added in order. The only threads of the
-//! project are here.
+//! in its cache. Which worker takes which group is left to chance; the groups are then added in order. All threads that compute
+//! are here.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};

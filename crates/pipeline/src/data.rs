@@ -1,10 +1,12 @@
 //! The rows of a config: read, split, tokenised.
 
+use std::path::PathBuf;
+
 use nids_config::{BadRowConfig, Config, Files, IdConfig, ObjectiveConfig};
 use nids_detect::read::{Counts, ReadFlows, read, warn_of_missing};
 use nids_detect::wants_classes;
 use nids_flows::{
-    Flows, Ids, Labels, OnBadRow, ReadOptions, Reject, Schema, Split, Tokeniser, all_rows, is_stdin, split, synthetic,
+    Flows, Ids, Labels, OnBadRow, ReadOptions, Reject, Schema, Split, Splitter, Tokeniser, all_rows, is_stdin, synthetic,
 };
 use nids_models::{MaeConfig, NumberTarget};
 use nids_store::progress::{Event, Progress};
@@ -78,8 +80,12 @@ pub(crate) fn keep_benign(data: &mut Data, progress: &mut dyn Progress) -> Resul
     let labels = labelled.flows.labels().expect("labels were required of the reader");
     let before = labelled.split.train.len();
     labelled.split.train.retain(|&row| labels[row as usize] == 0);
-    let n_benign = labelled.split.train.len();
     let n_unlabelled = data.unlabelled.take().map_or(0, |unlabelled| unlabelled.len());
+    tell_benign(before, labelled.split.train.len(), n_unlabelled, progress)
+}
+
+/// Says what `pretrain.rows: benign` leaves of so many training rows; an error where that is nothing.
+pub(crate) fn tell_benign(before: usize, n_benign: usize, n_unlabelled: usize, progress: &mut dyn Progress) -> Result<()> {
     progress.event(Event::Message(&format!(
         "`pretrain.rows: benign`: {n_benign} rows to learn from; {} attacks are left out, and {n_unlabelled} unlabelled rows, of \
          which nobody knows whether they are benign",
@@ -120,16 +126,20 @@ fn read_labelled(
     let name = labelled_name(config);
     let split = cut(&flows, config).map_err(|error| Error::Data(format!("{name}: {error}")))?;
     let attacks = flows.labels().map_or(0, |labels| labels.iter().map(|&label| usize::from(label)).sum());
+    tell_labelled(&name, flows.len(), attacks, &split, progress);
+    Ok(Some((Labelled { flows, split }, unlabelled)))
+}
+
+/// Says how many labelled rows there are, and on which side.
+pub(crate) fn tell_labelled(name: &str, n_rows: usize, attacks: usize, split: &Split, progress: &mut dyn Progress) {
     progress.event(Event::Message(&format!(
-        "{} labelled rows, {attacks} attacks: {} to train on, {} to validate (no row of which repeats a training row)",
-        flows.len(),
+        "{n_rows} labelled rows, {attacks} attacks: {} to train on, {} to validate (no row of which repeats a training row)",
         split.train.len(),
         split.val.len()
     )));
-    if let Some(warning) = imbalance(attacks, flows.len()) {
+    if let Some(warning) = imbalance(attacks, n_rows) {
         progress.event(Event::Message(&format!("{name}: {warning}")));
     }
-    Ok(Some((Labelled { flows, split }, unlabelled)))
 }
 
 /// What to know of rows that are nearly all of one kind.
@@ -163,13 +173,18 @@ fn read_files(
     run: &mut StageRun<'_>,
     progress: &mut dyn Progress,
 ) -> Result<ReadFlows> {
+    let paths = paths_of(key, files)?;
+    run.inputs(key, &paths)?;
+    read(&paths, &schema_of(config)?, &ReadOptions { categories, ..read_options(config, labels) }, progress)
+}
+
+/// The files of a setting.
+pub(crate) fn paths_of(key: &str, files: &Files) -> Result<Vec<PathBuf>> {
     if files.names().iter().any(|name| is_stdin(name)) {
         let message = format!("`{key}`: standard input can be read once, and a stage may be resumed: save the flows to a file");
         return Err(Error::Usage(message));
     }
-    let paths = files.paths()?;
-    run.inputs(key, &paths)?;
-    read(&paths, &schema_of(config)?, &ReadOptions { categories, ..read_options(config, labels) }, progress)
+    Ok(files.paths()?)
 }
 
 /// The columns of a config's files, without the features that it leaves out.
@@ -194,13 +209,9 @@ pub(crate) fn read_options(config: &Config, labels: Labels) -> ReadOptions {
 /// Splits rows into training and validation rows. With `data.inner_validation` the training rows are split once more, and the rows
 /// held out at first are in neither part.
 fn cut(flows: &Flows, config: &Config) -> nids_flows::Result<Split> {
-    let outer = split(flows, config.data.validation_fraction, config.seed)?;
-    if !config.data.inner_validation {
-        return Ok(outer);
-    }
-    let inner = split(&flows.select(&outer.train), config.data.validation_fraction, config.seed)?;
-    let outer_rows = |rows: Vec<u32>| rows.into_iter().map(|row| outer.train[row as usize]).collect();
-    Ok(Split { train: outer_rows(inner.train), val: outer_rows(inner.val) })
+    let mut splitter = Splitter::new(config.data.validation_fraction, config.seed, config.data.inner_validation)?;
+    splitter.add(flows);
+    splitter.finish()
 }
 
 /// Reads `data.unlabelled`, or generates flows if the labelled ones are generated, too.

@@ -7,9 +7,11 @@
 pub mod commands;
 mod data;
 mod labels;
+mod packed;
 mod pretext;
 mod rejects;
 pub mod stages;
+mod step_rows;
 #[cfg(test)]
 mod testing;
 

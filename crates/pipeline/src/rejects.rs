@@ -12,8 +12,19 @@ const HEADER: [&str; 5] = ["file", "row", "column", "value", "reason"];
 /// Writes the rows that a stage has left out to `data.rejects`, where the config names it.
 pub(crate) fn write_for(config: &Config, rejects: &[Reject]) -> Result<()> {
     let Some(path) = &config.data.rejects else { return Ok(()) };
-    let path = Path::new(path);
-    artefacts::write_atomic(path, |out| RejectsFile::begin(out)?.append(rejects)).map(drop)
+    write_bytes(Path::new(path), &to_bytes(rejects))
+}
+
+/// Rows that were left out, as a file has them.
+pub(crate) fn to_bytes(rejects: &[Reject]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    RejectsFile::begin(&mut bytes).and_then(|mut file| file.append(rejects)).expect("memory can be written to");
+    bytes
+}
+
+/// Writes what [`to_bytes`] gave.
+pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    artefacts::write_atomic(path, |out| out.write_all(bytes)).map(drop)
 }
 
 /// A file of rows that a command leaves out, written as they come.

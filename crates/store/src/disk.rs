@@ -105,7 +105,10 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Makes a folder and its missing parents. All are on the disk when this returns.
-pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// A folder that cannot be made.
+pub fn make_folder(folder: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = folder.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
     call(Call::MakeFolder, &missing, || fs::create_dir_all(folder))?;
     missing.into_iter().rev().try_for_each(|made| sync_folder(folder_of(made)))

@@ -12,6 +12,7 @@ mod lock;
 pub mod log;
 pub mod npy;
 pub mod output;
+pub mod packed;
 pub mod progress;
 pub mod run;
 mod staging;

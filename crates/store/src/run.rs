@@ -70,7 +70,7 @@ const OWN_FILES: [&str; 18] = [
     ADAPTATION,
     ANOMALY,
 ];
-const OWN_FOLDERS: [&str; 3] = ["latents", "checkpoints", TENSORBOARD];
+const OWN_FOLDERS: [&str; 4] = ["latents", "checkpoints", TENSORBOARD, "cache"];
 
 /// What a stage read and wrote, and its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -17,4 +17,4 @@ pub use plan::TrainPlan;
 pub use sampler::Sampler;
 pub use state::member_in_training;
 pub use step::{Outcome, StepReport, StepRunner, arithmetic};
-pub use train::Job;
+pub use train::{Fetch, Job};

@@ -2,6 +2,7 @@
 
 use nids_kernels::Key;
 use nids_nn::engine::Sample;
+use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use crate::stream;
@@ -20,7 +21,19 @@ impl Sampler {
     /// # Panics
     /// If there are no rows.
     pub fn new(seed: u64, rows: Vec<u32>) -> Self {
-        Self { rows: Epochs::new(Key::new(seed).child(stream::SHUFFLE), rows), unlabelled: None }
+        Self::of(seed, Rows::List(rows), LISTED)
+    }
+
+    /// Epochs over the rows 0 .. `n`. The order is that of [`Sampler::new`] with these rows; it takes no memory where they are many.
+    ///
+    /// # Panics
+    /// If there are no rows, or more than 32 bits count.
+    pub fn over(seed: u64, n: usize) -> Self {
+        Self::of(seed, Rows::First(u32::try_from(n).expect("rows are counted in 32 bits")), LISTED)
+    }
+
+    fn of(seed: u64, rows: Rows, listed: u32) -> Self {
+        Self { rows: Epochs::new(Key::new(seed).child(stream::SHUFFLE), rows, listed), unlabelled: None }
     }
 
     /// The same sampler with `batch_size` of the `unlabelled` rows after the rows of each step.
@@ -29,7 +42,7 @@ impl Sampler {
     /// If there are no rows.
     #[must_use]
     pub fn beside(self, seed: u64, unlabelled: Vec<u32>, batch_size: usize) -> Self {
-        let unlabelled = Epochs::new(Key::new(seed).child(stream::UNLABELLED_SHUFFLE), unlabelled);
+        let unlabelled = Epochs::new(Key::new(seed).child(stream::UNLABELLED_SHUFFLE), Rows::List(unlabelled), LISTED);
         Self { unlabelled: Some((unlabelled, batch_size)), ..self }
     }
 
@@ -44,37 +57,124 @@ impl Sampler {
     }
 }
 
-/// Epochs over `rows`, each in another order.
+/// Rows up to which an epoch's order is a shuffled list. Of more rows it is a permutation that is computed, place by place: a list
+/// would take 8 bytes a row.
+const LISTED: u32 = 1 << 22;
+
+/// Epochs over some rows, each in another order.
 #[derive(Debug)]
 struct Epochs {
     key: Key,
-    rows: Vec<u32>,
-    order: Vec<u32>,
+    rows: Rows,
+    order: Order,
     epoch: Option<u64>,
 }
 
+#[derive(Debug)]
+enum Rows {
+    List(Vec<u32>),
+    /// 0 .. n
+    First(u32),
+}
+
+#[derive(Debug)]
+enum Order {
+    List(Vec<u32>),
+    Computed(Permutation),
+}
+
+impl Rows {
+    fn len(&self) -> u32 {
+        match self {
+            Rows::List(rows) => u32::try_from(rows.len()).expect("rows are counted in 32 bits"),
+            Rows::First(n) => *n,
+        }
+    }
+}
+
 impl Epochs {
-    fn new(key: Key, rows: Vec<u32>) -> Self {
-        assert!(!rows.is_empty(), "rows to draw from");
-        Self { key, order: rows.clone(), rows, epoch: None }
+    fn new(key: Key, rows: Rows, listed: u32) -> Self {
+        let n = rows.len();
+        assert!(n > 0, "rows to draw from");
+        let order = if n <= listed { Order::List(Vec::new()) } else { Order::Computed(Permutation::new(key, n)) };
+        Self { key, rows, order, epoch: None }
     }
 
     /// Appends the samples of `step`. A sample's key is its place in the step.
     fn append(&mut self, step: u64, batch_size: usize, out: &mut Vec<Sample>) {
-        let n = self.rows.len() as u64;
+        let n = u64::from(self.rows.len());
         for i in 0..batch_size as u64 {
             let position = step * batch_size as u64 + i;
             if self.epoch != Some(position / n) {
                 self.shuffle(position / n);
             }
-            out.push(Sample { row: self.order[(position % n) as usize], key: out.len() as u32 });
+            let place = (position % n) as u32;
+            let row = match (&self.order, &self.rows) {
+                (Order::List(order), _) => order[place as usize],
+                (Order::Computed(order), Rows::First(_)) => order.of(place),
+                (Order::Computed(order), Rows::List(rows)) => rows[order.of(place) as usize],
+            };
+            out.push(Sample { row, key: out.len() as u32 });
         }
     }
 
     fn shuffle(&mut self, epoch: u64) {
-        self.order.copy_from_slice(&self.rows);
-        self.order.shuffle(&mut self.key.child(epoch).stream(0, 0));
+        let key = self.key.child(epoch);
+        match &mut self.order {
+            Order::List(order) => {
+                order.clear();
+                match &self.rows {
+                    Rows::List(rows) => order.extend(rows),
+                    Rows::First(n) => order.extend(0..*n),
+                }
+                order.shuffle(&mut key.stream(0, 0));
+            }
+            Order::Computed(order) => *order = Permutation::new(key, self.rows.len()),
+        }
         self.epoch = Some(epoch);
+    }
+}
+
+/// A permutation of 0 .. n, drawn by a key: a Feistel network over the next even number of bits, walked until it is below n (Black
+/// and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002).
+#[derive(Debug)]
+struct Permutation {
+    n: u32,
+    half_bits: u32,
+    keys: [u64; ROUNDS],
+}
+
+const ROUNDS: usize = 6;
+
+impl Permutation {
+    fn new(key: Key, n: u32) -> Self {
+        let half_bits = (u32::BITS - (n - 1).leading_zeros()).div_ceil(2).max(1);
+        let mut stream = key.stream(0, 0);
+        Self { n, half_bits, keys: std::array::from_fn(|_| stream.random()) }
+    }
+
+    fn of(&self, place: u32) -> u32 {
+        let mut x = u64::from(place);
+        loop {
+            x = self.once(x);
+            // at most three of four numbers lie beyond n
+            if x < u64::from(self.n) {
+                return x as u32;
+            }
+        }
+    }
+
+    fn once(&self, x: u64) -> u64 {
+        let mask = (1_u64 << self.half_bits) - 1;
+        let (mut left, mut right) = (x >> self.half_bits, x & mask);
+        for key in self.keys {
+            // the finaliser of SplitMix64
+            let mut z = right ^ key;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (left, right) = (right, left ^ ((z ^ (z >> 31)) & mask));
+        }
+        left << self.half_bits | right
     }
 }
 
@@ -102,6 +202,50 @@ mod tests {
         let mut late = Sampler::new(5, rows);
         late.batch(7, 4, &mut batch);
         assert_eq!(batch, batches[7]);
+    }
+
+    #[test]
+    fn many_rows_are_permuted_without_a_list_and_steps_can_still_be_taken_in_any_order() {
+        for n in [1_u32, 2, 3, 16, 17, 100] {
+            let batch = |sampler: &mut Sampler, step: u64| {
+                let mut batch = Vec::new();
+                sampler.batch(step, 5, &mut batch);
+                batch.into_iter().map(|sample| sample.row).collect::<Vec<_>>()
+            };
+            let mut sampler = Sampler::of(5, Rows::First(n), 0);
+            let drawn: Vec<Vec<u32>> = (0..u64::from(3 * n)).map(|step| batch(&mut sampler, step)).collect();
+            for epoch in drawn.concat().chunks_exact(n as usize) {
+                let mut sorted = epoch.to_vec();
+                sorted.sort_unstable();
+                assert!(sorted.into_iter().eq(0..n), "{n}: {epoch:?}");
+            }
+            let mut late = Sampler::of(5, Rows::First(n), 0);
+            assert_eq!(batch(&mut late, 2), drawn[2]);
+            // a list of rows is taken in the order of their places
+            let mut listed = Sampler::of(5, Rows::List((100..100 + n).collect()), 0);
+            assert!(batch(&mut listed, 1).into_iter().eq(drawn[1].iter().map(|row| row + 100)));
+        }
+        let order = Sampler::of(5, Rows::First(1000), 0);
+        let Order::Computed(order) = order.rows.order else { panic!("no list") };
+        let fixed = (0..1000).filter(|&place| order.of(place) == place).count();
+        let rises = (1..1000).filter(|&place| order.of(place) > order.of(place - 1)).count();
+        assert!(fixed < 8 && (400..600).contains(&rises), "{fixed} fixed points, {rises} rises");
+    }
+
+    #[test]
+    fn a_range_of_rows_is_drawn_like_a_list_of_them() {
+        for listed in [0, LISTED] {
+            let mut range = Sampler::of(7, Rows::First(23), listed);
+            let mut list = Sampler::of(7, Rows::List((0..23).collect()), listed);
+            let (mut a, mut b) = (Vec::new(), Vec::new());
+            for step in [0, 1, 9, 4] {
+                range.batch(step, 8, &mut a);
+                list.batch(step, 8, &mut b);
+                assert_eq!(a, b);
+            }
+        }
+        assert!(matches!(Sampler::over(7, LISTED as usize).rows.order, Order::List(_)));
+        assert!(matches!(Sampler::over(7, LISTED as usize + 1).rows.order, Order::Computed(_)));
     }
 
     #[test]

@@ -21,6 +21,9 @@ use nids_store::progress::{Event, Progress};
 use nids_store::run::StageRun;
 use nids_store::{Error, Result};
 
+/// Gets the samples of a step and those of the one after it.
+pub type Fetch<'f> = dyn Fn(&[Sample], &[Sample]) -> Result<()> + Sync + 'f;
+
 /// Arguments of [`Job::train`] that stay the same from step to step.
 #[derive(Clone, Copy)]
 pub struct Job<'j> {
@@ -38,6 +41,8 @@ pub struct Job<'j> {
     pub finished: &'j [f32],
     /// Names the place that a row comes from.
     pub row: &'j (dyn Fn(u32) -> String + Sync),
+    /// Brings the rows of a step into memory, where they are not: called before each step with its samples and those of the next.
+    pub fetch: Option<&'j Fetch<'j>>,
 }
 
 impl<'j> Job<'j> {
@@ -62,6 +67,8 @@ impl<'j> Job<'j> {
         let plan = self.plan;
         let mut train_loop = TrainLoop::start(self, lr_scale, params, from)?;
         let mut samples: Vec<Sample> = Vec::with_capacity(plan.batch_size);
+        // of the step after, if rows are fetched
+        let (mut next, mut next_step) = (Vec::new(), None);
         progress.event(Event::Message(&format!(
             "{} parameters, {} threads, {}",
             self.table.n_params(),
@@ -76,7 +83,17 @@ impl<'j> Job<'j> {
         let started = Instant::now();
         engine.run(|engine| -> Result<()> {
             while train_loop.step < plan.steps {
-                sampler.batch(train_loop.step, plan.batch_size, &mut samples);
+                let step = train_loop.step;
+                if next_step == Some(step) {
+                    std::mem::swap(&mut samples, &mut next);
+                } else {
+                    sampler.batch(step, plan.batch_size, &mut samples);
+                }
+                if let Some(fetch) = self.fetch {
+                    sampler.batch(step + 1, plan.batch_size, &mut next);
+                    next_step = Some(step + 1);
+                    fetch(&samples, &next)?;
+                }
                 train_loop.advance(engine, &samples, params, run, progress)?;
                 let done = train_loop.step;
                 let average = self.average();

@@ -90,6 +90,16 @@ fn train_on(cliff: &Cliff, n_rows: u32, more: &[&str], every: u64) -> ([f32; 2],
         let mut params = cliff.table.zeros();
         let mut stage = run.begin(Stage::Pretrain, &config, &mut progress).unwrap();
         let from = stage.resume(arithmetic(&engine), &mut progress).unwrap();
+        // the rows of the step that comes are fetched, and those of the next are known, also after a rollback
+        let fetch = |samples: &[Sample], next: &[Sample]| -> Result<()> {
+            let (mut sampler, mut drawn) = (Sampler::new(1, (0..n_rows).collect()), [Vec::new(), Vec::new()]);
+            let mut is_step = |step: &u64| {
+                (*step..).zip(&mut drawn).for_each(|(step, drawn)| sampler.batch(step, samples.len(), drawn));
+                drawn[0] == samples && drawn[1] == next
+            };
+            assert!((0..plan.steps).any(|step| is_step(&step)), "samples of a step and of the one after it");
+            Ok(())
+        };
         let job = Job {
             table: &cliff.table,
             objective: cliff,
@@ -98,6 +108,7 @@ fn train_on(cliff: &Cliff, n_rows: u32, more: &[&str], every: u64) -> ([f32; 2],
             average: Some(&average),
             finished: &[],
             row: &|row| row.to_string(),
+            fetch: Some(&fetch),
         };
         let mut sampler = Sampler::new(1, (0..n_rows).collect());
         let nothing = |_: u64, _: &Engine<f32>, _: &[f32], _: &mut StageRun<'_>, _: &mut dyn Progress| Ok(None);

@@ -39,11 +39,13 @@ pub struct Cut {
     pub max_categories: MaxCategories,
     /// See [`Cut::max_categories`].
     pub min_count: usize,
+    /// Whether rows were counted in a sample alone, since there are too many categories to count.
+    pub is_of_sample: bool,
 }
 
 impl fmt::Display for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { feature, kept, by_max_categories, by_min_count, rows, n_rows, max_categories, min_count } = self;
+        let Self { feature, kept, by_max_categories, by_min_count, rows, n_rows, max_categories, min_count, is_of_sample } = self;
         write!(f, "`{feature}`: {kept} of {} categories are kept; ", kept + by_max_categories + by_min_count)?;
         let by_max = format!("`max_categories: {max_categories}` cuts {by_max_categories}");
         let by_min = format!("`min_count: {min_count}` cuts {by_min_count}");
@@ -53,7 +55,8 @@ impl fmt::Display for Cut {
             _ => write!(f, "{by_max} and {by_min}")?,
         }
         let percent = 100.0 * *rows as f64 / *n_rows as f64;
-        write!(f, ": {rows} of {n_rows} training rows ({percent:.2} %) are read as \"other\"")
+        let sampled = if *is_of_sample { " of a sample, since there are too many categories to count in all rows," } else { "" };
+        write!(f, ": {rows} of {n_rows} training rows{sampled} ({percent:.2} %) are read as \"other\"")
     }
 }
 

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::categories::{Cut, CutValues, class_of, cut_bytes};
+use super::sampled::Seen;
 use super::{Affine, Feature, NORMAL_CLIP, Normalisation, TokeniserConfig};
 use crate::{ColumnKind, FeatureColumn, Flows, TextColumn};
 
@@ -10,8 +11,9 @@ pub(super) const MAX_KNOTS: usize = 1000;
 /// Flows with those of their rows to learn from.
 pub(super) type Part<'p> = (&'p Flows, &'p [u32]);
 
-/// Learns every feature from the given rows; what is cut of the categorical ones, where something is.
-pub(super) fn features(from: &[Part<'_>], config: &TokeniserConfig) -> (Vec<Feature>, Vec<Cut>) {
+/// Learns every feature from the given rows; what is cut of the categorical ones, where something is. `all` is what is known of all
+/// rows, where those given are a sample.
+pub(super) fn features(from: &[Part<'_>], config: &TokeniserConfig, all: Option<&[Seen]>) -> (Vec<Feature>, Vec<Cut>) {
     let schema = from[0].0.schema();
     let n_categorical = schema.features().filter(|column| column.kind == ColumnKind::Categorical).count();
     let cut_bytes = cut_bytes(n_categorical);
@@ -21,12 +23,7 @@ pub(super) fn features(from: &[Part<'_>], config: &TokeniserConfig) -> (Vec<Feat
         .enumerate()
         .map(|(feature, column)| match &from[0].0.features[feature] {
             FeatureColumn::Numeric(_) => {
-                let missing = numbers(from, feature).any(f64::is_nan);
-                let mut values: Vec<f64> = numbers(from, feature).filter(|x| x.is_finite()).collect();
-                if values.is_empty() {
-                    // nothing to learn: as if it had always been 0
-                    values.push(0.0);
-                }
+                let (values, missing) = finite(from, feature, all);
                 if config.normalisation == Normalisation::Features {
                     parts(values, config.bins, missing)
                 } else {
@@ -35,7 +32,7 @@ pub(super) fn features(from: &[Part<'_>], config: &TokeniserConfig) -> (Vec<Feat
                 }
             }
             FeatureColumn::Categorical(_) => {
-                let (learnt, cut) = categorical(from, &column.name, feature, config, cut_bytes);
+                let (learnt, cut) = categorical(from, &column.name, feature, all, config, cut_bytes);
                 cuts.extend((cut.rows > 0).then_some(cut));
                 learnt
             }
@@ -52,6 +49,33 @@ pub(super) fn features(from: &[Part<'_>], config: &TokeniserConfig) -> (Vec<Feat
         }
     }
     (features, cuts)
+}
+
+/// The finite values of a numeric feature with the smallest and the largest of all rows among them, at least one; and whether it is
+/// missing in some row.
+pub(super) fn finite(from: &[Part<'_>], feature: usize, all: Option<&[Seen]>) -> (Vec<f64>, bool) {
+    let mut values: Vec<f64> = numbers(from, feature).filter(|x| x.is_finite()).collect();
+    let mut is_missing = numbers(from, feature).any(f64::is_nan);
+    if let Some(Seen::Number { has_missing, range }) = all.map(|all| &all[feature]) {
+        is_missing = *has_missing;
+        if let Some([low, high]) = *range {
+            let of_sample = values.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[a, b], &x| [a.min(x), b.max(x)]);
+            match &mut values[..] {
+                [] | [_] => values = vec![low, high],
+                values => {
+                    // each in the place of the sample's own, so that there are as many values as before
+                    let first = values.iter().position(|&x| x <= of_sample[0]).expect("it is there");
+                    let last = values.iter().rposition(|&x| x >= of_sample[1]).expect("it is there");
+                    (values[first], values[last]) = (low, high);
+                }
+            }
+        }
+    }
+    if values.is_empty() {
+        // nothing to learn: as if it had always been 0
+        values.push(0.0);
+    }
+    (values, is_missing)
 }
 
 /// The values of a numeric feature, part by part.
@@ -140,15 +164,30 @@ fn affine(values: &[f64]) -> Affine {
     Affine { mean, std: if varies { std } else { 1.0 } }
 }
 
+/// How often each text occurs in some rows of a column.
+pub(super) fn text_counts<'t>(texts: &'t TextColumn, rows: &[u32]) -> impl Iterator<Item = (&'t String, usize)> + use<'t> {
+    let mut counts = vec![0_usize; texts.vocabulary().len()];
+    for &row in rows {
+        counts[texts.codes()[row as usize] as usize] += 1;
+    }
+    texts.vocabulary().iter().zip(counts).filter(|(_, n)| *n > 0)
+}
+
 /// Known values by falling count, ties in order of text, and what is cut of the others.
-fn categorical(from: &[Part<'_>], name: &str, feature: usize, config: &TokeniserConfig, cut_bytes: usize) -> (Feature, Cut) {
+fn categorical(
+    from: &[Part<'_>],
+    name: &str,
+    feature: usize,
+    all: Option<&[Seen]>,
+    config: &TokeniserConfig,
+    cut_bytes: usize,
+) -> (Feature, Cut) {
     let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
-    for (texts, rows) in texts(from, feature) {
-        let mut code_counts = vec![0_usize; texts.vocabulary().len()];
-        for &row in rows {
-            code_counts[texts.codes()[row as usize] as usize] += 1;
-        }
-        for (text, n) in texts.vocabulary().iter().zip(code_counts).filter(|(_, n)| *n > 0) {
+    let of_all = all.map(|all| &all[feature]);
+    if let Some(Seen::Category { counts: Some(of_all) }) = of_all {
+        counts.extend(of_all.iter().map(|(text, &n)| (text, n)));
+    } else {
+        for (text, n) in texts(from, feature).flat_map(|(texts, rows)| text_counts(texts, rows)) {
             *counts.entry(text).or_default() += n;
         }
     }
@@ -169,6 +208,7 @@ fn categorical(from: &[Part<'_>], name: &str, feature: usize, config: &Tokeniser
         n_rows,
         max_categories: config.max_categories,
         min_count: config.min_count,
+        is_of_sample: matches!(of_all, Some(Seen::Category { counts: None })),
     };
     let cut = CutValues::new(cut.iter().map(|(_, text)| *text), cut_bytes);
     let codes: Vec<f64> = classes(from, feature, &values, &cut).collect();

@@ -56,6 +56,49 @@ enum PlanKind {
     Code(Affine),
 }
 
+impl Plan {
+    /// Writes the values of a token, whose cells come first in `cells`.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "compiled for the vectors of whoever calls it")]
+    fn write(&self, cells: &[f32], out: &mut [f32]) {
+        match self.kind {
+            PlanKind::Parts { quantile, log1p, indicator } => {
+                let is_missing = cells[0].is_nan();
+                let mut bins = if indicator { indicate(is_missing, out) } else { out };
+                let normal = if is_missing { 0.0 } else { cells[0] };
+                for (on, cell) in [(quantile, normal), (log1p, cells[1])] {
+                    if on {
+                        bins[0] = cell;
+                        bins = &mut bins[1..];
+                    }
+                }
+                let place = cells[2];
+                // an i32 converts in one vector instruction, a usize does not
+                for (bin, out) in (0_i32..).zip(bins) {
+                    *out = (place - bin as f32).clamp(0.0, 1.0);
+                }
+            }
+            PlanKind::Scaled { indicator } => {
+                let is_missing = cells[0].is_nan();
+                let scaled = if indicator { indicate(is_missing, out) } else { out };
+                scaled[0] = if is_missing { 0.0 } else { cells[0] };
+            }
+            PlanKind::OneHot => {
+                out.fill(0.0);
+                out[cells[0] as usize] = 1.0;
+            }
+            PlanKind::Code(affine) => out[0] = clipped(affine.apply(f64::from(cells[0])), SCALED_CLIP),
+        }
+    }
+
+    /// Whether two tokens have the same values.
+    fn is_same(&self, a: &[f32], b: &[f32]) -> bool {
+        let n_values = if let PlanKind::Parts { .. } = self.kind { 3 } else { 1 };
+        // 0 of either sign is the same
+        a[..n_values].iter().zip(&b[..n_values]).all(|(a, b)| (a + 0.0).to_bits() == (b + 0.0).to_bits())
+    }
+}
+
 impl TokenTable {
     /// `flows` have the features that `tokeniser` was fitted on.
     pub(super) fn new(tokeniser: &Tokeniser, flows: &Flows, with_targets: bool) -> Self {
@@ -88,7 +131,7 @@ impl TokenTable {
         encoded
     }
 
-    fn zeros(tokeniser: &Tokeniser, n_rows: usize, with_targets: bool) -> Self {
+    pub(super) fn zeros(tokeniser: &Tokeniser, n_rows: usize, with_targets: bool) -> Self {
         let config = &tokeniser.config;
         let (mut stride, mut values_before) = (0, 0);
         let mut plan = Vec::new();
@@ -167,7 +210,7 @@ impl TokenTable {
             let first = cells.len();
             cells.extend_from_slice(self.row(row));
             for &token in tokens {
-                let own = self.plan[token].offset..self.plan.get(token + 1).map_or(self.stride, |next| next.offset);
+                let own = self.cells_of(token);
                 cells[first..][own.clone()].copy_from_slice(&other.row(of_other)[own]);
             }
         }
@@ -179,6 +222,52 @@ impl TokenTable {
     /// The cells of a row.
     fn row(&self, row: u32) -> &[f32] {
         &self.cells[row as usize * self.stride..][..self.stride]
+    }
+
+    /// Numbers that a row takes here, before bins and one-hots are written out.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The numbers of all rows, row after row.
+    pub fn cells(&self) -> &[f32] {
+        &self.cells
+    }
+
+    /// Exchanges the numbers of all rows for others, which a table of the same tokeniser had.
+    ///
+    /// # Panics
+    /// If there are more or fewer.
+    pub fn swap_cells(&mut self, cells: &mut Vec<f32>) {
+        assert_eq!(cells.len(), self.cells.len(), "cells of as many rows");
+        std::mem::swap(&mut self.cells, cells);
+    }
+
+    /// Where the numbers of a token stand in a row.
+    ///
+    /// # Panics
+    /// If the token is out of range.
+    pub fn cells_of(&self, token: usize) -> std::ops::Range<usize> {
+        let end = self.plan.get(token + 1).map_or(self.stride, |next| next.offset);
+        self.plan[token].offset..end
+    }
+
+    /// [`TokenTable::expand`] of a row that is not in the table, from its numbers at [`TokenTable::cells_of`].
+    ///
+    /// # Panics
+    /// If `out` is not as long as the token is wide.
+    pub fn expand_cells(&self, token: usize, cells: &[f32], out: &mut [f32]) {
+        assert_eq!(out.len(), self.plan[token].width, "a token has as many values as its spec says");
+        self.plan[token].write(cells, out);
+    }
+
+    /// [`TokenTable::is_same`] of a row and one that is not in the table, from the numbers of the latter at
+    /// [`TokenTable::cells_of`].
+    ///
+    /// # Panics
+    /// If the row or the token is out of range.
+    pub fn is_same_as(&self, row: u32, token: usize, cells: &[f32]) -> bool {
+        self.plan[token].is_same(&self.cells[row as usize * self.stride + self.plan[token].offset..], cells)
     }
 
     /// Number of rows.
@@ -243,35 +332,7 @@ impl TokenTable {
     #[expect(clippy::inline_always, reason = "compiled for the vectors of whoever calls it")]
     fn write_token(&self, row: usize, token: usize, out: &mut [f32]) {
         let plan = &self.plan[token];
-        let cells = &self.cells[row * self.stride + plan.offset..];
-        match plan.kind {
-            PlanKind::Parts { quantile, log1p, indicator } => {
-                let is_missing = cells[0].is_nan();
-                let mut bins = if indicator { indicate(is_missing, out) } else { out };
-                let normal = if is_missing { 0.0 } else { cells[0] };
-                for (on, cell) in [(quantile, normal), (log1p, cells[1])] {
-                    if on {
-                        bins[0] = cell;
-                        bins = &mut bins[1..];
-                    }
-                }
-                let place = cells[2];
-                // an i32 converts in one vector instruction, a usize does not
-                for (bin, out) in (0_i32..).zip(bins) {
-                    *out = (place - bin as f32).clamp(0.0, 1.0);
-                }
-            }
-            PlanKind::Scaled { indicator } => {
-                let is_missing = cells[0].is_nan();
-                let scaled = if indicator { indicate(is_missing, out) } else { out };
-                scaled[0] = if is_missing { 0.0 } else { cells[0] };
-            }
-            PlanKind::OneHot => {
-                out.fill(0.0);
-                out[cells[0] as usize] = 1.0;
-            }
-            PlanKind::Code(affine) => out[0] = clipped(affine.apply(f64::from(cells[0])), SCALED_CLIP),
-        }
+        plan.write(&self.cells[row * self.stride + plan.offset..], out);
     }
 
     /// What masked training predicts: the quantile-normal value of a numeric feature (the scaled value under
@@ -313,10 +374,8 @@ impl TokenTable {
     /// # Panics
     /// If a row or the token is out of range.
     pub fn is_same(&self, rows: [u32; 2], token: usize) -> bool {
-        let n_values = if let PlanKind::Parts { .. } = self.plan[token].kind { 3 } else { 1 };
-        let [a, b] = rows.map(|row| &self.cells[row as usize * self.stride + self.plan[token].offset..][..n_values]);
-        // 0 of either sign is the same
-        a.iter().zip(b).all(|(a, b)| (a + 0.0).to_bits() == (b + 0.0).to_bits())
+        let [a, b] = rows.map(|row| &self.cells[row as usize * self.stride + self.plan[token].offset..]);
+        self.plan[token].is_same(a, b)
     }
 
     /// Name of each categorical feature, and in how many rows training has never seen its value. A tokeniser of an earlier version

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::pretext::Pretext;
 use crate::stages::finetune::targets::{Targets, classify};
 use crate::stages::pretrain::PretextObjective;
+use crate::step_rows::StepRows;
 use nids_config::{Config, FinetuneConfig, Stage, TrainingConfig};
 use nids_store::progress::Silent;
 use nids_store::{Error, Result};
@@ -361,7 +362,7 @@ fn measure_mae(config: &Config, options: &BenchOptions, peaks: &mut Vec<f64>) ->
     let mut table = ParamTable::default();
     let pretext = Pretext::new(config, &tokeniser, &mut table)?;
     let plan = TrainPlan::new(Stage::Pretrain, &config.pretrain.training, FLOWS);
-    let objective = PretextObjective::new(&config.pretrain, &pretext, &encoded);
+    let objective = PretextObjective::new(&config.pretrain, &pretext, StepRows::Memory(&encoded));
     let flops = 3.0 * plan.batch_size as f64 * pretext.forward_flops();
     measure_steps(
         Case::Mae.name(),

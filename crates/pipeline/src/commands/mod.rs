@@ -4,6 +4,7 @@ mod adapt;
 mod anomaly;
 mod audit;
 mod bench;
+mod cache;
 mod calibrate;
 mod held_out;
 mod plan;
@@ -16,15 +17,19 @@ mod sweep;
 mod verdict_writer;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use nids_flows::SyntheticWriter;
 use nids_interop::import::Imported;
+use nids_store::artefacts::write_atomic;
+use nids_store::disk::make_folder;
 use nids_store::{Error, Result};
 
 pub use adapt::{AdaptOptions, AdaptReport, Quality, adapt, undo_adapt};
 pub use anomaly::{AnomalyReport, Score, calibrate_anomaly};
 pub use audit::{AuditOptions, audit};
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, ReadFigures, bench};
+pub use cache::cache;
 pub use calibrate::{CalibrateOptions, CalibrateReport, calibrate};
 pub use plan::{Planned, plan};
 pub use predict::{Alarm, PredictOptions, PredictSummary, ReasonsFor, evaluate, predict};
@@ -46,6 +51,25 @@ pub fn import(file: &Path, out: &mut dyn Write) -> Result<Imported> {
 /// Writes `rows` generated flows as CSV.
 pub fn synth(rows: usize, seed: u64, out: &mut dyn Write) -> Result<()> {
     nids_flows::write_synthetic(rows, seed, out).map_err(Error::io("flows", "write"))
+}
+
+/// Writes the same flows to `parts` files of a folder, which is made if it is not there: `part-00000.csv` and so on.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn synth_parts(rows: usize, seed: u64, parts: usize, folder: &Path) -> Result<()> {
+    make_folder(folder).map_err(Error::io(folder, "make the folder"))?;
+    let mut flows = SyntheticWriter::new(seed);
+    for part in 0..parts {
+        let n_rows = (part + 1) * rows / parts - part * rows / parts;
+        write_atomic(&synth_part(folder, part), |out| flows.write(n_rows, out))?;
+    }
+    Ok(())
+}
+
+/// The file of a part of [`synth_parts`].
+pub fn synth_part(folder: &Path, part: usize) -> PathBuf {
+    folder.join(format!("part-{part:05}.csv"))
 }
 
 #[cfg(test)]

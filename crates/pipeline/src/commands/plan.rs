@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use nids_config::{Config, FinetuneFrom, Refit, Stage, SweepStrategy};
 use nids_detect::engine::engine;
-use nids_detect::read::read_tokeniser;
+use nids_detect::read::{READ_ROWS, read_tokeniser};
 use nids_detect::{LatentEncoder, Network, wants_classes};
 use nids_flows::{Classes, FlowReader, Flows, Labels, Schema, Tokeniser, all_rows, synthetic};
 use nids_nn::ParamTable;
@@ -15,6 +15,7 @@ use nids_store::{Error, Result};
 
 use super::sweep::{Axis, planned_trials};
 use crate::data::read_options;
+use crate::packed;
 use crate::pretext::Pretext;
 
 /// Rows that are read of a setting's files, at most.
@@ -29,6 +30,12 @@ const WIDE: usize = 32;
 /// Bytes of a row and feature in memory, at the peak of the stage, with its page: what SECURITY.md measured, over 42 features.
 const BYTES_PRETRAIN: f64 = 490.0 / 42.0;
 const BYTES_FINETUNE: f64 = 920.0 / 42.0;
+
+/// Of a packed pretraining, where batches of rows are in memory and the rows that the tokeniser is fitted on: bytes of a feature of a
+/// row of the former, rows of the latter, and bytes of each labelled row, in lists. By docs/benchmarks.md.
+const BYTES_READ: f64 = 40.0;
+const SAMPLE_ROWS: f64 = 250_000.0;
+const BYTES_LABELLED: f64 = 6.0;
 
 /// What is planned.
 #[derive(Clone, Copy, Debug)]
@@ -123,8 +130,19 @@ pub fn plan(planned: Planned<'_>, config: &Config, run: &Run) -> Result<String> 
     let shard = config.engine.shard(cost.activations);
     // weights, gradients, moments, averages and prepared matrices; activations twice, with their gradients
     let network = 4.0 * (8.0 * cost.buffer as f64 + 2.0 * (threads * shard * cost.activations) as f64);
-    row("memory", &format!("about {}", bytes(rows * n_features as f64 * by_row + network)));
-    row("disk", &format!("about {}", bytes(disk(planned, config, &tokeniser, &cost, rows))));
+    let in_folder = bytes(disk(planned, config, &tokeniser, &cost, rows));
+    let cache = if let Planned::Stage(Stage::Pretrain) = planned { packed::folder(config, folder)? } else { None };
+    if let Some(cache) = cache {
+        let stride = (tokeniser.empty_table(0).stride() * size_of::<f32>()) as f64;
+        let batch = rows.min(READ_ROWS as f64) * BYTES_READ + rows.min(SAMPLE_ROWS) * 8.0;
+        let steps = 3.0 * config.pretrain.training.batch_size as f64 * stride;
+        let labelled: f64 = data.iter().filter(|data| data.key == "data.train").map(|data| data.rows).sum();
+        row("memory", &format!("about {}", bytes(n_features as f64 * batch + steps + labelled * BYTES_LABELLED + network)));
+        row("disk", &format!("about {in_folder}, and {} in {} (`data.cache`)", bytes(rows * stride), cache.display()));
+    } else {
+        row("memory", &format!("about {}", bytes(rows * n_features as f64 * by_row + network)));
+        row("disk", &format!("about {in_folder}"));
+    }
     Ok(text)
 }
 

@@ -32,6 +32,28 @@ fn content(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
+fn a_plan_of_packed_rows_says_the_disk_that_they_take() {
+    let folder = Folder::new();
+    folder.write("train.csv", flows(60_000, 3));
+    let plan_of = |more: &[&str]| planned(Stage::Pretrain, &folder.config(&[SETTINGS, more]), &Run::at(&folder.path("run")));
+    let line = |text: &str, what: &str| text.lines().find(|line| line.starts_with(what)).unwrap().to_owned();
+    // four numbers of three cells and two categories: 56 bytes a row
+    let rows: f64 = {
+        let text = plan_of(&["data.cache=DIR/rows"]);
+        let told = line(&text, "data.train").split_once("about ").unwrap().1.split_once(" rows").unwrap().0.replace(',', "");
+        told.parse().unwrap()
+    };
+    let cached = plan_of(&["data.cache=DIR/rows"]);
+    let wanted = format!(", and {:.0} MiB in {} (`data.cache`)", rows * 56.0 / f64::from(1 << 20), folder.path("rows").display());
+    assert!(line(&cached, "disk").ends_with(&wanted), "{cached}, not {wanted}");
+    let in_memory = plan_of(&["data.cache=memory"]);
+    assert!(!in_memory.contains("data.cache"), "{in_memory}");
+    assert!(!folder.path("rows").exists());
+    let finetune = planned(Stage::Finetune, &folder.config(&[SETTINGS, &["data.cache=DIR/rows"]]), &Run::at(&folder.path("run")));
+    assert!(!finetune.contains("data.cache"), "{finetune}");
+}
+
+#[test]
 fn a_plan_says_what_is_there_and_touches_nothing() {
     let folder = Folder::new();
     folder.write("train.csv", flows(500, 3));

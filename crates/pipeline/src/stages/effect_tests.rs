@@ -130,6 +130,7 @@ const PRETRAIN_CASES: &[Case] = &[
     ("data.rejects", "DIR/rejects.csv", Nothing, &["data.rejects=DIR/others.csv", "data.on_bad_row=skip"]),
     ("data.validation_fraction", "0.4", Learning, &[]),
     ("data.inner_validation", "true", Learning, &[]),
+    ("data.cache", "DIR/cache", Told, &[]),
     ("data.synthetic.rows", "70", Learning, SYNTHETIC),
     ("data.synthetic.unlabelled_rows", "30", Learning, SYNTHETIC),
     ("tokeniser.normalisation", "standard", Learning, &[]),

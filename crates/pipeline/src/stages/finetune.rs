@@ -145,7 +145,7 @@ fn networks(
         let plan = plan.for_member(number);
         let finished: &[f32] = if n_trainings > 1 { &params } else { &[] };
         let key = Key::new(seed).child(stream::FINETUNE);
-        let job = Job { table: &table, objective, plan: &plan, key, average, finished, row: &row };
+        let job = Job { table: &table, objective, plan: &plan, key, average, finished, row: &row, fetch: None };
         let trained = Trained { network: &network, job, without_labels, seed, is_refit: *is_refit };
         let from = resumed.as_ref().filter(|_| k == first);
         let found = trained.train(&mut engine, rows.clone(), &mut member, from, &held_out, &mut stage, progress)?;

@@ -1,6 +1,8 @@
 //! Stage 1: an autoencoder on rows without labels.
 
-use nids_flows::{Flows, TokenTable, all_rows};
+use std::sync::Arc;
+
+use nids_flows::{Flows, Tokeniser, all_rows};
 use nids_kernels::Key;
 use nids_models::{Elbo, Replaced, VaeConfig};
 use nids_nn::engine::{Engine, Loss, Objective, Sample};
@@ -9,7 +11,9 @@ use nids_nn::{Cx, Mode, ParamTable, weights};
 use serde_json::json;
 
 use crate::data::{Data, fit_tokeniser_and_targets, keep_benign};
+use crate::packed::{self, PackedRows};
 use crate::pretext::Pretext;
+use crate::step_rows::{PackedSteps, StepRows};
 use nids_config::{Config, ObjectiveConfig, PretrainConfig, RowsConfig, Stage};
 use nids_detect::engine::engine;
 use nids_store::Result;
@@ -21,8 +25,16 @@ use nids_train::{Job, Sampler, TrainPlan, arithmetic};
 
 /// Trains the autoencoder of `pretrain.objective` on the unlabelled rows and on the training part of the labelled ones, without
 /// their labels, which `pretrain.rows: benign` alone looks at. Leaves `tokeniser.json` and `pretrained.safetensors`.
+///
+/// Where `data.cache` says so, the rows are not held in memory but read from a cache on the disk, step by step, to the same bytes.
 pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<()> {
     let mut stage = run.begin(Stage::Pretrain, config, progress)?;
+    if let Some(folder) = packed::folder(config, run.folder())? {
+        let rows = Arc::new(PackedRows::open_or_pack(config, &folder, &mut stage, progress)?);
+        stage.missing(rows.missing());
+        let steps = PackedSteps::new(Arc::clone(&rows), config.pretrain.training.batch_size)?;
+        return learn(config, run, stage, rows.tokeniser(), StepRows::Packed(&steps), rows.training_rows(), progress);
+    }
     let mut data = crate::data::data(config, true, &mut stage, progress)?;
     if config.pretrain.rows == RowsConfig::Benign {
         keep_benign(&mut data, progress)?;
@@ -37,23 +49,40 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     stage.missing(encoded.missing_counts());
     let training_rows = labelled.map_or_else(Vec::new, |labelled| labelled.split.train);
     drop(unlabelled);
+    learn(config, run, stage, &tokeniser, StepRows::Memory(&encoded), &training_rows, progress)
+}
 
+/// Trains on tokenised rows: `training_rows` of `data.train`, then the unlabelled ones.
+fn learn(
+    config: &Config,
+    run: &Run,
+    mut stage: StageRun<'_>,
+    tokeniser: &Tokeniser,
+    rows: StepRows<'_>,
+    training_rows: &[u32],
+    progress: &mut dyn Progress,
+) -> Result<()> {
     let mut table = ParamTable::default();
-    let pretext = Pretext::new(config, &tokeniser, &mut table)?;
-    let plan = TrainPlan::new(Stage::Pretrain, &config.pretrain.training, encoded.n_rows());
-    let objective = PretextObjective::new(&config.pretrain, &pretext, &encoded);
+    let pretext = Pretext::new(config, tokeniser, &mut table)?;
+    let plan = TrainPlan::new(Stage::Pretrain, &config.pretrain.training, rows.n_rows());
+    let objective = PretextObjective::new(&config.pretrain, &pretext, rows);
     let mut engine = engine(config, &table, pretext.activations(), 1, config.pretrain.training.micro_batch)?;
     let mut params = table.init(config.seed);
-    let mut sampler = Sampler::new(config.seed, all_rows(encoded.n_rows()));
+    let mut sampler = Sampler::over(config.seed, rows.n_rows());
     let key = Key::new(config.seed).child(stream::PRETRAIN);
     let row = |index: u32| match training_rows.get(index as usize) {
         Some(row) => format!("row {row} of `data.train`"),
         None => format!("row {} of `data.unlabelled`", index as usize - training_rows.len()),
     };
     let from = stage.resume(arithmetic(&engine), progress)?;
-    let job = Job { table: &table, objective: &objective, plan: &plan, key, average: None, finished: &[], row: &row };
-    let nothing = |_: u64, _: &Engine<f32>, _: &[f32], _: &mut StageRun<'_>, _: &mut dyn Progress| Ok(None);
-    job.train(&mut engine, |_| 1.0, &mut sampler, &mut params, from.as_ref(), &mut stage, progress, nothing)?;
+    let packed = if let StepRows::Packed(steps) = rows { Some(steps) } else { None };
+    let fetch = packed.map(|steps| |samples: &[Sample], next: &[Sample]| steps.fetch(samples, next));
+    let fetch = fetch.as_ref().map(|fetch| fetch as _);
+    let job = Job { table: &table, objective: &objective, plan: &plan, key, average: None, finished: &[], row: &row, fetch };
+    let check = |_: u64, _: &Engine<f32>, _: &[f32], _: &mut StageRun<'_>, _: &mut dyn Progress| {
+        packed.map_or(Ok(()), PackedSteps::check).map(|()| None)
+    };
+    job.train(&mut engine, |_| 1.0, &mut sampler, &mut params, from.as_ref(), &mut stage, progress, check)?;
 
     stage.write(TOKENISER, tokeniser.to_json().as_bytes())?;
     let metadata = json!({"kind": pretext.kind(), "config_hash": config.stage_hash(Stage::Pretrain)}).to_string();
@@ -68,14 +97,14 @@ pub fn pretrain(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
 /// swapped in them.
 pub(crate) struct PretextObjective<'d> {
     pretext: &'d Pretext,
-    encoded: &'d TokenTable,
+    rows: StepRows<'d>,
     /// Number of tokens that a whole step predicts, on average where it is drawn.
     divisor: f32,
     beta: Schedule,
 }
 
 impl<'d> PretextObjective<'d> {
-    pub(crate) fn new(config: &PretrainConfig, pretext: &'d Pretext, encoded: &'d TokenTable) -> Self {
+    pub(crate) fn new(config: &PretrainConfig, pretext: &'d Pretext, rows: StepRows<'d>) -> Self {
         let n_predicted = match pretext {
             Pretext::Mae(mae) => mae.n_masked(),
             Pretext::Vae(vae) => vae.n_features() as f64,
@@ -85,16 +114,7 @@ impl<'d> PretextObjective<'d> {
             ObjectiveConfig::Vae(settings) => beta(settings, config.training.steps),
             _ => Schedule::Constant { lr: 0.0, warmup: Warmup { steps: 0, start: 0.0 } },
         };
-        Self { pretext, encoded, divisor: (config.training.batch_size as f64 * n_predicted) as f32, beta }
-    }
-
-    /// targets: [F, b]
-    fn fill_targets(&self, samples: &[Sample], targets: &mut [f32]) {
-        for (token, targets) in targets.chunks_exact_mut(samples.len()).enumerate() {
-            for (target, sample) in targets.iter_mut().zip(samples) {
-                *target = self.encoded.target(sample.row as usize, token);
-            }
-        }
+        Self { pretext, rows, divisor: (config.training.batch_size as f64 * n_predicted) as f32, beta }
     }
 
     fn beta_of(&self, step: u64) -> f64 {
@@ -109,41 +129,31 @@ fn beta(settings: &VaeConfig, steps: u64) -> Schedule {
 }
 
 /// Swaps features of samples for those of other rows.   x: the samples' tokens   swapped: [F, b], 1 = another value
-fn swap(
-    replaced: &Replaced,
-    encoded: &TokenTable,
-    key: Key,
-    keys: &[u32],
-    samples: &[Sample],
-    x: &mut [f32],
-    swapped: &mut [f32],
-) {
-    replaced.draw_swaps(key, keys, encoded.n_rows() as u32, swapped, |token, place, donor| {
-        encoded.expand(donor as usize, token, &mut x[encoded.place(token, place, samples.len())]);
-        !encoded.is_same([samples[place].row, donor], token)
-    });
+fn swap(replaced: &Replaced, rows: StepRows<'_>, key: Key, keys: &[u32], samples: &[Sample], x: &mut [f32], swapped: &mut [f32]) {
+    replaced
+        .draw_swaps(key, keys, rows.n_rows() as u32, swapped, |token, place, donor| rows.swap(samples, token, place, donor, x));
 }
 
 impl Objective<f32> for PretextObjective<'_> {
     fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], step: u64, samples: &[Sample]) -> Loss {
         let Mode::Train { key, samples: keys } = cx.mode else { unreachable!("an engine trains") };
-        let (b, n) = (samples.len(), self.encoded.n_tokens());
-        let x = cx.alloc(b * self.encoded.width());
-        self.encoded.fill(samples.iter().map(|sample| sample.row), x);
+        let (b, n) = (samples.len(), self.rows.n_tokens());
+        let x = cx.alloc(b * self.rows.width());
+        self.rows.fill(samples, x);
         let targets = cx.alloc(n * b);
         match self.pretext {
             Pretext::Mae(mae) => {
-                self.fill_targets(samples, targets);
+                self.rows.fill_targets(samples, targets);
                 let mask = cx.alloc(n * b);
                 mae.draw_mask(key, keys, Some(targets), mask);
                 mae.loss(cx, Some(grads), b, x, mask, targets, self.divisor).into()
             }
             Pretext::Replaced(replaced) => {
-                swap(replaced, self.encoded, key, keys, samples, x, targets);
+                swap(replaced, self.rows, key, keys, samples, x, targets);
                 replaced.loss(cx, Some(grads), b, x, targets, self.divisor).into()
             }
             Pretext::Vae(vae) => {
-                self.fill_targets(samples, targets);
+                self.rows.fill_targets(samples, targets);
                 let beta = self.beta_of(step);
                 let Elbo { reconstruction, kl } = vae.loss(cx, Some(grads), b, x, targets, beta as f32, self.divisor);
                 Loss { total: reconstruction + beta * kl, term: kl }
@@ -161,7 +171,7 @@ impl Objective<f32> for PretextObjective<'_> {
 
 #[cfg(test)]
 mod tests {
-    use nids_flows::{FeatureColumn, Tokeniser};
+    use nids_flows::FeatureColumn;
 
     use super::*;
     use crate::testing::slope_error;
@@ -210,7 +220,7 @@ mod tests {
         let encoded = tokeniser.tokenise_with_targets(&flows).unwrap();
         let mut table = ParamTable::default();
         let pretext = Pretext::new(&config, &tokeniser, &mut table).unwrap();
-        let found = PretextObjective::new(&config.pretrain, &pretext, &encoded);
+        let found = PretextObjective::new(&config.pretrain, &pretext, StepRows::Memory(&encoded));
         let mut engine = engine(&config, &table, pretext.activations(), 1, 16).unwrap();
         with(&found, &table, &mut engine);
     }
@@ -305,7 +315,7 @@ mod tests {
         encoded.fill(0..8, &mut x);
         let before = x.clone();
         let mut swapped = vec![0.0; encoded.n_tokens() * 8];
-        swap(&replaced, &encoded, Key::new(3), &keys, &samples, &mut x, &mut swapped);
+        swap(&replaced, StepRows::Memory(&encoded), Key::new(3), &keys, &samples, &mut x, &mut swapped);
         for (token, swapped) in swapped.chunks_exact(8).enumerate() {
             for (place, &swapped) in swapped.iter().enumerate() {
                 let values = encoded.place(token, place, 8);
