@@ -222,9 +222,10 @@ pub(crate) enum Command {
     /// Write a verdict for every row of a file, with or without labels
     ///
     /// One row per input row, in order: id, probability of an attack, verdict, and what --columns names; after `calibrate`
-    /// a p-value, too, and with --reasons why a row is an alert. With --score anomaly or both: the score, the most surprising feature and the p-value. Categories never seen in
-    /// training, those that it has cut, and missing cells are counted on stderr, which also says how the rows differ from those of
-    /// training (drift), and warns where verdicts should not be trusted.
+    /// a p-value, too, and with --reasons why a row is an alert. With --score anomaly or both: the score, the most surprising
+    /// feature and the p-value. Categories never seen in training, those that it has cut, and missing cells are counted on
+    /// stderr, which also says how the rows differ from those of training (drift), and warns where verdicts should not be
+    /// trusted.
     Predict {
         #[command(flatten)]
         model: ModelArgs,

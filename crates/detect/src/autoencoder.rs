@@ -1,6 +1,6 @@
 //! A pretrained masked autoencoder, ready to say how surprising each feature of a row is.
 
-use nids_config::{ObjectiveConfig, Stage};
+use nids_config::{Config, FinetuneFrom, ObjectiveConfig, Stage};
 use nids_flows::{TokenTable, Tokeniser, all_rows};
 use nids_models::Mae;
 use nids_nn::ParamTable;
@@ -33,6 +33,20 @@ impl Autoencoder {
     /// Artefacts that are missing, stale or damaged, or of another objective than a masked autoencoder.
     pub fn open(run: &Run) -> Result<Self> {
         run.steadily(|| Self::read(run))
+    }
+
+    /// That on which the classifier of a run stands; None where it stands on none, or on another objective than a masked autoencoder.
+    /// `config` is that of the classifier.
+    ///
+    /// # Errors
+    /// As [`Autoencoder::open`].
+    pub fn beneath(run: &Run, config: &Config) -> Result<Option<Self>> {
+        let is_pretrained = !matches!(config.finetune.from, FinetuneFrom::Scratch | FinetuneFrom::Features);
+        if is_pretrained && matches!(run.config_of(Stage::Pretrain)?.pretrain.objective, ObjectiveConfig::Mae(_)) {
+            Self::open(run).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     fn read(run: &Run) -> Result<Self> {

@@ -2,9 +2,9 @@
 
 use nids_eval::redundancy::redundant;
 use nids_flows::{Column, FeatureColumn, Flows, Schema, TextColumn, equal_rows};
-use nids_store::Error;
 use serde::{Deserialize, Serialize};
 
+use crate::at_equal_distances;
 use crate::operation::Stored;
 use crate::profile::{FeatureBins, MAX_TEXT};
 
@@ -76,10 +76,11 @@ impl Background {
     pub fn of(flows: &Flows, rows: &[u32], with_labels: &[u32]) -> Self {
         let labels = flows.labels().expect("labels were required of the reader");
         let benign: Vec<u32> = with_labels.iter().copied().filter(|&row| labels[row as usize] == 0).collect();
-        let some = some_of(&benign, LOOKED_AT).into_iter().filter(|&row| can_be_kept(flows, row)).collect::<Vec<u32>>();
+        let some =
+            at_equal_distances(&benign, LOOKED_AT).into_iter().filter(|&row| can_be_kept(flows, row)).collect::<Vec<u32>>();
         let groups = equal_rows(&flows.select(&some));
         let different: Vec<u32> = groups.iter().map(|group| some[group[0] as usize]).collect();
-        let kept = some_of(&different, ROWS);
+        let kept = at_equal_distances(&different, ROWS);
         let feature = |(column, cells): (&Column, &FeatureColumn)| {
             let (values, usual) = match cells {
                 FeatureColumn::Numeric(values) => {
@@ -95,7 +96,7 @@ impl Background {
             BackgroundFeature { name: column.name.clone(), values, usual }
         };
         let features = flows.schema().features().zip(flows.features()).map(feature).collect();
-        let grouped = some_of(rows, GROUPED);
+        let grouped = at_equal_distances(rows, GROUPED);
         let codes = |cells: &FeatureColumn| FeatureBins::fit(cells, &grouped).codes(cells, &grouped);
         let codes: Vec<Vec<u32>> = flows.features().iter().map(codes).collect();
         Self { benign: benign.len() as u64, features, groups: redundant(&codes, IN_COMMON) }
@@ -136,7 +137,7 @@ impl Background {
     }
 
     /// The rows that are kept.
-    pub(crate) fn flows(&self, schema: &Schema, refuse: impl Fn(String) -> Error) -> nids_store::Result<Flows> {
+    pub(crate) fn flows(&self, schema: &Schema) -> std::result::Result<Flows, String> {
         let names = self.features.iter().map(|feature| &feature.name);
         let column = |feature: &BackgroundFeature| match &feature.values {
             BackgroundValues::Numbers(values) => {
@@ -148,14 +149,8 @@ impl Background {
         };
         let is_of_schema = names.eq(schema.features().map(|column| &column.name));
         let flows = Flows::of_features(schema, self.features.iter().map(column).collect()).filter(|_| is_of_schema);
-        flows.ok_or_else(|| refuse("of other features than the classifier has".to_owned()))
+        flows.ok_or_else(|| "of other features than the classifier has".to_owned())
     }
-}
-
-/// So many of the rows at equal distances, if there are more.
-fn some_of(rows: &[u32], most: usize) -> Vec<u32> {
-    let n = rows.len().min(most);
-    (0..n).map(|place| rows[place * rows.len() / n]).collect()
 }
 
 /// Whether JSON can hold all cells of a row, and its texts are short.
@@ -179,11 +174,10 @@ impl UsualRange {
     /// None of no values.
     fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_unstable_by(f64::total_cmp);
-        let last = values.len().checked_sub(1)?;
+        let (last, tail) = (values.len().checked_sub(1)?, values.len() / 100);
         // infinite ones are clipped in training, too
-        let at = |share: f64| values[(share * last as f64).round() as usize].clamp(f64::MIN, f64::MAX);
-        let tail = values.len() / 100;
-        Some(Self { p01: at(tail as f64 / last.max(1) as f64), median: at(0.5), p99: at(1.0 - tail as f64 / last.max(1) as f64) })
+        let at = |place: usize| values[place].clamp(f64::MIN, f64::MAX);
+        Some(Self { p01: at(tail), median: at(last.div_ceil(2)), p99: at(last - tail) })
     }
 
     fn is_valid(self) -> bool {

@@ -1,6 +1,5 @@
 //! A trained classifier, ready to run.
 
-use std::fs;
 use std::path::Path;
 
 use nids_config::{Config, FinetuneFrom, Stage};
@@ -12,13 +11,12 @@ use nids_store::run::{MODEL, PROFILE, Run, TOKENISER};
 use nids_store::{Error, Result};
 use serde::Deserialize;
 
-use crate::again;
 use crate::batches::{Judge, ReadSummary, batches, each_batch};
 use crate::classifier::{Network, wants_classes};
 use crate::model::Model;
 use crate::operation::{Operation, Using};
 use crate::profile::Profile;
-use crate::read::read_tokeniser;
+use crate::read::{read_listed, read_tokeniser};
 use crate::verdicts::Outputs;
 use crate::weights_file::WeightsFile;
 
@@ -91,7 +89,7 @@ impl Detector {
         let model = Model::read(&config, &tokeniser, classes.as_ref(), &weights)?;
         let operation = Operation::read(run, digest, tokeniser.tokens().len(), using)?;
         let threshold = operation.point().threshold().unwrap_or(config.evaluate.threshold);
-        let profile = read_profile(run, &tokeniser)?;
+        let profile = read_listed(run, PROFILE, |bytes| Profile::from_bytes(bytes)?.check(&tokeniser))?;
         Ok(Self { threshold, tokeniser, classes, model, operation, profile })
     }
 
@@ -287,17 +285,6 @@ impl Judge for Detector {
     fn scored(said: &Scored) -> Option<&Scored> {
         Some(said)
     }
-}
-
-/// What `finetune` left of its training rows; None where the run was made before it did so.
-fn read_profile(run: &Run, tokeniser: &Tokeniser) -> Result<Option<Profile>> {
-    if !run.lists(Stage::Finetune, PROFILE)? {
-        return Ok(None);
-    }
-    let path = run.require(Stage::Finetune, PROFILE)?;
-    let refuse = |what: String| Error::artefact(&path, what, again(Stage::Finetune));
-    let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
-    Profile::from_bytes(&bytes).map_err(refuse)?.check(tokeniser, refuse).map(Some)
 }
 
 /// The classes that finetune has written beside the weights.

@@ -57,3 +57,9 @@ pub use weights_file::{WeightsFile, model_bytes};
 pub fn again(stage: Stage) -> String {
     format!("run `nids-mixer {stage}` again")
 }
+
+/// So many of the rows at equal distances, if there are more.
+pub fn at_equal_distances(rows: &[u32], most: usize) -> Vec<u32> {
+    let n = rows.len().min(most);
+    (0..n).map(|place| rows[place * rows.len() / n]).collect()
+}

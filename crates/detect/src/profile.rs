@@ -5,7 +5,6 @@ use std::collections::HashMap;
 
 use nids_eval::drift::Bins;
 use nids_flows::{Column, FeatureColumn, Flows, MISSING, TextColumn, TokenKind, TokenSpec, Tokeniser};
-use nids_store::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::operation::Stored;
@@ -246,10 +245,10 @@ impl Profile {
     }
 
     /// Refuses the profile of a classifier over other features.
-    pub(crate) fn check(self, tokeniser: &Tokeniser, refuse: impl Fn(String) -> Error) -> Result<Self> {
+    pub(crate) fn check(self, tokeniser: &Tokeniser) -> std::result::Result<Self, String> {
         let kinds = self.features.iter().map(|feature| (&feature.name, matches!(feature.bins, FeatureBins::Numbers(_))));
         let is_number = |token: &TokenSpec| token.kind == TokenKind::Numeric;
         let wanted = tokeniser.tokens().iter().map(|token| (&token.feature, is_number(token)));
-        if kinds.eq(wanted) { Ok(self) } else { Err(refuse("of other features than the classifier has".to_owned())) }
+        if kinds.eq(wanted) { Ok(self) } else { Err("of other features than the classifier has".to_owned()) }
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use nids_config::Stage;
 use nids_flows::{FlowReader, Flows, ReadOptions, Reject, Schema, Tokeniser, some_of};
 use nids_store::progress::{Event, Progress};
+use nids_store::run::Run;
 use nids_store::{Error, Result};
 
 use crate::again;
@@ -52,6 +53,23 @@ pub fn tell_files(files: &[impl AsRef<Path>], progress: &mut dyn Progress) {
         let size = fs::metadata(file).ok().filter(fs::Metadata::is_file).map(|found| format!(", {} bytes", found.len()));
         progress.event(Event::Detail(&format!("reads {}{}", file.display(), size.unwrap_or_default())));
     }
+}
+
+/// What `read` makes of a file that `finetune` leaves since some version; None where the run was made before it did so.
+///
+/// # Errors
+/// A file that is missing, stale, or of which `read` says what is wrong.
+pub(crate) fn read_listed<T>(
+    run: &Run,
+    name: &str,
+    read: impl FnOnce(&[u8]) -> std::result::Result<T, String>,
+) -> Result<Option<T>> {
+    if !run.lists(Stage::Finetune, name)? {
+        return Ok(None);
+    }
+    let path = run.require(Stage::Finetune, name)?;
+    let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+    read(&bytes).map(Some).map_err(|what| Error::artefact(&path, what, again(Stage::Finetune)))
 }
 
 /// What files are called in messages.

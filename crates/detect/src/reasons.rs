@@ -9,20 +9,19 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
-use std::fs;
 
-use nids_config::{FinetuneFrom, ObjectiveConfig, Stage};
+use nids_config::Stage;
 use nids_flows::{FeatureColumn, Flows, MISSING, TokenTable};
 use nids_store::progress::grouped;
 use nids_store::run::{BACKGROUND, Run};
 use nids_store::{Error, Result};
 use serde::Serialize;
 
-use crate::again;
 use crate::autoencoder::Autoencoder;
 use crate::background::{Background, UsualRange};
 use crate::detector::Detector;
 use crate::profile::{FeatureBins, FeatureProfile, share};
+use crate::read::read_listed;
 
 /// Reasons of a row, at most.
 pub const REASONS: usize = 3;
@@ -100,26 +99,21 @@ impl Explainer {
     }
 
     fn read(run: &Run, detector: &Detector) -> Result<Option<Self>> {
-        if !run.lists(Stage::Finetune, BACKGROUND)? {
-            return Ok(None);
-        }
-        let path = run.require(Stage::Finetune, BACKGROUND)?;
-        let refuse = |what: String| Error::artefact(&path, what, again(Stage::Finetune));
-        let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
-        let background = Background::from_bytes(&bytes).map_err(refuse)?;
-        let flows = background.flows(detector.schema(), refuse)?;
+        let read = |bytes: &[u8]| {
+            let background = Background::from_bytes(bytes)?;
+            let flows = background.flows(detector.schema())?;
+            Ok((background, flows))
+        };
+        let Some((background, flows)) = read_listed(run, BACKGROUND, read)? else { return Ok(None) };
         if flows.is_empty() {
             return Ok(None);
         }
-        let config = run.config_of(Stage::Finetune)?;
-        let is_pretrained = !matches!(config.finetune.from, FinetuneFrom::Scratch | FinetuneFrom::Features);
-        let has_mae = || Ok::<_, Error>(matches!(run.config_of(Stage::Pretrain)?.pretrain.objective, ObjectiveConfig::Mae(_)));
-        let infill = if is_pretrained && has_mae()? {
-            let autoencoder = Autoencoder::open(run)?;
-            let donors = autoencoder.tokeniser().tokenise_with_targets(&flows)?;
-            Infill::Autoencoder(Box::new(autoencoder), donors)
-        } else {
-            Infill::Nearest
+        let infill = match Autoencoder::beneath(run, &run.config_of(Stage::Finetune)?)? {
+            Some(autoencoder) => {
+                let donors = autoencoder.tokeniser().tokenise_with_targets(&flows)?;
+                Infill::Autoencoder(Box::new(autoencoder), donors)
+            }
+            None => Infill::Nearest,
         };
         let donors = detector.tokeniser().tokenise(&flows)?;
         Ok(Some(Self { background, flows, donors, infill }))

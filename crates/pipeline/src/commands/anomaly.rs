@@ -8,7 +8,7 @@ use nids_detect::anomaly::{AnomalyDetector, Reference, ReferenceRows, Unusual};
 use nids_detect::operation::Using;
 use nids_detect::read::{name_of, read};
 use nids_detect::verdicts::{Outputs, Scores};
-use nids_detect::{Autoencoder, Detector};
+use nids_detect::{Autoencoder, Detector, at_equal_distances};
 use nids_eval::metrics::Evaluation;
 use nids_eval::operating::{BenignScores, CONFIDENCE, rows_needed};
 use nids_flows::{Flows, Labels, NO_LABEL, ReadOptions, all_rows, equal_rows};
@@ -233,11 +233,10 @@ fn halves(flows: &Flows, rows: &[u32], progress: &mut dyn Progress) -> [Flows; 2
 
 /// So many of the rows at equal distances, if there are more.
 fn some_of(what: &str, rows: &[u32], most: usize, progress: &mut dyn Progress) -> Vec<u32> {
-    if rows.len() <= most {
-        return rows.to_vec();
+    if rows.len() > most {
+        progress.event(Event::Message(&format!("{most} of {} benign rows {what}", rows.len())));
     }
-    progress.event(Event::Message(&format!("{most} of {} benign rows {what}", rows.len())));
-    (0..most).map(|place| rows[place * rows.len() / most]).collect()
+    at_equal_distances(rows, most)
 }
 
 /// As [`super::evaluate`]. A score is no probability, so there is neither a log loss nor a calibration.

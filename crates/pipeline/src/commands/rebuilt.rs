@@ -1,6 +1,6 @@
 //! How much of a hidden feature a run's masked autoencoder tells from the others.
 
-use nids_config::{Config, FinetuneFrom, ObjectiveConfig, Stage};
+use nids_config::Config;
 use nids_detect::Autoencoder;
 use nids_flows::{Flows, TokenKind, TokenTable, Tokeniser, all_rows};
 use nids_report::Rebuilt;
@@ -13,13 +13,7 @@ const ROWS: usize = 128;
 /// Each feature that is not always the same, the best told first; none where the classifier stands on no masked autoencoder. `config` is
 /// that of the classifier.
 pub(super) fn rebuilt(run: &Run, config: &Config, flows: &Flows) -> Result<Vec<Rebuilt>> {
-    if matches!(config.finetune.from, FinetuneFrom::Scratch | FinetuneFrom::Features) {
-        return Ok(Vec::new());
-    }
-    if !matches!(run.config_of(Stage::Pretrain)?.pretrain.objective, ObjectiveConfig::Mae(_)) {
-        return Ok(Vec::new());
-    }
-    let autoencoder = Autoencoder::open(run)?;
+    let Some(autoencoder) = Autoencoder::beneath(run, config)? else { return Ok(Vec::new()) };
     let tokeniser = autoencoder.tokeniser();
     let step = flows.len().div_ceil(ROWS).max(1);
     let rows: Vec<u32> = (0..flows.len() as u32).step_by(step).collect();

@@ -11,7 +11,7 @@ use nids_detect::engine::reserve_openblas;
 use nids_detect::read::name_of;
 use nids_detect::reasons::{Explainer, Reason};
 use nids_detect::verdicts::Scores;
-use nids_detect::{Detector, Scored, WeightsFile};
+use nids_detect::{Detector, Scored, WeightsFile, at_equal_distances};
 use nids_eval::metrics::Evaluation;
 use nids_eval::operating::{CONFIDENCE, rows_needed};
 use nids_flows::{Flows, KnownRows, is_stdin, row_keys};
@@ -114,8 +114,7 @@ fn explained(run: &Run, detector: &Detector, rows: &Flows, scored: &Scored) -> R
     let Some(explainer) = Explainer::open(run, detector)? else { return Ok(Vec::new()) };
     let verdicts = detector.verdicts(scored);
     let alerts: Vec<u32> = (0..).zip(&verdicts).filter(|(_, verdict)| verdict.is_attack).map(|(row, _)| row).collect();
-    let n = alerts.len().min(EXPLAINED);
-    let alerts: Vec<u32> = (0..n).map(|place| alerts[place * alerts.len() / n]).collect();
+    let alerts = at_equal_distances(&alerts, EXPLAINED);
     let truth = |row: u32| match (rows.categories(), labels(rows)[row as usize]) {
         (Some(categories), _) => categories.get(row as usize).to_owned(),
         (None, 1) => "attack".to_owned(),
