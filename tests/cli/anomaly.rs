@@ -70,7 +70,7 @@ fn what_a_score_has_no_use_for_is_refused() {
     error: `--report` writes a page about the classifier's probabilities: leave out `--score` or `--report`
 
     exit code 2
-    error: 64 benign rows are held out, and a rate of false alarms of 1 % needs 299 of them to be certified at 95 %: allow a higher rate, or name a file with more benign rows in `nids-mixer calibrate --data`
+    error: 64 benign rows are held out, and a rate of false alarms of 1 % needs 299 of them to be certified at 95 %: allow a higher rate, or name a file with more benign rows in `nids-mixer calibrate --score anomaly --data FILE`
 
     exit code 2
     error: 14 benign rows are held out, and the tail of their scores needs 20: name a file with more benign rows in `nids-mixer calibrate --score both --data`

@@ -48,7 +48,7 @@ fn a_budget_is_certified_or_refused_with_the_rows_that_it_needs() {
     let bench = Bench::trained();
     insta::assert_snapshot!(bench.fails("calibrate --run run --data flows.csv --fpr 0.001 --scaling none"), @r"
     exit code 2
-    error: 128 benign rows are held out, and a rate of false alarms of 0.1 % needs 2995 of them to be certified at 95 %: allow a higher rate, or name a file with more benign rows in `nids-mixer calibrate --data`
+    error: 128 benign rows are held out, and a rate of false alarms of 0.1 % needs 2995 of them to be certified at 95 %: allow a higher rate, or name a file with more benign rows in `nids-mixer calibrate --data FILE`
     ");
     let all = [
         "evaluate --run run --data flows.csv --fpr 0",

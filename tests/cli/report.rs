@@ -83,6 +83,7 @@ fn a_page_about_a_file_is_written_beside_its_metrics() {
     }
     bench.prints(&format!("{line} --report page.html"));
     assert!(page == bench.read("page.html"));
+    assert!(page.contains("Drift since training</td><td>") && page.contains("How the rows differ"), "{page}");
     let errors = ["new.csv", "run/report.html", "run/model.safetensors"]
         .map(|path| bench.fails(&format!("{line} --report {path}")).replace("written by its stages alone", "its own"));
     insta::assert_snapshot!(errors.join("\n"), @r"

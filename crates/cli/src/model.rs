@@ -31,7 +31,7 @@ pub(crate) fn evaluate(model: &ModelArgs, report: Option<&Path>, json: bool, pro
     let found = with_rejects(model.rejects.as_deref(), &sources, |rejected| {
         commands::evaluate(&run, &data, &options, rejected, progress)
     })?;
-    out.print(&if json { metrics::json(&found) } else { metrics::evaluation(&found) })?;
+    out.print(&if json { metrics::json(&found.evaluation) } else { metrics::evaluation(&found.evaluation) })?;
     let Some(path) = report else { return Ok(()) };
     let page = commands::report_of(&run, &data, found)?;
     Output::File(path).fill(|out| out.write_all(page.as_bytes()).map_err(Error::io(path, "write")))?;

@@ -106,6 +106,21 @@ pub struct Explained {
     pub reasons: Vec<String>,
 }
 
+/// How a feature differs from the rows of training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drifted {
+    /// Its name.
+    pub feature: String,
+    /// Population stability index.
+    pub psi: f64,
+    /// What is made of it, in a word; empty if nothing.
+    pub change: &'static str,
+    /// The share of rows where it is missing, in training and here.
+    pub missing: [f64; 2],
+    /// The share of rows whose value training has never seen.
+    pub never_seen: f64,
+}
+
 /// A run among several, which had more or fewer labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunFigures {
@@ -138,6 +153,8 @@ pub struct Report {
     pub rebuilt: Vec<Rebuilt>,
     /// Some alerts with reasons.
     pub explained: Vec<Explained>,
+    /// How the rows differ from those of training, what differs most first; none where they were not compared.
+    pub drift: Vec<Drifted>,
     /// Runs to compare by their labels; none where the page is about one run alone.
     pub runs: Vec<RunFigures>,
     /// Names and values: files with their content hashes, versions, sizes.
@@ -187,6 +204,8 @@ struct Page<'r> {
     latents: Option<Figure>,
     /// Features, with the cells of the table: a number, and the width of a bar.
     rebuilt: Vec<(&'r Rebuilt, [String; 2])>,
+    /// Features that have changed, and the others, with the cells of the table.
+    drift: [Vec<(&'r Drifted, [String; 4])>; 2],
     runs: Vec<(&'r RunFigures, [String; 4])>,
     labels: Option<Figure>,
 }
@@ -203,6 +222,7 @@ impl Report {
             latents: Vec::new(),
             rebuilt: Vec::new(),
             explained: Vec::new(),
+            drift: Vec::new(),
             runs: Vec::new(),
             facts: Vec::new(),
             config: String::new(),
@@ -231,6 +251,7 @@ impl Report {
                 .iter()
                 .map(|of| (of, [shown(Some(of.share)), format!("{:.2}", 100.0 * of.share.clamp(0.0, 1.0))]))
                 .collect(),
+            drift: self.drifted(),
             runs: self.runs_by_labels(),
             labels: self.label_efficiency(),
         };
@@ -280,6 +301,16 @@ impl Report {
                 rows: of.rows,
             })
             .collect()
+    }
+
+    fn drifted(&self) -> [Vec<(&Drifted, [String; 4])>; 2] {
+        let percent = |share: f64| if share > 0.0 { format!("{:.1} %", 100.0 * share) } else { String::new() };
+        let cells = |of: &Drifted| {
+            let [training, here] = of.missing;
+            [format!("{:.3}", of.psi), percent(training), percent(here), percent(of.never_seen)]
+        };
+        let (changed, others) = self.drift.iter().map(|of| (of, cells(of))).partition(|(of, _)| !of.change.is_empty());
+        [changed, others]
     }
 
     /// Those of fewest labels first, with the cells of the table.

@@ -88,6 +88,31 @@ fn what_an_autoencoder_rebuilds_is_a_number_and_a_bar() {
 }
 
 #[test]
+fn features_that_have_changed_come_before_those_that_have_not() {
+    let of = |feature: &str, psi, change, never_seen| Drifted {
+        feature: feature.to_owned(),
+        psi,
+        change,
+        missing: [0.0, 0.25],
+        never_seen,
+    };
+    let drift = vec![of("dur <x>", 3.25, "moved", 0.125), of("rate", 0.0625, "", 0.0)];
+    let html = Report { drift, ..report() }.html();
+    let cells = |name: &str| {
+        let row = html.split(&format!("<tr><td>{name}</td>")).nth(1).unwrap().split("</tr>").next().unwrap();
+        row.replace("<td class=\"number\">", "").replace("</td>", "|")
+    };
+    assert_eq!(cells("dur &#60;x&#62;"), "<td class=\"warning\">moved|3.250||25.0 %|12.5 %|");
+    assert_eq!(cells("rate"), "<td>|0.062||25.0 %||");
+    let place = |text: &str| html.find(text).unwrap_or_else(|| panic!("no {text:?}"));
+    assert!(
+        place("dur &#60;x&#62;</td><td class") < place("1 features that have not")
+            && place("1 features that have not") < place("<td>rate</td><td>")
+    );
+    assert!(!report().html().contains("PSI"));
+}
+
+#[test]
 fn runs_are_compared_by_their_labels() {
     let report = report();
     let html = report.html();

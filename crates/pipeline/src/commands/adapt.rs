@@ -13,6 +13,7 @@ use nids_store::run::{ADAPTATION, Run};
 use nids_store::{Error, Result};
 use serde::Serialize;
 
+use super::anomaly::Score;
 use super::held_out::{HeldOut, trained};
 use super::predict::{certify, told};
 use crate::data::warn_of_newly_missing;
@@ -99,7 +100,7 @@ pub fn adapt(run: &Run, options: &AdaptOptions, progress: &mut dyn Progress) -> 
         let benign = HeldOut::again(run, &detector, &calibration.rows, progress)?.benign(&detector)?;
         let point = match calibration.point {
             OperatingPoint::Budget { fpr, .. } => {
-                let certified = certify(&benign, fpr)?;
+                let certified = certify(&benign, fpr, Score::Attack)?;
                 progress.event(Event::Message(&told(&certified, fpr)));
                 OperatingPoint::Budget { fpr, threshold: f64::from(certified.threshold) }
             }

@@ -9,7 +9,6 @@ use nids_detect::operation::Using;
 use nids_detect::read::{name_of, read};
 use nids_detect::verdicts::{Outputs, Scores};
 use nids_detect::{Autoencoder, Detector, at_equal_distances};
-use nids_eval::metrics::Evaluation;
 use nids_eval::operating::{BenignScores, CONFIDENCE, rows_needed};
 use nids_flows::{Flows, Labels, NO_LABEL, ReadOptions, all_rows, equal_rows};
 use nids_store::Result;
@@ -19,7 +18,9 @@ use nids_store::run::{ANOMALY, Run};
 use serde::Serialize;
 
 use super::held_out::{contents, known_rows, labelled_of, labelled_rows};
-use super::predict::{Alarm, PredictOptions, PredictSummary, Rejected, certify, each_labelled, said_of, told, write_each};
+use super::predict::{
+    Alarm, Evaluated, PredictOptions, PredictSummary, Rejected, certify, each_labelled, said_of, told, write_each,
+};
 use super::verdict_writer::Cells;
 use crate::data;
 
@@ -53,6 +54,11 @@ impl Score {
             .zip(Self::NAMES)
             .find(|(_, own)| *own == name)
             .map(|(score, _)| score)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
     }
 }
 
@@ -134,14 +140,14 @@ fn open(run: &Run, options: &PredictOptions, progress: &mut dyn Progress) -> Res
         let text = "`adapt` has corrected probabilities for another network: the score of both goes by the model's own";
         progress.event(Event::Message(text));
     }
-    let threshold = threshold(detector.benign(), options.alarm, progress)?;
+    let threshold = threshold(detector.benign(), options, progress)?;
     detector.set_threshold(threshold);
     Ok(detector)
 }
 
 /// The threshold that is asked for; without a wish that of [`FPR`], which few rows cannot certify.
-fn threshold(benign: &BenignScores, alarm: Option<Alarm>, progress: &mut dyn Progress) -> Result<f64> {
-    let fpr = match alarm {
+fn threshold(benign: &BenignScores, options: &PredictOptions, progress: &mut dyn Progress) -> Result<f64> {
+    let fpr = match options.alarm {
         Some(Alarm::Threshold(threshold)) => return Ok(threshold),
         Some(Alarm::Budget(fpr)) => fpr,
         None if benign.n() < rows_needed(FPR, CONFIDENCE)? => {
@@ -155,7 +161,7 @@ fn threshold(benign: &BenignScores, alarm: Option<Alarm>, progress: &mut dyn Pro
         }
         None => FPR,
     };
-    let certified = certify(benign, fpr)?;
+    let certified = certify(benign, fpr, options.score)?;
     progress.event(Event::Message(&told(&certified, fpr)));
     Ok(f64::from(certified.threshold))
 }
@@ -246,7 +252,7 @@ pub(super) fn evaluate(
     options: &PredictOptions,
     rejected: Rejected<'_>,
     progress: &mut dyn Progress,
-) -> Result<Evaluation> {
+) -> Result<Evaluated> {
     let detector = open(run, options, progress)?;
     let mut scores = Scores::new(Outputs::Attack, None, detector.threshold()).with_keys();
     let known = if detector.beside().is_some() {
@@ -255,10 +261,11 @@ pub(super) fn evaluate(
         progress.event(Event::Message("note: pretraining keeps no list of its rows: `new_rows` is null"));
         None
     };
-    each_labelled(&detector, data, options, rejected, progress, |flows, said| {
+    let summary = each_labelled(&detector, data, options, rejected, progress, |flows, said| {
         scores.add_all(flows, &said.scores, &said.scores);
     })?;
-    Ok(scores.evaluation(&name_of(data), known.as_ref(), progress)?.without_probabilities())
+    let evaluation = scores.evaluation(&name_of(data), known.as_ref(), progress)?.without_probabilities();
+    Ok(Evaluated { evaluation, drift: summary.drift })
 }
 
 /// As [`super::predict`]: `score`, which the threshold is compared with, the verdict, the most `surprising` feature and the p-value; of

@@ -77,7 +77,7 @@ fn predicted(run: &Run, data: &Path, options: &PredictOptions, told: &mut Vec<St
 }
 
 fn evaluated(run: &Run, data: &Path, options: &PredictOptions) -> Result<Evaluation> {
-    evaluate(run, &[data.to_owned()], options, &mut |_| Ok(()), &mut Silent)
+    evaluate(run, &[data.to_owned()], options, &mut |_| Ok(()), &mut Silent).map(|found| found.evaluation)
 }
 
 fn kept(run: &Run, score: Score) -> AnomalyReport {

@@ -12,6 +12,7 @@ use nids_store::run::{ADAPTATION, CALIBRATION, Run};
 use nids_store::{Error, Result};
 use serde::Serialize;
 
+use super::anomaly::Score;
 use super::held_out::{HeldOut, trained};
 use super::predict::{Alarm, certify, told};
 
@@ -95,7 +96,7 @@ pub fn calibrate(run: &Run, options: &CalibrateOptions, progress: &mut dyn Progr
     let benign = BenignScores::new(&of_class(0).collect::<Vec<_>>())?;
     let point = match options.alarm {
         Some(Alarm::Budget(fpr)) => {
-            let certified = certify(&benign, fpr)?;
+            let certified = certify(&benign, fpr, Score::Attack)?;
             progress.event(Event::Message(&told(&certified, fpr)));
             OperatingPoint::Budget { fpr, threshold: f64::from(certified.threshold) }
         }

@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 
 use super::calibrate::{CalibrateOptions, calibrate};
 use super::predict::{Alarm, PredictOptions, evaluate, predict};
+use super::report::report_of;
 use crate::data::labelled;
 use crate::stages::finetune;
 use crate::testing::{Folder, Told, cells, column, csv, flows};
@@ -94,6 +95,36 @@ fn a_column_that_is_scaled_has_moved_and_no_other() {
             .any(|line| line.starts_with("warning: ") && line.contains("its verdicts should not be trusted: 1 of 6 features")),
         "{told:?}"
     );
+}
+
+#[test]
+fn the_page_about_a_file_tells_what_has_moved() {
+    let (folder, run) = trained(&[]);
+    let page = |rows: usize, scale: f64| {
+        let text = edited(rows, 10, |_, cells, columns| {
+            let cell = &mut cells[columns["sbytes"]];
+            *cell = format!("{}", scale * cell.parse::<f64>().unwrap());
+        });
+        folder.write("now.csv", text);
+        let data = [folder.path("now.csv")];
+        let found = evaluate(&run, &data, &PredictOptions::default(), &mut |_| Ok(()), &mut Silent).unwrap();
+        let psi = found.drift.as_ref().unwrap().features[0].size();
+        (report_of(&run, &data, found).unwrap(), psi)
+    };
+    let line = |page: &str| page.lines().find(|line| line.contains("<td>Drift since training</td>")).unwrap().to_owned();
+    let (moved, psi) = page(400, 1000.0);
+    let of_check = line(&moved);
+    assert!(
+        of_check.contains("status warning") && of_check.contains("verdicts should not be trusted: 1 of 6 features has moved")
+    );
+    assert!(of_check.contains(&format!("`sbytes` {psi:.2}")), "{of_check}");
+    let row = format!("<tr><td>sbytes</td><td class=\"warning\">moved</td><td class=\"number\">{psi:.3}</td>");
+    assert!(moved.contains(&row), "{row}");
+    assert!(moved.find(&row) < moved.find(" features that have not</summary>"));
+    let (same, _) = page(400, 1.0);
+    assert!(line(&same).contains("status pass") && same.contains("None of 6 features has shifted or moved."), "{}", line(&same));
+    let (few, _) = page(20, 1000.0);
+    assert!(line(&few).contains("status skipped") && line(&few).contains("20 rows are too few"), "{}", line(&few));
 }
 
 #[test]

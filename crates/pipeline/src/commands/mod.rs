@@ -32,7 +32,7 @@ pub use bench::{BenchOptions, BenchReport, Case, Measurement, ReadFigures, bench
 pub use cache::cache;
 pub use calibrate::{CalibrateOptions, CalibrateReport, calibrate};
 pub use plan::{Planned, plan};
-pub use predict::{Alarm, PredictOptions, PredictSummary, ReasonsFor, evaluate, predict};
+pub use predict::{Alarm, Evaluated, PredictOptions, PredictSummary, ReasonsFor, evaluate, predict};
 pub use query::{QueryOptions, QueryStrategy, query};
 pub use report::{report, report_of};
 pub use schema::{config_around, schema};

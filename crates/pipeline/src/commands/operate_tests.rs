@@ -70,7 +70,7 @@ fn adapted(run: &Run, data: &Path, no_labels: bool) -> Result<AdaptReport> {
 
 fn evaluated(run: &Run, data: &Path, alarm: Option<Alarm>) -> Evaluation {
     let options = PredictOptions { alarm, ..PredictOptions::default() };
-    evaluate(run, &[data.to_owned()], &options, &mut |_| Ok(()), &mut Silent).unwrap()
+    evaluate(run, &[data.to_owned()], &options, &mut |_| Ok(()), &mut Silent).unwrap().evaluation
 }
 
 fn verdicts(run: &Run, data: &Path) -> Result<Vec<Vec<String>>> {

@@ -99,6 +99,15 @@ impl ReasonsFor {
 /// What is written of rows that are left out.
 pub(super) type Rejected<'r> = &'r mut dyn FnMut(&[Reject]) -> Result<()>;
 
+/// What `evaluate` finds.
+#[derive(Debug)]
+pub struct Evaluated {
+    /// How good verdicts are.
+    pub evaluation: Evaluation,
+    /// How the rows differ from those of training; None where the run has no profile, or no classifier.
+    pub drift: Option<Drift>,
+}
+
 /// Compares verdicts with the labels of `data`, and with its categories if the classifier tells them apart.
 pub fn evaluate(
     run: &Run,
@@ -106,17 +115,17 @@ pub fn evaluate(
     options: &PredictOptions,
     rejected: Rejected<'_>,
     progress: &mut dyn Progress,
-) -> Result<Evaluation> {
+) -> Result<Evaluated> {
     if options.score != Score::Attack {
         return anomaly::evaluate(run, data, options, rejected, progress);
     }
     let detector = open(run, options, progress)?;
     let mut scores = Scores::new(detector.outputs(), detector.classes(), detector.threshold()).with_keys();
     let known = known_rows(run, progress)?;
-    each_labelled(&detector, data, options, rejected, progress, |flows, Scored { outputs, attacks }| {
+    let summary = each_labelled(&detector, data, options, rejected, progress, |flows, Scored { outputs, attacks }| {
         scores.add_all(flows, outputs, attacks);
     })?;
-    scores.evaluation(&name_of(data), known.as_ref(), progress)
+    Ok(Evaluated { evaluation: scores.evaluation(&name_of(data), known.as_ref(), progress)?, drift: summary.drift })
 }
 
 /// What `judge` says of labelled rows, which have categories where the file has.
@@ -127,7 +136,7 @@ pub(super) fn each_labelled<J: Judge>(
     rejected: Rejected<'_>,
     progress: &mut dyn Progress,
     mut add: impl FnMut(&Flows, &J::Said),
-) -> Result<()> {
+) -> Result<ReadSummary> {
     let mut summary = ReadSummary::default();
     let read = ReadOptions { labels: Labels::Required, categories: true, ..options.read.clone() };
     let mut attacks = 0;
@@ -142,7 +151,7 @@ pub(super) fn each_labelled<J: Judge>(
     if let Some(warning) = imbalance(attacks, summary.rows as usize) {
         progress.event(Event::Message(&format!("note: {warning}")));
     }
-    Ok(())
+    Ok(summary)
 }
 
 /// Writes the verdict of every row of `data`, in order: `id`, `probability`, `verdict`, which is `attack` or `normal`, and `category`
@@ -286,7 +295,7 @@ pub(super) fn open(run: &Run, options: &PredictOptions, progress: &mut dyn Progr
                 progress.event(Event::Message(text));
                 HeldOut::of_run(run, progress)?.benign(&detector)?
             };
-            let certified = certify(&benign, fpr)?;
+            let certified = certify(&benign, fpr, Score::Attack)?;
             progress.event(Event::Message(&told(&certified, fpr)));
             detector.set_threshold(f64::from(certified.threshold));
         }
@@ -322,12 +331,14 @@ fn set_threshold(run: &Run, detector: &mut Detector, threshold: f64, from: &str,
     Ok(())
 }
 
-/// The threshold of a budget.
-pub(super) fn certify(benign: &BenignScores, fpr: f64) -> Result<Certified> {
+/// The threshold of a budget of alarms by `score`.
+pub(super) fn certify(benign: &BenignScores, fpr: f64, score: Score) -> Result<Certified> {
+    let calibrate = match score {
+        Score::Attack => "nids-mixer calibrate --data FILE".to_owned(),
+        other => format!("nids-mixer calibrate --score {} --data FILE", other.name()),
+    };
     benign.certified(fpr, CONFIDENCE).map_err(|error| {
-        Error::Usage(format!(
-            "{error}: allow a higher rate, or name a file with more benign rows in `nids-mixer calibrate --data`"
-        ))
+        Error::Usage(format!("{error}: allow a higher rate, or name a file with more benign rows in `{calibrate}`"))
     })
 }
 

@@ -47,7 +47,7 @@ fn predict_into(run: &Run, data: &Path, out: &mut Vec<u8>) -> Result<PredictSumm
 }
 
 fn evaluated(run: &Run, data: &Path) -> Result<Evaluation> {
-    evaluate(run, &[data.to_owned()], &PredictOptions::default(), &mut |_| Ok(()), &mut Silent)
+    evaluate(run, &[data.to_owned()], &PredictOptions::default(), &mut |_| Ok(()), &mut Silent).map(|found| found.evaluation)
 }
 
 fn verdicts(run: &Run, data: &Path) -> (Vec<Vec<String>>, PredictSummary) {

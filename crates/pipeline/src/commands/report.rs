@@ -11,12 +11,13 @@ use nids_detect::engine::reserve_openblas;
 use nids_detect::read::name_of;
 use nids_detect::reasons::{Explainer, Reason};
 use nids_detect::verdicts::Scores;
+use nids_detect::watch::{Change, Drift, FeatureDrift, MIN_ROWS};
 use nids_detect::{Detector, Scored, WeightsFile, at_equal_distances};
 use nids_eval::metrics::Evaluation;
 use nids_eval::operating::{CONFIDENCE, rows_needed};
 use nids_flows::{Flows, KnownRows, is_stdin, row_keys};
 use nids_heads::Pca;
-use nids_report::{Check, Explained, Report, RunFigures, Series, Status, Training};
+use nids_report::{Check, Drifted, Explained, Report, RunFigures, Series, Status, Training};
 use nids_store::artefacts::{Digest, digest};
 use nids_store::log::Line;
 use nids_store::progress::{Event, Progress};
@@ -24,9 +25,8 @@ use nids_store::run::{ADAPTATION, CALIBRATION, MODEL, REPORT, Run};
 use nids_store::{Error, Result};
 use serde_json::Value as Json;
 
-use super::PredictOptions;
 use super::held_out::labelled_of;
-use super::predict::open;
+use super::predict::{Evaluated, PredictOptions, open};
 use super::query::{QueryStrategy, Space};
 use super::rebuilt::rebuilt;
 
@@ -81,11 +81,12 @@ pub fn report(run: &Run, others: &[Run], progress: &mut dyn Progress) -> Result<
     Ok(path)
 }
 
-/// The page about a run's verdicts on the rows of files, which `evaluate` has found to be `evaluation`. It has no picture of latents.
+/// The page about a run's verdicts on the rows of files, of which `evaluate` has found what is given. It has no picture of latents.
 ///
 /// # Errors
 /// A run without a classifier.
-pub fn report_of(run: &Run, data: &[PathBuf], evaluation: Evaluation) -> Result<String> {
+pub fn report_of(run: &Run, data: &[PathBuf], found: Evaluated) -> Result<String> {
+    let Evaluated { evaluation, drift } = found;
     let config = run.config_of(Stage::Finetune)?;
     let detector = Detector::open(run)?;
     let rows = format!("rows of {}", name_of(data));
@@ -95,8 +96,14 @@ pub fn report_of(run: &Run, data: &[PathBuf], evaluation: Evaluation) -> Result<
         facts.push((path.display().to_string(), format!("sha256 {sha256}, {bytes} bytes")));
     }
     let adapted = if detector.operation().adaptation.is_some() { "; `adapt` has corrected them" } else { "" };
-    let checks = [of_rows(&evaluation, "rows"), of_verdicts(&evaluation, "rows", adapted)?, vec![of_training(run)?]];
-    Ok(Report { checks: checks.concat(), facts, rows, ..about(run, &config, evaluation) }.html())
+    let checks = [
+        of_rows(&evaluation, "rows"),
+        vec![of_drift(drift.as_ref())],
+        of_verdicts(&evaluation, "rows", adapted)?,
+        vec![of_training(run)?],
+    ];
+    let drift = drift.map_or_else(Vec::new, |drift| drift.features.iter().map(drifted).collect());
+    Ok(Report { checks: checks.concat(), drift, facts, rows, ..about(run, &config, evaluation) }.html())
 }
 
 /// What every page says of a run.
@@ -174,6 +181,34 @@ fn of_rows(held_out: &Evaluation, rows: &str) -> Vec<Check> {
         "look for a column that would tell these rows apart, or for wrong labels",
     );
     vec![leak, duplicates, contradicting]
+}
+
+/// Whether rows are like those of training.
+fn of_drift(drift: Option<&Drift>) -> Check {
+    const WHAT: &str = "Drift since training";
+    let Some(drift) = drift else { return skipped(WHAT, "the run has no profile.json: `finetune` leaves one now") };
+    let line = drift.line();
+    let found = line.strip_prefix("drift: ").unwrap_or(&line).to_owned();
+    if drift.rows < MIN_ROWS {
+        return skipped(WHAT, &found);
+    }
+    let advice = format!("verdicts should not be trusted: {}", drift.warnings.join("; "));
+    check(drift.warnings.is_empty(), WHAT, found, &advice)
+}
+
+/// A feature as the page shows how it has drifted.
+fn drifted(of: &FeatureDrift) -> Drifted {
+    Drifted {
+        feature: of.feature.clone(),
+        psi: of.size(),
+        change: match of.change {
+            Change::None => "",
+            Change::Shifted => "shifted",
+            Change::Moved => "moved",
+        },
+        missing: [of.training_missing, of.missing],
+        never_seen: of.never_seen,
+    }
 }
 
 /// What a reader should ask of verdicts. `corrected` says what was done to probabilities.

@@ -273,7 +273,10 @@ fn a_classifier_is_measured_on_the_rows_held_out() {
         let held_out_lines = held_out.iter().map(|&row| lines[row as usize + 1]);
         folder.write("val.csv", [lines[0]].into_iter().chain(held_out_lines).collect::<Vec<_>>().join("\n"));
         let wanted = serde_json::to_value(
-            evaluate(&run, &[folder.path("val.csv")], &PredictOptions::default(), &mut |_| Ok(()), &mut Silent).unwrap().metrics,
+            evaluate(&run, &[folder.path("val.csv")], &PredictOptions::default(), &mut |_| Ok(()), &mut Silent)
+                .unwrap()
+                .evaluation
+                .metrics,
         )
         .unwrap();
         assert_eq!(wanted["n"], held_out.len(), "{settings:?}");
