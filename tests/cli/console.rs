@@ -1,6 +1,8 @@
 //! How much is told, what would be done, completions and manual pages.
 
 use std::fs;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::bench::{Bench, filled, on_flows, text};
@@ -26,6 +28,55 @@ fn quiet_leaves_warnings_and_quieter_errors_alone() {
     assert_eq!(told(&bench, "evaluate --run run --data flows.csv --report page.html -qq"), "");
     assert!(bench.fails("-qq predict --run run --data missing.csv").contains("error: "));
     assert!(bench.fails("predict -q -v --run run --data flows.csv").contains("cannot be used with"));
+}
+
+/// What a command writes to a terminal of 100 columns, on stdout and stderr, which are one there (`script` of bsdutils, which every Debian
+/// has).
+fn on_a_terminal(bench: &Bench, args: &str, redirect: &str, no_color: &str) -> String {
+    let mut script = bench.command_of(Path::new("script"), "--quiet --return --flush --command");
+    let program = env!("CARGO_BIN_EXE_nids-mixer");
+    script.arg(format!("stty cols 100; {program} {args} {redirect}")).arg("/dev/null");
+    let output = script
+        .env_remove("COLUMNS")
+        .env("TERM", "xterm")
+        .env("NO_COLOR", no_color)
+        .stdin(Stdio::null())
+        .output()
+        .expect("script of bsdutils");
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{args}: {shown}");
+    shown
+}
+
+#[test]
+fn a_terminal_has_a_bar_and_a_log_has_lines() {
+    const ERASED: &str = "\u{1b}[2K";
+    let bench = Bench::trained();
+    bench.prints("synth --rows 20000 --seed 5 --output many.csv");
+    let steps = on_flows("finetune", "--set finetune.steps=200 --set finetune.from=scratch");
+    let shown = on_a_terminal(&bench, &steps, "", "");
+    let bars: Vec<&str> = shown.split(['\r', '\n']).filter(|line| line.contains("/200") && line.contains(" loss 0.")).collect();
+    assert!(bars.len() > 2 && bars.iter().any(|bar| bar.contains(" left, ") && bar.contains(" flows/s")), "{shown:?}");
+    assert!(shown.contains(ERASED) && shown.contains("finetune: "), "{shown:?}");
+    let piped = told(&bench, &steps);
+    assert!(!piped.contains('\u{1b}') && !piped.contains('\r') && piped.contains("loss 0."), "{piped:?}");
+
+    // rows are counted where verdicts go elsewhere, and not among them
+    let predict = "predict --run run --data many.csv";
+    let shown = on_a_terminal(&bench, predict, "> verdicts.csv", "");
+    assert!(shown.contains("% ") && shown.contains(" rows scored") && shown.contains("predict: 20000 rows"), "{shown:?}");
+    assert_eq!(bench.read("verdicts.csv"), bench.prints(predict));
+    let shown = on_a_terminal(&bench, predict, "", "");
+    assert!(!shown.contains(" rows scored") && shown.contains("id,probability,verdict"), "a bar among verdicts");
+    // whoever wants it quiet has no bar, and whoever sets NO_COLOR no colour
+    assert!(!on_a_terminal(&bench, &format!("{predict} -q --output verdicts.csv"), "", "").contains("rows scored"));
+    bench.file("few.csv", filled(&bench.read("flows.csv"), "proto", "other"));
+    let [with, without] = ["", "1"].map(|no_color| {
+        let args = "-q predict --run run --data few.csv --output verdicts.csv";
+        on_a_terminal(&bench, args, "", no_color)
+    });
+    assert!(with.contains("\u{1b}[33;1mwarning\u{1b}[0m: few.csv: "), "{with:?}");
+    assert!(!without.contains('\u{1b}') && without.contains("warning: "), "{without:?}");
 }
 
 #[test]
