@@ -101,7 +101,7 @@ pub struct DataConfig {
     pub validation_fraction: f64,
     /// Take the validation rows from the training rows and leave the held-out rows unused; for choosing settings.
     pub inner_validation: bool,
-    /// Where the tokenised rows of pretraining lie: in `memory`, or packed on the disk in a folder, from which each step reads its
+    /// Where tokenised rows lie: in `memory`, or packed on the disk in a folder, from which each step reads its
     /// rows; memory does not grow with the rows then. Runs share what lies in a folder. `auto` is memory for data files of less than
     /// 1 GiB, else the folder `cache` in the run folder. Weights are the same bytes. Generated flows are always in memory.
     #[schemars(extend("x-changes" = "nothing", "x-newer" = true))]

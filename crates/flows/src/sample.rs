@@ -96,6 +96,16 @@ impl RowSample {
     }
 }
 
+/// At most `most` of the rows, in their order: those with the smallest hash of their place.
+pub fn some_rows(rows: &[u32], most: usize) -> Vec<u32> {
+    if rows.len() <= most {
+        return rows.to_vec();
+    }
+    let mut keys: Vec<u64> = (0..rows.len() as u64).map(mix).collect();
+    let limit = *keys.select_nth_unstable(most).1;
+    rows.iter().zip(0..).filter(|(_, place)| mix(*place) < limit).map(|(&row, _)| row).collect()
+}
+
 /// Appends cells to a column.
 fn append(to: &mut FeatureColumn, from: &FeatureColumn, rows: impl Iterator<Item = usize>) {
     match (to, from) {
@@ -117,6 +127,17 @@ pub(crate) fn mix(number: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::{all_rows, row_keys, synthetic};
+
+    #[test]
+    fn some_rows_are_those_that_a_sample_keeps() {
+        let flows = synthetic(500, 3);
+        let rows: Vec<u32> = (0..500).step_by(2).collect();
+        assert_eq!(some_rows(&rows, 250), rows);
+        let some = some_rows(&rows, 80);
+        let mut sample = RowSample::keeping(80, flows.schema(), true);
+        sample.add(&flows, &rows);
+        assert_eq!((some.len(), row_keys(&sample.finish())), (80, row_keys(&flows.select(&some))));
+    }
 
     #[test]
     fn rows_are_kept_with_their_labels_however_they_come() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::stages::{
-    finetune, pretrain,
+    encode, finetune, pretrain,
     resume_tests::{StopsAfter, assert_same, files},
 };
 use crate::step_rows::{PackedSteps, StepRows};
@@ -163,7 +163,9 @@ fn a_classifier_from_a_cache_is_that_from_memory() {
         // what is told is the same but for the cache, and but for the run's name
         let of_rows = |told: &[String]| {
             told.iter()
-                .filter(|line| !line.contains("data.cache") && !line.contains("-0") && line.contains("row"))
+                .filter(|line| {
+                    !line.contains("data.cache") && !line.contains("-0") && line.contains("row") && !line.contains("rows/s")
+                })
                 .cloned()
                 .collect::<Vec<_>>()
         };
@@ -242,6 +244,28 @@ fn a_training_that_needs_all_rows_says_that_it_holds_them() {
         assert!(told.iter().any(|line| line.starts_with(&wanted)), "{more:?}: {told:?}");
         let (_, told) = classified(&folder, &format!("{name}-memory"), more);
         assert!(!told.iter().any(|line| line.contains("data.cache")), "{told:?}");
+    }
+}
+
+#[test]
+fn latents_from_a_cache_are_those_from_memory() {
+    let _alone = seam::alone();
+    let folder = folder();
+    let cases: &[&[&str]] =
+        &[&[], &["encode.noise={copies: 2, sigma: 0.5}"], &["encode.latents=tokens", "data.inner_validation=true"]];
+    for (place, more) in cases.iter().enumerate() {
+        let [memory, cached] = [None, Some(CACHED)].map(|cache| {
+            let run = folder.run(&format!("{place}-{}", cache.is_some()));
+            let config = folder.config(&[SETTINGS, &["pretrain.steps=4"], more, cache.as_slice()]);
+            pretrain(&config, &run, &mut Silent).unwrap();
+            encode(&config, &run, &mut Silent).unwrap_or_else(|error| panic!("{more:?}: {error}"));
+            left(&run)
+        });
+        assert_eq!(memory.keys().collect::<Vec<_>>(), cached.keys().collect::<Vec<_>>());
+        assert!(memory.contains_key("latents/train.npy"));
+        for (name, bytes) in memory {
+            assert!(cached[&name] == bytes, "{more:?}: {name} differs");
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nids_config::{Config, FinetuneFrom, Stage};
+use nids_detect::read::warn_of_missing;
 use nids_flows::{Flows, RowSample, TokenTable, Tokeniser, all_rows, row_keys};
 use nids_store::artefacts::sha256;
 use nids_store::packed::Packed;
@@ -12,7 +13,7 @@ use nids_store::run::StageRun;
 use nids_store::{Error, Result};
 use serde_json::json;
 
-use crate::data::{Labelled, schema_of};
+use crate::data::{Labelled, labelled, labelled_name, schema_of, warn_of_newly_missing};
 use crate::packed::{self, FORMAT, Learnt, PARTITION_ROWS, PackedRows, Sources, add_missing};
 use crate::rejects;
 use crate::step_rows::{PackedSteps, StepRows};
@@ -58,18 +59,47 @@ impl Encoded {
         if let Self::Packed(_, steps) = self { Some(steps) } else { None }
     }
 
-    /// What `of` says of `rows`, some at a time.
-    pub(crate) fn each<T>(&self, rows: &[u32], mut of: impl FnMut(&TokenTable, &[u32]) -> Vec<T>) -> Result<Vec<T>> {
+    /// The labelled rows without their features, and their tokens, as `encode` reads them.
+    pub(crate) fn of_labelled(
+        config: &Config,
+        tokeniser: &Tokeniser,
+        stage: &mut StageRun<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<(Labelled, Self)> {
+        let name = labelled_name(config);
+        let Some(folder) = packed::folder_for(config, &[&config.data.train], stage.folder())? else {
+            let mut labelled = labelled(config, stage, progress)?;
+            warn_of_newly_missing(tokeniser, &labelled.flows, &name, progress);
+            let all = all_rows(labelled.flows.len());
+            let table = tokeniser.tokenise_and_free(vec![(&mut labelled.flows, &all)])?;
+            return Ok((labelled, Self::Memory(table)));
+        };
+        let sources = Sources::of(config, &["data.train"], stage)?;
+        let Read { labelled, missing, .. } = Read::from(&sources, config, false, progress)?;
+        warn_of_missing(tokeniser, &missing.counts(&name), progress);
+        let of_rows = (tokeniser, labelled.flows.len());
+        let rows = open_or_pack(config, &folder, &sources, of_rows, stage, progress)?;
+        Ok((labelled, Self::packed(rows, config)?))
+    }
+
+    /// What `of` says of `rows`, all of which are in memory meanwhile.
+    pub(crate) fn with<T>(&self, rows: &[u32], of: impl FnOnce(&TokenTable, &[u32]) -> T) -> Result<T> {
         match self {
             Self::Memory(table) => Ok(of(table, rows)),
-            Self::Packed(packed, _) => {
-                let mut all = Vec::new();
-                for rows in rows.chunks(AT_ONCE) {
-                    all.extend(of(&packed.table(rows)?, &all_rows(rows.len())));
-                }
-                Ok(all)
-            }
+            Self::Packed(packed, _) => Ok(of(&packed.table(rows)?, &all_rows(rows.len()))),
         }
+    }
+
+    /// What `of` says of `rows`, some at a time.
+    pub(crate) fn each<T>(&self, rows: &[u32], mut of: impl FnMut(&TokenTable, &[u32]) -> Vec<T>) -> Result<Vec<T>> {
+        if let Self::Memory(table) = self {
+            return Ok(of(table, rows));
+        }
+        let mut all = Vec::new();
+        for rows in rows.chunks(AT_ONCE) {
+            all.extend(self.with(rows, &mut of)?);
+        }
+        Ok(all)
     }
 }
 

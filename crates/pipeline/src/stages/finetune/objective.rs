@@ -78,14 +78,16 @@ impl<'d> LatentObjective<'d> {
             return Err(Error::artefact(rows_path, what, again(Stage::Encode)));
         }
         let noise = &config.encode.noise;
-        let fresh = noise.fresh && noise.sigma > 0.0;
-        let objective = Self {
-            head,
-            targets: targets.select(&row_of.to_vec()),
-            noise: fresh.then(|| (noise.sigma, spread(&z).to_vec())),
-            z,
-            divisor: batch_size as f32,
+        let noise = if noise.fresh && noise.sigma > 0.0 {
+            let rows = |all: &mut dyn FnMut(&[f32])| {
+                z.rows().into_iter().for_each(|row| all(&row.to_vec()));
+                Ok(())
+            };
+            Some((noise.sigma, spread(z.ncols(), z.nrows(), rows)?))
+        } else {
+            None
         };
+        let objective = Self { head, targets: targets.select(&row_of.to_vec()), noise, z, divisor: batch_size as f32 };
         Ok((objective, latent_rows))
     }
 }
