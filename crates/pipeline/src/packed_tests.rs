@@ -150,7 +150,7 @@ fn a_classifier_from_a_cache_is_that_from_memory() {
         &[],
         &["finetune.task=multiclass", "data.inner_validation=true"],
         &["finetune.labels=60", "finetune.members=2"],
-        &["finetune.refit=all", "finetune.ema=0.9"],
+        &["finetune.refit=all", "finetune.ema={decay: 0.9}"],
         &["pretrain.rows=benign", "pretrain.objective.mae.target=bins"],
     ];
     for (place, more) in cases.iter().enumerate() {

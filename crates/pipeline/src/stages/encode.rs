@@ -25,9 +25,9 @@ use nids_store::{Error, Result};
 use nids_train::stream;
 
 /// Flows that are encoded at once.
-const BATCH: usize = 4096;
+const BATCH: usize = if cfg!(test) { 64 } else { 4096 };
 /// Numbers of latents up to which they are kept in memory.
-const KEPT: usize = 1 << 25;
+const KEPT: usize = if cfg!(test) { 1 << 12 } else { 1 << 25 };
 /// Training rows that linear probes are fitted on, at most.
 const PROBED: usize = 100_000;
 /// Principal components of a row's tokens that the probe on them sees: twice as many gain nothing.

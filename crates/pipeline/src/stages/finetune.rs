@@ -21,7 +21,6 @@ use serde_json::json;
 use super::mean_teacher::MeanTeacherObjective;
 use crate::data::Labelled;
 use crate::pretext::mask_token;
-use crate::step_rows::PackedSteps;
 use committee::Fitting;
 use encoded::Encoded;
 use nids_config::{Config, FinetuneConfig, FinetuneFrom, Refit, Stage};
@@ -391,7 +390,6 @@ impl Trained<'_> {
         }
         let each_step =
             |step: u64, engine: &Engine<f32>, params: &[f32], stage: &mut StageRun<'_>, progress: &mut dyn Progress| {
-                held_out.encoded.reader().map_or(Ok(()), PackedSteps::check)?;
                 if is_refit || (!step.is_multiple_of(settings.eval_every) && step != plan.steps) {
                     return Ok(None);
                 }

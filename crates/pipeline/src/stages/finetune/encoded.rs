@@ -19,7 +19,7 @@ use crate::rejects;
 use crate::step_rows::{PackedSteps, StepRows};
 
 /// Rows that are in memory at once while those of a cache are looked at.
-const AT_ONCE: usize = 1 << 14;
+const AT_ONCE: usize = if cfg!(test) { 16 } else { 1 << 14 };
 
 /// Tokenised rows.
 pub(crate) enum Encoded {
