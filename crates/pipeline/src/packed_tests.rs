@@ -3,7 +3,13 @@ use std::io::ErrorKind;
 
 use std::sync::Arc;
 
+use ndarray::Array2;
+use nids_kernels::Key;
+use nids_store::npy;
+use nids_train::stream;
+
 use super::*;
+use crate::stages::encode::{add_noise, spread};
 use crate::stages::{
     encode, finetune, pretrain,
     resume_tests::{StopsAfter, assert_same, files},
@@ -262,10 +268,30 @@ fn latents_from_a_cache_are_those_from_memory() {
             left(&run)
         });
         assert_eq!(memory.keys().collect::<Vec<_>>(), cached.keys().collect::<Vec<_>>());
-        assert!(memory.contains_key("latents/train.npy"));
+        let path = folder.path(&format!("{place}-true")).join("latents/train.npy");
+        if more.iter().any(|setting| setting.contains("copies: 2")) {
+            each_copy_has_noise_of_its_own(&npy::from_bytes(&cached["latents/train.npy"], &path).unwrap());
+        }
         for (name, bytes) in memory {
             assert!(cached[&name] == bytes, "{more:?}: {name} differs");
         }
+    }
+}
+
+/// Whether two copies of clean rows have the noise that seed and place give them.   z: [3 · rows, width]
+fn each_copy_has_noise_of_its_own(z: &Array2<f32>) {
+    let n = z.nrows() / 3;
+    assert!(n > 128, "more than two pieces");
+    let clean = |all: &mut dyn FnMut(&[f32])| {
+        z.rows().into_iter().take(n).for_each(|row| all(&row.to_vec()));
+        Ok(())
+    };
+    let spread = spread(z.ncols(), n, clean).unwrap();
+    let key = Key::new(0).child(stream::LATENT_NOISE);
+    for row in n..3 * n {
+        let mut wanted = z.row(row % n).to_vec();
+        add_noise(key, row as u32, 0.5, &spread, &mut wanted);
+        assert_eq!(z.row(row).to_vec(), wanted, "row {row}");
     }
 }
 

@@ -384,7 +384,7 @@ impl Trained<'_> {
             average.restart(params);
         }
         let mut last = None;
-        let mut sampler = Sampler::new(seed, rows);
+        let mut sampler = Sampler::new(seed, rows).with_shuffle(held_out.config.data.shuffle);
         if let Some(teacher) = &settings.mean_teacher {
             sampler = sampler.beside(seed, without_labels.to_vec(), teacher.batch_size);
         }
