@@ -353,7 +353,7 @@ pub(crate) enum Command {
     },
     /// List the caches of tokenised rows in folders, or remove them
     ///
-    /// `pretrain` packs rows that memory should not hold into a folder on the disk (`data.cache`), and leaves them there for
+    /// Stages pack rows that memory should not hold into a folder on the disk (`data.cache`), and leave them there for
     /// other runs on the same rows.
     Cache {
         /// The folder of `data.cache`, or a run folder with a cache in it; may be several

@@ -41,7 +41,8 @@ pub use finetune::{
 pub use reference::{reference, schema};
 pub use settings::{
     BadRowConfig, CheckpointConfig, DataConfig, EncodeConfig, EngineConfig, EvaluateConfig, Files, GemmBackend, IdConfig,
-    Latents, ModelConfig, NoiseConfig, ObjectiveConfig, Precision, PretrainConfig, RowsConfig, Settings, SyntheticConfig,
+    Latents, ModelConfig, NoiseConfig, ObjectiveConfig, Precision, PretrainConfig, RowsConfig, Settings, Shuffle,
+    SyntheticConfig,
 };
 pub use sweep::{HalvingConfig, SweepConfig, SweepStrategy, WidthDepthConfig};
 pub use training::{MonitorPolicy, NonfinitePolicy, Per, RestartsConfig, ScheduleConfig, TrainingConfig};

@@ -101,12 +101,15 @@ pub struct DataConfig {
     pub validation_fraction: f64,
     /// Take the validation rows from the training rows and leave the held-out rows unused; for choosing settings.
     pub inner_validation: bool,
-    /// Where the tokenised rows of pretraining lie: in `memory`, or packed on the disk in a folder, from which each step reads its
+    /// Where tokenised rows lie: in `memory`, or packed on the disk in a folder, from which each step reads its
     /// rows; memory does not grow with the rows then. Runs share what lies in a folder. `auto` is memory for data files of less than
     /// 1 GiB, else the folder `cache` in the run folder. Weights are the same bytes. Generated flows are always in memory.
     #[schemars(extend("x-changes" = "nothing", "x-newer" = true))]
     #[default("auto".to_owned())]
     pub cache: String,
+    /// The order in which training takes rows.
+    #[schemars(extend("x-newer" = true))]
+    pub shuffle: Shuffle,
     /// Synthetic flows, generated when `train` is `null`.
     pub synthetic: SyntheticConfig,
 }
@@ -172,6 +175,17 @@ pub enum BadRowConfig {
     Stop,
     /// The row is left out and written to `rejects`.
     Skip,
+}
+
+/// The order in which training takes rows; a function of seed and step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Shuffle {
+    /// Every epoch takes them in an order of its own.
+    #[default]
+    Rows,
+    /// Blocks of 1,024 neighbouring rows in an order of their own, of which 64 at a time are mixed: for a cache on a slow disk.
+    Block,
 }
 
 /// Synthetic flows, generated when there is no data file.

@@ -44,8 +44,8 @@ fn every_value_of_a_config_has_a_key_and_every_key_a_value() {
     // bins as targets, benign rows alone, the share of swapped features; `refit`, without which a rival that is fitted on all labels
     // has a fifth more of them; `label_smoothing` and `logit_adjustment`, which rivals have;
     // `teachers`, for `distil`; `without`, which says what a feature that gives the label away is worth;
-    // `cache`, where rows lie that memory does not hold
-    assert!(every_key().count() <= 142, "{} keys: which of them does a shipped config or a result need?", every_key().count());
+    // `cache`, where rows lie that memory does not hold, and `shuffle`, for one on a slow disk
+    assert!(every_key().count() <= 143, "{} keys: which of them does a shipped config or a result need?", every_key().count());
 }
 
 #[test]

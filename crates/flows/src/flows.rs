@@ -108,12 +108,12 @@ impl Flows {
 
     /// Number of rows.
     pub fn len(&self) -> usize {
-        self.ids.len()
+        self.labels.as_ref().map_or(self.ids.len(), Vec::len) // rows with labels may do without ids
     }
 
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        self.len() == 0
     }
 
     /// The schema that the rows were read by.
@@ -178,6 +178,17 @@ impl Flows {
                     texts.codes.shrink_to_fit();
                 }
             }
+        }
+    }
+
+    /// The rows without their features: labels and categories, and ids if they are wanted.
+    #[must_use]
+    pub fn labels_alone(&self, ids: bool) -> Flows {
+        Flows {
+            ids: if ids { self.ids.clone() } else { Vec::new() },
+            labels: self.labels.clone(),
+            categories: self.categories.clone(),
+            ..Flows::empty(&self.schema, false, false)
         }
     }
 

@@ -24,6 +24,7 @@ mod missing;
 mod nearest;
 mod proposal;
 mod reader;
+mod sample;
 mod schema;
 mod split;
 mod synthetic;
@@ -41,6 +42,7 @@ pub use reader::{
     FlowReader, Ids, Labels, Lines, MAX_MAGNITUDE, NO_LABEL, OnBadRow, ReadOptions, Reject, data_files, is_stdin, numbers, read,
     some_of,
 };
+pub use sample::{RowSample, some_rows};
 pub use schema::{CellRules, Column, ColumnKind, Encoding, Infinite, Schema};
 pub use split::{Split, Splitter, all_rows, draw_labelled, equal_rows, split};
 pub use synthetic::{SyntheticWriter, synthetic, write_synthetic};

@@ -3,7 +3,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 
-use crate::tokeniser::mix;
+use crate::sample::mix;
 use crate::{Error, FeatureColumn, Flows, Result};
 
 /// Rows for training and rows for validation, each in ascending order.

@@ -20,7 +20,6 @@ use target_bins::TargetBins;
 pub use categories::Cut;
 pub use config::{MaxCategories, Normalisation, TokeniserConfig};
 pub use sampled::TokeniserFit;
-pub(crate) use sampled::mix;
 pub use token_table::TokenTable;
 
 /// Quantile-normal values are clipped here, on both sides.

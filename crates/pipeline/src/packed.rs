@@ -6,9 +6,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nids_config::{Config, Files, ObjectiveConfig, RowsConfig};
+use nids_config::{Config, Files, ObjectiveConfig, RowsConfig, Stage};
 use nids_detect::read::{Counts, READ_ROWS, name_of, tell, tell_files, tell_missing};
-use nids_flows::{FlowReader, Flows, Labels, ReadOptions, Reject, Schema, Splitter, Tokeniser, TokeniserFit, all_rows};
+use nids_flows::{
+    FlowReader, Flows, Labels, ReadOptions, Reject, Schema, Split, Splitter, TokenTable, Tokeniser, TokeniserFit, all_rows,
+};
 use nids_models::{MaeConfig, NumberTarget};
 use nids_store::artefacts::sha256;
 use nids_store::packed::{Layout, Packed, Packer};
@@ -16,9 +18,9 @@ use nids_store::progress::{Event, Progress, grouped};
 use nids_store::run::{StageRun, TOKENISER};
 use nids_store::{Error, Result};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
-use crate::data::{labelled_name, paths_of, read_options, schema_of, tell_benign, tell_labelled};
+use crate::data::{labelled_name, no_labels, paths_of, read_options, schema_of, tell_benign, tell_labelled};
 use crate::rejects;
 
 /// Rows of a partition: some hundred MB of 42 features.
@@ -32,11 +34,16 @@ const TRAINING_ROWS: &str = "training-rows.u32";
 /// The rows that were left out.
 const REJECTS: &str = "rejects.csv";
 /// Changes where the same inputs give other cells.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
-/// The folder that caches lie in, by `data.cache`; None where rows stay in memory. Generated flows do.
+/// The folder that caches of pretraining lie in, by `data.cache`; None where rows stay in memory. Generated flows do.
 pub(crate) fn folder(config: &Config, run: &Path) -> Result<Option<PathBuf>> {
-    let files: Vec<&Files> = [&config.data.train, &config.data.unlabelled].into_iter().flatten().collect();
+    folder_for(config, &[&config.data.train, &config.data.unlabelled], run)
+}
+
+/// The same of the rows of some settings.
+pub(crate) fn folder_for(config: &Config, files: &[&Option<Files>], run: &Path) -> Result<Option<PathBuf>> {
+    let files: Vec<&Files> = files.iter().copied().flatten().collect();
     Ok(match config.data.cache.as_str() {
         "" => return Err(Error::Usage("`data.cache` is empty: expected `auto`, `memory` or a folder".to_owned())),
         "memory" => None,
@@ -57,13 +64,23 @@ pub(crate) fn in_run(run: &Path) -> Option<PathBuf> {
     Some(run.join(FOLDER)).filter(|folder| folder.is_dir())
 }
 
-/// The rows of pretraining, in a cache: labelled rows in the order of their files, then the unlabelled ones.
+/// The rows of a stage, in a cache: labelled rows in the order of their files, then the unlabelled ones of pretraining.
 #[derive(Debug)]
 pub(crate) struct PackedRows {
     packed: Packed,
     tokeniser: Tokeniser,
     training_rows: Vec<u32>,
     note: Note,
+    numbers: Numbers,
+}
+
+/// What rows are numbered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Numbers {
+    /// Those that pretraining learns from.
+    Learned,
+    /// The labelled ones, as their files have them.
+    Labelled,
 }
 
 /// What the cache notes of its rows.
@@ -96,8 +113,8 @@ impl PackedRows {
         stage: &mut StageRun<'_>,
         progress: &mut dyn Progress,
     ) -> Result<Self> {
-        let sources = Sources::of(config, stage)?;
-        let key = key(config, &sources.schema, stage);
+        let sources = Sources::of(config, &["data.train", "data.unlabelled"], stage)?;
+        let key = key(config, &sources.schema, |role| stage.data_of(role).map(|digest| digest.sha256.clone()));
         if let Some(packed) = Packed::open(folder, &key)? {
             let rows = Self::of(packed)?;
             rows.note.told.iter().for_each(|told| progress.event(Event::Message(told)));
@@ -113,10 +130,11 @@ impl PackedRows {
         let learnt = Learnt::of(config, &sources, &mut telling)?;
         rejects::write_for(config, &learnt.rejects)?;
         let Telling { progress, told } = telling;
-        sources.pack(config, folder, &key, partition_rows, learnt, told, progress).and_then(Self::of)
+        let has_unlabelled = config.pretrain.rows == RowsConfig::All;
+        sources.pack(has_unlabelled, folder, &key, partition_rows, learnt, told, progress).and_then(Self::of)
     }
 
-    fn of(packed: Packed) -> Result<Self> {
+    pub(crate) fn of(packed: Packed) -> Result<Self> {
         let refuse = |what: &str| Error::artefact(packed.folder(), what, "remove the folder, and run the stage again");
         let note: Note = serde_json::from_value(packed.note().clone()).map_err(|error| refuse(&error.to_string()))?;
         let text = String::from_utf8(packed.file(TOKENISER)?).map_err(|error| refuse(&error.to_string()))?;
@@ -128,7 +146,17 @@ impl PackedRows {
         if !training_rows.iter().all(is_listed) || note.labelled + note.unlabelled != packed.n_rows() || !has_stride {
             return Err(refuse("its files do not belong together"));
         }
-        Ok(Self { packed, tokeniser, training_rows, note })
+        Ok(Self { packed, tokeniser, training_rows, note, numbers: Numbers::Learned })
+    }
+
+    /// The labelled rows among them, by their places in their files.
+    pub(crate) fn labelled(self) -> Self {
+        Self { numbers: Numbers::Labelled, ..self }
+    }
+
+    /// Number of labelled rows.
+    pub(crate) fn n_labelled(&self) -> u64 {
+        self.note.labelled
     }
 
     pub(crate) fn tokeniser(&self) -> &Tokeniser {
@@ -145,9 +173,12 @@ impl PackedRows {
         &self.note.missing
     }
 
-    /// Rows that are learned from: the training rows of `data.train`, then the unlabelled ones.
+    /// Rows that have a number: the training rows of `data.train`, then the unlabelled ones; or all labelled rows.
     pub(crate) fn n_rows(&self) -> usize {
-        self.training_rows.len() + self.note.unlabelled as usize
+        match self.numbers {
+            Numbers::Learned => self.training_rows.len() + self.note.unlabelled as usize,
+            Numbers::Labelled => self.note.labelled as usize,
+        }
     }
 
     /// Numbers of a row.
@@ -155,31 +186,48 @@ impl PackedRows {
         self.packed.layout().stride
     }
 
-    /// Reads numbers of a row that is learned from, from its number `first` on.
+    /// Reads cells of a row, from its cell `first` on.
     pub(crate) fn read(&self, row: u32, first: usize, cells: &mut [f32]) -> Result<()> {
-        let row = match self.training_rows.get(row as usize) {
-            Some(&row) => u64::from(row),
-            None => self.note.labelled + u64::from(row) - self.training_rows.len() as u64,
+        let row = match (self.numbers, self.training_rows.get(row as usize)) {
+            (Numbers::Labelled, _) => u64::from(row),
+            (Numbers::Learned, Some(&row)) => u64::from(row),
+            (Numbers::Learned, None) => self.note.labelled + u64::from(row) - self.training_rows.len() as u64,
         };
         self.packed.read(row, first, cells)
+    }
+
+    /// Some rows in memory.
+    pub(crate) fn table(&self, rows: &[u32]) -> Result<TokenTable> {
+        let mut table = self.tokeniser.empty_table(rows.len());
+        let mut cells = table.cells().to_vec();
+        for (&row, cells) in rows.iter().zip(cells.chunks_exact_mut(self.stride())) {
+            self.read(row, 0, cells)?;
+        }
+        table.swap_cells(&mut cells);
+        Ok(table)
     }
 }
 
 /// A hash of what the cells follow from.
-fn key(config: &Config, schema: &Schema, stage: &StageRun<'_>) -> String {
+pub(crate) fn key(config: &Config, schema: &Schema, sha256_of: impl Fn(&str) -> Option<String>) -> String {
     let data = &config.data;
-    let digest = |role: &str| stage.data_of(role).map(|digest| &digest.sha256);
     let follows_from = json!({
         "format": FORMAT,
-        "data": [digest("data.train"), digest("data.unlabelled")],
+        "data": [sha256_of("data.train"), sha256_of("data.unlabelled")],
         "schema": schema,
-        "read": [json!(data.on_bad_row), json!(data.max_bad_rows), json!(data.id)],
+        "read": reading(config),
         "split": [json!(config.seed), json!(data.validation_fraction), json!(data.inner_validation)],
         "rows": config.pretrain.rows,
         "tokeniser": config.tokeniser,
         "target_bins": has_target_bins(config),
     });
     sha256(follows_from.to_string().as_bytes())
+}
+
+/// How files are read, as far as it changes rows.
+pub(crate) fn reading(config: &Config) -> Json {
+    let data = &config.data;
+    json!([json!(data.on_bad_row), json!(data.max_bad_rows), json!(data.id)])
 }
 
 fn has_target_bins(config: &Config) -> bool {
@@ -206,14 +254,15 @@ impl Progress for Telling<'_> {
 }
 
 /// The files that rows come from.
-struct Sources {
-    schema: Schema,
+pub(crate) struct Sources {
+    stage: Stage,
+    pub(crate) schema: Schema,
     labelled: Option<(Vec<PathBuf>, ReadOptions)>,
     unlabelled: Option<(Vec<PathBuf>, ReadOptions)>,
 }
 
 /// What was learnt of the rows before they are tokenised.
-struct Learnt {
+pub(crate) struct Learnt {
     tokeniser: Tokeniser,
     training_rows: Vec<u32>,
     note: Note,
@@ -222,27 +271,37 @@ struct Learnt {
     rejects: Vec<Reject>,
 }
 
+impl Learnt {
+    /// So many labelled rows, and a tokeniser that was fitted elsewhere.
+    pub(crate) fn by(tokeniser: Tokeniser, labelled: u64) -> Self {
+        let note = Note { labelled, ..Note::default() };
+        Self { tokeniser, training_rows: Vec::new(), note, n_aside: 0, rejects: Vec::new() }
+    }
+}
+
 /// Rows of a source, read for the first time.
 #[derive(Default)]
-struct Found {
+pub(crate) struct Found {
     rows: u64,
     missing: Vec<(String, usize)>,
 }
 
 impl Found {
-    fn add(&mut self, flows: &Flows) {
+    pub(crate) fn add(&mut self, flows: &Flows) {
         self.rows += flows.len() as u64;
         add_missing(&mut self.missing, flows, &all_rows(flows.len()));
     }
 
     fn tell(&self, files: &[PathBuf], progress: &mut dyn Progress) {
-        let name = name_of(files);
-        let by_feature = self.missing.iter().map(|(feature, n)| (feature.as_str(), *n as u64));
-        tell_missing(&Counts::new(&name, self.rows, by_feature), progress);
+        tell_missing(&self.counts(&name_of(files)), progress);
+    }
+
+    pub(crate) fn counts<'f>(&'f self, name: &'f str) -> Counts<'f> {
+        Counts::new(name, self.rows, self.missing.iter().map(|(feature, n)| (feature.as_str(), *n as u64)))
     }
 }
 
-fn add_missing(sums: &mut Vec<(String, usize)>, flows: &Flows, rows: &[u32]) {
+pub(crate) fn add_missing(sums: &mut Vec<(String, usize)>, flows: &Flows, rows: &[u32]) {
     let counts = flows.missing_counts(rows.iter().copied());
     if sums.is_empty() {
         *sums = counts;
@@ -252,20 +311,49 @@ fn add_missing(sums: &mut Vec<(String, usize)>, flows: &Flows, rows: &[u32]) {
 }
 
 impl Sources {
-    fn of(config: &Config, stage: &mut StageRun<'_>) -> Result<Self> {
+    /// Those of these settings, which are inputs of the stage.
+    pub(crate) fn of(config: &Config, keys: &[&str], stage: &mut StageRun<'_>) -> Result<Self> {
         let mut source = |key: &str, files: &Option<Files>, labels: Labels| -> Result<Option<(Vec<PathBuf>, ReadOptions)>> {
-            let Some(files) = files else { return Ok(None) };
+            let Some(files) = files.as_ref().filter(|_| keys.contains(&key)) else { return Ok(None) };
             let paths = paths_of(key, files)?;
             stage.inputs(key, &paths)?;
             Ok(Some((paths, read_options(config, labels))))
         };
         let labelled = source("data.train", &config.data.train, Labels::Required)?;
         let unlabelled = source("data.unlabelled", &config.data.unlabelled, Labels::Unused)?;
-        Ok(Self { schema: schema_of(config)?, labelled, unlabelled })
+        Ok(Self { stage: stage.stage(), schema: schema_of(config)?, labelled, unlabelled })
+    }
+
+    /// Reads the labelled rows for the first time, calls `each` with them and splits them; how many have no label is returned, too, and
+    /// those left out.
+    pub(crate) fn split(
+        &self,
+        config: &Config,
+        progress: &mut dyn Progress,
+        mut each: impl FnMut(&Flows),
+    ) -> Result<(Split, Found, u64, Vec<Reject>)> {
+        let Some((paths, options)) = &self.labelled else { return Err(no_labels()) };
+        let mut splitter = Splitter::new(config.data.validation_fraction, config.seed, config.data.inner_validation)?;
+        let (mut found, mut attacks, mut n_aside) = (Found::default(), 0, 0);
+        let rejects = each_batch(paths, &self.schema, options, true, "read", progress, |flows, aside| {
+            n_aside += aside.map_or(0, |aside| aside.len() as u64);
+            if let Some(flows) = flows {
+                found.add(flows);
+                splitter.add(flows);
+                attacks += labels_of(flows).iter().map(|&label| usize::from(label)).sum::<usize>();
+                each(flows);
+            }
+            Ok(())
+        })?;
+        found.tell(paths, progress);
+        let name = labelled_name(config);
+        let split = splitter.finish().map_err(|error| Error::Data(format!("{name}: {error}")))?;
+        tell_labelled(&name, found.rows as usize, attacks, &split, progress);
+        Ok((split, found, n_aside, rejects))
     }
 
     /// Calls `each` with the labelled rows, batch by batch, and the number of the first.
-    fn each_labelled(
+    pub(crate) fn each_labelled(
         &self,
         first_time: bool,
         what: &'static str,
@@ -310,10 +398,10 @@ impl Sources {
         Ok(rejects)
     }
 
-    /// Tokenises all rows into a cache.
-    fn pack(
+    /// Tokenises all rows into a cache, or those with a label.
+    pub(crate) fn pack(
         &self,
-        config: &Config,
+        has_unlabelled: bool,
         folder: &Path,
         key: &str,
         partition_rows: u64,
@@ -332,7 +420,7 @@ impl Sources {
             folder.join(key).display(),
             size(n_rows * (stride * size_of::<f32>()) as u64)
         )));
-        let mut packer = Packer::begin(folder, key, layout, "pretrain")?;
+        let mut packer = Packer::begin(folder, key, layout, self.stage.name())?;
         if packer.n_kept() > 0 {
             let n_kept = grouped(packer.n_kept() as f64);
             progress.event(Event::Message(&format!("`data.cache`: {n_kept} of them are there already")));
@@ -344,7 +432,7 @@ impl Sources {
             packer.push(tokeniser.tokenise_with_targets(flows)?.cells())
         };
         self.each_labelled(false, "tokenised", progress, |flows, _| push(flows))?;
-        if config.pretrain.rows == RowsConfig::All {
+        if has_unlabelled {
             self.each_unlabelled((false, n_aside), "tokenised", progress, &mut push)?;
         }
         packer.write(TOKENISER, text.as_bytes())?;
@@ -357,25 +445,10 @@ impl Sources {
 impl Learnt {
     /// Reads the labelled rows to split them, then all rows to fit the tokeniser.
     fn of(config: &Config, sources: &Sources, progress: &mut dyn Progress) -> Result<Self> {
-        let mut splitter = Splitter::new(config.data.validation_fraction, config.seed, config.data.inner_validation)?;
-        let (mut labels, mut n_aside, mut training_rows): (Vec<u8>, u64, Vec<u32>) = (Vec::new(), 0, Vec::new());
-        let mut rejects = Vec::new();
-        let name = labelled_name(config);
-        if let Some((paths, options)) = &sources.labelled {
-            let mut found = Found::default();
-            rejects = each_batch(paths, &sources.schema, options, true, "read", progress, |flows, aside| {
-                n_aside += aside.map_or(0, |aside| aside.len() as u64);
-                if let Some(flows) = flows {
-                    found.add(flows);
-                    splitter.add(flows);
-                    labels.extend(flows.labels().expect("labels were required of the reader"));
-                }
-                Ok(())
-            })?;
-            found.tell(paths, progress);
-            let split = splitter.finish().map_err(|error| Error::Data(format!("{name}: {error}")))?;
-            let attacks = labels.iter().map(|&label| usize::from(label)).sum();
-            tell_labelled(&name, labels.len(), attacks, &split, progress);
+        let (mut labels, mut n_aside, mut training_rows, mut rejects) = (Vec::<u8>::new(), 0, Vec::new(), Vec::new());
+        if sources.labelled.is_some() {
+            let split;
+            (split, _, n_aside, rejects) = sources.split(config, progress, |flows| labels.extend(labels_of(flows)))?;
             training_rows = split.train;
         }
         let is_benign = config.pretrain.rows == RowsConfig::Benign;
@@ -420,6 +493,10 @@ impl Learnt {
         }
         Ok(Self { tokeniser, training_rows, note, n_aside, rejects })
     }
+}
+
+fn labels_of(flows: &Flows) -> &[u8] {
+    flows.labels().expect("labels were required of the reader")
 }
 
 /// Reads files batch by batch; `each` gets the rows, and those without a label that are among them. What there is to say is said

@@ -3,9 +3,15 @@ use std::io::ErrorKind;
 
 use std::sync::Arc;
 
+use ndarray::Array2;
+use nids_kernels::Key;
+use nids_store::npy;
+use nids_train::stream;
+
 use super::*;
+use crate::stages::encode::{add_noise, spread};
 use crate::stages::{
-    pretrain,
+    encode, finetune, pretrain,
     resume_tests::{StopsAfter, assert_same, files},
 };
 use crate::step_rows::{PackedSteps, StepRows};
@@ -57,14 +63,15 @@ fn trained(folder: &Folder, name: &str, more: &[&str]) -> Run {
     run
 }
 
-/// What a run leaves but for the settings, which say where rows lie.
+/// What a run leaves but for the settings, which say where rows lie, and the page with them.
 fn left(run: &Run) -> BTreeMap<String, Vec<u8>> {
     let mut files = files(run.folder());
-    let manifest = files.remove("manifest-pretrain.json").unwrap();
     files.remove("config.yaml").unwrap();
-    let mut manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
-    manifest["config"]["data"].as_object_mut().unwrap().remove("cache").unwrap();
-    files.insert("manifest".to_owned(), manifest.to_string().into_bytes());
+    for (name, bytes) in files.iter_mut().filter(|(name, _)| name.starts_with("manifest-")) {
+        let mut manifest: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        manifest["config"]["data"].as_object_mut().unwrap().remove("cache").unwrap_or_else(|| panic!("{name}"));
+        *bytes = manifest.to_string().into_bytes();
+    }
     files
 }
 
@@ -124,6 +131,167 @@ fn a_run_that_is_stopped_or_whose_settings_come_again_reads_the_cache_and_leaves
         let n = cache().len();
         trained(&folder, &format!("other-{place}"), &[CACHED, more]);
         assert!(cache().len() > n, "{more}");
+    }
+}
+
+/// A run with a classifier on the encoder that `pretrain` leaves.
+fn classified(folder: &Folder, name: &str, more: &[&str]) -> (Run, Vec<String>) {
+    const FEW: &[&str] = &["pretrain.steps=4", "finetune.steps=30", "finetune.batch_size=16", "finetune.eval_every=12"];
+    let (run, mut told) = (folder.run(name), Told::default());
+    let config = folder.config(&[SETTINGS, FEW, more]);
+    pretrain(&config, &run, &mut Silent).unwrap();
+    finetune(&config, &run, &mut told).unwrap_or_else(|error| panic!("{more:?}: {error}"));
+    (run, told.0)
+}
+
+fn n_caches(folder: &Folder) -> usize {
+    nids_store::packed::list(&folder.path("cache")).unwrap().len()
+}
+
+#[test]
+fn a_classifier_from_a_cache_is_that_from_memory() {
+    let _alone = seam::alone();
+    let folder = folder();
+    let cases: &[&[&str]] = &[
+        &[],
+        &["finetune.task=multiclass", "data.inner_validation=true"],
+        &["finetune.labels=60", "finetune.members=2"],
+        &["finetune.refit=all", "finetune.ema={decay: 0.9}"],
+        &["pretrain.rows=benign", "pretrain.objective.mae.target=bins"],
+    ];
+    for (place, more) in cases.iter().enumerate() {
+        let (memory, told_memory) = classified(&folder, &format!("memory-{place}"), more);
+        let (cached, told_cached) = classified(&folder, &format!("cached-{place}"), &[*more, &[CACHED]].concat());
+        assert_eq!(left(&memory).keys().collect::<Vec<_>>(), left(&cached).keys().collect::<Vec<_>>());
+        for (name, bytes) in left(&memory) {
+            assert!(left(&cached)[&name] == bytes, "{more:?}: {name} differs");
+        }
+        // what is told is the same but for the cache, and but for the run's name
+        let of_rows = |told: &[String]| {
+            told.iter()
+                .filter(|line| {
+                    !line.contains("data.cache") && !line.contains("-0") && line.contains("row") && !line.contains("rows/s")
+                })
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of_rows(&told_memory), of_rows(&told_cached));
+        assert!(told_cached.iter().any(|line| line.contains("labelled rows are read from")), "{told_cached:?}");
+    }
+    // the cache of pretraining is that of finetuning, of which three cases have the same rows
+    assert_eq!(n_caches(&folder), 3);
+}
+
+#[test]
+fn labelled_rows_are_packed_where_pretraining_has_left_others() {
+    let _alone = seam::alone();
+    let folder = folder();
+    let (memory, _) = classified(&folder, "memory", &[]);
+    let config = |more: &[&str]| {
+        let few = ["pretrain.steps=4", "finetune.steps=30", "finetune.batch_size=16", "finetune.eval_every=12"];
+        folder.config(&[SETTINGS, &few, &[CACHED], more])
+    };
+    // pretraining was done in memory
+    for (n, wanted) in [(1, "labelled rows are read from"), (0, "rows are tokenised into")] {
+        let run = folder.run("memory");
+        let mut told = Told::default();
+        let before = left(&run);
+        if n == 1 {
+            finetune(&config(&[]), &run, &mut Silent).unwrap();
+        } else {
+            nids_store::packed::clean(&folder.path("cache"), "cache --clean").unwrap();
+        }
+        finetune(&config(&[]), &run, &mut told).unwrap();
+        assert!(told.0.iter().any(|line| line.contains(wanted)), "{wanted}: {:?}", told.0);
+        assert_eq!(n_caches(&folder), 1);
+        let model = |files: &BTreeMap<String, Vec<u8>>| files["model.safetensors"].clone();
+        assert!(model(&left(&run)) == model(&before));
+    }
+    drop(memory);
+    // other rows than those in the cache
+    let other = folder.run("other");
+    let seed = ["seed=5", "tokeniser.bins=5"];
+    pretrain(&folder.config(&[SETTINGS, &["pretrain.steps=4"], &seed]), &other, &mut Silent).unwrap();
+    finetune(&config(&seed), &other, &mut Silent).unwrap();
+    assert_eq!(n_caches(&folder), 2, "cells of another tokeniser");
+}
+
+#[test]
+fn a_classifier_that_is_stopped_goes_on_from_the_cache_to_the_same_bytes() {
+    let _alone = seam::alone();
+    let folder = folder();
+    let more = [CACHED, "finetune.members=2"];
+    let wanted = files(classified(&folder, "whole", &more).0.folder());
+    let few = ["pretrain.steps=4", "finetune.steps=30", "finetune.batch_size=16", "finetune.eval_every=12"];
+    let (run, config) = (folder.run("stopped"), folder.config(&[SETTINGS, &few, &more]));
+    pretrain(&config, &run, &mut Silent).unwrap();
+    let mut stops = 0;
+    while let Err(error) = finetune(&config, &run, &mut StopsAfter(7)) {
+        assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+        stops += 1;
+    }
+    assert!(stops > 3, "{stops}");
+    assert_same(run.folder(), &wanted, "stopped every 7 steps");
+}
+
+#[test]
+fn a_training_that_needs_all_rows_says_that_it_holds_them() {
+    let _alone = seam::alone();
+    let folder = folder();
+    for (more, why) in [
+        (&["finetune.from=scratch"][..], "`finetune.from: scratch` learns the tokeniser"),
+        (&["finetune.from=frozen", "finetune.heads=[logistic]"], "`finetune.heads` are fitted on all of them"),
+        (&["finetune.heads=[extra_trees]"], "`finetune.heads` are fitted on all of them"),
+        (&["finetune.mean_teacher={}", "finetune.labels=60"], "`finetune.mean_teacher` reads them"),
+    ] {
+        let name = more.join("-").replace(['.', '=', '[', ']', '{', '}'], "-");
+        let (_, told) = classified(&folder, &name, &[more, &[CACHED]].concat());
+        let wanted = format!("`data.cache`: labelled rows are held in memory, since {why}");
+        assert!(told.iter().any(|line| line.starts_with(&wanted)), "{more:?}: {told:?}");
+        let (_, told) = classified(&folder, &format!("{name}-memory"), more);
+        assert!(!told.iter().any(|line| line.contains("data.cache")), "{told:?}");
+    }
+}
+
+#[test]
+fn latents_from_a_cache_are_those_from_memory() {
+    let _alone = seam::alone();
+    let folder = folder();
+    let cases: &[&[&str]] =
+        &[&[], &["encode.noise={copies: 2, sigma: 0.5}"], &["encode.latents=tokens", "data.inner_validation=true"]];
+    for (place, more) in cases.iter().enumerate() {
+        let [memory, cached] = [None, Some(CACHED)].map(|cache| {
+            let run = folder.run(&format!("{place}-{}", cache.is_some()));
+            let config = folder.config(&[SETTINGS, &["pretrain.steps=4"], more, cache.as_slice()]);
+            pretrain(&config, &run, &mut Silent).unwrap();
+            encode(&config, &run, &mut Silent).unwrap_or_else(|error| panic!("{more:?}: {error}"));
+            left(&run)
+        });
+        assert_eq!(memory.keys().collect::<Vec<_>>(), cached.keys().collect::<Vec<_>>());
+        let path = folder.path(&format!("{place}-true")).join("latents/train.npy");
+        if more.iter().any(|setting| setting.contains("copies: 2")) {
+            each_copy_has_noise_of_its_own(&npy::from_bytes(&cached["latents/train.npy"], &path).unwrap());
+        }
+        for (name, bytes) in memory {
+            assert!(cached[&name] == bytes, "{more:?}: {name} differs");
+        }
+    }
+}
+
+/// Whether two copies of clean rows have the noise that seed and place give them.   z: [3 · rows, width]
+fn each_copy_has_noise_of_its_own(z: &Array2<f32>) {
+    let n = z.nrows() / 3;
+    assert!(n > 128, "more than two pieces");
+    let clean = |all: &mut dyn FnMut(&[f32])| {
+        z.rows().into_iter().take(n).for_each(|row| all(&row.to_vec()));
+        Ok(())
+    };
+    let spread = spread(z.ncols(), n, clean).unwrap();
+    let key = Key::new(0).child(stream::LATENT_NOISE);
+    for row in n..3 * n {
+        let mut wanted = z.row(row % n).to_vec();
+        add_noise(key, row as u32, 0.5, &spread, &mut wanted);
+        assert_eq!(z.row(row).to_vec(), wanted, "row {row}");
     }
 }
 

@@ -44,6 +44,25 @@ where
     array.write_npy(out).map_err(io::Error::other)
 }
 
+/// What a file of an array of this shape begins with; its elements follow, row after row, little-endian.
+///
+/// # Panics
+/// Never: an array of no elements is written to memory.
+pub fn header_of<A: WritableElement>(shape: &[usize]) -> Vec<u8> {
+    // the shape is all that tells it from the header of an array without elements
+    let mut empty = Vec::new();
+    write(&Array::<A, _>::from_shape_vec((0,), Vec::new()).expect("no elements"), &mut empty).expect("memory can be written to");
+    let (text, _) = header(&empty).expect("a header");
+    let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
+    let comma = if sizes.len() == 1 { "," } else { "" };
+    let text = text.trim_end().replacen("(0,)", &format!("({}{comma})", sizes.join(", ")), 1);
+    let length = (10 + text.len() + 1).next_multiple_of(64) - 10;
+    let mut out = b"\x93NUMPY\x01\x00".to_vec();
+    out.extend((length as u16).to_le_bytes());
+    out.extend(format!("{text:<width$}\n", width = length - 1).into_bytes());
+    out
+}
+
 /// Reads an array, which must have this element type and this number of dimensions.
 ///
 /// The whole file is read first and parsed in place, so a header cannot ask for more memory than the file has bytes.
@@ -134,6 +153,17 @@ mod tests {
         let error = read::<A, D>(file.path()).map(|_| ()).unwrap_err();
         assert_eq!(error.exit_code(), 4);
         error.to_string().replace(&file.path().display().to_string(), "x.npy")
+    }
+
+    #[test]
+    fn a_header_is_that_of_a_written_array() {
+        let one: Array1<f32> = Array1::zeros(7);
+        assert!(bytes(&one).starts_with(&header_of::<f32>(&[7])));
+        let two = Array2::<f32>::zeros((0, 1234));
+        assert_eq!(bytes(&two), header_of::<f32>(&[0, 1234]));
+        let three = Array3::<u8>::zeros((2, 3, 1));
+        assert!(bytes(&three).starts_with(&header_of::<u8>(&[2, 3, 1])));
+        assert_eq!(bytes(&three).len(), header_of::<u8>(&[2, 3, 1]).len() + 6);
     }
 
     #[test]

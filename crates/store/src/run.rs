@@ -610,6 +610,16 @@ impl StageRun<'_> {
         self.data.get(role)
     }
 
+    /// The stage.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// The run.
+    pub fn run(&self) -> &Run {
+        self.run
+    }
+
     /// The folder of the run.
     pub fn folder(&self) -> &Path {
         &self.run.folder

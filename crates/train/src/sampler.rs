@@ -1,5 +1,6 @@
 //! The rows of a step. They are a function of seed and step, so a run can go on from any step.
 
+use nids_config::Shuffle;
 use nids_kernels::Key;
 use nids_nn::engine::Sample;
 use rand::RngExt;
@@ -30,6 +31,17 @@ impl Sampler {
     /// If there are no rows, or more than 32 bits count.
     pub fn over(seed: u64, n: usize) -> Self {
         Self::of(seed, Rows::First(u32::try_from(n).expect("rows are counted in 32 bits")), LISTED)
+    }
+
+    /// The same rows in an order that reads a slow disk block by block, if `shuffle` says so: every 64 blocks of 1,024
+    /// neighbouring rows, drawn from everywhere, are mixed with one another. Rows without labels keep their order.
+    #[must_use]
+    pub fn with_shuffle(mut self, shuffle: Shuffle) -> Self {
+        if shuffle == Shuffle::Block {
+            self.rows.order = Order::Blocks(Blocks::new(self.rows.key, self.rows.rows.len()));
+            self.rows.epoch = None;
+        }
+        self
     }
 
     fn of(seed: u64, rows: Rows, listed: u32) -> Self {
@@ -81,6 +93,7 @@ enum Rows {
 enum Order {
     List(Vec<u32>),
     Computed(Permutation),
+    Blocks(Blocks),
 }
 
 impl Rows {
@@ -109,10 +122,17 @@ impl Epochs {
                 self.shuffle(position / n);
             }
             let place = (position % n) as u32;
-            let row = match (&self.order, &self.rows) {
-                (Order::List(order), _) => order[place as usize],
-                (Order::Computed(order), Rows::First(_)) => order.of(place),
-                (Order::Computed(order), Rows::List(rows)) => rows[order.of(place) as usize],
+            let place = match &mut self.order {
+                Order::List(order) => {
+                    out.push(Sample { row: order[place as usize], key: out.len() as u32 });
+                    continue;
+                }
+                Order::Computed(order) => order.of(place),
+                Order::Blocks(order) => order.of(place),
+            };
+            let row = match &self.rows {
+                Rows::First(_) => place,
+                Rows::List(rows) => rows[place as usize],
             };
             out.push(Sample { row, key: out.len() as u32 });
         }
@@ -130,8 +150,49 @@ impl Epochs {
                 order.shuffle(&mut key.stream(0, 0));
             }
             Order::Computed(order) => *order = Permutation::new(key, self.rows.len()),
+            Order::Blocks(order) => *order = Blocks::new(key, self.rows.len()),
         }
         self.epoch = Some(epoch);
+    }
+}
+
+/// Rows of a block: some hundred KB of 42 features, which a disk reads at once.
+const BLOCK_ROWS: u32 = 1 << 10;
+/// Blocks that are mixed: some ten MB, which the system keeps in memory meanwhile.
+const BLOCKS: u32 = 1 << 6;
+
+/// A permutation of 0 .. n that stays among few blocks for long: blocks in an order drawn by a key, and the places of so many of them in
+/// another. The rows beyond the last whole block come last.
+#[derive(Debug)]
+struct Blocks {
+    key: Key,
+    n: u32,
+    /// Of whole blocks.
+    order: Option<Permutation>,
+    /// The blocks that are mixed now, and their places.
+    window: Option<(u32, Permutation)>,
+}
+
+impl Blocks {
+    fn new(key: Key, n: u32) -> Self {
+        let whole = n / BLOCK_ROWS;
+        Self { key, n, order: (whole > 0).then(|| Permutation::new(key, whole)), window: None }
+    }
+
+    fn of(&mut self, place: u32) -> u32 {
+        const WINDOW: u32 = BLOCKS * BLOCK_ROWS;
+        let (number, first) = (place / WINDOW, place / WINDOW * WINDOW);
+        if self.window.as_ref().is_none_or(|(current, _)| *current != number) {
+            let mixed = Permutation::new(self.key.child(1 + u64::from(number)), WINDOW.min(self.n - first));
+            self.window = Some((number, mixed));
+        }
+        let (_, mixed) = self.window.as_ref().expect("it was made");
+        let place = first + mixed.of(place - first);
+        let block = place / BLOCK_ROWS;
+        match &self.order {
+            Some(order) if block < order.n => order.of(block) * BLOCK_ROWS + place % BLOCK_ROWS,
+            _ => place,
+        }
     }
 }
 
@@ -230,6 +291,42 @@ mod tests {
         let fixed = (0..1000).filter(|&place| order.of(place) == place).count();
         let rises = (1..1000).filter(|&place| order.of(place) > order.of(place - 1)).count();
         assert!(fixed < 8 && (400..600).contains(&rises), "{fixed} fixed points, {rises} rises");
+    }
+
+    #[test]
+    fn blocks_are_read_one_after_another_and_every_row_once() {
+        const WINDOW: usize = (BLOCKS * BLOCK_ROWS) as usize;
+        for n in [1_usize, 700, 1024, 70_000, 3 * WINDOW + 5] {
+            let new = || Sampler::over(5, n).with_shuffle(Shuffle::Block);
+            let (mut sampler, mut batch, mut drawn) = (new(), Vec::new(), Vec::new());
+            let steps = (2 * n).div_ceil(500) as u64;
+            for step in 0..steps {
+                sampler.batch(step, 500, &mut batch);
+                drawn.extend(batch.iter().map(|sample| sample.row));
+            }
+            for epoch in drawn[..2 * n].chunks(n) {
+                let mut sorted = epoch.to_vec();
+                sorted.sort_unstable();
+                assert!(sorted.into_iter().eq(0..n as u32), "{n}");
+                for rows in epoch.chunks(WINDOW) {
+                    let blocks: std::collections::BTreeSet<u32> = rows.iter().map(|row| row / BLOCK_ROWS).collect();
+                    assert!(blocks.len() <= BLOCKS as usize + 1, "{n}: {} blocks", blocks.len());
+                }
+            }
+            assert!(n == 1 || drawn[..n] != drawn[n..2 * n], "{n}: each epoch has an order of its own");
+            // steps can be taken in any order, and a list is taken by its places
+            let (mut late, mut again) = (new(), Vec::new());
+            late.batch(steps - 1, 500, &mut again);
+            assert_eq!(again, batch);
+            let mut listed = Sampler::new(5, (7..7 + n as u32).collect()).with_shuffle(Shuffle::Block);
+            listed.batch(steps - 1, 500, &mut again);
+            assert!(again.iter().map(|sample| sample.row - 7).eq(batch.iter().map(|sample| sample.row)));
+        }
+        // a batch is from many blocks, far apart
+        let (mut sampler, mut batch) = (Sampler::over(5, 3 * WINDOW).with_shuffle(Shuffle::Block), Vec::new());
+        sampler.batch(0, 500, &mut batch);
+        let blocks: std::collections::BTreeSet<u32> = batch.iter().map(|sample| sample.row / BLOCK_ROWS).collect();
+        assert!(blocks.len() > 50 && blocks.last().unwrap() - blocks.first().unwrap() > 100, "{blocks:?}");
     }
 
     #[test]

@@ -1,12 +1,10 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::fit::{self, Part};
 use super::{Cut, Tokeniser, TokeniserConfig};
-use crate::{Error, FeatureColumn, Flows, Result, Schema, TextColumn, all_rows};
+use crate::sample::RowSample;
+use crate::{Error, FeatureColumn, Flows, Result, Schema, all_rows};
 
-/// Rows that a tokeniser looks at whole. Of more rows it looks at a sample of so many: the rank of a value is then off by .0009.
-pub(super) const SAMPLE: usize = 200_000;
 /// Different texts of a feature that are counted, at most.
 const COUNTED: usize = 1 << 17;
 
@@ -19,16 +17,9 @@ const COUNTED: usize = 1 << 17;
 #[derive(Debug)]
 pub struct TokeniserFit {
     config: TokeniserConfig,
-    /// Rows that are kept.
-    most: usize,
     counted: usize,
-    /// The rows kept so far, in order; they have features alone.
-    sample: Flows,
-    /// Hash of the number of each of them.
-    keys: Vec<u64>,
-    /// Rows with a hash from here on are not in the sample.
-    limit: u64,
-    n_rows: u64,
+    /// The rows that are kept; they have features alone.
+    sample: RowSample,
     seen: Vec<Seen>,
 }
 
@@ -52,18 +43,18 @@ impl TokeniserFit {
     /// # Errors
     /// Settings that do not go together.
     pub fn new(schema: &Schema, config: &TokeniserConfig) -> Result<Self> {
-        Self::keeping(SAMPLE, COUNTED, schema, config)
+        Self::keeping(RowSample::ROWS, COUNTED, schema, config)
     }
 
     fn keeping(most: usize, counted: usize, schema: &Schema, config: &TokeniserConfig) -> Result<Self> {
         config.check()?;
-        let sample = Flows::empty(&Arc::new(schema.clone()), false, false);
+        let sample = RowSample::keeping(most, schema, false);
         let unseen = |column: &FeatureColumn| match column {
             FeatureColumn::Numeric(_) => Seen::Number { has_missing: false, range: None },
             FeatureColumn::Categorical(_) => Seen::Category { counts: Some(BTreeMap::new()) },
         };
-        let seen = sample.features.iter().map(unseen).collect();
-        Ok(Self { config: config.clone(), most, counted, sample, keys: Vec::new(), limit: u64::MAX, n_rows: 0, seen })
+        let seen = Flows::none(schema).features.iter().map(unseen).collect();
+        Ok(Self { config: config.clone(), counted, sample, seen })
     }
 
     /// [`TokeniserFit::new`] with the rows of `parts`.
@@ -77,7 +68,7 @@ impl TokeniserFit {
 
     /// Whether of so many rows a sample is kept.
     pub(super) fn samples(n_rows: usize) -> bool {
-        n_rows > SAMPLE
+        n_rows > RowSample::ROWS
     }
 
     /// Learns from the next rows: `rows` of `flows`.
@@ -85,28 +76,15 @@ impl TokeniserFit {
     /// # Panics
     /// If the flows were read by another schema, or a row is out of range.
     pub fn add(&mut self, flows: &Flows, rows: &[u32]) {
-        assert_eq!(flows.schema(), self.sample.schema(), "rows of different schemas do not join");
+        self.sample.add(flows, rows);
         for (seen, column) in self.seen.iter_mut().zip(&flows.features) {
             seen.add(column, rows, self.counted);
-        }
-        // in pieces, so that the sample never grows far beyond its size
-        for rows in rows.chunks((self.most / 4).max(1)) {
-            let numbered = rows.iter().zip(self.n_rows..).map(|(&row, number)| (row, mix(number)));
-            let (rows_kept, keys): (Vec<u32>, Vec<u64>) = numbered.filter(|(_, key)| *key < self.limit).unzip();
-            self.n_rows += rows.len() as u64;
-            self.keys.extend(keys);
-            for (kept, column) in self.sample.features.iter_mut().zip(&flows.features) {
-                append(kept, column, rows_kept.iter().map(|&row| row as usize));
-            }
-            if self.keys.len() >= self.most + self.most / 4 {
-                self.prune();
-            }
         }
     }
 
     /// Number of rows so far.
     pub fn n_rows(&self) -> u64 {
-        self.n_rows
+        self.sample.n_rows()
     }
 
     /// The tokeniser, and what was cut of which feature.
@@ -118,13 +96,15 @@ impl TokeniserFit {
     }
 
     fn learn(&mut self) -> Result<(Tokeniser, Vec<Cut>)> {
-        if self.n_rows == 0 {
+        if self.sample.n_rows() == 0 {
             return Err(Error::tokeniser("no rows to fit on"));
         }
-        self.prune();
-        let rows = all_rows(self.keys.len());
-        let (features, cuts) = fit::features(&[(&self.sample, &rows)], &self.config, self.of_all());
-        Ok((Tokeniser::new(self.sample.schema().clone(), self.config.clone(), features), cuts))
+        self.sample.prune();
+        let rows = all_rows(self.sample.len());
+        let all = self.of_all();
+        let sample = self.sample.flows();
+        let (features, cuts) = fit::features(&[(sample, &rows)], &self.config, all);
+        Ok((Tokeniser::new(sample.schema().clone(), self.config.clone(), features), cuts))
     }
 
     /// [`TokeniserFit::finish`] with the classes of numbers ([`Tokeniser::with_target_bins`]).
@@ -138,32 +118,14 @@ impl TokeniserFit {
 
     /// Learns the classes of numbers.
     pub(super) fn add_target_bins(mut self, tokeniser: Tokeniser) -> Result<Tokeniser> {
-        self.prune();
-        let rows = all_rows(self.keys.len());
-        tokeniser.learn_target_bins(&[(&self.sample, &rows)], self.of_all())
+        self.sample.prune();
+        let rows = all_rows(self.sample.len());
+        tokeniser.learn_target_bins(&[(self.sample.flows(), &rows)], self.of_all())
     }
 
     /// What is known of all rows, where the sample does not have them all.
     fn of_all(&self) -> Option<&[Seen]> {
-        (self.n_rows > self.keys.len() as u64).then_some(&self.seen)
-    }
-
-    /// Leaves the sample.
-    fn prune(&mut self) {
-        if self.keys.len() <= self.most {
-            return;
-        }
-        let mut sorted = self.keys.clone();
-        self.limit = *sorted.select_nth_unstable(self.most).1;
-        let places: Vec<usize> = (0..self.keys.len()).filter(|&place| self.keys[place] < self.limit).collect();
-        self.keys = places.iter().map(|&place| self.keys[place]).collect();
-        for column in &mut self.sample.features {
-            let all = std::mem::replace(column, FeatureColumn::Numeric(Vec::new()));
-            if let FeatureColumn::Categorical(_) = all {
-                *column = FeatureColumn::Categorical(TextColumn::default());
-            }
-            append(column, &all, places.iter().copied());
-        }
+        (self.sample.n_rows() > self.sample.len() as u64).then_some(&self.seen)
     }
 }
 
@@ -197,26 +159,10 @@ impl Seen {
     }
 }
 
-/// Appends cells to a column.
-fn append(to: &mut FeatureColumn, from: &FeatureColumn, rows: impl Iterator<Item = usize>) {
-    match (to, from) {
-        (FeatureColumn::Numeric(to), FeatureColumn::Numeric(from)) => to.extend(rows.map(|row| from[row])),
-        (FeatureColumn::Categorical(to), FeatureColumn::Categorical(from)) => rows.for_each(|row| to.push(from.get(row))),
-        _ => unreachable!("one schema gives one kind"),
-    }
-}
-
-/// A hash of a number; no two numbers share one (the finaliser of `SplitMix64`: Steele et al., OOPSLA 2014).
-pub(crate) fn mix(number: u64) -> u64 {
-    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample::mix;
     use crate::synthetic;
 
     /// Fits on rows that come in batches of `batch`, of which `most` are kept.
@@ -226,7 +172,7 @@ mod tests {
         for rows in all_rows(flows.len()).chunks(batch) {
             // texts have other codes in a file of their own
             fit.add(&flows.select(rows), &all_rows(rows.len()));
-            assert!(fit.keys.len() < most + most / 2, "{} rows are kept", fit.keys.len());
+            assert!(fit.sample.len() < most + most / 2, "{} rows are kept", fit.sample.len());
         }
         assert_eq!(fit.n_rows(), flows.len() as u64);
         fit.finish_with_target_bins().unwrap()

@@ -121,6 +121,17 @@ fn the_page_about_a_file_tells_what_has_moved() {
     let row = format!("<tr><td>sbytes</td><td class=\"warning\">moved</td><td class=\"number\">{psi:.3}</td>");
     assert!(moved.contains(&row), "{row}");
     assert!(moved.find(&row) < moved.find(" features that have not</summary>"));
+    let gaps = edited(400, 10, |row, cells, columns| {
+        if row % 10 < 3 {
+            cells[columns["dur"]].clear();
+        }
+    });
+    folder.write("now.csv", gaps);
+    let data = [folder.path("now.csv")];
+    let found = evaluate(&run, &data, &PredictOptions::default(), &mut |_| Ok(()), &mut Silent).unwrap();
+    let gaps = report_of(&run, &data, found).unwrap();
+    let row = gaps.lines().find(|line| line.starts_with("<tr><td>dur</td><td class=\"warning\">moved")).unwrap();
+    assert!(row.contains("<td class=\"number\"></td><td class=\"number\">30.0 %</td>"), "{row}");
     let (same, _) = page(400, 1.0);
     assert!(line(&same).contains("status pass") && same.contains("None of 6 features has shifted or moved."), "{}", line(&same));
     let (few, _) = page(20, 1000.0);

@@ -1,7 +1,7 @@
 //! What a stage would do: its inputs, its network, and what it would take. Nothing is written, and no lock is taken.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nids_config::{Config, FinetuneFrom, Refit, Stage, SweepStrategy};
 use nids_detect::engine::engine;
@@ -17,6 +17,7 @@ use super::sweep::{Axis, planned_trials};
 use crate::data::read_options;
 use crate::packed;
 use crate::pretext::Pretext;
+use crate::stages::finetune::encoded;
 
 /// Rows that are read of a setting's files, at most.
 const READ: usize = 16_384;
@@ -36,6 +37,8 @@ const BYTES_FINETUNE: f64 = 920.0 / 42.0;
 const BYTES_READ: f64 = 40.0;
 const SAMPLE_ROWS: f64 = 250_000.0;
 const BYTES_LABELLED: f64 = 6.0;
+/// Bytes of each labelled row where features are not held: keys, labels, targets and lists.
+const BYTES_LABELLED_FINETUNE: f64 = 45.0;
 
 /// What is planned.
 #[derive(Clone, Copy, Debug)]
@@ -131,19 +134,33 @@ pub fn plan(planned: Planned<'_>, config: &Config, run: &Run) -> Result<String> 
     // weights, gradients, moments, averages and prepared matrices; activations twice, with their gradients
     let network = 4.0 * (8.0 * cost.buffer as f64 + 2.0 * (threads * shard * cost.activations) as f64);
     let in_folder = bytes(disk(planned, config, &tokeniser, &cost, rows));
-    let cache = if let Planned::Stage(Stage::Pretrain) = planned { packed::folder(config, folder)? } else { None };
-    if let Some(cache) = cache {
+    if let Some(cache) = cache(planned, config, folder)? {
         let stride = (tokeniser.empty_table(0).stride() * size_of::<f32>()) as f64;
         let batch = rows.min(READ_ROWS as f64) * BYTES_READ + rows.min(SAMPLE_ROWS) * 8.0;
-        let steps = 3.0 * config.pretrain.training.batch_size as f64 * stride;
+        let (batch_size, by_labelled) = match stage {
+            Stage::Pretrain => (config.pretrain.training.batch_size, BYTES_LABELLED),
+            _ => (config.finetune.training.batch_size, BYTES_LABELLED_FINETUNE),
+        };
+        let steps = 3.0 * batch_size as f64 * stride;
         let labelled: f64 = data.iter().filter(|data| data.key == "data.train").map(|data| data.rows).sum();
-        row("memory", &format!("about {}", bytes(n_features as f64 * batch + steps + labelled * BYTES_LABELLED + network)));
-        row("disk", &format!("about {in_folder}, and {} in {} (`data.cache`)", bytes(rows * stride), cache.display()));
+        row("memory", &format!("about {}", bytes(n_features as f64 * batch + steps + labelled * by_labelled + network)));
+        let unless = if stage == Stage::Pretrain { "" } else { ", unless `pretrain` has left these rows there" };
+        row("disk", &format!("about {in_folder}, and {} in {} (`data.cache`){unless}", bytes(rows * stride), cache.display()));
     } else {
         row("memory", &format!("about {}", bytes(rows * n_features as f64 * by_row + network)));
         row("disk", &format!("about {in_folder}"));
     }
     Ok(text)
+}
+
+/// The folder of packed rows, where the stage has them on the disk.
+fn cache(planned: Planned<'_>, config: &Config, run: &Path) -> Result<Option<PathBuf>> {
+    match planned {
+        Planned::Stage(Stage::Pretrain) => packed::folder(config, run),
+        Planned::Stage(Stage::Encode) => packed::folder_for(config, &[&config.data.train], run),
+        Planned::Stage(Stage::Finetune) => Ok(encoded::folder(config, run)?.unwrap_or(None)),
+        _ => Ok(None),
+    }
 }
 
 /// The stages that `stage` reads from, and what of them.

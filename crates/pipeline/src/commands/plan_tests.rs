@@ -50,6 +50,9 @@ fn a_plan_of_packed_rows_says_the_disk_that_they_take() {
     assert!(!in_memory.contains("data.cache"), "{in_memory}");
     assert!(!folder.path("rows").exists());
     let finetune = planned(Stage::Finetune, &folder.config(&[SETTINGS, &["data.cache=DIR/rows"]]), &Run::at(&folder.path("run")));
+    assert!(finetune.contains("(`data.cache`), unless `pretrain` has left these rows there"), "{finetune}");
+    let heads = [SETTINGS, &["data.cache=DIR/rows", "finetune.from=scratch"]];
+    let finetune = planned(Stage::Finetune, &folder.config(&heads), &Run::at(&folder.path("run")));
     assert!(!finetune.contains("data.cache"), "{finetune}");
 }
 

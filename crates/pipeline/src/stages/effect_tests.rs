@@ -131,6 +131,7 @@ const PRETRAIN_CASES: &[Case] = &[
     ("data.validation_fraction", "0.4", Learning, &[]),
     ("data.inner_validation", "true", Learning, &[]),
     ("data.cache", "DIR/cache", Told, &[]),
+    ("data.shuffle", "block", Learning, &[]),
     ("data.synthetic.rows", "70", Learning, SYNTHETIC),
     ("data.synthetic.unlabelled_rows", "30", Learning, SYNTHETIC),
     ("tokeniser.normalisation", "standard", Learning, &[]),

@@ -1,6 +1,7 @@
 //! Stage 3: the classifier, on top of a pretrained encoder, of frozen latents, or from scratch; or heads on what is frozen.
 
 mod committee;
+pub(crate) mod encoded;
 mod objective;
 mod rows;
 pub(crate) mod targets;
@@ -10,9 +11,9 @@ use std::path::Path;
 use std::sync::RwLock;
 
 use nids_eval::metrics::Metrics;
-use nids_flows::{Classes, TokenTable, Tokeniser};
+use nids_flows::{Classes, Tokeniser};
 use nids_kernels::{Buffer, Key};
-use nids_nn::engine::{Engine, Objective};
+use nids_nn::engine::{Engine, Objective, Sample};
 use nids_nn::{Ema, ParamTable, Prepared};
 use rand::RngExt as _;
 use serde_json::json;
@@ -21,6 +22,7 @@ use super::mean_teacher::MeanTeacherObjective;
 use crate::data::Labelled;
 use crate::pretext::mask_token;
 use committee::Fitting;
+use encoded::Encoded;
 use nids_config::{Config, FinetuneConfig, FinetuneFrom, Refit, Stage};
 use nids_detect::engine::{engine, reserve_openblas};
 use nids_detect::profile::{FeatureProfile, Profile, ScoreProfile};
@@ -96,7 +98,7 @@ fn networks(
         (&latent, rows)
     } else if let Some((settings, teacher)) = config.finetune.mean_teacher.as_ref().zip(average.as_ref()) {
         let token = pretrained.map_or(Ok(None), |weights| mask_token(run, weights))?;
-        let flows = (&encoded, labelled.labels());
+        let flows = (encoded.table(), labelled.labels());
         let prepared = Prepared::new(&table, engine.gemm());
         mean_teacher =
             MeanTeacherObjective::new(&config.finetune, settings, prepared, network.classifier(), flows, token, teacher);
@@ -108,7 +110,7 @@ fn networks(
             rows = taught.rows;
         }
         let (classifier, divisor) = (network.classifier(), batch_size as f32);
-        supervised = SupervisedObjective { classifier, encoded: &encoded, targets, divisor };
+        supervised = SupervisedObjective { classifier, rows: encoded.steps(), targets, divisor };
         (&supervised, rows)
     };
 
@@ -119,18 +121,10 @@ fn networks(
     let (members, n_params) = (config.finetune.independent(), ensemble_table.buffer_len());
     let n_trainings = passes.len() * members;
     let mut params = Buffer::zeros(passes.len() * n_params); // of each pass
+    let fetch = encoded.reader().map(|steps| |samples: &[Sample], next: &[Sample]| steps.fetch(samples, next));
     let row = |index: u32| row_name(from, labelled.flows.len(), index);
     let resumed = stage.resume(arithmetic(&engine), progress)?;
-    let member = resumed.as_ref().map(member_in_training).transpose()?;
-    let first = member.flatten().unwrap_or(0);
-    if let Some(checkpoint) = &resumed {
-        if first >= n_trainings {
-            return Err(checkpoint.refuse(format!("it is at member {first} of an ensemble of {n_trainings}")));
-        }
-        if n_trainings > 1 {
-            checkpoint.copy("finished", &mut params)?;
-        }
-    }
+    let first = resumed.as_ref().map_or(Ok(0), |checkpoint| under_way(checkpoint, n_trainings, &mut params))?;
     let mut metrics = None;
     for k in first..n_trainings {
         let (pass, k_of_pass) = (k / members, k % members);
@@ -145,7 +139,16 @@ fn networks(
         let plan = plan.for_member(number);
         let finished: &[f32] = if n_trainings > 1 { &params } else { &[] };
         let key = Key::new(seed).child(stream::FINETUNE);
-        let job = Job { table: &table, objective, plan: &plan, key, average, finished, row: &row, fetch: None };
+        let job = Job {
+            table: &table,
+            objective,
+            plan: &plan,
+            key,
+            average,
+            finished,
+            row: &row,
+            fetch: fetch.as_ref().map(|fetch| fetch as _),
+        };
         let trained = Trained { network: &network, job, without_labels, seed, is_refit: *is_refit };
         let from = resumed.as_ref().filter(|_| k == first);
         let found = trained.train(&mut engine, rows.clone(), &mut member, from, &held_out, &mut stage, progress)?;
@@ -155,10 +158,10 @@ fn networks(
     let heads = config.finetune.heads().len();
     let fit = |rows: &[u32], progress: &mut dyn Progress| match heads {
         0 => Ok(Committee::default()),
-        _ => Fitting { config, labelled: &labelled, encoded: &encoded, rows }.fit(&engine, None, progress),
+        _ => Fitting { config, labelled: &labelled, encoded: encoded.table(), rows }.fit(&engine, None, progress),
     };
     let committee = fit(&passes[0].with_labels, progress)?;
-    let of_held_out = held_out.probabilities(&ensemble, &ensemble_table, &engine, &params[..n_params], &committee);
+    let of_held_out = held_out.probabilities(&ensemble, &ensemble_table, &engine, &params[..n_params], &committee)?;
     let profile = held_out.profile(kept.profile.clone(), ensemble.outputs(), &of_held_out);
     if metrics.is_none() || heads > 0 {
         let found = held_out.judge(ensemble.outputs(), &of_held_out, progress)?;
@@ -174,6 +177,18 @@ fn networks(
     let params = &params[(passes.len() - 1) * n_params..];
     written.finish(stage, (&ensemble_table, params, &committee), &nids_kernels::describe(engine.gemm()))?;
     Ok(metrics.expect("there is a member"))
+}
+
+/// Which of several trainings a checkpoint is of; `finished` gets the weights of those before.
+fn under_way(checkpoint: &Checkpoint, n_trainings: usize, finished: &mut [f32]) -> Result<usize> {
+    let member = member_in_training(checkpoint)?.unwrap_or(0);
+    if member >= n_trainings {
+        return Err(checkpoint.refuse(format!("it is at member {member} of an ensemble of {n_trainings}")));
+    }
+    if n_trainings > 1 {
+        checkpoint.copy("finished", finished)?;
+    }
+    Ok(member)
 }
 
 /// The rows that every member is trained on, and how.
@@ -254,12 +269,12 @@ fn heads_alone(
         (table, weights) = (of_encoder.clone(), params.clone());
         Ok(params)
     })?;
-    let committee = Fitting { config, labelled, encoded, rows }.fit(basis.engine(), Some(&basis), progress)?;
+    let committee = Fitting { config, labelled, encoded: encoded.table(), rows }.fit(basis.engine(), Some(&basis), progress)?;
     let heads = committee.heads().len();
     let kernels = nids_kernels::describe(basis.engine().gemm());
     let model = Model::frozen(basis, committee);
     let held_out = HeldOut { config, labelled, classes: None, encoded };
-    let of_held_out = model.probabilities(encoded, &labelled.split.val);
+    let of_held_out = model.probabilities(encoded.table(), &labelled.split.val);
     let found = held_out.judge(model.outputs(), &of_held_out, progress)?;
     let profile = held_out.profile(kept.profile.clone(), model.outputs(), &of_held_out);
     stage.log(&validation(0, None, Some(heads), &found))?;
@@ -268,7 +283,8 @@ fn heads_alone(
     let mut committee = model.committee();
     if config.finetune.refit == Refit::All {
         let rows = [rows.as_slice(), &rows_held_out(labelled, None, rows.len(), progress)].concat();
-        refit = Fitting { config, labelled, encoded, rows: &rows }.fit(model.engine(), model.basis(), progress)?;
+        refit =
+            Fitting { config, labelled, encoded: encoded.table(), rows: &rows }.fit(model.engine(), model.basis(), progress)?;
         committee = &refit;
     }
     let written = Written { config, tokeniser, classes: None, kept, profile: &profile };
@@ -368,7 +384,7 @@ impl Trained<'_> {
             average.restart(params);
         }
         let mut last = None;
-        let mut sampler = Sampler::new(seed, rows);
+        let mut sampler = Sampler::new(seed, rows).with_shuffle(held_out.config.data.shuffle);
         if let Some(teacher) = &settings.mean_teacher {
             sampler = sampler.beside(seed, without_labels.to_vec(), teacher.batch_size);
         }
@@ -377,7 +393,7 @@ impl Trained<'_> {
                 if is_refit || (!step.is_multiple_of(settings.eval_every) && step != plan.steps) {
                     return Ok(None);
                 }
-                let probabilities = held_out.probabilities(network, table, engine, params, &Committee::default());
+                let probabilities = held_out.probabilities(network, table, engine, params, &Committee::default())?;
                 let metrics = held_out.judge(network.outputs(), &probabilities, progress)?;
                 let validation = Box::new(metrics.clone());
                 stage.log(&Line::Validation { step, member: plan.member, members: None, heads: None, validation })?;
@@ -400,7 +416,7 @@ struct HeldOut<'d> {
     config: &'d Config,
     labelled: &'d Labelled,
     classes: Option<&'d Classes>,
-    encoded: &'d TokenTable,
+    encoded: &'d Encoded,
 }
 
 impl HeldOut<'_> {
@@ -412,11 +428,12 @@ impl HeldOut<'_> {
         engine: &Engine<f32>,
         params: &[f32],
         committee: &Committee,
-    ) -> Vec<f32> {
-        let val = &self.labelled.split.val;
+    ) -> Result<Vec<f32>> {
         let prepared = Prepared::of(table, engine.gemm(), params);
-        let of_network = network.probabilities(engine, params, &prepared, self.encoded, val);
-        committee.average(engine, None, self.encoded, val, Some(of_network))
+        self.encoded.each(&self.labelled.split.val, |encoded, rows| {
+            let of_network = network.probabilities(engine, params, &prepared, encoded, rows);
+            committee.average(engine, None, encoded, rows, Some(of_network))
+        })
     }
 
     /// How training rows are distributed, and the scores of those held out.   probabilities: [rows, C]
@@ -456,6 +473,7 @@ mod tests {
     use nids_nn::engine::Sample;
 
     use super::*;
+    use crate::step_rows::StepRows;
     use crate::testing::slope_error;
 
     #[test]
@@ -479,7 +497,7 @@ mod tests {
             let network = Network::one(&config, &tokeniser, classes.as_ref(), &mut table).unwrap();
             let targets = Targets::new(&config, &labelled, classes.as_ref(), &rows);
             let classifier = network.classifier();
-            let objective = SupervisedObjective { classifier, encoded: &encoded, targets, divisor: 32.0 };
+            let objective = SupervisedObjective { classifier, rows: StepRows::Memory(&encoded), targets, divisor: 32.0 };
             let mut engine = engine(&config, &table, network.activations(), network.members(), 32).unwrap();
             let samples: Vec<Sample> = rows.iter().map(|&row| Sample { row, key: row }).collect();
             let error = slope_error(&objective, &table, &mut engine, &samples);

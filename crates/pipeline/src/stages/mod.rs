@@ -1,6 +1,6 @@
 //! The stages, which leave artefacts in a run folder: one file each.
 
-mod encode;
+pub(crate) mod encode;
 pub(crate) mod finetune;
 mod mean_teacher;
 pub(crate) mod pretrain;

@@ -68,7 +68,7 @@ fn learn(
     let objective = PretextObjective::new(&config.pretrain, &pretext, rows);
     let mut engine = engine(config, &table, pretext.activations(), 1, config.pretrain.training.micro_batch)?;
     let mut params = table.init(config.seed);
-    let mut sampler = Sampler::over(config.seed, rows.n_rows());
+    let mut sampler = Sampler::over(config.seed, rows.n_rows()).with_shuffle(config.data.shuffle);
     let key = Key::new(config.seed).child(stream::PRETRAIN);
     let row = |index: u32| match training_rows.get(index as usize) {
         Some(row) => format!("row {row} of `data.train`"),

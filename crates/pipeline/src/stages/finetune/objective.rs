@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ndarray::{Array1, Array2, ArrayD};
 use nids_detect::again;
-use nids_flows::{TokenTable, all_rows};
+use nids_flows::all_rows;
 use nids_models::Classifier;
 use nids_nn::engine::{Loss, Objective, Sample};
 use nids_nn::{Cx, Mode};
@@ -13,6 +13,7 @@ use nids_nn::{Cx, Mode};
 use super::targets::{Targets, classify};
 use crate::data::Labelled;
 use crate::stages::encode::{add_noise, spread};
+use crate::step_rows::StepRows;
 use nids_config::{Config, Stage};
 use nids_store::npy;
 use nids_store::run::StageRun;
@@ -22,7 +23,7 @@ use nids_train::stream;
 /// The loss of a classifier over feature tokens.
 pub(crate) struct SupervisedObjective<'d> {
     pub(crate) classifier: &'d Classifier,
-    pub(crate) encoded: &'d TokenTable,
+    pub(crate) rows: StepRows<'d>,
     pub(crate) targets: Targets,
     /// Number of rows of a whole step.
     pub(crate) divisor: f32,
@@ -35,8 +36,8 @@ impl Objective<f32> for SupervisedObjective<'_> {
 
     fn shard(&self, cx: &Cx<'_, f32>, grads: &mut [f32], _step: u64, samples: &[Sample]) -> Loss {
         let b = samples.len();
-        let x = cx.alloc(b * self.encoded.width());
-        self.encoded.fill(samples.iter().map(|sample| sample.row), x);
+        let x = cx.alloc(b * self.rows.width());
+        self.rows.fill(samples, x);
         classify(cx, grads, self.classifier, b, x, &self.targets, &samples.iter().map(|sample| sample.row), self.divisor).into()
     }
 }
@@ -77,14 +78,16 @@ impl<'d> LatentObjective<'d> {
             return Err(Error::artefact(rows_path, what, again(Stage::Encode)));
         }
         let noise = &config.encode.noise;
-        let fresh = noise.fresh && noise.sigma > 0.0;
-        let objective = Self {
-            head,
-            targets: targets.select(&row_of.to_vec()),
-            noise: fresh.then(|| (noise.sigma, spread(&z).to_vec())),
-            z,
-            divisor: batch_size as f32,
+        let noise = if noise.fresh && noise.sigma > 0.0 {
+            let rows = |all: &mut dyn FnMut(&[f32])| {
+                z.rows().into_iter().for_each(|row| all(&row.to_vec()));
+                Ok(())
+            };
+            Some((noise.sigma, spread(z.ncols(), z.nrows(), rows)?))
+        } else {
+            None
         };
+        let objective = Self { head, targets: targets.select(&row_of.to_vec()), noise, z, divisor: batch_size as f32 };
         Ok((objective, latent_rows))
     }
 }

@@ -140,7 +140,7 @@ mod tests {
         let (run, stage) = (folder.run("student"), Stage::Finetune);
         let rows = Rows::read(&config, None, &mut run.look(stage, &config), &mut Silent).unwrap();
         let taught = rows.taught.unwrap();
-        let (n, n_all) = (rows.labelled.flows.len(), rows.encoded.n_rows());
+        let (n, n_all) = (rows.labelled.flows.len(), rows.encoded.table().n_rows());
         let split = &rows.labelled.split;
         assert_eq!((n, n_all), (100, 130));
         assert_eq!(taught.rows, [&split.train[..], &all_rows(n_all)[n..]].concat(), "rows held out are learned");
