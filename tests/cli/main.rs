@@ -4,6 +4,7 @@ mod anomaly;
 mod any_file;
 mod audit;
 mod bad_data;
+mod batch;
 mod bench;
 mod categories;
 mod command_line;

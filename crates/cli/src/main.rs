@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 use nids_config::{Config, Stage};
-use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files};
+use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files, is_stdin};
 use nids_pipeline::commands::{AuditOptions, BenchOptions, Case, Planned, QueryOptions, QueryStrategy, Score};
 use nids_pipeline::{commands, stages};
 use nids_store::output::{self, Source};
@@ -41,10 +41,11 @@ fn main() -> ExitCode {
     }));
     let Cli { command, quiet, verbose } = Cli::parse();
     terminal::set_verbosity(quiet, verbose);
+    let is_filter = matches!(&command, Command::Predict { model, .. } if model.data.iter().any(|name| is_stdin(name)));
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
-        // the reader needs no more, as in `nids-mixer predict … | head`
-        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        // the reader needs no more, as in `nids-mixer predict … | head`; between two programs verdicts have been lost
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe && !is_filter => ExitCode::SUCCESS,
         Err(error) => {
             for message in error.messages() {
                 terminal::tell(&format!("error: {message}"));

@@ -99,6 +99,8 @@ pub struct ReadOptions {
     pub encoding: Option<Encoding>,
     /// Columns that are carried along as they are.
     pub carried: Vec<String>,
+    /// Whether files may hold no rows at all.
+    pub may_be_empty: bool,
     /// Whether all other columns of a file that are neither feature nor label are carried along, too: [`FlowReader::others`].
     pub others: bool,
 }
@@ -113,6 +115,7 @@ impl Default for ReadOptions {
             max_bad_rows: 0.01,
             encoding: None,
             carried: Vec::new(),
+            may_be_empty: false,
             others: false,
         }
     }
@@ -489,7 +492,7 @@ impl FlowReader {
             note(format!("column \"{}\": {n} dates and times, read as seconds since 1970 (UTC)", shown(&column)));
         }
         if self.n_kept == n_before && self.sink.problems.is_empty() {
-            if self.n_files == 1 {
+            if self.n_files == 1 && !self.options.may_be_empty {
                 let message =
                     if n_unwanted > 0 { "no row that the schema's `where` lets through" } else { "no rows after the header" };
                 return Err(Error::data(&path, At::File, None, message.to_owned()));
@@ -517,7 +520,7 @@ impl FlowReader {
         if !self.sink.unknown_words.is_empty() {
             return Err(self.unknown_labels());
         }
-        if n_read == 0 {
+        if n_read == 0 && !self.options.may_be_empty {
             return Err(Error::data(&self.last, At::File, None, "no rows in any of the files".to_owned()));
         }
         self.check_share(true)?;

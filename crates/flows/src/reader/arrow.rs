@@ -29,6 +29,11 @@ pub(super) struct Reader {
     bytes: Box<dyn Read + Send>,
     decoder: StreamDecoder,
     n_bytes: u64,
+    /// Of the last message what the decoder has not taken: it looks at one without a body when the next one is there.
+    undecoded: Buffer,
+    is_at_end: bool,
+    /// Whether it is a file, in which a footer comes after the stream.
+    is_file: bool,
     /// Rows decoded and not yet handed out.
     rest: Option<RecordBatch>,
     n_rows: u64,
@@ -41,14 +46,17 @@ impl Reader {
         let mut start = Vec::new();
         (&mut bytes).take(MAGIC.len() as u64).read_to_end(&mut start).map_err(io)?;
         // a file begins with its magic number, and some writers make that 64 bytes long
-        if start == MAGIC {
+        let is_file = start == MAGIC;
+        if is_file {
             while start == MAGIC || start == [0; 8] {
                 start.clear();
                 (&mut bytes).take(MAGIC.len() as u64).read_to_end(&mut start).map_err(io)?;
             }
         }
         let (decoder, start) = (StreamDecoder::new(), Cursor::new(start));
-        let mut reader = Reader { start, bytes, decoder, n_bytes: 0, rest: None, n_rows: 0 };
+        let undecoded = Buffer::default();
+        let mut reader =
+            Reader { start, bytes, decoder, n_bytes: 0, undecoded, is_at_end: false, is_file, rest: None, n_rows: 0 };
         reader.rest = reader.decode(path)?;
         let Some(schema) = reader.decoder.schema() else {
             return Err(damaged(path, "the file ends before its schema does"));
@@ -103,34 +111,48 @@ impl Reader {
 
     /// The next rows; None at the end of the stream.
     fn decode(&mut self, path: &Path) -> Result<Option<RecordBatch>> {
-        while let Some(message) = self.message(path)? {
-            let (decoder, mut message) = (&mut self.decoder, Buffer::from_vec(message));
-            if let Some(rows) = guarded(path, || decoder.decode(&mut message))? {
+        loop {
+            if self.undecoded.is_empty() {
+                let Some(message) = self.message(path)? else { return Ok(None) };
+                self.undecoded = Buffer::from_vec(message);
+            }
+            let (decoder, undecoded) = (&mut self.decoder, &mut self.undecoded);
+            if let Some(rows) = guarded(path, || decoder.decode(undecoded))? {
                 return Ok(Some(rows));
             }
         }
-        Ok(None)
     }
 
-    /// The bytes of the next message. The decoder would make room for what a message claims; this reads what there is.
+    /// The bytes of the next message; the mark of the end is the last. The decoder would make room for what a message claims; this reads what there is.
     fn message(&mut self, path: &Path) -> Result<Option<Vec<u8>>> {
         let mut message = Vec::new();
-        self.read(path, &mut message, 4)?;
-        if message == CONTINUES {
-            self.read(path, &mut message, 4)?;
-        }
-        if message.is_empty() {
+        if self.is_at_end {
             return Ok(None);
         }
-        let size = message.last_chunk().map_or(0, |size| u64::from(u32::from_le_bytes(*size)));
-        if size == 0 {
-            return Ok(None); // the end of a stream; a file goes on with a footer
+        self.read(path, &mut message, 4)?;
+        let is_continued = message == CONTINUES;
+        if is_continued {
+            self.read(path, &mut message, 4)?;
         }
         let head = message.len();
+        let size = match message.last_chunk() {
+            Some(size) if head == if is_continued { 8 } else { 4 } => u64::from(u32::from_le_bytes(*size)),
+            // a stream that was cut between two batches would else be one with fewer rows
+            _ => {
+                return Err(damaged(path, "it ends without the mark of its end: it was cut short, or its writer was not closed"));
+            }
+        };
+        if size == 0 {
+            self.is_at_end = true;
+            return self.end(path).map(|()| Some(message));
+        }
         if size > MAX_HEADER {
             return Err(damaged(path, &format!("a header of {size} bytes, expected at most {MAX_HEADER}")));
         }
         self.read(path, &mut message, size)?;
+        if ((message.len() - head) as u64) < size {
+            return Err(damaged(path, "it ends in the middle of a header"));
+        }
         let body = guarded(path, || {
             let header = root_as_message(&message[head..]).map_err(|error| ArrowError::ParseError(error.to_string()))?;
             u64::try_from(header.bodyLength()).map_err(|_| ArrowError::ParseError("a body of negative size".to_owned()))
@@ -144,6 +166,18 @@ impl Reader {
             return Err(damaged(path, "it ends in the middle of a batch"));
         }
         Ok(Some(message))
+    }
+
+    /// Whether a stream is over where it says so; a file goes on with a footer.
+    fn end(&mut self, path: &Path) -> Result<()> {
+        let mut more = Vec::new();
+        if !self.is_file {
+            self.read(path, &mut more, 1)?;
+        }
+        if more.is_empty() {
+            return Ok(());
+        }
+        Err(damaged(path, "it goes on after the mark of its end: give streams that were put one after the other one by one"))
     }
 
     /// Appends up to `n` bytes.

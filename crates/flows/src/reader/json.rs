@@ -36,6 +36,8 @@ pub(super) struct Reader {
     /// Lines before `next`.
     n_lines: u64,
     n_rows: u64,
+    /// The lines on which lists begin that are not closed yet, as far as the objects are in one.
+    lists: Vec<u64>,
     /// Place of each column by its name.
     places: HashMap<String, usize>,
     cells: Vec<Cell>,
@@ -88,6 +90,7 @@ impl Reader {
             is_at_end: false,
             n_lines: 0,
             n_rows: 0,
+            lists: Vec::new(),
             places: HashMap::new(),
             cells: Vec::new(),
             texts: Vec::new(),
@@ -148,7 +151,9 @@ impl Reader {
             while let Some(byte) = self.buffer.get(self.next) {
                 match byte {
                     b'\n' => self.n_lines += 1,
-                    b' ' | b'\t' | b'\r' | b',' | b'[' | b']' | b'\xef' | b'\xbb' | b'\xbf' | b'\x1e' => {}
+                    b'[' if self.lists.len() < MAX_DEPTH => self.lists.push(self.n_lines + 1),
+                    b']' => drop(self.lists.pop()),
+                    b' ' | b'\t' | b'\r' | b',' | b'\xef' | b'\xbb' | b'\xbf' | b'\x1e' => {}
                     _ => break,
                 }
                 self.next += 1;
@@ -177,7 +182,11 @@ impl Reader {
                     let message = format!("wanted an object of JSON, which begins with {{, found \"{}\"", shown(&found));
                     return Err(Error::data(path, At::Line(line), None, message));
                 }
-                None if self.is_at_end => return Ok(None),
+                None if self.is_at_end => {
+                    let message = "the list that begins here is not closed: the file was cut short".to_owned();
+                    let cut = |line: &u64| Error::data(path, At::Line(*line), None, message);
+                    return self.lists.last().map_or(Ok(None), |line| Err(cut(line)));
+                }
                 None => {}
             }
             self.buffer.drain(..self.next);

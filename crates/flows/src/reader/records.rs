@@ -176,6 +176,12 @@ impl<R: Read> Records<R> {
         self.n_before + 1
     }
 
+    /// Whether the file ends in the middle of the line of the current row, which then may lack a part of it.
+    pub(super) fn is_cut(&self) -> bool {
+        let is_last = self.is_at_end && self.next == self.filled;
+        is_last && !matches!(self.buffer[..self.filled].last(), Some(b'\n' | b'\r'))
+    }
+
     pub(super) fn tally(&self) -> &Tally {
         &self.tally
     }

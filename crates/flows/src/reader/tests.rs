@@ -617,6 +617,27 @@ fn arrow_gives_the_same_flows_as_parquet() {
 }
 
 #[test]
+fn a_batch_of_no_rows_takes_no_others_with_it() {
+    let batch = RecordBatch::try_from_iter([
+        ("rate", Arc::new(Float32Array::from(vec![1.0, 2.0, 3.0])) as ArrayRef),
+        ("proto", Arc::new(Int64Array::from(vec![4, 5, 6]))),
+    ])
+    .unwrap();
+    let mut stream = arrow_ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    for (first, n) in [(0, 0), (0, 1), (1, 0), (1, 0), (1, 2), (3, 0)] {
+        stream.write(&batch.slice(first, n)).unwrap();
+    }
+    let flows = read_text(stream.into_inner().unwrap(), UNUSED).unwrap();
+    assert_eq!(numbers(&flows), [1.0, 2.0, 3.0]);
+    // only the columns are known
+    let none = arrow_ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap().into_inner().unwrap();
+    let may_be_empty = || ReadOptions { may_be_empty: true, ..UNUSED() };
+    let (_folder, path) = file(&none);
+    assert!(FlowReader::open(&[&path], &schema(), &may_be_empty()).unwrap().next_batch(9).unwrap().is_none());
+    assert!(read_text(&none, UNUSED).unwrap_err().to_string().contains("no rows"));
+}
+
+#[test]
 fn several_files_are_read_in_the_order_of_their_names() {
     let folder = tempfile::tempdir().unwrap();
     let inner = folder.path().join("day=1");

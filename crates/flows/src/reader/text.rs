@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::header::{Header, Plan};
+use super::input::STDIN;
 use super::records::{Dialect, Fault, Records, Tally};
 use super::sink::{Sink, Slot};
 use super::{Lines, MAX_COLUMNS, shown};
@@ -45,6 +46,7 @@ impl Reader {
             let message = "the file has blank lines only; wanted a header line and rows".to_owned();
             return Err(Error::data(path, At::File, None, message));
         }
+        check_end(path, rows.line(), rows.is_cut())?;
         let at = At::Line(rows.line());
         let n_columns = rows.cells().len();
         if n_columns > MAX_COLUMNS {
@@ -80,6 +82,7 @@ impl Reader {
             if !std::mem::take(&mut self.is_pending) && !self.rows.read().map_err(|fault| refused(path, fault, &self.names))? {
                 return Ok(false);
             }
+            check_end(path, self.rows.line(), self.rows.is_cut())?;
             if self.is_header() {
                 self.n_headers += 1;
                 continue;
@@ -174,6 +177,15 @@ fn take(rows: &Records<Bytes>, plan: &Plan, sink: &mut Sink) -> bool {
     }
     plan.given.iter().for_each(|given| sink.push_given(given));
     true
+}
+
+/// Refuses a last line of standard input that does not end: what wrote it may have been stopped in the middle of a cell.
+pub(super) fn check_end(path: &Path, line: u64, is_cut: bool) -> Result<()> {
+    if !is_cut || path != Path::new(STDIN) {
+        return Ok(());
+    }
+    let message = "the last line has no line end: what wrote it may have been stopped; wanted a line end after every row";
+    Err(Error::data(path, At::Line(line), None, message.to_owned()))
 }
 
 /// What is wrong with two columns of one name.

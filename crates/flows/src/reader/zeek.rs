@@ -10,7 +10,7 @@ use memchr::memmem;
 
 use super::header::{Header, Plan};
 use super::sink::{Sink, Slot};
-use super::text::differs;
+use super::text::{check_end, differs};
 use super::{Lines, MAX_COLUMNS};
 use crate::{At, Error, Result};
 
@@ -122,6 +122,7 @@ impl Reader {
             if n as u64 > MAX_LINE {
                 return Err(Error::data(path, At::Line(self.n_lines), None, format!("a line of more than {MAX_LINE} bytes")));
             }
+            check_end(path, self.n_lines, self.line.last() != Some(&b'\n'))?;
             while self.line.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
                 self.line.pop();
             }
