@@ -1,6 +1,7 @@
 //! Arrow streams, and Arrow files (Feather), which hold one.
 
 use std::io::{Cursor, Read};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -34,8 +35,12 @@ pub(super) struct Reader {
     is_at_end: bool,
     /// Whether it is a file, in which a footer comes after the stream.
     is_file: bool,
-    /// Rows decoded and not yet handed out.
-    rest: Option<RecordBatch>,
+    /// Bytes before the last message.
+    offset: u64,
+    /// Where the batches begin that are taken.
+    pub(super) begin_in: Range<u64>,
+    /// Rows decoded and not yet handed out, and where their batch begins.
+    rest: Option<(u64, RecordBatch)>,
     n_rows: u64,
 }
 
@@ -55,8 +60,19 @@ impl Reader {
         }
         let (decoder, start) = (StreamDecoder::new(), Cursor::new(start));
         let undecoded = Buffer::default();
-        let mut reader =
-            Reader { start, bytes, decoder, n_bytes: 0, undecoded, is_at_end: false, is_file, rest: None, n_rows: 0 };
+        let mut reader = Reader {
+            start,
+            bytes,
+            decoder,
+            n_bytes: 0,
+            undecoded,
+            is_at_end: false,
+            is_file,
+            offset: 0,
+            begin_in: 0..u64::MAX,
+            rest: None,
+            n_rows: 0,
+        };
         reader.rest = reader.decode(path)?;
         let Some(schema) = reader.decoder.schema() else {
             return Err(damaged(path, "the file ends before its schema does"));
@@ -84,16 +100,24 @@ impl Reader {
     /// Takes up to `max_rows` more rows; false at the end of the file.
     pub(super) fn fill(&mut self, path: &Path, plan: &Plan, sink: &mut Sink, max_rows: usize) -> Result<bool> {
         while !sink.is_full(max_rows) {
-            let rows = match self.rest.take() {
+            let (offset, rows) = match self.rest.take() {
                 Some(rows) => rows,
                 None => match self.decode(path)? {
                     Some(rows) => rows,
                     None => return Ok(false),
                 },
             };
+            if offset >= self.begin_in.end {
+                return Ok(false);
+            }
+            if offset < self.begin_in.start {
+                self.n_rows += rows.num_rows() as u64;
+                sink.skip_rows(rows.num_rows() as u64);
+                continue;
+            }
             let n = rows.num_rows().min(max_rows - sink.n_rows());
             if n < rows.num_rows() {
-                self.rest = Some(rows.slice(n, rows.num_rows() - n));
+                self.rest = Some((offset, rows.slice(n, rows.num_rows() - n)));
             }
             let first = self.n_rows;
             let taken = guarded(path, || batch::take(&rows.slice(0, n), plan, |place| place, sink))?;
@@ -109,8 +133,8 @@ impl Reader {
         Ok(true)
     }
 
-    /// The next rows; None at the end of the stream.
-    fn decode(&mut self, path: &Path) -> Result<Option<RecordBatch>> {
+    /// The next rows, and where their batch begins; None at the end of the stream.
+    fn decode(&mut self, path: &Path) -> Result<Option<(u64, RecordBatch)>> {
         loop {
             if self.undecoded.is_empty() {
                 let Some(message) = self.message(path)? else { return Ok(None) };
@@ -118,7 +142,7 @@ impl Reader {
             }
             let (decoder, undecoded) = (&mut self.decoder, &mut self.undecoded);
             if let Some(rows) = guarded(path, || decoder.decode(undecoded))? {
-                return Ok(Some(rows));
+                return Ok(Some((self.offset, rows)));
             }
         }
     }
@@ -129,6 +153,7 @@ impl Reader {
         if self.is_at_end {
             return Ok(None);
         }
+        self.offset = self.n_bytes;
         self.read(path, &mut message, 4)?;
         let is_continued = message == CONTINUES;
         if is_continued {

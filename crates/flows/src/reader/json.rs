@@ -36,6 +36,10 @@ pub(super) struct Reader {
     /// Lines before `next`.
     n_lines: u64,
     n_rows: u64,
+    /// Bytes of the file before those of the buffer.
+    n_bytes: u64,
+    /// Where the rows begin that are taken.
+    pub(super) begin_in: Range<u64>,
     /// The lines on which lists begin that are not closed yet, as far as the objects are in one.
     lists: Vec<u64>,
     /// Place of each column by its name.
@@ -90,6 +94,8 @@ impl Reader {
             is_at_end: false,
             n_lines: 0,
             n_rows: 0,
+            n_bytes: 0,
+            begin_in: 0..u64::MAX,
             lists: Vec::new(),
             places: HashMap::new(),
             cells: Vec::new(),
@@ -102,6 +108,14 @@ impl Reader {
         while !sink.is_full(max_rows) {
             let Some((object, line)) = self.next_object(path)? else { return Ok(false) };
             self.n_rows += 1;
+            let offset = self.n_bytes + object.start as u64;
+            if offset >= self.begin_in.end {
+                return Ok(false);
+            }
+            if offset < self.begin_in.start {
+                sink.skip_rows(1);
+                continue;
+            }
             self.cells.iter_mut().for_each(|cell| cell.is_there = false);
             self.texts.clear();
             let mut found = Filled { path: String::new(), places: &self.places, cells: &mut self.cells, texts: &mut self.texts };
@@ -190,6 +204,7 @@ impl Reader {
                 None => {}
             }
             self.buffer.drain(..self.next);
+            self.n_bytes += self.next as u64;
             self.next = 0;
             let n = self.buffer.len();
             let read = (&mut self.bytes).take(1 << 18).read_to_end(&mut self.buffer);

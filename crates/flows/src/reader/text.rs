@@ -1,6 +1,7 @@
 //! Rows of CSV.
 
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 
 use super::header::{Header, Plan};
@@ -25,6 +26,8 @@ pub(super) struct Reader {
     is_pending: bool,
     /// Lines of totals after the rows.
     n_totals: u64,
+    /// Where the rows begin that are taken.
+    pub(super) begin_in: Range<u64>,
 }
 
 /// The line after which nfdump writes totals: the names of some sums, and the sums.
@@ -72,6 +75,7 @@ impl Reader {
             names: header.names.clone(),
             is_pending: !has_header,
             n_totals: 0,
+            begin_in: 0..u64::MAX,
         };
         Ok((header, reader))
     }
@@ -83,12 +87,19 @@ impl Reader {
                 return Ok(false);
             }
             check_end(path, self.rows.line(), self.rows.is_cut())?;
+            if self.rows.offset() >= self.begin_in.end {
+                return Ok(false);
+            }
             if self.is_header() {
                 self.n_headers += 1;
                 continue;
             }
             if self.is_totals() {
                 self.pass_totals(path, sink)?;
+                continue;
+            }
+            if self.rows.offset() < self.begin_in.start {
+                sink.skip_rows(1);
                 continue;
             }
             let line = At::Line(self.rows.line());
@@ -123,10 +134,15 @@ impl Reader {
     /// any, with too few cells: a text cannot make the rows below it disappear.
     fn pass_totals(&mut self, path: &Path, sink: &mut Sink) -> Result<()> {
         let line = At::Line(self.rows.line());
+        let is_before = self.rows.offset() < self.begin_in.start;
         let message = self.rows.ragged().unwrap_or_default().to_owned();
         self.is_pending = self.rows.read().map_err(|fault| refused(path, fault, &self.names))?;
         let names = self.rows.cells().map(<[u8]>::trim_ascii).take(TOTALS_NAMES.len());
         if !self.is_pending || !names.eq(TOTALS_NAMES) {
+            if is_before {
+                sink.skip_rows(1);
+                return Ok(());
+            }
             sink.fault(None, "", message);
             sink.end_row(path, line);
             return Ok(());
