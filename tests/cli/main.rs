@@ -20,6 +20,7 @@ mod memory;
 mod moved;
 mod operating;
 mod outputs;
+mod parts;
 mod reasons;
 mod report;
 mod resume;

@@ -31,6 +31,11 @@ impl VerdictFormat {
     /// Its name in `--format`.
     pub const NAMES: [&str; 4] = ["csv", "jsonl", "parquet", "arrow"];
 
+    /// Its name, and the ending of its files.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
     /// The format of that name.
     pub fn named(name: &str) -> Option<Self> {
         match name {
@@ -299,7 +304,7 @@ mod tests {
         ] {
             assert_eq!(VerdictFormat::of_file(Some(Path::new(path))), wanted, "{path}");
         }
-        assert!(VerdictFormat::NAMES.iter().all(|name| VerdictFormat::named(name).is_some()));
+        assert!(VerdictFormat::NAMES.iter().all(|name| VerdictFormat::named(name).is_some_and(|format| format.name() == *name)));
     }
 
     #[test]
