@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use crate::bench::{Bench, column, edit, shell, text};
 
@@ -181,18 +182,25 @@ fn verdicts_come_while_the_input_goes_on() {
         stdin.write_all(input.as_bytes()).unwrap();
         wait.recv().unwrap_err(); // open until the other side is dropped
     });
-    // the input is open: what is read here was written before its end
     let mut verdicts = BufReader::new(child.stdout.take().unwrap());
-    let mut early = String::new();
-    for _ in 0..=2048 {
-        verdicts.read_line(&mut early).unwrap();
-    }
+    let (early, is_early) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let mut found = String::new();
+        // the header, and two batches: two more have been read before the second is written, and the input is open still
+        for _ in 0..=2 * 2048 {
+            verdicts.read_line(&mut found).unwrap();
+        }
+        early.send(()).unwrap();
+        verdicts.read_to_string(&mut found).unwrap();
+        found
+    });
+    let in_time = is_early.recv_timeout(Duration::from_secs(60));
     drop(all_written);
     writer.join().unwrap();
-    let mut late = String::new();
-    verdicts.read_to_string(&mut late).unwrap();
+    let found = reader.join().unwrap();
+    assert!(in_time.is_ok(), "verdicts are held back until the input ends");
     assert!(child.wait().unwrap().success());
-    assert_eq!(early + &late, text(&passes(&bench, FILTER, flows.as_bytes())));
+    assert_eq!(found, text(&passes(&bench, FILTER, flows.as_bytes())));
 }
 
 #[test]
