@@ -71,6 +71,7 @@ test: setup-test
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
 	scripts/examples
 	scripts/end-to-end
+	@scripts/skipped note scripts/spark-demo "takes more than three minutes, and downloads pyspark and a Java: run it by hand"
 	@scripts/skipped list
 
 ## every fuzz target for FUZZ_SECONDS; `make test` has the smoke among its tests

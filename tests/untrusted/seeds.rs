@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::types::Int32Type;
@@ -20,7 +21,8 @@ use nids_eval::operating::BenignScores;
 use nids_flows::{KnownRows, Normalisation, ReadOptions, Schema, Tokeniser, TokeniserConfig};
 use nids_nn::{Linear, ParamTable, weights};
 use nids_pipeline::stages;
-use nids_store::artefacts::{Digest, sha256, write_atomic};
+use nids_store::artefacts::{Digest, digest, sha256, write_atomic};
+use nids_store::parts::{Input, InputFile, PartManifest};
 use nids_store::progress::{Event, Progress, Silent};
 use nids_store::{Run, npy};
 
@@ -47,6 +49,22 @@ fn unknown_files(write: &mut dyn FnMut(&'static str, &str, &[u8])) {
     let objects = (0..8).map(|row| format!("{{\"a\": {{\"b\": {row}}}, \"c\": \"x\", \"label\": {}}}\n", row % 2));
     write("proposal", "objects.json", objects.collect::<String>().as_bytes());
     write("proposal", "flows.csv", FLOWS.as_bytes());
+}
+
+/// The manifest that `predict --part` leaves.
+fn part(folder: &Path, csv: &Path, write: &mut dyn FnMut(&'static str, &str, &[u8])) {
+    let content = digest(csv).unwrap();
+    let input = Input::of([(Path::new("flows.csv"), content.bytes)].into_iter());
+    let read = InputFile { path: "flows.csv".to_owned(), begin_in: Some((0, 40)), content };
+    let made_by =
+        [("model", sha256(b"m")), ("threshold", "threshold 0.5".to_owned())].map(|(key, value)| (key.to_owned(), value));
+    let mut part = PartManifest::new(0, 2, made_by.into(), input, vec![read]);
+    (part.rows, part.rejected) = (3, 1);
+    let files =
+        ["csv", "rejects.csv"].map(|ending| (format!("{}.{ending}", part.stem()), Digest { sha256: sha256(b""), bytes: 0 }));
+    part.files = files.into();
+    part.write(folder).unwrap();
+    write("part", "part.json", &fs::read(folder.join("part-00000-of-00002.json")).unwrap());
 }
 
 /// All of them, always the same.
@@ -76,6 +94,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
         write("tokeniser", &format!("{normalisation:?}.json").to_lowercase(), tokeniser.to_json().as_bytes());
     }
 
+    part(scratch.path(), &csv, &mut write);
     operating_points(&mut write);
     write("rows", "three.bin", &KnownRows::new(vec![1, 1 << 40, u64::MAX]).to_bytes());
     let scores = ScoreProfile::of(&[0.1, 0.9, 0.2, 0.8, 0.8, 0.3], &[0, 1, 0, 1, 1, 0]);

@@ -103,7 +103,7 @@ macro_rules! smoke {
     };
 }
 
-smoke! { arrow background coded config csv import json manifest npy operation parquet profile proposal rows run schema stopped tokeniser weights zeek }
+smoke! { arrow background coded config csv import json manifest npy operation parquet part profile proposal rows run schema stopped tokeniser weights zeek }
 
 /// `cargo test -p nids-pipeline --test untrusted write_the_seeds -- --ignored`, after a change of format.
 #[test]
@@ -137,6 +137,7 @@ fn seeds_are_accepted() {
             "arrow" => check::arrow,
             "coded" => check::coded,
             "background" => check::background,
+            "part" => check::part,
             "profile" => check::profile,
             "proposal" => check::proposal,
             "import" => check::import,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
-use nids_flows::{Encoding, Ids, OnBadRow, ReadOptions};
+use nids_flows::{Encoding, Ids, OnBadRow, Part, ReadOptions};
 use nids_pipeline::commands::{Alarm, Axis, ReasonsFor, Score, VerdictFormat};
 
 const MANUAL: &str = "\
@@ -245,6 +245,22 @@ pub(crate) enum Command {
         /// Where to write how the rows differ from those of training, as JSON. The file appears whole or not at all
         #[arg(long, value_name = "FILE")]
         drift: Option<PathBuf>,
+        /// Write the verdicts of part I of K alone, counted from 0, into the folder --output, which all parts share: 3/8. A part that
+        /// is whole stays. `nids-mixer parts` says whether all are there
+        #[arg(long, value_name = "I/K", value_parser = part, requires = "output", conflicts_with_all = ["rejects", "drift"])]
+        part: Option<Part>,
+    },
+    /// Say whether the parts that `predict --part` has left are all there, whole and of one input
+    ///
+    /// Compares every file with the manifest beside it, and the manifests with each other. Parts that are missing or damaged are
+    /// named, with exit code 4.
+    Parts {
+        /// The folder of `predict --part --output`
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// Write the verdicts of all parts to one file, as one process writes them: of CSV and JSON lines
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// Write one page about a trained run: what to trust, metrics, curves, settings
     ///
@@ -557,6 +573,10 @@ fn rate(text: &str) -> Result<f64, String> {
 fn threshold(text: &str) -> Result<f64, String> {
     let inside = text.parse().ok().filter(|p| (0.0..=1.0).contains(p));
     inside.ok_or_else(|| "expected a number from 0 to 1".to_owned())
+}
+
+fn part(text: &str) -> Result<Part, String> {
+    Part::named(text).ok_or_else(|| "expected I/K with I from 0 to K - 1, such as 0/8 to 7/8; K is at most 100,000".to_owned())
 }
 
 fn encoding(text: &str) -> Result<Encoding, String> {

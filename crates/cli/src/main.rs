@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 use nids_config::{Config, Stage};
-use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files};
+use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files, is_stdin};
 use nids_pipeline::commands::{AuditOptions, BenchOptions, Case, Planned, QueryOptions, QueryStrategy, Score};
 use nids_pipeline::{commands, stages};
 use nids_store::output::{self, Source};
@@ -41,10 +41,11 @@ fn main() -> ExitCode {
     }));
     let Cli { command, quiet, verbose } = Cli::parse();
     terminal::set_verbosity(quiet, verbose);
+    let is_filter = matches!(&command, Command::Predict { model, .. } if model.data.iter().any(|name| is_stdin(name)));
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
-        // the reader needs no more, as in `nids-mixer predict … | head`
-        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        // the reader needs no more, as in `nids-mixer predict … | head`; between two programs verdicts have been lost
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe && !is_filter => ExitCode::SUCCESS,
         Err(error) => {
             for message in error.messages() {
                 terminal::tell(&format!("error: {message}"));
@@ -92,10 +93,11 @@ fn run(command: Command) -> Result<()> {
         Command::Adapt { run, undo: true, .. } => model::undo_adapt(&run, &mut progress),
         Command::Adapt { run, data, id, no_labels, json, .. } => model::adapt(&run, &data, &id, no_labels, json, &mut progress),
         Command::Evaluate { model, report, json } => model::evaluate(&model, report.as_deref(), json, &mut progress),
-        Command::Predict { model, output, format, columns, reasons, drift } => {
+        Command::Predict { model, output, format, columns, reasons, drift, part } => {
             let [format, reasons] = [format.as_deref(), reasons.as_deref()];
-            model::predict(&model, [output.as_deref(), drift.as_deref()], [format, reasons], columns, &mut progress)
+            model::predict(&model, part, [output.as_deref(), drift.as_deref()], [format, reasons], columns, &mut progress)
         }
+        Command::Parts { folder, output: path } => parts(&folder, path.as_deref()),
         Command::Report { run, compare } => {
             let others = compare.iter().map(|folder| Run::open(folder)).collect::<Result<Vec<_>>>()?;
             commands::report(&Run::open(&run)?, &others, &mut progress).map(drop)
@@ -152,6 +154,20 @@ fn run(command: Command) -> Result<()> {
             out.fill(|out| out.write_all(text.as_bytes()).map_err(Error::io("stdout", "write")))
         }
     }
+}
+
+/// Says whether the parts of a folder are whole; writes their verdicts to a file where that is asked for.
+fn parts(folder: &Path, path: Option<&Path>) -> Result<()> {
+    let parts = commands::parts(folder)?;
+    let (rows, rejected) = parts.iter().fold((0, 0), |(rows, rejected), part| (rows + part.rows, rejected + part.rejected));
+    let rejected = if rejected > 0 { format!(", {rejected} rejected") } else { String::new() };
+    let text = format!("{}: {} parts, whole and of one input: {rows} rows{rejected}", folder.display(), parts.len());
+    let Some(path) = path else { return Output::open(None, &[])?.print(&text) };
+    let files: Vec<PathBuf> = parts.iter().flat_map(|part| part.files.keys()).map(|name| folder.join(name)).collect();
+    let sources: Vec<Source<'_>> = files.iter().map(|file| Source::File("FOLDER", file)).collect();
+    Output::open(Some(path), &sources)?.fill(|out| commands::join_parts(folder, &parts, out))?;
+    terminal::say(&text);
+    Ok(())
 }
 
 /// Writes generated flows to one file, to stdout, or to several files of a folder.
@@ -328,25 +344,13 @@ impl<'p> Output<'p> {
 
     /// Lets `fill` write to the file, which then appears whole or not at all, or to stdout.
     fn fill<T>(self, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
-        let path = match self {
-            Self::File(path) => path,
+        match self {
+            Self::File(path) => artefacts::fill_atomic(path, fill).map(|(value, _)| value),
             Self::Stdout(stdout) => {
                 let mut out = Stdout { inner: BufWriter::new(stdout), is_closed: false };
                 let result = fill(&mut out).and_then(|value| out.flush().map(|()| value).map_err(Error::io("stdout", "write")));
-                return if out.is_closed { Err(Error::io("stdout", "write")(io::ErrorKind::BrokenPipe.into())) } else { result };
+                if out.is_closed { Err(Error::io("stdout", "write")(io::ErrorKind::BrokenPipe.into())) } else { result }
             }
-        };
-        let mut filled = None;
-        let written = artefacts::write_atomic(path, |out| {
-            let result = fill(out);
-            let is_good = result.is_ok();
-            filled = Some(result);
-            if is_good { Ok(()) } else { Err(io::Error::other("stopped")) }
-        });
-        match filled {
-            Some(Ok(value)) => written.map(|_| value),
-            Some(Err(error)) => Err(error),
-            None => Err(written.expect_err("nothing was filled in, so the file could not be opened")),
         }
     }
 

@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use nids_eval::calibration::ScalingKind;
-use nids_flows::{Ids, OnBadRow, ReadOptions, Reject, data_files};
+use nids_flows::{Ids, OnBadRow, Part, ReadOptions, Reject, data_files};
 use nids_pipeline::RejectsFile;
-use nids_pipeline::commands::{self, AdaptOptions, CalibrateOptions, PredictOptions, ReasonsFor, Score, VerdictFormat};
+use nids_pipeline::commands::{
+    self, AdaptOptions, CalibrateOptions, PartOutcome, PredictOptions, ReasonsFor, Score, VerdictFormat,
+};
 use nids_store::output::{self, Source};
 use nids_store::progress::Progress;
 use nids_store::{Error, Result, Run};
@@ -27,7 +29,7 @@ pub(crate) fn evaluate(model: &ModelArgs, report: Option<&Path>, json: bool, pro
             return Err(Error::Usage("`--report` and `--rejects` name one file".to_owned()));
         }
     }
-    let options = options(model, VerdictFormat::Csv, Vec::new())?;
+    let options = options(model, model.rejects.is_some(), VerdictFormat::Csv, Vec::new())?;
     let found = with_rejects(model.rejects.as_deref(), &sources, |rejected| {
         commands::evaluate(&run, &data, &options, rejected, progress)
     })?;
@@ -118,11 +120,15 @@ fn read_by(id: &str) -> ReadOptions {
 
 pub(crate) fn predict(
     model: &ModelArgs,
+    part: Option<Part>,
     [path, drift]: [Option<&Path>; 2],
     [format, reasons]: [Option<&str>; 2],
     columns: Vec<String>,
     progress: &mut dyn Progress,
 ) -> Result<()> {
+    if let Some((part, folder)) = part.zip(path) {
+        return predict_part(model, part, folder, [format, reasons], columns, progress);
+    }
     let (run, data) = (Run::open(&model.run)?, data_files(&model.data)?);
     let sources = sources(&data, &run);
     let out = Output::open(path, &sources)?;
@@ -136,7 +142,10 @@ pub(crate) fn predict(
         }
     }
     let format = format.and_then(VerdictFormat::named).unwrap_or_else(|| VerdictFormat::of_file(path));
-    let options = PredictOptions { reasons: reasons.and_then(ReasonsFor::named), ..options(model, format, columns)? };
+    let options = PredictOptions {
+        reasons: reasons.and_then(ReasonsFor::named),
+        ..options(model, model.rejects.is_some(), format, columns)?
+    };
     let summary = with_rejects(model.rejects.as_deref(), &sources, |rejected| {
         out.fill(|out| commands::predict(&run, &data, &options, out, rejected, progress))
     })?;
@@ -153,17 +162,45 @@ pub(crate) fn predict(
     Ok(())
 }
 
+/// One part of the verdicts, into a folder.
+fn predict_part(
+    model: &ModelArgs,
+    part: Part,
+    folder: &Path,
+    [format, reasons]: [Option<&str>; 2],
+    columns: Vec<String>,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    let (run, data) = (Run::open(&model.run)?, data_files(&model.data)?);
+    let format = format.and_then(VerdictFormat::named).unwrap_or_default();
+    // rows that cannot be read are kept beside the part
+    let keeps_rejects = model.read_options().on_bad_row == OnBadRow::Skip;
+    let options =
+        PredictOptions { reasons: reasons.and_then(ReasonsFor::named), ..options(model, keeps_rejects, format, columns)? };
+    let name = format!("part {}/{}", part.index(), part.of());
+    match commands::predict_part(&run, &data, &options, part, folder, progress)? {
+        PartOutcome::Kept(rows) => terminal::say(&format!("predict: {name} is there and whole: {rows} rows")),
+        PartOutcome::Made(rows, attacks, rejected) => {
+            let rejected = if rejected > 0 { format!(", {rejected} rejected") } else { String::new() };
+            let alarms = if options.score == Score::Anomaly { "anomalies" } else { "attacks" };
+            terminal::say(&format!("predict: {name}: {rows} rows{rejected}, {attacks} {alarms}"));
+        }
+    }
+    Ok(())
+}
+
 /// The files and folders that a command with a trained run reads.
 pub(crate) fn sources<'s>(data: &'s [PathBuf], run: &'s Run) -> Vec<Source<'s>> {
     data.iter().map(|path| Source::File("--data", path)).chain([Source::Run(run)]).collect()
 }
 
-fn options(model: &ModelArgs, format: VerdictFormat, carried: Vec<String>) -> Result<PredictOptions> {
-    match (model.read_options().on_bad_row, &model.rejects) {
-        (OnBadRow::Skip, None) => {
+/// What the arguments say, where there is a place for rows that cannot be read or not.
+fn options(model: &ModelArgs, keeps_rejects: bool, format: VerdictFormat, carried: Vec<String>) -> Result<PredictOptions> {
+    match (model.read_options().on_bad_row, keeps_rejects) {
+        (OnBadRow::Skip, false) => {
             Err(Error::Usage("`--on-bad-row skip` needs a file for the rows that are skipped: `--rejects FILE`".to_owned()))
         }
-        (OnBadRow::Stop, Some(_)) => {
+        (OnBadRow::Stop, true) => {
             Err(Error::Usage("`--rejects` is written with `--on-bad-row skip` alone: pass both or neither".to_owned()))
         }
         _ => Ok(PredictOptions {

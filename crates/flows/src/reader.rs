@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,7 @@ mod header;
 mod input;
 mod json;
 mod mend;
+mod part;
 mod paths;
 mod problems;
 pub(crate) mod raw;
@@ -30,6 +32,7 @@ mod text;
 mod zeek;
 
 pub use cells::numbers;
+pub use part::{Part, Share};
 pub use paths::{data_files, is_stdin};
 
 /// Largest magnitude that a numeric cell may have: far above any flow, far below where f32 overflows.
@@ -99,6 +102,10 @@ pub struct ReadOptions {
     pub encoding: Option<Encoding>,
     /// Columns that are carried along as they are.
     pub carried: Vec<String>,
+    /// Which part of the rows is read; None for all.
+    pub part: Option<Part>,
+    /// Whether there may be no rows at all, as there may be in a part.
+    pub may_be_empty: bool,
     /// Whether all other columns of a file that are neither feature nor label are carried along, too: [`FlowReader::others`].
     pub others: bool,
 }
@@ -113,12 +120,18 @@ impl Default for ReadOptions {
             max_bad_rows: 0.01,
             encoding: None,
             carried: Vec::new(),
+            part: None,
+            may_be_empty: false,
             others: false,
         }
     }
 }
 
 impl ReadOptions {
+    fn may_be_empty(&self) -> bool {
+        self.may_be_empty || self.part.is_some()
+    }
+
     /// Flows with labels and kinds of attacks.
     pub fn labelled() -> Self {
         ReadOptions { labels: Labels::Required, categories: true, ..ReadOptions::default() }
@@ -147,8 +160,9 @@ pub struct Reject {
 pub struct FlowReader {
     schema: Arc<Schema>,
     options: ReadOptions,
-    /// Files yet to be opened.
-    files: VecDeque<PathBuf>,
+    /// Files yet to be opened, and what is read of them.
+    files: VecDeque<(PathBuf, Share)>,
+    /// All files, those of other parts included.
     n_files: usize,
     current: Option<OpenFile>,
     sink: Sink,
@@ -194,6 +208,7 @@ struct OpenFile {
     path: PathBuf,
     plan: Plan,
     source: Source,
+    share: Share,
     /// Rows of the files before it that were kept or left out.
     n_before: u64,
 }
@@ -273,6 +288,17 @@ impl Source {
         }
     }
 
+    /// Takes those rows alone that begin in these bytes of the file. Parquet has been told before.
+    fn take_those_in(&mut self, bytes: Range<u64>) {
+        match self {
+            Source::Csv(reader) => reader.begin_in = bytes,
+            Source::Zeek(reader) => reader.begin_in = bytes,
+            Source::Json(reader) => reader.begin_in = bytes,
+            Source::Arrow(reader) => reader.begin_in = bytes,
+            Source::Parquet(_) => {}
+        }
+    }
+
     fn lines(&self) -> Option<Lines> {
         match self {
             Source::Csv(reader) => Some(reader.lines()),
@@ -291,11 +317,17 @@ impl FlowReader {
     pub fn open<P: AsRef<Path>>(files: &[P], schema: &Schema, options: &ReadOptions) -> Result<Self> {
         assert!(!files.is_empty(), "a reader has files to read");
         let schema = Arc::new(schema.clone());
+        let shares = match options.part {
+            Some(part) => part.of_files(files)?,
+            None => (0..files.len()).map(Share::whole).collect(),
+        };
+        let own: Vec<&Path> = shares.iter().map(|share| files[share.file].as_ref()).collect();
         let mut reader = FlowReader {
             sink: Sink::new(Arc::clone(&schema), options.on_bad_row),
             schema,
             options: options.clone(),
-            files: files.iter().map(|file| file.as_ref().to_owned()).collect(),
+            bytes: BytesRead::of(&own),
+            files: own.iter().map(|&file| file.to_owned()).zip(shares).collect(),
             n_files: files.len(),
             current: None,
             unlabelled: None,
@@ -306,7 +338,6 @@ impl FlowReader {
             lines: None,
             is_finished: false,
             batch: (0, Vec::new()),
-            bytes: BytesRead::of(files),
         };
         reader.sink.may_lack_label = options.labels == Labels::IfPresent;
         reader.open_next()?;
@@ -374,7 +405,7 @@ impl FlowReader {
                 self.current.as_ref().map_or((false, false), |file| (file.plan.has_labels, file.plan.has_categories));
             let others = self.current.as_ref().map_or(&[][..], |file| &file.plan.others);
             self.sink.begin(labels, categories, self.options.carried.len() + others.len(), max_rows);
-            self.batch = (self.n_files - self.files.len() - 1, others.to_vec());
+            self.batch = (self.current.as_ref().map_or(self.n_files, |file| file.share.file), others.to_vec());
             let Some(file) = &mut self.current else {
                 return self.finish().map(|()| None);
             };
@@ -433,16 +464,24 @@ impl FlowReader {
     }
 
     fn open_next(&mut self) -> Result<()> {
-        let Some(path) = self.files.pop_front() else { return Ok(()) };
+        let Some((path, mut share)) = self.files.pop_front() else { return Ok(()) };
         let encoding = self.options.encoding.or(self.schema.cells().encoding);
-        let (header, unplanned, bytes_notes) = open(&path, &self.schema, encoding, &self.options, &self.bytes.current)?;
+        let Opened { header, unplanned, notes: bytes_notes, is_compressed } =
+            open(&path, &self.schema, encoding, &self.options, &self.bytes.current)?;
+        if is_compressed && !share.is_whole() {
+            // nobody knows where its rows begin without unfolding it: all are in the part in which the file begins
+            share.bytes = if share.bytes.start == 0 { 0..u64::MAX } else { 0..0 };
+        }
         let mut plan = header::plan(&path, header, &self.schema, &self.options)?;
         if self.options.others {
             plan.carry_others(self.options.carried.len(), |place| unplanned.is_readable(place));
         }
         let source = match unplanned {
-            Unplanned::Parquet(opened) => Source::Parquet(columnar::Reader::new(&path, *opened, &plan)?),
-            Unplanned::Ready(source) => *source,
+            Unplanned::Parquet(opened) => Source::Parquet(columnar::Reader::new(&path, *opened, &plan, Some(&share))?),
+            Unplanned::Ready(mut source) => {
+                source.take_those_in(share.bytes.clone());
+                *source
+            }
         };
         let before = if self.n_files > 1 { format!("{}:", path.display()) } else { String::new() };
         self.sink.begin_file((!plan.has_ids).then_some(before));
@@ -458,16 +497,16 @@ impl FlowReader {
             note(&mut self.notes, &what);
         }
         plan.notes.clear();
-        self.current = Some(OpenFile { path, plan, source, n_before: self.n_kept });
+        self.current = Some(OpenFile { path, plan, source, share, n_before: self.n_kept });
         Ok(())
     }
 
     /// Ends the current file and opens the next.
     fn close(&mut self) -> Result<()> {
-        let Some(OpenFile { path, source, n_before, .. }) = self.current.take() else { return Ok(()) };
+        let Some(OpenFile { path, source, share, n_before, .. }) = self.current.take() else { return Ok(()) };
         let mut note = |what: String| self.notes.push(format!("{}: {what}", path.display()));
         self.lines = source.lines();
-        if let Some(lines) = &self.lines {
+        if let Some(lines) = self.lines.as_ref().filter(|_| share.is_whole()) {
             note(lines.to_string());
         }
         let n_unwanted = self.sink.n_unwanted;
@@ -489,12 +528,14 @@ impl FlowReader {
             note(format!("column \"{}\": {n} dates and times, read as seconds since 1970 (UTC)", shown(&column)));
         }
         if self.n_kept == n_before && self.sink.problems.is_empty() {
-            if self.n_files == 1 {
+            if self.n_files == 1 && !self.options.may_be_empty() {
                 let message =
                     if n_unwanted > 0 { "no row that the schema's `where` lets through" } else { "no rows after the header" };
                 return Err(Error::data(&path, At::File, None, message.to_owned()));
             }
-            note("no rows".to_owned());
+            if share.is_whole() {
+                note("no rows".to_owned());
+            }
         }
         self.bytes.close(&path);
         self.last = path;
@@ -517,7 +558,7 @@ impl FlowReader {
         if !self.sink.unknown_words.is_empty() {
             return Err(self.unknown_labels());
         }
-        if n_read == 0 {
+        if n_read == 0 && !self.options.may_be_empty() {
             return Err(Error::data(&self.last, At::File, None, "no rows in any of the files".to_owned()));
         }
         self.check_share(true)?;
@@ -595,22 +636,32 @@ impl Unplanned {
     }
 }
 
-/// Opens a file and finds its columns, with what is to be said of it.
+/// A file whose columns have been found.
+struct Opened {
+    header: header::Header,
+    unplanned: Unplanned,
+    /// What is to be said of it.
+    notes: Vec<String>,
+    is_compressed: bool,
+}
+
+/// Opens a file and finds its columns.
 fn open(
     path: &Path,
     schema: &Schema,
     encoding: Option<Encoding>,
     options: &ReadOptions,
     n_read: &Arc<AtomicU64>,
-) -> Result<(header::Header, Unplanned, Vec<String>)> {
+) -> Result<Opened> {
+    let of = |header, unplanned| Opened { header, unplanned, notes: Vec::new(), is_compressed: false };
     let text = match input::open_counted(path, encoding, n_read)? {
         Input::Parquet(file) => {
             let (header, opened) = columnar::open(path, file)?;
-            return Ok((header, Unplanned::Parquet(Box::new(opened)), Vec::new()));
+            return Ok(of(header, Unplanned::Parquet(Box::new(opened))));
         }
         Input::Arrow(bytes) => {
             let (header, reader) = arrow::Reader::open(path, bytes)?;
-            return Ok((header, Unplanned::Ready(Box::new(Source::Arrow(reader))), Vec::new()));
+            return Ok(of(header, Unplanned::Ready(Box::new(Source::Arrow(reader)))));
         }
         Input::Text(text) => text,
     };
@@ -640,7 +691,7 @@ fn open(
         }
     };
     let notes = if notes.is_empty() { Vec::new() } else { vec![notes.join(", ")] };
-    Ok((header, Unplanned::Ready(Box::new(source)), notes))
+    Ok(Opened { notes, is_compressed: text.is_compressed, ..of(header, Unplanned::Ready(Box::new(source))) })
 }
 
 /// Reads a whole file.

@@ -48,6 +48,22 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result
     write(path, fill)
 }
 
+/// As [`write_atomic`], for what fails with errors of its own and has a result.
+pub fn fill_atomic<T>(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<(T, Digest)> {
+    let mut filled = None;
+    let written = write_atomic(path, |out| {
+        let result = fill(out);
+        let is_good = result.is_ok();
+        filled = Some(result);
+        if is_good { Ok(()) } else { Err(io::Error::other("stopped")) }
+    });
+    match filled {
+        Some(Ok(value)) => written.map(|digest| (value, digest)),
+        Some(Err(error)) => Err(error),
+        None => Err(written.expect_err("nothing was filled in, so the file could not be opened")),
+    }
+}
+
 /// As [`write_atomic`], into a run folder. Its scratch files are removed when it is locked.
 pub(crate) fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
     write_like(path, path, fill)

@@ -13,6 +13,7 @@ pub mod log;
 pub mod npy;
 pub mod output;
 pub mod packed;
+pub mod parts;
 pub mod progress;
 pub mod run;
 mod staging;

@@ -287,6 +287,28 @@ impl Run {
         Ok(found)
     }
 
+    /// A hash of all that verdicts follow from: what `pretrain` and `finetune` have left, and what `calibrate` and `adapt` have.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn identity(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        for stage in [Stage::Pretrain, Stage::Finetune] {
+            let path = self.manifest_path(stage);
+            if path.is_file() {
+                hash.update(stage.name());
+                hash.update(artefacts::digest(&path)?.sha256);
+            }
+        }
+        for name in [CALIBRATION, ADAPTATION, ANOMALY] {
+            if self.has(name) {
+                hash.update(name);
+                hash.update(artefacts::digest(&self.path(name)?)?.sha256);
+            }
+        }
+        Ok(hex::encode(hash.finalize()))
+    }
+
     /// Whether there is a file of this name.
     pub fn has(&self, name: &str) -> bool {
         fs::symlink_metadata(self.folder.join(name)).is_ok()

@@ -26,7 +26,7 @@ use nids_pipeline::commands::{self, PredictOptions, QueryOptions};
 use nids_pipeline::stages;
 use nids_store::artefacts::{Digest, sha256};
 use nids_store::progress::Silent;
-use nids_store::{Run, checkpoint as saved, npy as arrays};
+use nids_store::{Run, checkpoint as saved, npy as arrays, parts};
 use peak_alloc::PeakAlloc;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
@@ -403,6 +403,19 @@ pub fn manifest(bytes: &[u8]) {
         }
         let mut stage = run.begin(Stage::Finetune, &config, &mut Silent).expect("begins");
         let _ = stage.require(Stage::Pretrain, "weights");
+    });
+}
+
+/// The manifest of a part of verdicts: what is accepted names files of the part alone, and is the same when written and read again.
+pub fn part(bytes: &[u8]) {
+    scratch("part-00000-of-00002.json", bytes);
+    bounded(bytes.len(), || {
+        drop(parts::all(FOLDER.path()));
+        let Ok(Some(found)) = parts::read(FOLDER.path(), 0, 2) else { return };
+        assert!(found.files.keys().all(|name| name.starts_with("part-00000-of-00002.") && !name.contains('/')));
+        let folder = tempfile::tempdir().expect("a folder");
+        found.write(folder.path()).expect("written");
+        assert_eq!(parts::read(folder.path(), 0, 2).expect("just written"), Some(found));
     });
 }
 

@@ -1,6 +1,7 @@
 //! Arrow streams, and Arrow files (Feather), which hold one.
 
 use std::io::{Cursor, Read};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -29,8 +30,17 @@ pub(super) struct Reader {
     bytes: Box<dyn Read + Send>,
     decoder: StreamDecoder,
     n_bytes: u64,
-    /// Rows decoded and not yet handed out.
-    rest: Option<RecordBatch>,
+    /// Of the last message what the decoder has not taken: it looks at one without a body when the next one is there.
+    undecoded: Buffer,
+    is_at_end: bool,
+    /// Whether it is a file, in which a footer comes after the stream.
+    is_file: bool,
+    /// Bytes before the last message.
+    offset: u64,
+    /// Where the batches begin that are taken.
+    pub(super) begin_in: Range<u64>,
+    /// Rows decoded and not yet handed out, and where their batch begins.
+    rest: Option<(u64, RecordBatch)>,
     n_rows: u64,
 }
 
@@ -41,14 +51,28 @@ impl Reader {
         let mut start = Vec::new();
         (&mut bytes).take(MAGIC.len() as u64).read_to_end(&mut start).map_err(io)?;
         // a file begins with its magic number, and some writers make that 64 bytes long
-        if start == MAGIC {
+        let is_file = start == MAGIC;
+        if is_file {
             while start == MAGIC || start == [0; 8] {
                 start.clear();
                 (&mut bytes).take(MAGIC.len() as u64).read_to_end(&mut start).map_err(io)?;
             }
         }
         let (decoder, start) = (StreamDecoder::new(), Cursor::new(start));
-        let mut reader = Reader { start, bytes, decoder, n_bytes: 0, rest: None, n_rows: 0 };
+        let undecoded = Buffer::default();
+        let mut reader = Reader {
+            start,
+            bytes,
+            decoder,
+            n_bytes: 0,
+            undecoded,
+            is_at_end: false,
+            is_file,
+            offset: 0,
+            begin_in: 0..u64::MAX,
+            rest: None,
+            n_rows: 0,
+        };
         reader.rest = reader.decode(path)?;
         let Some(schema) = reader.decoder.schema() else {
             return Err(damaged(path, "the file ends before its schema does"));
@@ -76,16 +100,24 @@ impl Reader {
     /// Takes up to `max_rows` more rows; false at the end of the file.
     pub(super) fn fill(&mut self, path: &Path, plan: &Plan, sink: &mut Sink, max_rows: usize) -> Result<bool> {
         while !sink.is_full(max_rows) {
-            let rows = match self.rest.take() {
+            let (offset, rows) = match self.rest.take() {
                 Some(rows) => rows,
                 None => match self.decode(path)? {
                     Some(rows) => rows,
                     None => return Ok(false),
                 },
             };
+            if offset >= self.begin_in.end {
+                return Ok(false);
+            }
+            if offset < self.begin_in.start {
+                self.n_rows += rows.num_rows() as u64;
+                sink.skip_rows(rows.num_rows() as u64);
+                continue;
+            }
             let n = rows.num_rows().min(max_rows - sink.n_rows());
             if n < rows.num_rows() {
-                self.rest = Some(rows.slice(n, rows.num_rows() - n));
+                self.rest = Some((offset, rows.slice(n, rows.num_rows() - n)));
             }
             let first = self.n_rows;
             let taken = guarded(path, || batch::take(&rows.slice(0, n), plan, |place| place, sink))?;
@@ -101,36 +133,51 @@ impl Reader {
         Ok(true)
     }
 
-    /// The next rows; None at the end of the stream.
-    fn decode(&mut self, path: &Path) -> Result<Option<RecordBatch>> {
-        while let Some(message) = self.message(path)? {
-            let (decoder, mut message) = (&mut self.decoder, Buffer::from_vec(message));
-            if let Some(rows) = guarded(path, || decoder.decode(&mut message))? {
-                return Ok(Some(rows));
+    /// The next rows, and where their batch begins; None at the end of the stream.
+    fn decode(&mut self, path: &Path) -> Result<Option<(u64, RecordBatch)>> {
+        loop {
+            if self.undecoded.is_empty() {
+                let Some(message) = self.message(path)? else { return Ok(None) };
+                self.undecoded = Buffer::from_vec(message);
+            }
+            let (decoder, undecoded) = (&mut self.decoder, &mut self.undecoded);
+            if let Some(rows) = guarded(path, || decoder.decode(undecoded))? {
+                return Ok(Some((self.offset, rows)));
             }
         }
-        Ok(None)
     }
 
-    /// The bytes of the next message. The decoder would make room for what a message claims; this reads what there is.
+    /// The bytes of the next message; the mark of the end is the last. The decoder would make room for what a message claims; this reads what there is.
     fn message(&mut self, path: &Path) -> Result<Option<Vec<u8>>> {
         let mut message = Vec::new();
-        self.read(path, &mut message, 4)?;
-        if message == CONTINUES {
-            self.read(path, &mut message, 4)?;
-        }
-        if message.is_empty() {
+        if self.is_at_end {
             return Ok(None);
         }
-        let size = message.last_chunk().map_or(0, |size| u64::from(u32::from_le_bytes(*size)));
-        if size == 0 {
-            return Ok(None); // the end of a stream; a file goes on with a footer
+        self.offset = self.n_bytes;
+        self.read(path, &mut message, 4)?;
+        let is_continued = message == CONTINUES;
+        if is_continued {
+            self.read(path, &mut message, 4)?;
         }
         let head = message.len();
+        let size = match message.last_chunk() {
+            Some(size) if head == if is_continued { 8 } else { 4 } => u64::from(u32::from_le_bytes(*size)),
+            // a stream that was cut between two batches would else be one with fewer rows
+            _ => {
+                return Err(damaged(path, "it ends without the mark of its end: it was cut short, or its writer was not closed"));
+            }
+        };
+        if size == 0 {
+            self.is_at_end = true;
+            return self.end(path).map(|()| Some(message));
+        }
         if size > MAX_HEADER {
             return Err(damaged(path, &format!("a header of {size} bytes, expected at most {MAX_HEADER}")));
         }
         self.read(path, &mut message, size)?;
+        if ((message.len() - head) as u64) < size {
+            return Err(damaged(path, "it ends in the middle of a header"));
+        }
         let body = guarded(path, || {
             let header = root_as_message(&message[head..]).map_err(|error| ArrowError::ParseError(error.to_string()))?;
             u64::try_from(header.bodyLength()).map_err(|_| ArrowError::ParseError("a body of negative size".to_owned()))
@@ -144,6 +191,18 @@ impl Reader {
             return Err(damaged(path, "it ends in the middle of a batch"));
         }
         Ok(Some(message))
+    }
+
+    /// Whether a stream is over where it says so; a file goes on with a footer.
+    fn end(&mut self, path: &Path) -> Result<()> {
+        let mut more = Vec::new();
+        if !self.is_file {
+            self.read(path, &mut more, 1)?;
+        }
+        if more.is_empty() {
+            return Ok(());
+        }
+        Err(damaged(path, "it goes on after the mark of its end: give streams that were put one after the other one by one"))
     }
 
     /// Appends up to `n` bytes.

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::File;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use parquet::arrow::{ProjectionMask, parquet_to_arrow_schema};
 
 use super::batch;
 use super::header::{Header, Plan};
+use super::part::Share;
 use super::sink::{Sink, Slot};
 use crate::{At, Error, Result};
 use source::Source;
@@ -42,6 +44,9 @@ pub(super) struct Reader {
     /// Rows decoded and not yet handed out.
     rest: Option<RecordBatch>,
     max_rows: u64,
+    /// Which rows are taken, counted from 0.
+    taken: Range<u64>,
+    /// Rows of the file up to here.
     n_rows: u64,
     /// Rows that the footer tells.
     n_all: u64,
@@ -71,6 +76,20 @@ pub(super) fn open(path: &Path, file: File) -> Result<(Header, Opened)> {
     Ok((Header { n_seen: names.len(), names, is_sparse: false, is_by_place: false }, opened))
 }
 
+/// The row groups that hold some of these rows, and the number of rows before them.
+fn groups_of(rows: &Range<u64>, in_groups: &[u64]) -> (u64, Option<Vec<usize>>) {
+    let (mut start, mut first, mut groups) = (0_u64, None, Vec::new());
+    for (group, n) in in_groups.iter().enumerate() {
+        let end = start.saturating_add(*n);
+        if start < rows.end && end > rows.start {
+            first.get_or_insert(start);
+            groups.push(group);
+        }
+        start = end;
+    }
+    (first.unwrap_or(rows.start), Some(groups))
+}
+
 /// Columns of durations, which Parquet has no type for: Arrow keeps theirs beside its own.
 fn durations(metadata: &ArrowReaderMetadata) -> BTreeMap<String, DataType> {
     let file = metadata.metadata().file_metadata();
@@ -87,7 +106,8 @@ impl Opened {
 }
 
 impl Reader {
-    pub(super) fn new(path: &Path, opened: Opened, plan: &Plan) -> Result<Self> {
+    /// `share` says which rows are taken; none does for all.
+    pub(super) fn new(path: &Path, opened: Opened, plan: &Plan, share: Option<&Share>) -> Result<Self> {
         let Opened { builder, max_rows } = opened;
         let mut places: Vec<usize> = plan.uses.iter().map(|(place, _)| *place).collect();
         places.sort_unstable();
@@ -98,9 +118,18 @@ impl Reader {
         }
         let mask = ProjectionMask::roots(builder.parquet_schema(), places.iter().copied());
         let batch = (BATCH_CELLS / places.len().max(1)).clamp(1, BATCH);
-        let n_all = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
-        let batches = guarded(path, || builder.with_projection(mask).with_batch_size(batch).build())?;
-        Ok(Reader { batches, places, rest: None, max_rows, n_rows: 0, n_all })
+        let in_groups = builder.metadata().row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0));
+        let in_groups: Vec<u64> = in_groups.collect();
+        let n_all = in_groups.iter().fold(0, |n: u64, rows| n.saturating_add(*rows));
+        let builder = builder.with_projection(mask).with_batch_size(batch);
+        let part = share.filter(|share| !share.is_whole());
+        let taken = part.map_or(0..u64::MAX, |share| share.rows(n_all));
+        let (first, groups) = if part.is_some() { groups_of(&taken, &in_groups) } else { (0, None) };
+        let batches = guarded(path, || match groups {
+            Some(groups) => builder.with_row_groups(groups).build(),
+            None => builder.build(),
+        })?;
+        Ok(Reader { batches, places, rest: None, max_rows, taken, n_rows: first, n_all })
     }
 
     /// Which share of the rows has been decoded.
@@ -118,9 +147,22 @@ impl Reader {
                     None => return Ok(false),
                 },
             };
-            let n = rows.num_rows().min(max_rows - sink.n_rows());
+            if self.n_rows >= self.taken.end {
+                return Ok(false);
+            }
+            let n_before = self.taken.start.saturating_sub(self.n_rows).min(rows.num_rows() as u64);
+            let n = if n_before > 0 {
+                n_before as usize
+            } else {
+                let left = self.taken.end - self.n_rows;
+                rows.num_rows().min(max_rows - sink.n_rows()).min(usize::try_from(left).unwrap_or(usize::MAX))
+            };
             if n < rows.num_rows() {
                 self.rest = Some(rows.slice(n, rows.num_rows() - n));
+            }
+            if n_before > 0 {
+                self.n_rows += n_before;
+                continue;
             }
             let column = |place: usize| self.places.partition_point(|&used| used < place);
             let (n_unwanted, faults, kept) = guarded(path, || batch::take(&rows.slice(0, n), plan, column, sink))?;

@@ -37,6 +37,7 @@ pub(super) struct Text {
     pub(super) head: Vec<u8>,
     /// All bytes, the first ones included.
     pub(super) bytes: Bytes,
+    pub(super) is_compressed: bool,
     /// What was done to the bytes of the file: `gzip`, `UTF-16`.
     pub(super) notes: Vec<String>,
 }
@@ -149,7 +150,8 @@ fn look(
 
 fn text(head: Vec<u8>, rest: Bytes, notes: Vec<String>) -> Input {
     let start = if head.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-    Input::Text(Text { head: head[start..].to_vec(), bytes: Box::new(Cursor::new(head).chain(rest)), notes })
+    let is_compressed = notes.iter().any(|note| note == "gzip" || note == "zstd");
+    Input::Text(Text { head: head[start..].to_vec(), bytes: Box::new(Cursor::new(head).chain(rest)), is_compressed, notes })
 }
 
 fn zstd_of(bytes: Chain<Cursor<Vec<u8>>, Bytes>) -> io::Result<Bytes> {

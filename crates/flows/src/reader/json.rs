@@ -36,6 +36,12 @@ pub(super) struct Reader {
     /// Lines before `next`.
     n_lines: u64,
     n_rows: u64,
+    /// Bytes of the file before those of the buffer.
+    n_bytes: u64,
+    /// Where the rows begin that are taken.
+    pub(super) begin_in: Range<u64>,
+    /// The lines on which lists begin that are not closed yet, as far as the objects are in one.
+    lists: Vec<u64>,
     /// Place of each column by its name.
     places: HashMap<String, usize>,
     cells: Vec<Cell>,
@@ -88,6 +94,9 @@ impl Reader {
             is_at_end: false,
             n_lines: 0,
             n_rows: 0,
+            n_bytes: 0,
+            begin_in: 0..u64::MAX,
+            lists: Vec::new(),
             places: HashMap::new(),
             cells: Vec::new(),
             texts: Vec::new(),
@@ -99,6 +108,14 @@ impl Reader {
         while !sink.is_full(max_rows) {
             let Some((object, line)) = self.next_object(path)? else { return Ok(false) };
             self.n_rows += 1;
+            let offset = self.n_bytes + object.start as u64;
+            if offset >= self.begin_in.end {
+                return Ok(false);
+            }
+            if offset < self.begin_in.start {
+                sink.skip_rows(1);
+                continue;
+            }
             self.cells.iter_mut().for_each(|cell| cell.is_there = false);
             self.texts.clear();
             let mut found = Filled { path: String::new(), places: &self.places, cells: &mut self.cells, texts: &mut self.texts };
@@ -148,7 +165,9 @@ impl Reader {
             while let Some(byte) = self.buffer.get(self.next) {
                 match byte {
                     b'\n' => self.n_lines += 1,
-                    b' ' | b'\t' | b'\r' | b',' | b'[' | b']' | b'\xef' | b'\xbb' | b'\xbf' | b'\x1e' => {}
+                    b'[' if self.lists.len() < MAX_DEPTH => self.lists.push(self.n_lines + 1),
+                    b']' => drop(self.lists.pop()),
+                    b' ' | b'\t' | b'\r' | b',' | b'\xef' | b'\xbb' | b'\xbf' | b'\x1e' => {}
                     _ => break,
                 }
                 self.next += 1;
@@ -177,10 +196,15 @@ impl Reader {
                     let message = format!("wanted an object of JSON, which begins with {{, found \"{}\"", shown(&found));
                     return Err(Error::data(path, At::Line(line), None, message));
                 }
-                None if self.is_at_end => return Ok(None),
+                None if self.is_at_end => {
+                    let message = "the list that begins here is not closed: the file was cut short".to_owned();
+                    let cut = |line: &u64| Error::data(path, At::Line(*line), None, message);
+                    return self.lists.last().map_or(Ok(None), |line| Err(cut(line)));
+                }
                 None => {}
             }
             self.buffer.drain(..self.next);
+            self.n_bytes += self.next as u64;
             self.next = 0;
             let n = self.buffer.len();
             let read = (&mut self.bytes).take(1 << 18).read_to_end(&mut self.buffer);

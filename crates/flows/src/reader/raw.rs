@@ -49,7 +49,7 @@ impl RawReader {
             Input::Parquet(file) => {
                 let (header, opened) = columnar::open(path, file)?;
                 let plan = all(&header, &|place| opened.is_readable(place));
-                let reader = columnar::Reader::new(path, opened, &plan)?;
+                let reader = columnar::Reader::new(path, opened, &plan, None)?;
                 (header, plan, Source::Parquet(reader))
             }
             Input::Arrow(bytes) => {

@@ -50,6 +50,8 @@ pub(super) struct Records<R> {
     ragged: Option<String>,
     /// Lines before the current row.
     n_before: u64,
+    /// Bytes of the file before those of the buffer.
+    n_bytes: u64,
     tally: Tally,
 }
 
@@ -114,6 +116,7 @@ impl<R: Read> Records<R> {
             n_wanted: None,
             ragged: None,
             n_before: 0,
+            n_bytes: 0,
             tally: Tally::default(),
         }
     }
@@ -176,6 +179,17 @@ impl<R: Read> Records<R> {
         self.n_before + 1
     }
 
+    /// Bytes of the file before the current row.
+    pub(super) fn offset(&self) -> u64 {
+        self.n_bytes + self.row as u64
+    }
+
+    /// Whether the file ends in the middle of the line of the current row, which then may lack a part of it.
+    pub(super) fn is_cut(&self) -> bool {
+        let is_last = self.is_at_end && self.next == self.filled;
+        is_last && !matches!(self.buffer[..self.filled].last(), Some(b'\n' | b'\r'))
+    }
+
     pub(super) fn tally(&self) -> &Tally {
         &self.tally
     }
@@ -208,6 +222,7 @@ impl<R: Read> Records<R> {
     fn fill(&mut self) -> Result<(), Fault> {
         let is_first = self.source.last.is_none();
         self.buffer.copy_within(self.row..self.filled, 0);
+        self.n_bytes += self.row as u64;
         self.filled -= self.row;
         (self.row, self.next) = (0, 0);
         if self.filled > MAX_ROW {

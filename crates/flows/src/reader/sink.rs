@@ -110,6 +110,11 @@ impl Sink {
         self.n_unwanted += 1;
     }
 
+    /// Passes over rows of another part, which count for the numbers of the rows after them.
+    pub(super) fn skip_rows(&mut self, n: u64) {
+        self.n_seen += n;
+    }
+
     /// Begins a batch, which has about as many rows as the one before, and at most `max_rows`.
     pub(super) fn begin(&mut self, labels: bool, categories: bool, n_carried: usize, max_rows: usize) {
         self.flows = Flows::empty(&self.schema, labels, categories);

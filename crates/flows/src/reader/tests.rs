@@ -617,6 +617,118 @@ fn arrow_gives_the_same_flows_as_parquet() {
 }
 
 #[test]
+fn a_batch_of_no_rows_takes_no_others_with_it() {
+    let batch = RecordBatch::try_from_iter([
+        ("rate", Arc::new(Float32Array::from(vec![1.0, 2.0, 3.0])) as ArrayRef),
+        ("proto", Arc::new(Int64Array::from(vec![4, 5, 6]))),
+    ])
+    .unwrap();
+    let mut stream = arrow_ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    for (first, n) in [(0, 0), (0, 1), (1, 0), (1, 0), (1, 2), (3, 0)] {
+        stream.write(&batch.slice(first, n)).unwrap();
+    }
+    let flows = read_text(stream.into_inner().unwrap(), UNUSED).unwrap();
+    assert_eq!(numbers(&flows), [1.0, 2.0, 3.0]);
+    // only the columns are known
+    let none = arrow_ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap().into_inner().unwrap();
+    let may_be_empty = || ReadOptions { may_be_empty: true, ..UNUSED() };
+    let (_folder, path) = file(&none);
+    assert!(FlowReader::open(&[&path], &schema(), &may_be_empty()).unwrap().next_batch(9).unwrap().is_none());
+    assert!(read_text(&none, UNUSED).unwrap_err().to_string().contains("no rows"));
+}
+
+/// The flows of all parts of some files, one after the other, read a few rows at a time, and the places of rows left out.
+fn read_parts(files: &[PathBuf], schema: &Schema, of: u32, options: &ReadOptions) -> (Flows, Vec<Reject>) {
+    let (mut all, mut rejects) = (Flows::none(schema), Vec::new());
+    for index in 0..of {
+        let options = ReadOptions { part: Part::new(index, of), ..options.clone() };
+        let mut reader = FlowReader::open(files, schema, &options).unwrap();
+        while let Some(flows) = reader.next_batch(4).unwrap() {
+            all.extend(flows);
+        }
+        rejects.extend(reader.take_rejects());
+    }
+    (all, rejects)
+}
+
+/// Rows of CSV with all that makes it hard to say where a row begins.
+fn odd_rows() -> String {
+    let row = |n: usize| match n % 7 {
+        0 => format!("{n},{n}.5,\"a\n{n}\"\r\n"),
+        1 => format!("\n\n{n},1e{},tcp\n", n % 9),
+        2 => format!("id,rate,proto\n{n},,\"u\"\"d\"\n"),
+        3 => format!("{n},rate?,tcp\n"),
+        _ => format!("{n},{n},udp\n"),
+    };
+    (0..60).fold("id,rate,proto\n".to_owned(), |text, n| text + &row(n))
+}
+
+fn arrow_batches(batch: &RecordBatch) -> Vec<u8> {
+    let mut stream = arrow_ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    for first in (0..batch.num_rows()).step_by(5) {
+        stream.write(&batch.slice(first, 5.min(batch.num_rows() - first))).unwrap();
+    }
+    stream.into_inner().unwrap()
+}
+
+fn row_groups(batch: &RecordBatch) -> Vec<u8> {
+    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(7)).build();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+    writer.write(batch).unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
+#[test]
+fn the_parts_of_a_file_one_after_the_other_are_the_file_however_it_is_written() {
+    use std::io::Write as _;
+    let objects: Vec<String> = (0..60).map(|n| format!("{{\"id\": {n}, \"rate\": {n},\n \"proto\": \"p{}\"}}", n % 5)).collect();
+    let zeek = (0..60).fold("#separator \\x09\n#fields\tid\trate\tproto\n".to_owned(), |text, n| {
+        text + &format!("{}{n}\t{n}.25\tudp\n", if n % 9 == 0 { "# a line\n\n" } else { "" })
+    });
+    let batch = RecordBatch::try_from_iter([
+        ("id", Arc::new(Int64Array::from_iter_values(0..60)) as ArrayRef),
+        ("rate", Arc::new(Float32Array::from_iter_values((0..60).map(|n| n as f32)))),
+        ("proto", Arc::new(StringArray::from_iter_values((0..60).map(|n| format!("p{}", n % 5))))),
+    ])
+    .unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(odd_rows().as_bytes()).unwrap();
+    let utf16: Vec<u8> = format!("\u{feff}{}", odd_rows()).encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let nfdump = odd_rows() + "Summary\nflows,bytes,packets\n1,2,3\n";
+    let kinds = [
+        ("CSV", odd_rows().into_bytes()),
+        ("CSV with totals", nfdump.into_bytes()),
+        ("CSV as UTF-16", utf16),
+        ("CSV by gzip", gzip.finish().unwrap()),
+        ("JSON lines", objects.join("\n").into_bytes()),
+        ("JSON list", format!("[{}]", objects.join(",\n")).into_bytes()),
+        ("Zeek", zeek.into_bytes()),
+        ("Parquet", row_groups(&batch)),
+        ("Arrow", arrow_batches(&batch)),
+    ];
+    let schema = schema();
+    for ids in [Ids::Schema, Ids::Row] {
+        let options = ReadOptions { ids, on_bad_row: OnBadRow::Skip, max_bad_rows: 1.0, ..ReadOptions::default() };
+        let files: Vec<(TempDir, PathBuf)> = kinds.iter().map(|(_, bytes)| file(bytes)).collect();
+        let paths: Vec<PathBuf> = files.iter().map(|(_, path)| path.clone()).collect();
+        let alone = kinds.iter().zip(&paths).map(|((kind, _), path)| (*kind, std::slice::from_ref(path)));
+        for (kind, paths) in alone.chain([("all of them", &paths[..])]) {
+            let mut whole = FlowReader::open(paths, &schema, &options).unwrap();
+            let flows = whole.read_all().unwrap();
+            let rejects = whole.take_rejects();
+            for of in [1, 2, 3, 7, 40, 1000] {
+                let (found, left_out) = read_parts(paths, &schema, of, &options);
+                assert_eq!(found.ids(), flows.ids(), "{kind} in {of} parts");
+                assert_eq!(found.fingerprint(), flows.fingerprint(), "{kind} in {of} parts");
+                assert_eq!(left_out, rejects, "{kind} in {of} parts");
+            }
+        }
+    }
+}
+
+#[test]
 fn several_files_are_read_in_the_order_of_their_names() {
     let folder = tempfile::tempdir().unwrap();
     let inner = folder.path().join("day=1");

@@ -1,9 +1,11 @@
 //! Rows of CSV.
 
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 
 use super::header::{Header, Plan};
+use super::input::STDIN;
 use super::records::{Dialect, Fault, Records, Tally};
 use super::sink::{Sink, Slot};
 use super::{Lines, MAX_COLUMNS, shown};
@@ -24,6 +26,8 @@ pub(super) struct Reader {
     is_pending: bool,
     /// Lines of totals after the rows.
     n_totals: u64,
+    /// Where the rows begin that are taken.
+    pub(super) begin_in: Range<u64>,
 }
 
 /// The line after which nfdump writes totals: the names of some sums, and the sums.
@@ -45,6 +49,7 @@ impl Reader {
             let message = "the file has blank lines only; wanted a header line and rows".to_owned();
             return Err(Error::data(path, At::File, None, message));
         }
+        check_end(path, rows.line(), rows.is_cut())?;
         let at = At::Line(rows.line());
         let n_columns = rows.cells().len();
         if n_columns > MAX_COLUMNS {
@@ -70,6 +75,7 @@ impl Reader {
             names: header.names.clone(),
             is_pending: !has_header,
             n_totals: 0,
+            begin_in: 0..u64::MAX,
         };
         Ok((header, reader))
     }
@@ -80,12 +86,20 @@ impl Reader {
             if !std::mem::take(&mut self.is_pending) && !self.rows.read().map_err(|fault| refused(path, fault, &self.names))? {
                 return Ok(false);
             }
+            check_end(path, self.rows.line(), self.rows.is_cut())?;
+            if self.rows.offset() >= self.begin_in.end {
+                return Ok(false);
+            }
             if self.is_header() {
                 self.n_headers += 1;
                 continue;
             }
             if self.is_totals() {
                 self.pass_totals(path, sink)?;
+                continue;
+            }
+            if self.rows.offset() < self.begin_in.start {
+                sink.skip_rows(1);
                 continue;
             }
             let line = At::Line(self.rows.line());
@@ -120,10 +134,15 @@ impl Reader {
     /// any, with too few cells: a text cannot make the rows below it disappear.
     fn pass_totals(&mut self, path: &Path, sink: &mut Sink) -> Result<()> {
         let line = At::Line(self.rows.line());
+        let is_before = self.rows.offset() < self.begin_in.start;
         let message = self.rows.ragged().unwrap_or_default().to_owned();
         self.is_pending = self.rows.read().map_err(|fault| refused(path, fault, &self.names))?;
         let names = self.rows.cells().map(<[u8]>::trim_ascii).take(TOTALS_NAMES.len());
         if !self.is_pending || !names.eq(TOTALS_NAMES) {
+            if is_before {
+                sink.skip_rows(1);
+                return Ok(());
+            }
             sink.fault(None, "", message);
             sink.end_row(path, line);
             return Ok(());
@@ -174,6 +193,15 @@ fn take(rows: &Records<Bytes>, plan: &Plan, sink: &mut Sink) -> bool {
     }
     plan.given.iter().for_each(|given| sink.push_given(given));
     true
+}
+
+/// Refuses a last line of standard input that does not end: what wrote it may have been stopped in the middle of a cell.
+pub(super) fn check_end(path: &Path, line: u64, is_cut: bool) -> Result<()> {
+    if !is_cut || path != Path::new(STDIN) {
+        return Ok(());
+    }
+    let message = "the last line has no line end: what wrote it may have been stopped; wanted a line end after every row";
+    Err(Error::data(path, At::Line(line), None, message.to_owned()))
 }
 
 /// What is wrong with two columns of one name.

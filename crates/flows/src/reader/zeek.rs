@@ -10,7 +10,7 @@ use memchr::memmem;
 
 use super::header::{Header, Plan};
 use super::sink::{Sink, Slot};
-use super::text::differs;
+use super::text::{check_end, differs};
 use super::{Lines, MAX_COLUMNS};
 use crate::{At, Error, Result};
 
@@ -37,6 +37,11 @@ pub(super) struct Reader {
     has_inner: bool,
     cells: Vec<Range<usize>>,
     is_pending: bool,
+    /// Bytes before the current line, and before the next.
+    offset: u64,
+    next: u64,
+    /// Where the rows begin that are taken.
+    pub(super) begin_in: Range<u64>,
 }
 
 impl Reader {
@@ -56,6 +61,9 @@ impl Reader {
             has_inner: false,
             cells: Vec::new(),
             is_pending: false,
+            offset: 0,
+            next: 0,
+            begin_in: 0..u64::MAX,
         };
         reader.is_pending = reader.next_row(path)?;
         if reader.fields.is_empty() {
@@ -76,6 +84,13 @@ impl Reader {
         while !sink.is_full(max_rows) {
             if !std::mem::take(&mut self.is_pending) && !self.next_row(path)? {
                 return Ok(false);
+            }
+            if self.offset >= self.begin_in.end {
+                return Ok(false);
+            }
+            if self.offset < self.begin_in.start {
+                sink.skip_rows(1);
+                continue;
             }
             let line = At::Line(self.n_lines);
             if self.cells.len() != self.fields.len() {
@@ -119,9 +134,11 @@ impl Reader {
                 return Ok(false);
             }
             self.n_lines += 1;
+            (self.offset, self.next) = (self.next, self.next + n as u64);
             if n as u64 > MAX_LINE {
                 return Err(Error::data(path, At::Line(self.n_lines), None, format!("a line of more than {MAX_LINE} bytes")));
             }
+            check_end(path, self.n_lines, self.line.last() != Some(&b'\n'))?;
             while self.line.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
                 self.line.pop();
             }

@@ -13,7 +13,7 @@ use nids_detect::watch::Drift;
 use nids_detect::{Detector, Judge, ReadSummary, Scored, Verdict, again, each_batch};
 use nids_eval::metrics::Evaluation;
 use nids_eval::operating::{BenignScores, CONFIDENCE, Certified};
-use nids_flows::{Flows, Labels, ReadOptions, Reject};
+use nids_flows::{Flows, Labels, ReadOptions, Reject, is_stdin};
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{ADAPTATION, BACKGROUND, CALIBRATION, Run};
 use nids_store::{Error, Result};
@@ -238,7 +238,9 @@ pub(super) fn write_each<'j, J: Judge>(
     let none = Flows::none(judge.tokeniser().schema());
     let columns = Columns::new(&said(&none, &J::Said::default())?.1, &options.read.carried)?;
     let mut writer = VerdictWriter::new(options.format, columns, out)?;
-    let read = ReadOptions { labels: Labels::Unused, ..options.read.clone() };
+    // an engine that deals rows to processes may have none for one of them
+    let may_be_empty = options.read.may_be_empty || is_from_stdin(data);
+    let read = ReadOptions { labels: Labels::Unused, may_be_empty, ..options.read.clone() };
     let mut summary = ReadSummary::default();
     let mut attacks = 0;
     each_batch(judge, data, &read, &mut summary, progress, |flows, found, rejects| {
@@ -255,6 +257,11 @@ pub(super) fn write_each<'j, J: Judge>(
     }
     let ReadSummary { rows, rejected, unknown_categories, drift, .. } = summary;
     Ok(PredictSummary { rows, attacks, rejected, unknown_categories, drift })
+}
+
+/// Whether rows come from standard input alone.
+fn is_from_stdin(data: &[PathBuf]) -> bool {
+    matches!(data, [path] if path.to_str().is_some_and(is_stdin))
 }
 
 /// The columns of what a classifier says of rows.

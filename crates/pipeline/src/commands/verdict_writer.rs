@@ -31,6 +31,11 @@ impl VerdictFormat {
     /// Its name in `--format`.
     pub const NAMES: [&str; 4] = ["csv", "jsonl", "parquet", "arrow"];
 
+    /// Its name, and the ending of its files.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
     /// The format of that name.
     pub fn named(name: &str) -> Option<Self> {
         match name {
@@ -134,12 +139,11 @@ impl<'o> VerdictWriter<'o> {
         Ok(VerdictWriter { columns, sink, has_header: false, n_guarded: 0 })
     }
 
+    /// Writes verdicts through to `out`: who reads them need not wait for those of the next rows.
     pub(super) fn write(&mut self, rows: &Verdicts<'_>) -> Result<()> {
         match &mut self.sink {
             Sink::Csv(lines) => {
-                if !std::mem::replace(&mut self.has_header, true) {
-                    lines.write_record(self.columns.names()).map_err(of_csv)?;
-                }
+                begin(lines, &self.columns, &mut self.has_header)?;
                 for (row, id) in rows.ids.iter().enumerate() {
                     lines.write_field(cell(id, &mut self.n_guarded)).map_err(of_csv)?;
                     for (_, cells) in &rows.own {
@@ -157,7 +161,7 @@ impl<'o> VerdictWriter<'o> {
                     }
                     lines.write_record(None::<&[u8]>).map_err(of_csv)?;
                 }
-                Ok(())
+                lines.flush().map_err(cannot_write)
             }
             Sink::JsonLines(out) => {
                 for (row, id) in rows.ids.iter().enumerate() {
@@ -178,17 +182,20 @@ impl<'o> VerdictWriter<'o> {
                     serde_json::to_writer(&mut *out, &Json::Object(object)).map_err(|error| cannot_write(error.into()))?;
                     out.write_all(b"\n").map_err(cannot_write)?;
                 }
-                Ok(())
+                out.flush().map_err(cannot_write)
             }
             Sink::Parquet(writer, _) => writer.write(&batch(&self.columns, rows)?).map_err(other),
-            Sink::Arrow(writer) => writer.write(&batch(&self.columns, rows)?).map_err(other),
+            Sink::Arrow(writer) => writer.write(&batch(&self.columns, rows)?).and_then(|()| writer.flush()).map_err(other),
         }
     }
 
     /// Ends the file; how many of its cells begin as formulas of a spreadsheet do and were given a `'`.
-    pub(super) fn finish(self) -> Result<u64> {
+    pub(super) fn finish(mut self) -> Result<u64> {
         match self.sink {
-            Sink::Csv(mut lines) => lines.flush().map_err(cannot_write)?,
+            Sink::Csv(mut lines) => {
+                begin(&mut lines, &self.columns, &mut self.has_header)?;
+                lines.flush().map_err(cannot_write)?;
+            }
             Sink::JsonLines(mut out) => out.flush().map_err(cannot_write)?,
             Sink::Parquet(writer, out) => {
                 let mut scratch = writer.into_inner().map_err(other)?;
@@ -198,6 +205,11 @@ impl<'o> VerdictWriter<'o> {
         }
         Ok(self.n_guarded)
     }
+}
+
+/// Writes the header line, once.
+fn begin(lines: &mut csv::Writer<&mut dyn Write>, columns: &Columns, has_header: &mut bool) -> Result<()> {
+    if std::mem::replace(has_header, true) { Ok(()) } else { lines.write_record(columns.names()).map_err(of_csv) }
 }
 
 /// A cell of CSV as a spreadsheet may open it: on one line, and no formula.
@@ -292,7 +304,7 @@ mod tests {
         ] {
             assert_eq!(VerdictFormat::of_file(Some(Path::new(path))), wanted, "{path}");
         }
-        assert!(VerdictFormat::NAMES.iter().all(|name| VerdictFormat::named(name).is_some()));
+        assert!(VerdictFormat::NAMES.iter().all(|name| VerdictFormat::named(name).is_some_and(|format| format.name() == *name)));
     }
 
     #[test]
