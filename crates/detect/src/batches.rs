@@ -5,8 +5,8 @@ use std::path::Path;
 
 use nids_flows::{FlowReader, Flows, ReadOptions, Reject, TokenTable, Tokeniser};
 use nids_nn::engine::Engine;
+use nids_store::Result;
 use nids_store::progress::{Event, Progress};
-use nids_store::{Error, Result};
 
 use crate::detector::{Detector, Scored};
 use crate::read::{Counts, name_of, tell, tell_drift, tell_files, tell_missing, tell_unknown, warn_of_missing};
@@ -121,9 +121,7 @@ pub fn each_batch<J: Judge>(
     let mut next = tokenise(read());
     let mut after = if matches!(next, Ok(Some(_))) { read() } else { Ok(None) };
     while let Some((Rows { flows, rejects, share }, encoded)) = next? {
-        if let Some(signal) = progress.stop() {
-            return Err(Error::Interrupted { signal });
-        }
+        progress.go_on()?;
         let has_more = matches!(after, Ok(Some(_)));
         let ahead = || {
             if let Ok(watch) = &mut watch {

@@ -30,6 +30,11 @@ impl Labelled {
     pub(crate) fn labels(&self) -> &[u8] {
         self.flows.labels().expect("labels were required of the reader")
     }
+
+    /// The labels of some rows.
+    pub(crate) fn labels_of(&self, rows: &[u32]) -> Vec<u8> {
+        rows.iter().map(|&row| self.labels()[row as usize]).collect()
+    }
 }
 
 /// The rows of a config.

@@ -4,6 +4,7 @@
 //! follows from: the content of the data files, the schema, and the settings that say how rows are read, split and tokenised.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use nids_config::{Config, Files, ObjectiveConfig, RowsConfig, Stage};
@@ -27,6 +28,8 @@ use crate::rejects;
 pub(crate) const PARTITION_ROWS: u64 = 1 << 18;
 /// Bytes of the data files from which on `auto` means a cache in the run folder.
 const AUTO_BYTES: u64 = 1 << 30;
+/// The settings that name the files of pretraining.
+pub(crate) const DATA: [&str; 2] = ["data.train", "data.unlabelled"];
 /// The folder of caches in a run folder.
 const FOLDER: &str = "cache";
 /// The rows of the cache that are training rows of `data.train`, as little-endian u32.
@@ -113,8 +116,9 @@ impl PackedRows {
         stage: &mut StageRun<'_>,
         progress: &mut dyn Progress,
     ) -> Result<Self> {
-        let sources = Sources::of(config, &["data.train", "data.unlabelled"], stage)?;
-        let key = key(config, &sources.schema, |role| stage.data_of(role).map(|digest| digest.sha256.clone()));
+        let sources = Sources::of(config, &DATA, stage)?;
+        let data = DATA.map(|role| stage.data_of(role).map(|digest| digest.sha256.clone()));
+        let key = key(config, &sources.schema, &data);
         if let Some(packed) = Packed::open(folder, &key)? {
             let rows = Self::of(packed)?;
             rows.note.told.iter().for_each(|told| progress.event(Event::Message(told)));
@@ -209,11 +213,12 @@ impl PackedRows {
 }
 
 /// A hash of what the cells follow from.
-pub(crate) fn key(config: &Config, schema: &Schema, sha256_of: impl Fn(&str) -> Option<String>) -> String {
+/// `contents`: of [`DATA`].
+pub(crate) fn key(config: &Config, schema: &Schema, contents: &[Option<String>; 2]) -> String {
     let data = &config.data;
     let follows_from = json!({
         "format": FORMAT,
-        "data": [sha256_of("data.train"), sha256_of("data.unlabelled")],
+        "data": contents,
         "schema": schema,
         "read": reading(config),
         "split": [json!(config.seed), json!(data.validation_fraction), json!(data.inner_validation)],
@@ -299,6 +304,12 @@ impl Found {
     pub(crate) fn counts<'f>(&'f self, name: &'f str) -> Counts<'f> {
         Counts::new(name, self.rows, self.missing.iter().map(|(feature, n)| (feature.as_str(), *n as u64)))
     }
+}
+
+/// Those of ascending `rows` that are in a batch, by their places there.
+pub(crate) fn among(rows: &[u32], batch: Range<u32>) -> Vec<u32> {
+    let [from, to] = [batch.start, batch.end].map(|end| rows.partition_point(|&row| row < end));
+    rows[from..to].iter().map(|row| row - batch.start).collect()
 }
 
 pub(crate) fn add_missing(sums: &mut Vec<(String, usize)>, flows: &Flows, rows: &[u32]) {
@@ -462,8 +473,7 @@ impl Learnt {
         sources.each_labelled(false, "learnt from", progress, |flows, first| {
             let end = first + flows.len() as u32;
             note.labelled = u64::from(end);
-            let [from, to] = [first, end].map(|end| training_rows.partition_point(|&row| row < end));
-            let rows: Vec<u32> = training_rows[from..to].iter().map(|row| row - first).collect();
+            let rows = among(&training_rows, first..end);
             fit.add(flows, &rows);
             add_missing(&mut note.missing, flows, &rows);
             Ok(())
@@ -516,8 +526,8 @@ fn each_batch(
     let mut reader = FlowReader::open(files, schema, options)?;
     let (mut rows, mut rejects, mut n_labelled) = (0, Vec::new(), 0);
     let result = loop {
-        if let Some(signal) = progress.stop() {
-            break Err(Error::Interrupted { signal });
+        if let Err(error) = progress.go_on() {
+            break Err(error);
         }
         let flows = match reader.next_batch(READ_ROWS) {
             Ok(flows) => flows,

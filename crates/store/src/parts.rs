@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nids_flows::Part;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -17,8 +18,6 @@ use crate::error::{Error, Result};
 
 const KIND: &str = "nids-mixer part";
 const VERSION: u32 = 1;
-/// The most parts.
-const MAX_PARTS: u32 = 100_000;
 const TOOL: &str = concat!("nids-mixer ", env!("CARGO_PKG_VERSION"));
 /// A manifest larger than this is some other file.
 const MAX_BYTES: u64 = 16 << 20;
@@ -288,7 +287,7 @@ fn list(folder: &Path) -> Result<Vec<(u32, u32)>> {
         let name = entry.map_err(Error::io(folder, "list"))?.file_name();
         let numbers = name.to_str().and_then(|name| name.strip_prefix("part-")?.strip_suffix(".json")?.split_once("-of-"));
         let numbers = numbers.and_then(|(part, of)| Some((part.parse::<u32>().ok()?, of.parse::<u32>().ok()?)));
-        let is_part = |&(part, of): &(u32, u32)| of <= MAX_PARTS && name.to_str() == Some(&format!("{}.json", stem(part, of)));
+        let is_part = |&(part, of): &(u32, u32)| of <= Part::MOST && name.to_str() == Some(&format!("{}.json", stem(part, of)));
         found.extend(numbers.filter(is_part));
     }
     found.sort_unstable();

@@ -2,6 +2,8 @@
 
 use nids_config::Stage;
 
+use crate::{Error, Result};
+
 /// An event of a stage.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Event<'a> {
@@ -66,6 +68,14 @@ pub trait Progress: Send {
     /// Called between steps. Returns a signal if the stage should save a checkpoint and stop.
     fn stop(&mut self) -> Option<u8> {
         None
+    }
+
+    /// Ends work that keeps no checkpoint, where a signal asks for it.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    fn go_on(&mut self) -> Result<()> {
+        self.stop().map_or(Ok(()), |signal| Err(Error::Interrupted { signal }))
     }
 }
 

@@ -39,7 +39,6 @@ impl Sampler {
     pub fn with_shuffle(mut self, shuffle: Shuffle) -> Self {
         if shuffle == Shuffle::Block {
             self.rows.order = Order::Blocks(Blocks::new(self.rows.key, self.rows.rows.len()));
-            self.rows.epoch = None;
         }
         self
     }
@@ -103,6 +102,13 @@ impl Rows {
             Rows::First(n) => *n,
         }
     }
+
+    fn at(&self, place: u32) -> u32 {
+        match self {
+            Rows::List(rows) => rows[place as usize],
+            Rows::First(_) => place,
+        }
+    }
 }
 
 impl Epochs {
@@ -122,17 +128,10 @@ impl Epochs {
                 self.shuffle(position / n);
             }
             let place = (position % n) as u32;
-            let place = match &mut self.order {
-                Order::List(order) => {
-                    out.push(Sample { row: order[place as usize], key: out.len() as u32 });
-                    continue;
-                }
-                Order::Computed(order) => order.of(place),
-                Order::Blocks(order) => order.of(place),
-            };
-            let row = match &self.rows {
-                Rows::First(_) => place,
-                Rows::List(rows) => rows[place as usize],
+            let row = match &mut self.order {
+                Order::List(order) => order[place as usize],
+                Order::Computed(order) => self.rows.at(order.of(place)),
+                Order::Blocks(order) => self.rows.at(order.of(place)),
             };
             out.push(Sample { row, key: out.len() as u32 });
         }

@@ -6,9 +6,6 @@ use std::path::Path;
 use super::input::STDIN;
 use crate::{At, Error, Result};
 
-/// The most parts.
-const MAX_PARTS: u32 = 100_000;
-
 /// One of several parts that the rows of some files are dealt to, counted from 0. Each row is in one of them, and the parts one after
 /// the other are the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +47,12 @@ impl Share {
 }
 
 impl Part {
+    /// The most parts.
+    pub const MOST: u32 = 100_000;
+
     /// Part `index` of `of`, counted from 0; None if there is no such part.
     pub fn new(index: u32, of: u32) -> Option<Self> {
-        (index < of && of <= MAX_PARTS).then_some(Part { index, of })
+        (index < of && of <= Self::MOST).then_some(Part { index, of })
     }
 
     /// The part that `3/8` names.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, ArrayView2, Axis};
 use nids_eval::probe::{ProbeScore, RidgeProbe};
 use nids_flows::{Tokeniser, some_rows};
 use nids_heads::LogisticRegression;
@@ -57,11 +57,13 @@ pub fn encode(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result
     let (of_train, of_val) = (latents_of(train).keep(progress)?, latents_of(val).keep(progress)?);
     reserve_openblas(1, "")?; // the probes use LAPACK, whatever `engine.gemm` is
     let probed = some_rows(train, PROBED);
-    if probed.len() < train.len() {
+    let ridge_probe = if probed.len() < train.len() {
         let (some, all) = (probed.len(), train.len());
         progress.event(Event::Message(&format!("linear probes are fitted on {some} of {all} training rows")));
-    }
-    let ridge_probe = ridge_probe(config, &labelled, &latents_of(&probed), &of_val, progress)?;
+        ridge_probe(config, &labelled, &latents_of(&probed), &of_val, progress)?
+    } else {
+        ridge_probe(config, &labelled, &of_train, &of_val, progress)?
+    };
     let token_probe = token_probe(config, &tokeniser, &labelled, &encoded, &probed, &weights, progress)?;
 
     let copies = config.encode.noise.copies;
@@ -126,7 +128,7 @@ impl Latents<'_> {
         }
         let mut done = 0;
         for rows in self.rows.chunks(BATCH) {
-            stop(progress)?;
+            progress.go_on()?;
             let z = self.encoded.each(rows, |encoded, rows| {
                 let mut z = vec![0.0; rows.len() * width];
                 self.session.latents_of(encoded, rows, &mut z);
@@ -145,8 +147,9 @@ impl Latents<'_> {
     }
 }
 
-fn stop(progress: &mut dyn Progress) -> Result<()> {
-    progress.stop().map_or(Ok(()), |signal| Err(Error::Interrupted { signal }))
+/// Latents as a matrix.   z: [rows · width] -> [rows, width]
+fn matrix(z: &[f32], width: usize) -> ArrayView2<'_, f32> {
+    ArrayView2::from_shape((z.len() / width, width), z).expect("one latent a row")
 }
 
 /// What ridge regression finds in the latents.
@@ -157,15 +160,13 @@ fn ridge_probe(
     held_out: &Latents<'_>,
     progress: &mut dyn Progress,
 ) -> Result<ProbeScore> {
-    let labels_of = |rows: &[u32]| -> Vec<u8> { rows.iter().map(|&row| labelled.labels()[row as usize]).collect() };
     let width = fitted_on.width();
-    let matrix = |z: &[f32]| Array2::from_shape_vec((z.len() / width, width), z.to_vec()).expect("one latent a row");
     let mut z = Vec::new();
     fitted_on.each(progress, |some| z.extend_from_slice(some))?;
-    let probe = RidgeProbe::fit(&matrix(&z), &labels_of(fitted_on.rows), config.encode.ridge)?;
+    let probe = RidgeProbe::fit(&matrix(&z, width), &labelled.labels_of(fitted_on.rows), config.encode.ridge)?;
     let mut scores = Vec::new();
-    held_out.each(progress, |z| scores.extend(probe.scores(&matrix(z))))?;
-    Ok(ProbeScore::of(&scores, &labels_of(held_out.rows)))
+    held_out.each(progress, |z| scores.extend(probe.scores(&matrix(z, width))))?;
+    Ok(ProbeScore::of(&scores, &labelled.labels_of(held_out.rows)))
 }
 
 /// What a linear head finds in all tokens of a row, of which their mean keeps little: logistic regression on their principal
@@ -187,7 +188,7 @@ fn token_probe(
     let labels = labelled.labels();
     let mut components = Array2::zeros((probed.len(), pca.n_components()));
     for (rows, mut out) in probed.chunks(BATCH).zip(components.axis_chunks_iter_mut(Axis(0), BATCH)) {
-        stop(progress)?;
+        progress.go_on()?;
         out.assign(&components_of(rows)?);
     }
     let targets: Vec<f64> = probed.iter().map(|&row| f64::from(labels[row as usize])).collect();
@@ -195,10 +196,10 @@ fn token_probe(
     drop(components);
     let (val, mut margins) = (&labelled.split.val, Vec::new());
     for rows in val.chunks(BATCH) {
-        stop(progress)?;
+        progress.go_on()?;
         margins.extend(head.margins(&components_of(rows)?).iter().map(|&margin| margin as f32));
     }
-    Ok(ProbeScore::of(&margins, &val.iter().map(|&row| labels[row as usize]).collect::<Vec<_>>()))
+    Ok(ProbeScore::of(&margins, &labelled.labels_of(val)))
 }
 
 /// The standard deviation of every latent dimension, by which noise is scaled. `all` hands out all rows twice.   -> [width]
@@ -273,7 +274,7 @@ fn write(
         Ok(())
     });
     failed.map_or(written, Err)?;
-    let labels: Vec<u8> = latents.rows.iter().map(|&row| labelled.labels()[row as usize]).collect();
+    let labels = labelled.labels_of(latents.rows);
     stage.write_with(&format!("latents/labels_{part}.npy"), |out| npy::write(&ndarray::aview1(&labels.repeat(repeat)), out))?;
     stage
         .write_with(&format!("latents/rows_{part}.npy"), |out| npy::write(&ndarray::aview1(&latents.rows.repeat(repeat)), out))?;

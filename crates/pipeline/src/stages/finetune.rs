@@ -21,6 +21,7 @@ use serde_json::json;
 use super::mean_teacher::MeanTeacherObjective;
 use crate::data::Labelled;
 use crate::pretext::mask_token;
+use crate::step_rows::StepRows;
 use committee::Fitting;
 use encoded::Encoded;
 use nids_config::{Config, FinetuneConfig, FinetuneFrom, Refit, Stage};
@@ -88,7 +89,7 @@ fn networks(
     stage.check_kernels(&nids_kernels::describe(engine.gemm()), progress)?;
     let batch_size = config.finetune.training.batch_size;
     let mut targets = Targets::new(config, &labelled, classes.as_ref(), &rows);
-    let labelled_rows = rows.clone();
+    let (steps, labelled_rows) = (encoded.steps(batch_size)?, rows.clone());
     let average = config.finetune.decay().map(|decay| RwLock::new(Ema::new(&table.zeros(), decay)));
     let (supervised, latent, mean_teacher);
     let (objective, rows): (&dyn Objective<f32>, Vec<u32>) = if from == FinetuneFrom::Latents {
@@ -110,7 +111,8 @@ fn networks(
             rows = taught.rows;
         }
         let (classifier, divisor) = (network.classifier(), batch_size as f32);
-        supervised = SupervisedObjective { classifier, rows: encoded.steps(), targets, divisor };
+        let step_rows = steps.as_ref().map_or_else(|| StepRows::Memory(encoded.table()), StepRows::Packed);
+        supervised = SupervisedObjective { classifier, rows: step_rows, targets, divisor };
         (&supervised, rows)
     };
 
@@ -121,7 +123,7 @@ fn networks(
     let (members, n_params) = (config.finetune.independent(), ensemble_table.buffer_len());
     let n_trainings = passes.len() * members;
     let mut params = Buffer::zeros(passes.len() * n_params); // of each pass
-    let fetch = encoded.reader().map(|steps| |samples: &[Sample], next: &[Sample]| steps.fetch(samples, next));
+    let fetch = steps.as_ref().map(|steps| |samples: &[Sample], next: &[Sample]| steps.fetch(samples, next));
     let row = |index: u32| row_name(from, labelled.flows.len(), index);
     let resumed = stage.resume(arithmetic(&engine), progress)?;
     let first = resumed.as_ref().map_or(Ok(0), |checkpoint| under_way(checkpoint, n_trainings, &mut params))?;
@@ -134,9 +136,8 @@ fn networks(
         if let Some(weights) = pretrained {
             WeightsFile::read(weights, Stage::Pretrain)?.load(&table, network.prefixes(), &mut member)?;
         }
-        let number = (n_trainings > 1).then_some(k);
         let (average, without_labels) = (average.as_ref(), &without_labels[..]);
-        let plan = plan.for_member(number);
+        let plan = plan.for_member((n_trainings > 1).then_some(k));
         let finished: &[f32] = if n_trainings > 1 { &params } else { &[] };
         let key = Key::new(seed).child(stream::FINETUNE);
         let job = Job {
@@ -439,8 +440,7 @@ impl HeldOut<'_> {
     /// How training rows are distributed, and the scores of those held out.   probabilities: [rows, C]
     fn profile(&self, features: Vec<FeatureProfile>, outputs: Outputs, probabilities: &[f32]) -> Profile {
         let scores: Vec<f32> = probabilities.chunks_exact(outputs.width()).map(|row| outputs.attack(row)).collect();
-        let labels: Vec<u8> = self.labelled.split.val.iter().map(|&row| self.labelled.labels()[row as usize]).collect();
-        Profile { features, scores: ScoreProfile::of(&scores, &labels) }
+        Profile { features, scores: ScoreProfile::of(&scores, &self.labelled.labels_of(&self.labelled.split.val)) }
     }
 
     /// What probabilities of the rows held out amount to.   probabilities: [rows, C]
@@ -473,7 +473,6 @@ mod tests {
     use nids_nn::engine::Sample;
 
     use super::*;
-    use crate::step_rows::StepRows;
     use crate::testing::slope_error;
 
     #[test]

@@ -49,14 +49,14 @@ impl Fitting<'_> {
         if let Some(basis) = basis {
             let pca = basis.pca(encoded, &labelled.split.train, n_components(rows.len()));
             let pca = pca.map_err(|error| refuse("principal components", &error))?;
-            stop(progress)?;
+            progress.go_on()?;
             components = Some(basis.components(&pca, encoded, rows));
             committee.pca = Some(pca);
         }
         let features = feature_values(encoded, rows);
         let on_components = || components.as_ref().expect("the config was checked: heads on components have a basis");
         for &head in config.finetune.heads() {
-            stop(progress)?;
+            progress.go_on()?;
             match head {
                 Head::Logistic => {
                     let fitted = LogisticRegression::fit(on_components(), &target, Some(&weight), 1.0);
@@ -96,10 +96,6 @@ impl Fitting<'_> {
 
 fn refuse(head: &str, error: &nids_heads::Error) -> Error {
     Error::Numerics(format!("`finetune.heads`: {head}: {error}"))
-}
-
-fn stop(progress: &mut dyn Progress) -> Result<()> {
-    progress.stop().map_or(Ok(()), |signal| Err(Error::Interrupted { signal }))
 }
 
 #[cfg(test)]

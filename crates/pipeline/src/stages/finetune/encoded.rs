@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nids_config::{Config, FinetuneFrom, Stage};
 use nids_detect::read::warn_of_missing;
-use nids_flows::{Flows, RowSample, TokenTable, Tokeniser, all_rows, row_keys};
+use nids_flows::{Flows, RowSample, TokenTable, Tokeniser, all_rows};
 use nids_store::artefacts::sha256;
 use nids_store::packed::Packed;
 use nids_store::progress::{Event, Progress, grouped};
@@ -14,9 +14,9 @@ use nids_store::{Error, Result};
 use serde_json::json;
 
 use crate::data::{Labelled, labelled, labelled_name, schema_of, warn_of_newly_missing};
-use crate::packed::{self, FORMAT, Learnt, PARTITION_ROWS, PackedRows, Sources, add_missing};
+use crate::packed::{self, DATA, FORMAT, Learnt, PARTITION_ROWS, PackedRows, Sources, add_missing, among};
 use crate::rejects;
-use crate::step_rows::{PackedSteps, StepRows};
+use crate::step_rows::PackedSteps;
 
 /// Rows that are in memory at once while those of a cache are looked at.
 const AT_ONCE: usize = if cfg!(test) { 16 } else { 1 << 14 };
@@ -24,17 +24,10 @@ const AT_ONCE: usize = if cfg!(test) { 16 } else { 1 << 14 };
 /// Tokenised rows.
 pub(crate) enum Encoded {
     Memory(TokenTable),
-    Packed(Arc<PackedRows>, Box<PackedSteps>),
+    Packed(Arc<PackedRows>),
 }
 
 impl Encoded {
-    /// Labelled rows of a cache, for steps of the config's size.
-    pub(crate) fn packed(rows: PackedRows, config: &Config) -> Result<Self> {
-        let rows = Arc::new(rows);
-        let steps = PackedSteps::new(Arc::clone(&rows), config.finetune.training.batch_size)?;
-        Ok(Self::Packed(rows, Box::new(steps)))
-    }
-
     /// All rows.
     ///
     /// # Panics
@@ -42,21 +35,16 @@ impl Encoded {
     pub(crate) fn table(&self) -> &TokenTable {
         match self {
             Self::Memory(table) => table,
-            Self::Packed(..) => unreachable!("the config was looked at: it needs all rows at once"),
+            Self::Packed(_) => unreachable!("the config was looked at: it needs all rows at once"),
         }
     }
 
-    /// The rows of steps.
-    pub(crate) fn steps(&self) -> StepRows<'_> {
+    /// What brings the rows of steps into memory, where they are not.
+    pub(crate) fn steps(&self, batch_size: usize) -> Result<Option<PackedSteps>> {
         match self {
-            Self::Memory(table) => StepRows::Memory(table),
-            Self::Packed(_, steps) => StepRows::Packed(steps),
+            Self::Memory(_) => Ok(None),
+            Self::Packed(rows) => PackedSteps::new(Arc::clone(rows), batch_size).map(Some),
         }
-    }
-
-    /// What reads the rows of steps ahead, if anything does.
-    pub(crate) fn reader(&self) -> Option<&PackedSteps> {
-        if let Self::Packed(_, steps) = self { Some(steps) } else { None }
     }
 
     /// The labelled rows without their features, and their tokens, as `encode` reads them.
@@ -75,18 +63,18 @@ impl Encoded {
             return Ok((labelled, Self::Memory(table)));
         };
         let sources = Sources::of(config, &["data.train"], stage)?;
-        let Read { labelled, missing, .. } = Read::from(&sources, config, false, progress)?;
+        let Read { labelled, missing } = Read::from(&sources, config, false, progress, |_| {})?;
         warn_of_missing(tokeniser, &missing.counts(&name), progress);
         let of_rows = (tokeniser, labelled.flows.len());
         let rows = open_or_pack(config, &folder, &sources, of_rows, stage, progress)?;
-        Ok((labelled, Self::packed(rows, config)?))
+        Ok((labelled, Self::Packed(Arc::new(rows))))
     }
 
     /// What `of` says of `rows`, all of which are in memory meanwhile.
     pub(crate) fn with<T>(&self, rows: &[u32], of: impl FnOnce(&TokenTable, &[u32]) -> T) -> Result<T> {
         match self {
             Self::Memory(table) => Ok(of(table, rows)),
-            Self::Packed(packed, _) => Ok(of(&packed.table(rows)?, &all_rows(rows.len()))),
+            Self::Packed(packed) => Ok(of(&packed.table(rows)?, &all_rows(rows.len()))),
         }
     }
 
@@ -121,17 +109,21 @@ pub(crate) fn folder(config: &Config, run: &Path) -> Result<std::result::Result<
 /// Labelled rows that were read once, without their features.
 pub(crate) struct Read {
     pub(crate) labelled: Labelled,
-    /// [`row_keys`] of all rows.
-    pub(crate) keys: Vec<u64>,
     pub(crate) missing: packed::Found,
 }
 
 impl Read {
-    /// `ids`: whether they are needed.
-    pub(crate) fn from(sources: &Sources, config: &Config, ids: bool, progress: &mut dyn Progress) -> Result<Self> {
-        let (mut flows, mut keys) = (None::<Flows>, Vec::new());
+    /// Calls `each` with the rows as long as they have their features. `ids`: whether they are needed.
+    pub(crate) fn from(
+        sources: &Sources,
+        config: &Config,
+        ids: bool,
+        progress: &mut dyn Progress,
+        mut each: impl FnMut(&Flows),
+    ) -> Result<Self> {
+        let mut flows = None::<Flows>;
         let (split, missing, _, left_out) = sources.split(config, progress, |some| {
-            keys.extend(row_keys(some));
+            each(some);
             let some = some.labels_alone(ids);
             match &mut flows {
                 Some(flows) => flows.extend(some),
@@ -140,7 +132,7 @@ impl Read {
         })?;
         rejects::write_for(config, &left_out)?;
         let flows = flows.unwrap_or_else(|| Flows::none(&sources.schema));
-        Ok(Self { labelled: Labelled { flows, split }, keys, missing })
+        Ok(Self { labelled: Labelled { flows, split }, missing })
     }
 }
 
@@ -157,10 +149,7 @@ pub(crate) fn sampled(sources: &Sources, train: &[u32], with_labels: &[u32], pro
     let mut samples = [(); 2].map(|()| RowSample::keeping(RowSample::ROWS, &sources.schema, true));
     let mut missing = Vec::new();
     sources.each_labelled(false, "learnt from", progress, |flows, first| {
-        let [among_train, among_labels] = [train, with_labels].map(|rows| {
-            let [from, to] = [first, first + flows.len() as u32].map(|end| rows.partition_point(|&row| row < end));
-            rows[from..to].iter().map(|row| row - first).collect::<Vec<u32>>()
-        });
+        let [among_train, among_labels] = [train, with_labels].map(|rows| among(rows, first..first + flows.len() as u32));
         samples[0].add(flows, &among_train);
         samples[1].add(flows, &among_labels);
         add_missing(&mut missing, flows, &among_labels);
@@ -219,13 +208,10 @@ pub(crate) fn open_or_pack(
 fn of_pretraining(config: &Config, sources: &Sources, data: Option<&str>, stage: &StageRun<'_>) -> Result<Option<String>> {
     let run = stage.run();
     let theirs = run.config_of(Stage::Pretrain)?;
-    let mut digests = std::collections::BTreeMap::new();
-    for role in ["data.train", "data.unlabelled"] {
-        digests.insert(role, run.data_of(Stage::Pretrain, role)?.map(|digest| digest.sha256));
-    }
+    let [train, unlabelled] = DATA.map(|role| run.data_of(Stage::Pretrain, role));
+    let contents = [train?, unlabelled?].map(|digest| digest.map(|digest| digest.sha256));
     let schema = schema_of(&theirs)?;
-    let is_same = digests["data.train"].as_deref() == data
-        && schema == sources.schema
-        && packed::reading(&theirs) == packed::reading(config);
-    Ok(is_same.then(|| packed::key(&theirs, &schema, |role| digests[role].clone())))
+    let is_same =
+        contents[0].as_deref() == data && schema == sources.schema && packed::reading(&theirs) == packed::reading(config);
+    Ok(is_same.then(|| packed::key(&theirs, &schema, &contents)))
 }

@@ -1,6 +1,7 @@
 //! The rows that finetuning works on.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use nids_flows::{Flows, KnownRows, RowSample, Split, Tokeniser, all_rows, row_keys};
 
@@ -88,7 +89,9 @@ impl Rows {
         progress: &mut dyn Progress,
     ) -> Result<Self> {
         let sources = Sources::of(config, &["data.train"], stage)?;
-        let Read { labelled, keys, missing } = Read::from(&sources, config, wants_classes(config), progress)?;
+        let mut keys = Vec::new();
+        let each = |flows: &Flows| keys.extend(row_keys(flows));
+        let Read { labelled, missing } = Read::from(&sources, config, wants_classes(config), progress, each)?;
         let tokeniser = read_tokeniser(tokeniser, Stage::Pretrain)?;
         let with_labels = labelled_rows(config, &labelled, stage, progress)?;
         warn_of_missing(&tokeniser, &missing.counts(&labelled_name(config)), progress);
@@ -99,7 +102,7 @@ impl Rows {
         let kept = Kept::of(known, samples, n_benign(&labelled, &with_labels));
         let of_rows = (&tokeniser, labelled.flows.len());
         let rows = encoded::open_or_pack(config, folder, &sources, of_rows, stage, progress)?;
-        let encoded = Encoded::packed(rows, config)?;
+        let encoded = Encoded::Packed(Arc::new(rows));
         Ok(Self { labelled, tokeniser, encoded, with_labels, without_labels: Vec::new(), taught: None, kept })
     }
 

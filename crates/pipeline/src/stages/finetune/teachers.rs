@@ -48,9 +48,7 @@ impl Taught {
             let mut said = Vec::with_capacity(sums.len());
             for flows in [Some(&labelled.flows), unlabelled].into_iter().flatten() {
                 said.extend(detector.model_scores(flows)?);
-                if let Some(signal) = progress.stop() {
-                    return Err(Error::Interrupted { signal });
-                }
+                progress.go_on()?;
             }
             sums.iter_mut().zip(said).for_each(|(sum, p)| *sum += log_odds(f64::from(p)));
         }
