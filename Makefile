@@ -22,7 +22,7 @@ data_set := data.train=$(DATA) data.unlabelled=null
 endif
 options = --config $(CONFIG) --run $(RUN) $(foreach setting,$(data_set) $(SET),--set '$(setting)')
 
-.PHONY: all setup setup-test build pretrain encode finetune bench check test fuzz sanitize deny fmt docs clean
+.PHONY: all setup setup-test build mpi pretrain encode finetune bench check test fuzz sanitize deny fmt docs clean
 
 all: finetune
 
@@ -36,6 +36,11 @@ setup-test:
 
 build: setup
 	$(CARGO) build --release --locked -p nids-mixer
+
+## the same for several processes: `mpirun -n 4 target/release/nids-mixer pretrain ...` (docs/scaling.md)
+mpi:
+	@scripts/setup mpi
+	$(CARGO) build --release --locked -p nids-mixer --features mpi
 
 ## stage 1, from the start
 pretrain: build

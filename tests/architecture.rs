@@ -28,7 +28,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "detect",
         ],
     ),
-    ("cli", &["kernels", "flows", "audit", "eval", "config", "store", "pipeline"]),
+    ("cli", &["kernels", "flows", "audit", "nn", "eval", "config", "store", "pipeline"]),
 ];
 
 fn root() -> PathBuf {

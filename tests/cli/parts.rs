@@ -164,6 +164,25 @@ fn rows_that_cannot_be_read_lie_beside_their_part() {
     assert!(rejects.iter().all(|file| file.starts_with("file,row,column,value,reason\n")));
 }
 
+#[test]
+fn a_launcher_may_start_a_process_a_part_and_nothing_else_that_one_process_does() {
+    let bench = with_days(60);
+    // as `mpirun -n 2` says it in the environment
+    let of_rank = |rank: &str, args: &str| {
+        let mut command = bench.command(args);
+        let output = command.env("OMPI_COMM_WORLD_SIZE", "2").env("OMPI_COMM_WORLD_RANK", rank).output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    for (rank, number) in [("0", 0), ("1", 1)] {
+        let (code, told) = of_rank(rank, &part(number, 2, "out"));
+        assert!(code == Some(0) && told.contains(&format!("part {number} of 2")), "{told}");
+    }
+    bench.prints("parts out");
+    let (code, told) = of_rank("0", PREDICT);
+    assert_eq!(code, Some(2));
+    insta::assert_snapshot!(told, @"error: 2 processes were started: only `pretrain`, `finetune` and `distil`, which train a network, and `predict --part` are done by several processes: start one");
+}
+
 /// A thousand kills: `scripts/torture --parts`.
 #[test]
 fn parts_whose_processes_are_killed_are_in_the_end_the_verdicts_of_one_process() {

@@ -6,6 +6,9 @@ mod audit;
 mod bench;
 mod metrics;
 mod model;
+#[cfg_attr(not(feature = "mpi"), path = "no_mpi.rs")]
+mod mpi;
+mod processes;
 mod schema;
 mod signals;
 mod sweep;
@@ -19,7 +22,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 use nids_config::{Config, Stage};
-use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files, is_stdin};
+use nids_flows::{Ids, ProposalOptions, ReadOptions, data_files};
 use nids_pipeline::commands::{AuditOptions, BenchOptions, Case, Planned, QueryOptions, QueryStrategy, Score};
 use nids_pipeline::{commands, stages};
 use nids_store::output::{self, Source};
@@ -27,10 +30,12 @@ use nids_store::progress::{Progress, Silent};
 use nids_store::{Error, Result, Resume, Run, artefacts};
 
 use args::{AboutSettings, Cli, Command, StageArgs};
+use processes::{Launch, Processes};
 use signals::Stop;
 use terminal::Terminal;
 
 fn main() -> ExitCode {
+    let launch = Launch::from_env();
     // the decoders of Parquet and Arrow may panic on damaged files; their callers turn that into an error
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -39,24 +44,25 @@ fn main() -> ExitCode {
             report(panic);
         }
     }));
-    let Cli { command, quiet, verbose } = Cli::parse();
+    let Cli { command, quiet, verbose } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if launch.leads() => error.exit(),
+        Err(error) => return ExitCode::from(error.exit_code() as u8), // the first process says so
+    };
+    let launch = launch.of(&command);
+    let (quiet, verbose) = if launch.leads() { (quiet, verbose) } else { (2, 0) };
     terminal::set_verbosity(quiet, verbose);
-    let is_filter = matches!(&command, Command::Predict { model, .. } if model.data.iter().any(|name| is_stdin(name)));
-    match run(command) {
-        Ok(()) => ExitCode::SUCCESS,
-        // the reader needs no more, as in `nids-mixer predict … | head`; between two programs verdicts have been lost
-        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe && !is_filter => ExitCode::SUCCESS,
-        Err(error) => {
-            for message in error.messages() {
-                terminal::tell(&format!("error: {message}"));
-            }
-            ExitCode::from(error.exit_code())
-        }
+    let stop = match Stop::listen(launch.size == 1) {
+        Ok(stop) => stop,
+        Err(error) => return processes::report(&Error::io("signals", "listen for")(error), ""),
+    };
+    match Processes::join(launch, stop.clone(), &command) {
+        Ok(processes) => processes.run(|processes| run(command, stop, processes)),
+        Err(code) => code,
     }
 }
 
-fn run(command: Command) -> Result<()> {
-    let stop = Stop::listen().map_err(Error::io("signals", "listen for"))?;
+fn run(command: Command, stop: Stop, processes: &Processes) -> Result<()> {
     // rows that are written to a terminal are progress enough
     let writes_rows = matches!(&command, Command::Predict { output: None, .. } | Command::Query { output: None, .. });
     let mut progress = Terminal::new(stop, !(writes_rows && io::stdout().is_terminal()));
@@ -65,17 +71,17 @@ fn run(command: Command) -> Result<()> {
     }
     match command {
         Command::Pretrain(args) => {
-            let (config, run) = open(&args)?;
+            let (config, run) = open_dealt(&args, processes)?;
             stages::pretrain(&config, &run, &mut progress)
         }
         Command::Encode(args) => {
             let (config, run) = open(&args)?;
             stages::encode(&config, &run, &mut progress)
         }
-        Command::Finetune(args) => finetune(&args, &mut progress),
+        Command::Finetune(args) => finetune(&args, processes, &mut progress),
         Command::Distil { mut stage, teacher } => {
             stage.set.push(format!("finetune.teachers={}", teachers(&teacher)?));
-            finetune(&stage, &mut progress)
+            finetune(&stage, processes, &mut progress)
         }
         Command::Sweep { stage, grid } => {
             let (config, run) = open(&stage)?;
@@ -221,8 +227,11 @@ fn planned(command: &Command) -> Option<Result<()>> {
     args.dry_run.then(|| plan(args, planned))
 }
 
-fn finetune(args: &StageArgs, progress: &mut dyn Progress) -> Result<()> {
-    let (config, run) = open(args)?;
+fn finetune(args: &StageArgs, processes: &Processes, progress: &mut dyn Progress) -> Result<()> {
+    let (config, run) = open_dealt(args, processes)?;
+    if !processes.leads() {
+        return stages::finetune(&config, &run, progress).map(drop);
+    }
     let out = Output::open(None, &stage_sources(args, &config, &run))?;
     let metrics = stages::finetune(&config, &run, progress)?;
     out.print(&metrics::tables(&metrics))?;
@@ -279,16 +288,38 @@ fn folder_of(args: &StageArgs, config: &Config) -> PathBuf {
 /// The config and the run folder, which is made if it is not there.
 fn open(args: &StageArgs) -> Result<(Config, Run)> {
     let config = config_of(args)?;
-    let resume = match (args.fresh, args.allow_changes) {
-        (true, _) => Resume::Fresh,
-        (_, true) => Resume::Changed,
-        _ => Resume::Unchanged,
-    };
-    let run = Run::create(&folder_of(args, &config))?.with_resume(resume);
+    let run = Run::create(&folder_of(args, &config))?.with_resume(resume_of(args));
     if let Some(path) = &config.data.rejects {
         output::check(output::Output::Rejects(Path::new(path)), &stage_sources(args, &config, &run))?;
     }
     Ok((config, run))
+}
+
+/// The same of a stage that several processes may work on. The first one makes the folder.
+fn open_dealt(args: &StageArgs, processes: &Processes) -> Result<(Config, Run)> {
+    let (config, run) = if processes.leads() {
+        open(args)?
+    } else {
+        let config = config_of(args)?;
+        let run = Run::at(&folder_of(args, &config)).with_resume(resume_of(args));
+        (config, run)
+    };
+    Ok((
+        config,
+        match processes.peers() {
+            Some(peers) => run.with_peers(peers),
+            None => run,
+        },
+    ))
+}
+
+/// What the arguments say of a stage that was stopped.
+fn resume_of(args: &StageArgs) -> Resume {
+    match (args.fresh, args.allow_changes) {
+        (true, _) => Resume::Fresh,
+        (_, true) => Resume::Changed,
+        _ => Resume::Unchanged,
+    }
 }
 
 /// Prints a script that completes command lines.

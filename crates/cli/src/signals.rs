@@ -19,12 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Stop {
     signal: Arc<AtomicU8>,
     in_training: Arc<AtomicBool>,
+    /// Whether the first signal is answered.
+    answers: bool,
 }
 
 impl Stop {
-    /// Starts to listen for signals.
-    pub(crate) fn listen() -> io::Result<Self> {
-        let stop = Self::default();
+    /// Starts to listen for signals. `answers`: whether the first one is answered with a line on stderr.
+    pub(crate) fn listen(answers: bool) -> io::Result<Self> {
+        let stop = Self { answers, ..Self::default() };
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
         // a write beyond `ulimit -f` then fails, as on a full disk, and does not end the process
         flag::register(SIGXFSZ, Arc::default())?;
@@ -45,7 +47,9 @@ impl Stop {
         if self.in_training.load(SeqCst) {
             let text =
                 "stopping: this step is finished and saved first; once more stops at once, with the last checkpoint intact";
-            let _ = writeln!(io::stderr(), "{text}"); // a closed stderr is no reason to go on
+            if self.answers {
+                let _ = writeln!(io::stderr(), "{text}"); // a closed stderr is no reason to go on
+            }
         } else {
             // in another thread, so that this one receives the next signal
             thread::spawn(move || {

@@ -254,7 +254,7 @@ pub struct EngineConfig {
     #[schemars(range(min = 0, max = 64))]
     pub shard: usize,
     /// Number of gradient buffers, which are summed in a fixed order. 0 means a 64th of the batch size, between 2 and 16.
-    #[schemars(range(min = 0, max = 256))]
+    #[schemars(range(min = 0, max = 4096))]
     pub gradient_groups: usize,
 }
 

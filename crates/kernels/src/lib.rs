@@ -44,7 +44,7 @@ pub use mask::{Keyed, Mask};
 pub use norm::{layer_norm, layer_norm_backward, layer_norm_infer, layer_norm_output};
 pub use optim::{AdamStep, adam, adamw, clip_scale, scale, sum_of_squares};
 pub use philox::{Key, Stream};
-pub use real::Real;
+pub use real::{Real, bytes_of, bytes_of_mut};
 pub use reduce::{add_assign, add_bias, add_column_sums, add_row_sums, hadamard};
 pub use residual::{Rows, add_branch, branch_gradient};
 #[cfg(debug_assertions)]

@@ -4,6 +4,7 @@ use std::fmt::{Debug, Display};
 use std::iter::Sum;
 
 use num_traits::{Float, NumAssign};
+use pulp::bytemuck::{self, Pod};
 
 use crate::activation::{Bias, elementwise};
 use crate::concrete::Concrete;
@@ -14,7 +15,7 @@ use crate::mask::Mask;
 use crate::simd::wide;
 
 /// f32 or f64, with what a kernel needs beyond arithmetic.
-pub trait Real: Float + NumAssign + Blas + Concrete + Lanes + Sum + Default + Debug + Display + Send + Sync + 'static {
+pub trait Real: Float + NumAssign + Pod + Blas + Concrete + Lanes + Sum + Default + Debug + Display + Send + Sync {
     /// Nearest value.
     fn from_f64(x: f64) -> Self;
     /// Exact.
@@ -38,6 +39,16 @@ pub trait Real: Float + NumAssign + Blas + Concrete + Lanes + Sum + Default + De
     fn pair_rows(_: [usize; 2], _x: &[Self], _out: &mut [Self]) {
         unreachable!("no product takes pairs of this type")
     }
+}
+
+/// Numbers as the bytes that they are in memory.
+pub fn bytes_of<R: Real>(numbers: &[R]) -> &[u8] {
+    bytemuck::cast_slice(numbers)
+}
+
+/// The same, to be filled in.
+pub fn bytes_of_mut<R: Real>(numbers: &mut [R]) -> &mut [u8] {
+    bytemuck::cast_slice_mut(numbers)
 }
 
 impl Real for f64 {

@@ -6,6 +6,7 @@
 //! are here.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use nids_kernels::{Arena, Buffer, Gemm, Key, Real, add_assign, peak, sum_of_squa
 use rayon::prelude::*;
 
 use crate::optim::Optimiser;
+use crate::peers::Peers;
 use crate::{Cx, MAX_SHARD, Mode, ParamTable, Prepared, Samples};
 
 /// One sample of a step.
@@ -83,6 +85,17 @@ pub struct Engine<R: Real> {
     squares: Vec<f64>,
     gemm: Gemm,
     cut: Cut,
+    dealt: Option<Box<Dealt>>,
+}
+
+/// What an engine needs that shares its steps with those of other processes.
+struct Dealt {
+    peers: Arc<dyn Peers>,
+    /// What this process wants all to know, and what is the most that any wanted.
+    flag: u8,
+    agreed: u8,
+    /// The flag, a loss a group and a term a shard, as they go from process to process.
+    said: Vec<f64>,
 }
 
 impl<R: Real> fmt::Debug for Engine<R> {
@@ -122,7 +135,60 @@ impl<R: Real> Engine<R> {
         let arenas = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
         let (groups, losses) = (Buffer::zeros(cut.groups * table.buffer_len()), vec![0.0; cut.groups]);
         let squares = vec![0.0; table.buffer_len().div_ceil(PIECE)];
-        Ok(Self { pool, arenas, groups, losses, terms: Vec::new(), prepared: Prepared::new(table, gemm), squares, gemm, cut })
+        Ok(Self {
+            pool,
+            arenas,
+            groups,
+            losses,
+            terms: Vec::new(),
+            prepared: Prepared::new(table, gemm),
+            squares,
+            gemm,
+            cut,
+            dealt: None,
+        })
+    }
+
+    /// The same engine, which computes its share of the gradient groups and adds them up with those of other processes: to the same
+    /// bytes.
+    ///
+    /// # Panics
+    /// If there are fewer groups than processes.
+    #[must_use]
+    pub fn with_peers(self, peers: Arc<dyn Peers>) -> Self {
+        let (n_groups, len) = (self.cut.groups, self.groups.len() / self.cut.groups);
+        assert!(peers.size() <= n_groups, "{n_groups} gradient groups for {} processes", peers.size());
+        let groups = Buffer::zeros(peers.own(n_groups).len() * len);
+        let dealt = Dealt { peers, flag: 0, agreed: 0, said: Vec::new() };
+        Self { groups, dealt: Some(Box::new(dealt)), ..self }
+    }
+
+    /// The processes that steps are dealt to, if there are several.
+    pub fn peers(&self) -> Option<&dyn Peers> {
+        self.dealt.as_ref().map(|dealt| &*dealt.peers)
+    }
+
+    /// Tells the other processes a number along with the next gradient: a signal, or 0.
+    pub fn tell(&mut self, flag: u8) {
+        if let Some(dealt) = &mut self.dealt {
+            dealt.flag = flag;
+        }
+    }
+
+    /// The highest number that any process told before the last gradient; None if there is only one process.
+    pub fn agreed(&self) -> Option<u8> {
+        self.dealt.as_ref().map(|dealt| dealt.agreed)
+    }
+
+    /// Those samples of a micro-batch that this process computes.
+    pub fn own_samples<'s>(&self, samples: &'s [Sample]) -> &'s [Sample] {
+        let groups = self.own_groups();
+        let first_of = |group: usize| group * samples.len() / self.cut.groups;
+        &samples[first_of(groups.start)..first_of(groups.end)]
+    }
+
+    fn own_groups(&self) -> Range<usize> {
+        self.peers().map_or(0..self.cut.groups, |peers| peers.own(self.cut.groups))
     }
 
     /// Runs `work` on one of the workers. A training loop belongs here: from outside of the pool
@@ -180,18 +246,21 @@ impl<R: Real> Engine<R> {
         step: u64,
         samples: &[Sample],
     ) {
-        let Self { pool, arenas, groups, losses, terms, prepared, gemm, cut, .. } = self;
+        let own = self.own_groups();
+        let Self { pool, arenas, groups, losses, terms, prepared, gemm, cut, dealt, .. } = self;
         let (n_groups, len, members) = (losses.len(), grads.len(), objective.members());
         assert!(n_groups > 0, "an engine for inference has no gradients");
         assert!(cut.shard * members <= MAX_SHARD, "a shard of {} samples for {members} members", cut.shard);
-        assert_eq!(groups.len(), n_groups * len, "a gradient of the table's length");
+        assert_eq!(groups.len(), own.len() * len, "a gradient of the table's length");
         let shards = samples.len().div_ceil(n_groups).div_ceil(cut.shard).max(1); // of the largest group
         terms.clear();
         terms.resize(n_groups * shards, 0.0);
         pool.install(|| {
             prepared.update(params);
-            let group_buffers = groups.par_chunks_mut(len).zip(losses.par_iter_mut()).zip(terms.par_chunks_mut(shards));
+            let (own_losses, own_terms) = (&mut losses[own.clone()], &mut terms[own.start * shards..own.end * shards]);
+            let group_buffers = groups.par_chunks_mut(len).zip(own_losses).zip(own_terms.par_chunks_mut(shards));
             group_buffers.with_max_len(1).enumerate().for_each(|(g, ((grads, total), terms))| {
+                let g = own.start + g;
                 let worker = rayon::current_thread_index().expect("a group runs on a worker of the pool");
                 let mut arena = lock(&arenas[worker]);
                 grads.fill(R::zero());
@@ -216,11 +285,18 @@ impl<R: Real> Engine<R> {
                 lock(arena).reserve(needed);
             }
             let groups = &*groups;
-            grads.par_chunks_mut(PIECE).enumerate().for_each(|(i, grads)| {
+            let add_groups = |first: usize, grads: &mut [R]| {
                 for group in groups.chunks(len) {
-                    add_assign(grads, &group[i * PIECE..][..grads.len()]);
+                    add_assign(grads, &group[first..][..grads.len()]);
                 }
+            };
+            let Some(dealt) = dealt else {
+                return grads.par_chunks_mut(PIECE).enumerate().for_each(|(i, grads)| add_groups(i * PIECE, grads));
+            };
+            dealt.peers.chain(grads, SENT, arenas.len(), |first, grads| {
+                grads.par_chunks_mut(SENT).enumerate().for_each(|(i, grads)| add_groups(first + i * SENT, grads));
             });
+            dealt.exchange(own, losses, terms);
         });
         loss.total += losses.iter().sum::<f64>();
         for term in terms {
@@ -291,11 +367,35 @@ impl<R: Real> Engine<R> {
     }
 }
 
+impl Dealt {
+    /// Fills in the losses and terms of the other processes' groups, and agrees on the flag.
+    fn exchange(&mut self, own: Range<usize>, losses: &mut [f64], terms: &mut [f64]) {
+        let Self { peers, flag, agreed, said } = self;
+        let (n_groups, shards) = (losses.len(), terms.len() / losses.len());
+        said.clear();
+        said.resize(1 + n_groups + terms.len(), 0.0);
+        let all = said.len();
+        peers.chain(said, all, 1, |_, said| {
+            said[0] = said[0].max(f64::from(*flag));
+            let (said_losses, said_terms) = said[1..].split_at_mut(n_groups);
+            said_losses[own.clone()].copy_from_slice(&losses[own.clone()]);
+            let own_terms = own.start * shards..own.end * shards;
+            said_terms[own_terms.clone()].copy_from_slice(&terms[own_terms]);
+        });
+        *agreed = said[0] as u8;
+        losses.copy_from_slice(&said[1..=n_groups]);
+        terms.copy_from_slice(&said[1 + n_groups..]);
+    }
+}
+
 /// Keys of samples lie below 2 to this power, the number of the member above.
 const MEMBER_BIT: u32 = 24;
 
 /// Numbers of a flat buffer that one task takes.
 const PIECE: usize = 1 << 14;
+
+/// Numbers that go from process to process in one message: 32 KiB, which Open MPI sends over TCP before the other asks for them.
+const SENT: usize = 1 << 13;
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // an arena holds no invariant that a panicking worker could have broken
@@ -346,5 +446,79 @@ mod tests {
             let bits = |loss: Loss| [loss.total, loss.term].map(f64::to_bits);
             assert_eq!(bits(found), bits(wanted), "{groups} groups, {threads} threads: {found:?}, not {wanted:?}");
         }
+    }
+
+    /// Gradients, losses and terms whose sums depend on the order in which they are added.
+    struct Slopes(ParamTable);
+
+    impl Objective<f32> for Slopes {
+        fn shard(&self, _: &Cx<'_, f32>, grads: &mut [f32], _: u64, samples: &[Sample]) -> Loss {
+            for (i, grad) in grads.iter_mut().enumerate() {
+                for sample in samples {
+                    *grad += 0.1 * (sample.key + 1) as f32 + 0.3 * i as f32;
+                }
+            }
+            Loss { total: share(samples) / 3.0, term: share(samples) }
+        }
+    }
+
+    /// The bits of a gradient, a loss and a term of 37 samples in two micro-batches, in each of so many processes, and what they
+    /// agree on, where each tells ten times its rank.
+    fn bits_of_processes(n: usize, threads: usize, groups: usize) -> Vec<(Vec<u32>, [u64; 2], Option<u8>)> {
+        let mut table = ParamTable::default();
+        table.root().param("weight", &[2 * SENT + 100], Init::Zeros);
+        let slopes = Slopes(table);
+        let samples: Vec<Sample> = (0..37).map(|row| Sample { row, key: row }).collect();
+        let work = |peers: Option<Arc<dyn Peers>>| {
+            let table = &slopes.0;
+            let mut engine = Engine::new(table, threads, Gemm::Tiles, Cut { shard: 2, groups }).unwrap();
+            if let Some(peers) = peers {
+                let rank = peers.rank() as u8;
+                engine = engine.with_peers(peers);
+                engine.tell(10 * rank);
+            }
+            let (mut grads, mut loss) = (table.zeros(), Loss::default());
+            for samples in samples.chunks(20) {
+                engine.accumulate(&slopes, &table.zeros(), Key::new(1), &mut grads, &mut loss, 0, samples);
+            }
+            (grads.iter().map(|grad| grad.to_bits()).collect(), [loss.total, loss.term].map(f64::to_bits), engine.agreed())
+        };
+        if n == 0 {
+            return vec![work(None)];
+        }
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                crate::peers::ThreadPeers::new(n).into_iter().map(|peers| scope.spawn(|| work(Some(Arc::new(peers))))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
+    #[test]
+    fn several_processes_give_the_bits_of_one_and_agree_on_the_highest_flag() {
+        for groups in [5, 8] {
+            let (grads, loss, agreed) = bits_of_processes(0, 2, groups).remove(0);
+            assert_eq!(agreed, None);
+            for (processes, threads) in [(1, 1), (2, 1), (3, 2), (4, 1), (5, 3)] {
+                let wanted = (grads.clone(), loss, Some(10 * (processes as u8 - 1)));
+                let found = bits_of_processes(processes, threads, groups);
+                assert!(
+                    found.iter().all(|found| *found == wanted),
+                    "{processes} processes of {threads} threads, {groups} groups"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn samples_are_dealt_out_with_their_groups() {
+        let table = ParamTable::default();
+        let samples: Vec<Sample> = (0..37).map(|row| Sample { row, key: row }).collect();
+        let mut dealt = Vec::new();
+        for peers in crate::peers::ThreadPeers::new(3) {
+            let engine = Engine::<f32>::new(&table, 1, Gemm::Tiles, Cut { shard: 2, groups: 5 }).unwrap();
+            dealt.push(engine.with_peers(Arc::new(peers)).own_samples(&samples).to_vec());
+        }
+        assert_eq!(dealt.concat(), samples);
+        assert_eq!(dealt.iter().map(Vec::len).collect::<Vec<_>>(), [7, 15, 15]); // of 1, 2 and 2 groups
     }
 }

@@ -45,6 +45,7 @@ mod members;
 mod mixing;
 pub mod optim;
 mod params;
+pub mod peers;
 mod pool;
 mod prepared;
 mod residual;

@@ -64,7 +64,7 @@ fn rows() -> Vec<Row> {
 }
 
 /// Files that hold no layer and no loss.
-const NO_LAYERS: [&str; 11] = [
+const NO_LAYERS: [&str; 12] = [
     "context.rs",
     "ema.rs",
     "engine.rs",
@@ -72,6 +72,7 @@ const NO_LAYERS: [&str; 11] = [
     "lib.rs",
     "optim.rs",
     "params.rs",
+    "peers.rs",
     "prepared.rs",
     "schedule.rs",
     "tensor_file.rs",

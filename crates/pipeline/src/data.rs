@@ -58,7 +58,7 @@ pub(crate) fn labelled_with(
 ) -> Result<Labelled> {
     let mut rejects = Vec::new();
     let found = read_labelled(config, categories, run, &mut rejects, progress)?;
-    rejects::write_for(config, &rejects)?;
+    rejects::write_for(config, run, &rejects)?;
     found.map(|(labelled, _)| labelled).ok_or_else(no_labels)
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn data(config: &Config, is_wanted: bool, run: &mut StageRun<'_>, pro
     let mut rejects = Vec::new();
     let (labelled, set_aside) = read_labelled(config, wants_classes(config), run, &mut rejects, progress)?.unzip();
     let mut unlabelled = if is_wanted { read_unlabelled(config, run, &mut rejects, progress)? } else { None };
-    rejects::write_for(config, &rejects)?;
+    rejects::write_for(config, run, &rejects)?;
     match (&mut unlabelled, set_aside.flatten().filter(|_| is_wanted)) {
         (Some(unlabelled), Some(more)) => unlabelled.extend(more),
         (None, more) => unlabelled = more,

@@ -99,14 +99,21 @@ struct Note {
 }
 
 impl PackedRows {
-    /// Opens the cache of a config in `folder`, or makes it.
+    /// Opens the cache of a config in `folder`, or makes it. Of several processes the first one makes it.
     pub(crate) fn open_or_pack(
         config: &Config,
         folder: &Path,
         stage: &mut StageRun<'_>,
         progress: &mut dyn Progress,
     ) -> Result<Self> {
-        Self::with_partitions(PARTITION_ROWS, config, folder, stage, progress)
+        if !stage.follows() {
+            let rows = Self::with_partitions(PARTITION_ROWS, config, folder, stage, progress)?;
+            stage.meet();
+            return Ok(rows);
+        }
+        let (_, key) = Self::sources(config, stage)?;
+        stage.meet();
+        Packed::open(folder, &key)?.ok_or_else(|| not_found(&folder.join(&key))).and_then(Self::of)
     }
 
     fn with_partitions(
@@ -116,9 +123,7 @@ impl PackedRows {
         stage: &mut StageRun<'_>,
         progress: &mut dyn Progress,
     ) -> Result<Self> {
-        let sources = Sources::of(config, &DATA, stage)?;
-        let data = DATA.map(|role| stage.data_of(role).map(|digest| digest.sha256.clone()));
-        let key = key(config, &sources.schema, &data);
+        let (sources, key) = Self::sources(config, stage)?;
         if let Some(packed) = Packed::open(folder, &key)? {
             let rows = Self::of(packed)?;
             rows.note.told.iter().for_each(|told| progress.event(Event::Message(told)));
@@ -132,10 +137,18 @@ impl PackedRows {
         }
         let mut telling = Telling { progress, told: Vec::new() };
         let learnt = Learnt::of(config, &sources, &mut telling)?;
-        rejects::write_for(config, &learnt.rejects)?;
+        rejects::write_for(config, stage, &learnt.rejects)?;
         let Telling { progress, told } = telling;
         let has_unlabelled = config.pretrain.rows == RowsConfig::All;
         sources.pack(has_unlabelled, folder, &key, partition_rows, learnt, told, progress).and_then(Self::of)
+    }
+
+    /// The files of a config, and the key of their cache.
+    fn sources(config: &Config, stage: &mut StageRun<'_>) -> Result<(Sources, String)> {
+        let sources = Sources::of(config, &DATA, stage)?;
+        let data = DATA.map(|role| stage.data_of(role).map(|digest| digest.sha256.clone()));
+        let key = key(config, &sources.schema, &data);
+        Ok((sources, key))
     }
 
     pub(crate) fn of(packed: Packed) -> Result<Self> {
@@ -210,6 +223,12 @@ impl PackedRows {
         table.swap_cells(&mut cells);
         Ok(table)
     }
+}
+
+/// What to say where another process has made a cache and this one does not see it.
+pub(crate) fn not_found(folder: &Path) -> Error {
+    let what = "the first process has made a cache that this one does not find";
+    Error::artefact(folder, what, "name a folder on a shared disk in `data.cache`")
 }
 
 /// A hash of what the cells follow from.

@@ -5,14 +5,17 @@ use std::path::Path;
 
 use nids_config::Config;
 use nids_flows::{At, Reject};
+use nids_store::run::StageRun;
 use nids_store::{Error, Result, artefacts};
 
 const HEADER: [&str; 5] = ["file", "row", "column", "value", "reason"];
 
 /// Writes the rows that a stage has left out to `data.rejects`, where the config names it.
-pub(crate) fn write_for(config: &Config, rejects: &[Reject]) -> Result<()> {
-    let Some(path) = &config.data.rejects else { return Ok(()) };
-    write_bytes(Path::new(path), &to_bytes(rejects))
+pub(crate) fn write_for(config: &Config, stage: &StageRun<'_>, rejects: &[Reject]) -> Result<()> {
+    match &config.data.rejects {
+        Some(path) if !stage.follows() => write_bytes(Path::new(path), &to_bytes(rejects)),
+        _ => Ok(()),
+    }
 }
 
 /// Rows that were left out, as a file has them.

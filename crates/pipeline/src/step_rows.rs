@@ -108,9 +108,9 @@ struct Reader {
     spare: Option<Batch>,
 }
 
-/// Rows to read, and the place for their cells.
+/// Samples whose rows are read, and the place for the cells of a step.
 struct Batch {
-    rows: Vec<u32>,
+    samples: Vec<Sample>,
     cells: Vec<f32>,
 }
 
@@ -132,18 +132,17 @@ impl PackedSteps {
         };
         let started = thread::Builder::new().name("rows".to_owned()).spawn(work);
         started.map_err(|error| Error::System(format!("no thread to read rows: {error}")))?;
-        let spare = Some(Batch { rows: Vec::new(), cells: table.cells().to_vec() });
+        let spare = Some(Batch { samples: Vec::new(), cells: table.cells().to_vec() });
         let reader = Mutex::new(Reader { orders, read, spare });
         Ok(Self { rows, table: RwLock::new(table), reader, failure: Mutex::new(None) })
     }
 
-    /// Brings the rows of a step into memory, and has those of the next read meanwhile.
+    /// Brings rows of a step into memory, and has those of the next read meanwhile.
     pub(crate) fn fetch(&self, samples: &[Sample], next: &[Sample]) -> Result<()> {
         self.check()?;
         let mut reader = lock(&self.reader);
-        let is_of = |batch: &Batch| batch.rows.iter().copied().eq(samples.iter().map(|sample| sample.row));
         let mut batch = reader.take()?;
-        if !is_of(&batch) {
+        if batch.samples != samples {
             // the first step, or the one after a rollback
             reader.order(batch, samples);
             batch = reader.take()?;
@@ -174,23 +173,24 @@ impl Reader {
     }
 
     fn order(&mut self, mut batch: Batch, samples: &[Sample]) {
-        batch.rows.clear();
-        batch.rows.extend(samples.iter().map(|sample| sample.row));
+        batch.samples.clear();
+        batch.samples.extend(samples);
         self.orders.send(batch).expect("it runs as long as there may be orders");
     }
 }
 
 impl Batch {
     /// Reads the rows, in the order in which they lie on the disk.
-    fn read(&mut self, from: &PackedRows, order: &mut Vec<u32>) -> Result<()> {
-        let Self { rows, cells } = self;
+    fn read(&mut self, from: &PackedRows, order: &mut Vec<Sample>) -> Result<()> {
+        let Self { samples, cells } = self;
         let stride = from.stride();
         order.clear();
-        order.extend(0..rows.len() as u32);
-        order.sort_unstable_by_key(|&place| rows[place as usize]);
-        for &place in &*order {
-            let place = place as usize;
-            from.read(rows[place], 0, &mut cells[place * stride..(place + 1) * stride])?;
+        order.extend(&*samples);
+        order.sort_unstable_by_key(|sample| sample.row);
+        for sample in &*order {
+            // a sample's key is its place in the step
+            let place = sample.key as usize;
+            from.read(sample.row, 0, &mut cells[place * stride..(place + 1) * stride])?;
         }
         Ok(())
     }

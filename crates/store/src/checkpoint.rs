@@ -180,6 +180,11 @@ impl Checkpoint {
         serde_json::from_value(self.state.clone()).map_err(|error| self.refuse(format!("its state cannot be read: {error}")))
     }
 
+    /// The state as a text, by which two processes know that they have found the same checkpoint.
+    pub(crate) fn state_text(&self) -> String {
+        self.state.to_string()
+    }
+
     /// Copies the tensor of that name, which must have the length of `into`.
     pub fn copy(&self, name: &str, into: &mut [f32]) -> Result<()> {
         match self.tensors.get(name) {

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use nids_nn::peers::Peers;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
@@ -116,24 +118,48 @@ pub enum Resume {
 pub struct Run {
     folder: PathBuf,
     resume: Resume,
+    peers: Option<Arc<dyn Peers>>,
 }
 
 impl Run {
     /// Opens the folder, and makes it if it does not exist.
     pub fn create(folder: &Path) -> Result<Self> {
         disk::make_folder(folder).map_err(Error::io(folder, "make the run folder"))?;
-        Ok(Self { folder: folder.to_owned(), resume: Resume::default() })
+        Ok(Self { folder: folder.to_owned(), resume: Resume::default(), peers: None })
     }
 
     /// The folder, which need not exist: for those who look and write nothing.
     pub fn at(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), resume: Resume::default() }
+        Self { folder: folder.to_owned(), resume: Resume::default(), peers: None }
     }
 
     /// The same folder, with another [`Resume`].
     #[must_use]
     pub fn with_resume(self, resume: Resume) -> Self {
         Self { resume, ..self }
+    }
+
+    /// The same folder, in which several processes work on one stage. The first one writes, the others read, and all find the same.
+    #[must_use]
+    pub fn with_peers(self, peers: Arc<dyn Peers>) -> Self {
+        Self { peers: Some(peers), ..self }
+    }
+
+    /// The processes that work on a stage here, if there are several.
+    pub fn peers(&self) -> Option<&Arc<dyn Peers>> {
+        self.peers.as_ref()
+    }
+
+    /// Whether another process writes what this one would.
+    fn follows(&self) -> bool {
+        self.peers.as_ref().is_some_and(|peers| !peers.leads())
+    }
+
+    /// Waits until all processes are here.
+    fn meet(&self) {
+        if let Some(peers) = &self.peers {
+            peers.meet();
+        }
     }
 
     /// What a stage does if an earlier run of it was stopped here.
@@ -143,7 +169,7 @@ impl Run {
 
     /// Opens a run folder, which must exist.
     pub fn open(folder: &Path) -> Result<Self> {
-        let run = Self { folder: folder.to_owned(), resume: Resume::default() };
+        let run = Self { folder: folder.to_owned(), resume: Resume::default(), peers: None };
         if folder.is_dir() { Ok(run) } else { Err(Error::artefact(folder, "no such run folder", run.remedy(Stage::Pretrain))) }
     }
 
@@ -382,6 +408,10 @@ impl Run {
     /// Starts a stage, alone in the folder. What it left before stays valid until [`StageRun::finish`].
     pub fn begin<'a>(&'a self, stage: Stage, config: &'a Config, progress: &mut dyn Progress) -> Result<StageRun<'a>> {
         config.engine.check().map_err(Error::Usage)?;
+        if self.follows() {
+            self.meet(); // the first process has the lock, and the folder is in order
+            return Ok(self.look(stage, config));
+        }
         self.check_config_file()?;
         let lock = self.lock(stage.name(), progress)?;
         if Self::replaces_report(stage) && self.has(REPORT) {
@@ -389,7 +419,9 @@ impl Run {
                 format!("{}/{REPORT}: about what `{stage}` replaces: removed when that has finished", self.folder.display());
             progress.event(Event::Message(&text));
         }
-        Ok(StageRun { lock: Some(lock), ..self.look(stage, config) })
+        let stage = StageRun { lock: Some(lock), ..self.look(stage, config) };
+        self.meet();
+        Ok(stage)
     }
 
     /// Whether the page about the run is about what `stage` leaves.
@@ -647,6 +679,16 @@ impl StageRun<'_> {
         &self.run.folder
     }
 
+    /// Whether another process writes what this one would: what is written here by [`StageRun`] is then dropped.
+    pub fn follows(&self) -> bool {
+        self.run.follows()
+    }
+
+    /// Waits until all processes that work on the stage are here.
+    pub fn meet(&self) {
+        self.run.meet();
+    }
+
     /// Lists a data file as an input. `role` is the setting that names it: `data.train`.
     pub fn input(&mut self, role: &str, path: &Path) -> Result<()> {
         self.inputs(role, &[path])
@@ -704,6 +746,9 @@ impl StageRun<'_> {
     /// Writes an artefact piece by piece.
     pub fn write_with(&mut self, name: &str, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
         self.run.path(name)?;
+        if self.follows() {
+            return Ok(());
+        }
         self.start()?;
         let digest = self.run.write_staged(self.stage, name, fill)?;
         self.outputs.insert(name.to_owned(), digest);
@@ -728,6 +773,9 @@ impl StageRun<'_> {
     }
 
     fn append(&mut self, file: LogFile, line: &impl Serialize) -> Result<()> {
+        if self.follows() {
+            return Ok(());
+        }
         self.start()?;
         let text = serde_json::to_string(&StageLine { stage: self.stage, line }).expect("numbers and texts under names");
         artefacts::append_line(&self.log_path(file), &text)?;
@@ -736,10 +784,25 @@ impl StageRun<'_> {
     }
 
     /// Looks for a run of this stage that was stopped, and goes back to its last checkpoint. All inputs must have been named
-    /// before.
+    /// before. Refuses where several processes work on the stage and differ in what its output depends on.
     pub fn resume(&mut self, arithmetic: Arithmetic, progress: &mut dyn Progress) -> Result<Option<Checkpoint>> {
-        let Arithmetic { kernels, shard, groups } = arithmetic;
-        let circumstances = Circumstances {
+        let circumstances = self.circumstances(arithmetic);
+        self.agree(&circumstances)?;
+        let found = self.find_checkpoint(&circumstances, progress)?;
+        let state = found.as_ref().map_or_else(String::new, Checkpoint::state_text);
+        if self.share(&state)? != state {
+            let what = "this process has found another checkpoint than the first one";
+            return Err(Error::artefact(&self.run.folder, what, "give all processes the same run folder, on a shared disk"));
+        }
+        if let Some(found) = found.as_ref().filter(|_| !self.follows()) {
+            self.rewind(found)?;
+        }
+        self.meet(); // from here on the first process writes
+        Ok(found)
+    }
+
+    fn circumstances(&self, Arithmetic { kernels, shard, groups }: Arithmetic) -> Circumstances {
+        Circumstances {
             tool: TOOL.to_owned(),
             settings: self.config.stage_keys(self.stage),
             data: self.data.clone(),
@@ -747,7 +810,34 @@ impl StageRun<'_> {
             kernels,
             shard,
             groups,
+        }
+    }
+
+    /// What the first process says.
+    fn share(&self, text: &str) -> Result<String> {
+        let Some(peers) = &self.run.peers else { return Ok(text.to_owned()) };
+        let shared = peers.share(text.as_bytes().to_vec());
+        String::from_utf8(shared).map_err(|_| Error::System("what the first process says is not UTF-8".to_owned()))
+    }
+
+    /// Refuses what would give other bytes than in the first process.
+    fn agree(&self, circumstances: &Circumstances) -> Result<()> {
+        let text = serde_json::to_string(circumstances).expect("numbers and texts under names");
+        let mut first: Circumstances = serde_json::from_str(&self.share(&text)?)
+            .map_err(|error| Error::Usage(format!("the first process is of another version: {error}")))?;
+        if nids_kernels::same_bits(&first.kernels, &circumstances.kernels) {
+            first.kernels.clone_from(&circumstances.kernels);
+        }
+        let refuse = |difference| {
+            Error::Usage(format!(
+                "the processes would not train the same network: from the first one to this one, {difference}: give all of them \
+                 the same program, config and data"
+            ))
         };
+        circumstances.difference(&first).map_or(Ok(()), |difference| Err(refuse(difference)))
+    }
+
+    fn find_checkpoint(&mut self, circumstances: &Circumstances, progress: &mut dyn Progress) -> Result<Option<Checkpoint>> {
         let settings = self.config.checkpoint.clone();
         let store = self.checkpoints.insert(Store::new(&self.run.folder, self.stage, settings, circumstances.clone()));
         if self.run.resume == Resume::Fresh {
@@ -775,9 +865,7 @@ impl StageRun<'_> {
             }
             (None, _) => {}
         }
-        let found = store.latest(&mut |damaged| progress.event(Event::Message(&format!("warning: {damaged}"))))?;
-        self.rewind(&found)?;
-        Ok(Some(found))
+        store.latest(&mut |damaged| progress.event(Event::Message(&format!("warning: {damaged}")))).map(Some)
     }
 
     /// Saves what is needed to go on from here. `is_periodic` if it is the step for a checkpoint, not if the run was stopped.
@@ -791,6 +879,9 @@ impl StageRun<'_> {
         state: &impl Serialize,
         tensors: &[(&str, &[f32])],
     ) -> Result<()> {
+        if self.follows() {
+            return Ok(());
+        }
         self.start()?;
         self.sync_logs()?;
         let logs = self.logs.each_ref().map(Lines::mark);
@@ -876,6 +967,9 @@ impl StageRun<'_> {
     /// Commits everything that the stage wrote, together with `config.yaml` and the manifest. `kernels` names the kernels that it
     /// ran on.
     pub fn finish(mut self, kernels: &str) -> Result<()> {
+        if self.follows() {
+            return Ok(());
+        }
         self.start()?;
         if self.again {
             for file in LogFile::ALL {

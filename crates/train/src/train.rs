@@ -41,7 +41,8 @@ pub struct Job<'j> {
     pub finished: &'j [f32],
     /// Names the place that a row comes from.
     pub row: &'j (dyn Fn(u32) -> String + Sync),
-    /// Brings the rows of a step into memory, where they are not: called before each step with its samples and those of the next.
+    /// Brings rows of a step into memory, where they are not: called before each step with its samples and those of the next. Where
+    /// steps are dealt to several processes, with those that this one computes.
     pub fetch: Option<&'j Fetch<'j>>,
 }
 
@@ -69,8 +70,9 @@ impl<'j> Job<'j> {
         let mut samples: Vec<Sample> = Vec::with_capacity(plan.batch_size);
         // of the step after, if rows are fetched
         let (mut next, mut next_step) = (Vec::new(), None);
+        let processes = engine.peers().map_or_else(String::new, |peers| format!("{} processes of ", peers.size()));
         progress.event(Event::Message(&format!(
-            "{} parameters, {} threads, {}",
+            "{} parameters, {processes}{} threads, {}",
             self.table.n_params(),
             engine.threads(),
             nids_kernels::describe(engine.gemm())
@@ -92,7 +94,10 @@ impl<'j> Job<'j> {
                 if let Some(fetch) = self.fetch {
                     sampler.batch(step + 1, plan.batch_size, &mut next);
                     next_step = Some(step + 1);
-                    fetch(&samples, &next)?;
+                    fetch(&own(engine, plan, &samples), &own(engine, plan, &next))?;
+                }
+                if engine.peers().is_some() {
+                    engine.tell(progress.stop().unwrap_or(0));
                 }
                 train_loop.advance(engine, &samples, params, run, progress)?;
                 let done = train_loop.step;
@@ -102,11 +107,13 @@ impl<'j> Job<'j> {
                     train_loop.score = Some(loss);
                 }
                 drop(average);
-                let signal = progress.stop();
+                // of several processes, one that any of them heard before the step
+                let signal = engine.agreed().map_or_else(|| progress.stop(), |signal| Some(signal).filter(|&signal| signal != 0));
                 let is_periodic = done.is_multiple_of(run.checkpoint_every());
                 if done < plan.steps && (is_periodic || signal.is_some()) {
                     train_loop.checkpoint(params, is_periodic, run)?;
                     if let Some(signal) = signal {
+                        run.meet(); // it is saved before any process ends
                         return Err(Error::Interrupted { signal });
                     }
                 }
@@ -123,6 +130,14 @@ impl<'j> Job<'j> {
         )));
         Ok(())
     }
+}
+
+/// Those samples of a step that this process computes.
+fn own<'s>(engine: &Engine<f32>, plan: &TrainPlan, samples: &'s [Sample]) -> Cow<'s, [Sample]> {
+    if engine.peers().is_none() {
+        return Cow::Borrowed(samples);
+    }
+    Cow::Owned(samples.chunks(plan.micro_batch).flat_map(|samples| engine.own_samples(samples)).copied().collect())
 }
 
 /// The training loop between two steps.
@@ -197,6 +212,9 @@ impl<'j> TrainLoop<'j> {
         let report = match self.runner.step(engine, step, samples, self.recovery.lr_scale, params, &mut term) {
             Outcome::Taken(report) => report,
             Outcome::Nonfinite(kind) => {
+                if let Some(fetch) = self.job.fetch.filter(|_| engine.peers().is_some()) {
+                    fetch(samples, &[])?; // other processes' rows, too
+                }
                 let finding = self.runner.nonfinite(engine, kind, step, samples, params);
                 return self.handle(&finding, params, run, progress);
             }

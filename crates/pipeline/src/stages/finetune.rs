@@ -18,6 +18,7 @@ use nids_nn::{Ema, ParamTable, Prepared};
 use rand::RngExt as _;
 use serde_json::json;
 
+use super::dealt;
 use super::mean_teacher::MeanTeacherObjective;
 use crate::data::Labelled;
 use crate::pretext::mask_token;
@@ -29,12 +30,12 @@ use nids_detect::engine::{engine, reserve_openblas};
 use nids_detect::profile::{FeatureProfile, Profile, ScoreProfile};
 use nids_detect::verdicts::{Outputs, Scores};
 use nids_detect::{Basis, Committee, Model, Network, WeightsFile, model_bytes};
-use nids_store::Result;
 use nids_store::checkpoint::Checkpoint;
 use nids_store::log::Line;
 use nids_store::progress::{Event, Progress};
 use nids_store::run::{BACKGROUND, MODEL, PRETRAINED, PROFILE, TOKENISER, TRAINING_ROWS};
 use nids_store::run::{Run, StageRun};
+use nids_store::{Error, Result};
 use nids_train::stream;
 use nids_train::{Job, Sampler, TrainPlan, arithmetic, member_in_training};
 use objective::{LatentObjective, SupervisedObjective};
@@ -50,6 +51,10 @@ use targets::Targets;
 /// The weights of the last step are kept, or with `finetune.ema` or `finetune.mean_teacher` their average. The choice of weights
 /// never depends on the validation rows.
 pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Result<Metrics> {
+    if let Some(peers) = run.peers().filter(|_| !config.finetune.has_network()) {
+        let n = peers.size();
+        return Err(Error::Usage(format!("{n} processes, but no network is trained here, only heads: start one process")));
+    }
     let mut stage = run.begin(Stage::Finetune, config, progress)?;
     let pretrained = match config.finetune.from {
         FinetuneFrom::Scratch | FinetuneFrom::Features => None,
@@ -78,14 +83,14 @@ fn networks(
     progress: &mut dyn Progress,
 ) -> Result<Metrics> {
     let Rows { labelled, tokeniser, encoded, with_labels: rows, without_labels, taught, kept } = rows;
-    let from = config.finetune.from;
-    let classes = targets::classes(config, &labelled, &rows)?;
+    let (from, classes) = (config.finetune.from, targets::classes(config, &labelled, &rows)?);
     let mut table = ParamTable::default();
     let network = Network::one(config, &tokeniser, classes.as_ref(), &mut table)?;
     if let Some(weights) = pretrained {
         WeightsFile::read(weights, Stage::Pretrain)?.check(&table, network.prefixes(), 0)?;
     }
-    let mut engine = engine(config, &table, network.activations(), network.members(), config.finetune.training.micro_batch)?;
+    let engine = engine(config, &table, network.activations(), network.members(), config.finetune.training.micro_batch)?;
+    let mut engine = dealt(engine, run)?;
     stage.check_kernels(&nids_kernels::describe(engine.gemm()), progress)?;
     let batch_size = config.finetune.training.batch_size;
     let mut targets = Targets::new(config, &labelled, classes.as_ref(), &rows);

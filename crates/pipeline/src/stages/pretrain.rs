@@ -10,6 +10,7 @@ use nids_nn::schedule::{Schedule, Warmup};
 use nids_nn::{Cx, Mode, ParamTable, weights};
 use serde_json::json;
 
+use super::dealt;
 use crate::data::{Data, fit_tokeniser_and_targets, keep_benign};
 use crate::packed::{self, PackedRows};
 use crate::pretext::Pretext;
@@ -66,7 +67,8 @@ fn learn(
     let pretext = Pretext::new(config, tokeniser, &mut table)?;
     let plan = TrainPlan::new(Stage::Pretrain, &config.pretrain.training, rows.n_rows());
     let objective = PretextObjective::new(&config.pretrain, &pretext, rows);
-    let mut engine = engine(config, &table, pretext.activations(), 1, config.pretrain.training.micro_batch)?;
+    let engine = engine(config, &table, pretext.activations(), 1, config.pretrain.training.micro_batch)?;
+    let mut engine = dealt(engine, run)?;
     let mut params = table.init(config.seed);
     let mut sampler = Sampler::over(config.seed, rows.n_rows()).with_shuffle(config.data.shuffle);
     let key = Key::new(config.seed).child(stream::PRETRAIN);

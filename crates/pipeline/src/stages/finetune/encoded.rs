@@ -14,7 +14,7 @@ use nids_store::{Error, Result};
 use serde_json::json;
 
 use crate::data::{Labelled, labelled, labelled_name, schema_of, warn_of_newly_missing};
-use crate::packed::{self, DATA, FORMAT, Learnt, PARTITION_ROWS, PackedRows, Sources, add_missing, among};
+use crate::packed::{self, DATA, FORMAT, Learnt, PARTITION_ROWS, PackedRows, Sources, add_missing, among, not_found};
 use crate::rejects;
 use crate::step_rows::PackedSteps;
 
@@ -63,7 +63,7 @@ impl Encoded {
             return Ok((labelled, Self::Memory(table)));
         };
         let sources = Sources::of(config, &["data.train"], stage)?;
-        let Read { labelled, missing } = Read::from(&sources, config, false, progress, |_| {})?;
+        let Read { labelled, missing } = Read::from(&sources, config, false, stage, progress, |_| {})?;
         warn_of_missing(tokeniser, &missing.counts(&name), progress);
         let of_rows = (tokeniser, labelled.flows.len());
         let rows = open_or_pack(config, &folder, &sources, of_rows, stage, progress)?;
@@ -118,6 +118,7 @@ impl Read {
         sources: &Sources,
         config: &Config,
         ids: bool,
+        stage: &StageRun<'_>,
         progress: &mut dyn Progress,
         mut each: impl FnMut(&Flows),
     ) -> Result<Self> {
@@ -130,7 +131,7 @@ impl Read {
                 None => flows = Some(some),
             }
         })?;
-        rejects::write_for(config, &left_out)?;
+        rejects::write_for(config, stage, &left_out)?;
         let flows = flows.unwrap_or_else(|| Flows::none(&sources.schema));
         Ok(Self { labelled: Labelled { flows, split }, missing })
     }
@@ -158,8 +159,26 @@ pub(crate) fn sampled(sources: &Sources, train: &[u32], with_labels: &[u32], pro
     Ok(Sampled { samples, missing })
 }
 
-/// Opens the cache of the labelled rows, that of pretraining or one of their own, or makes the latter.
+/// Opens the cache of the labelled rows, that of pretraining or one of their own, or makes the latter. Of several processes the first
+/// one makes it.
 pub(crate) fn open_or_pack(
+    config: &Config,
+    folder: &Path,
+    sources: &Sources,
+    of_rows: (&Tokeniser, usize),
+    stage: &StageRun<'_>,
+    progress: &mut dyn Progress,
+) -> Result<PackedRows> {
+    if stage.follows() {
+        stage.meet();
+        return opened_or_packed(config, folder, sources, of_rows, stage, progress);
+    }
+    let rows = opened_or_packed(config, folder, sources, of_rows, stage, progress)?;
+    stage.meet();
+    Ok(rows)
+}
+
+fn opened_or_packed(
     config: &Config,
     folder: &Path,
     sources: &Sources,
@@ -198,6 +217,9 @@ pub(crate) fn open_or_pack(
                 "remove it with `nids-mixer cache FOLDER --clean`, and run the stage again",
             ));
         }
+    }
+    if stage.follows() {
+        return Err(not_found(&folder.join(&own)));
     }
     let learnt = Learnt::by(tokeniser.clone(), n_labelled as u64);
     let packed = sources.pack(false, folder, &own, PARTITION_ROWS, learnt, Vec::new(), progress)?;

@@ -91,7 +91,7 @@ impl Rows {
         let sources = Sources::of(config, &["data.train"], stage)?;
         let mut keys = Vec::new();
         let each = |flows: &Flows| keys.extend(row_keys(flows));
-        let Read { labelled, missing } = Read::from(&sources, config, wants_classes(config), progress, each)?;
+        let Read { labelled, missing } = Read::from(&sources, config, wants_classes(config), stage, progress, each)?;
         let tokeniser = read_tokeniser(tokeniser, Stage::Pretrain)?;
         let with_labels = labelled_rows(config, &labelled, stage, progress)?;
         warn_of_missing(&tokeniser, &missing.counts(&labelled_name(config)), progress);
