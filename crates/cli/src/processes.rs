@@ -125,21 +125,22 @@ impl Processes {
     /// Says what went wrong, and ends all processes.
     fn fail(&self, error: &Error) -> ExitCode {
         let Launch { rank, .. } = self.launch;
-        let is_told = if self.leads() {
-            false
-        } else {
-            // most errors are the same in all processes: the first one says so and ends the others
-            matches!(error, Error::Interrupted { .. }) || self.is_ended_within(FIRST_SAYS)
-        };
+        // most errors are the same in all processes: the first one says so and ends the others
+        let is_told = !self.leads() && self.is_ended_within(FIRST_SAYS);
         if !is_told {
             report(error, &if self.leads() { String::new() } else { format!("rank {rank}: ") });
         }
         self.end(error.exit_code())
     }
 
-    /// Whether the launcher ends this process before the time is over.
+    /// Whether the launcher ends this process before the time is over. To one that has had a signal already it sends the second, which
+    /// ends it here.
     fn is_ended_within(&self, time: Duration) -> bool {
         let since = Instant::now();
+        if self.stop.signal().is_some() {
+            thread::sleep(time);
+            return false;
+        }
         while since.elapsed() < time {
             if self.stop.signal().is_some() {
                 return true;
