@@ -69,6 +69,16 @@ fn a_run_is_reported_when_it_has_been_trained_and_no_older_page_stays() {
 }
 
 #[test]
+fn rows_that_memory_should_not_hold_are_not_read_for_a_page_that_nobody_asked_for() {
+    let bench = Bench::trained();
+    let (_, told) = bench.prints_and_tells(&on_flows("finetune", "--set data.cache=cache"));
+    assert!(told.contains("finetune: no report.html: a page holds all labelled rows in memory"), "{told}");
+    assert!(bench.path("cache").is_dir() && !bench.path("run/report.html").exists());
+    bench.prints("report --run run");
+    assert!(bench.read("run/report.html").contains("rows held out"));
+}
+
+#[test]
 fn a_page_about_a_file_is_written_beside_its_metrics() {
     let bench = Bench::trained();
     bench.prints("synth --rows 200 --seed 5 --output new.csv");

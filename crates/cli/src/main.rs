@@ -235,7 +235,15 @@ fn finetune(args: &StageArgs, processes: &Processes, progress: &mut dyn Progress
     let out = Output::open(None, &stage_sources(args, &config, &run))?;
     let metrics = stages::finetune(&config, &run, progress)?;
     out.print(&metrics::tables(&metrics))?;
-    report(&run);
+    if stages::rows_are_packed(&config, &run)? {
+        let folder = run.folder().display();
+        terminal::say(&format!(
+            "finetune: no report.html: a page holds all labelled rows in memory, and `data.cache` keeps them on the disk: \
+             `nids-mixer report --run {folder}` writes it"
+        ));
+    } else {
+        report(&run);
+    }
     Ok(())
 }
 

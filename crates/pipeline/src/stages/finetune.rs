@@ -73,6 +73,11 @@ pub fn finetune(config: &Config, run: &Run, progress: &mut dyn Progress) -> Resu
     Ok(found)
 }
 
+/// Whether [`finetune`] reads its rows from a cache on the disk, because memory should not hold them.
+pub fn rows_are_packed(config: &Config, run: &Run) -> Result<bool> {
+    Ok(matches!(encoded::folder(config, run.folder())?, Ok(Some(_))))
+}
+
 /// Trains networks, one after another, and lets heads vote beside them.
 fn networks(
     config: &Config,

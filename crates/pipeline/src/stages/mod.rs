@@ -6,7 +6,7 @@ mod mean_teacher;
 pub(crate) mod pretrain;
 
 pub use encode::encode;
-pub use finetune::finetune;
+pub use finetune::{finetune, rows_are_packed};
 pub use pretrain::pretrain;
 
 use nids_nn::engine::Engine;
