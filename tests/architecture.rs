@@ -18,7 +18,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("report", &["eval"]),
     ("config", &["flows", "nn", "models"]),
     ("store", &["kernels", "flows", "nn", "eval", "config"]),
-    ("interop", &["nn", "store"]),
+    ("interop", &["flows", "nn", "store"]),
     ("detect", &["kernels", "flows", "nn", "models", "eval", "heads", "config", "store"]),
     ("train", &["kernels", "nn", "config", "store"]),
     (

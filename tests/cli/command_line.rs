@@ -36,6 +36,7 @@ fn help_is_the_manual() {
       synth        Write generated flows as CSV, shaped like UNSW-NB15
       cache        List the caches of tokenised rows in folders, or remove them
       bench        Measure how fast this machine trains and gives verdicts
+      export       Write a trained network as an ONNX graph, from the values of a flow to a probability
       import       Turn a checkpoint of the numpy MLP-Mixer into safetensors
       completions  Print a script that completes command lines in a shell
       man          Write manual pages, one for each command

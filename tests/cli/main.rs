@@ -14,6 +14,7 @@ mod data_sets;
 mod distil;
 mod drift;
 mod ensembles;
+mod export;
 mod few_labels;
 mod job;
 mod memory;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use nids_flows::{Encoding, Ids, OnBadRow, Part, ReadOptions};
-use nids_pipeline::commands::{Alarm, Axis, ReasonsFor, Score, VerdictFormat};
+use nids_pipeline::commands::{Alarm, Axis, Inputs, ReasonsFor, Score, VerdictFormat};
 
 const MANUAL: &str = "\
 Examples:
@@ -413,6 +413,20 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write a trained network as an ONNX graph, from the values of a flow to a probability
+    ///
+    /// Tokeniser, network and calibration in one file for the runtimes of others: docs/onnx.md says what goes in and comes out.
+    Export {
+        /// The run folder
+        #[arg(long, value_name = "DIR")]
+        run: PathBuf,
+        /// Where to write. The file appears whole or not at all
+        #[arg(long, value_name = "FILE")]
+        onnx: PathBuf,
+        /// How features come in: an input a feature, doubles and strings, or floats and integer codes in two inputs
+        #[arg(long, value_name = "raw|codes", default_value = "raw", value_parser = inputs)]
+        inputs: Inputs,
+    },
     /// Turn a checkpoint of the numpy MLP-Mixer into safetensors
     ///
     /// Reads a pickled `.npy` checkpoint and executes nothing in it. Everything except arrays in dictionaries is refused,
@@ -577,6 +591,14 @@ fn threshold(text: &str) -> Result<f64, String> {
 
 fn part(text: &str) -> Result<Part, String> {
     Part::named(text).ok_or_else(|| "expected I/K with I from 0 to K - 1, such as 0/8 to 7/8; K is at most 100,000".to_owned())
+}
+
+fn inputs(text: &str) -> Result<Inputs, String> {
+    match text {
+        "raw" => Ok(Inputs::Raw),
+        "codes" => Ok(Inputs::Codes),
+        _ => Err("expected raw or codes".to_owned()),
+    }
 }
 
 fn encoding(text: &str) -> Result<Encoding, String> {

@@ -140,6 +140,10 @@ fn run(command: Command, stop: Stop, processes: &Processes) -> Result<()> {
             let report = commands::bench(&config, &options)?;
             out.print(&if json { bench::json(&report) } else { bench::table(&report) })
         }
+        Command::Export { run, onnx, inputs } => {
+            let run = Run::open(&run)?;
+            Output::open(Some(&onnx), &[Source::Run(&run)])?.fill(|out| commands::export(&run, inputs, out))
+        }
         Command::Completions { shell } => completions(shell),
         Command::Man { output } => man(&output),
         Command::Import { file, output: path } => {

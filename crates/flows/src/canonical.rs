@@ -23,6 +23,22 @@ pub(crate) fn canonical(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Texts that are read as a category: it as it stands, its canonical form and the other usual spellings of that.
+pub(crate) fn spellings(category: &str) -> Vec<String> {
+    let canonical = canonical(category).into_owned();
+    let others: &[&str] = match canonical.as_str() {
+        "-" => &[""],
+        "true" => &["True", "TRUE", "T", "t"],
+        "false" => &["False", "FALSE", "F", "f"],
+        _ => &[],
+    };
+    let is_whole =
+        canonical.bytes().last().is_some_and(|c| c.is_ascii_digit()) && !canonical.contains('.') && number(&canonical).is_some();
+    let with_fraction = is_whole.then(|| format!("{canonical}.0"));
+    let others = others.iter().map(|text| (*text).to_owned()).chain(with_fraction);
+    [category.to_owned(), canonical].into_iter().chain(others).collect()
+}
+
 /// `text` without zeros and signs that say nothing; `None` where it is no number.
 fn number(text: &str) -> Option<Cow<'_, str>> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
@@ -66,6 +82,15 @@ mod tests {
             for text in found {
                 assert_eq!(canonical(text), wanted, "{text:?}");
             }
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_a_category_is_read_as_it() {
+        for (category, n) in [("6", 3), ("06", 3), ("1.5", 2), ("true", 6), ("F", 6), ("-", 3), ("tcp", 2), ("0x06", 2)] {
+            let found = spellings(category);
+            assert_eq!(found.len(), n, "{found:?}");
+            assert!(found.iter().all(|text| canonical(text) == canonical(category)), "{found:?}");
         }
     }
 

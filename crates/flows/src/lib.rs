@@ -47,7 +47,8 @@ pub use schema::{CellRules, Column, ColumnKind, Encoding, Infinite, Schema};
 pub use split::{Split, Splitter, all_rows, draw_labelled, equal_rows, split};
 pub use synthetic::{SyntheticWriter, synthetic, write_synthetic};
 pub use tokeniser::{
-    Cut, MaxCategories, Normalisation, TokenKind, TokenSpec, TokenTable, Tokeniser, TokeniserConfig, TokeniserFit, global_max,
+    Cut, Learnt, MaxCategories, Normalisation, TokenKind, TokenSpec, TokenTable, Tokeniser, TokeniserConfig, TokeniserFit,
+    global_max,
 };
 
 #[cfg(doctest)]

@@ -9,6 +9,7 @@ use crate::{Error, FeatureColumn, Flows, Result, Schema};
 mod categories;
 mod config;
 mod fit;
+mod learnt;
 mod sampled;
 mod saved;
 mod target_bins;
@@ -19,6 +20,7 @@ use target_bins::TargetBins;
 
 pub use categories::Cut;
 pub use config::{MaxCategories, Normalisation, TokeniserConfig};
+pub use learnt::Learnt;
 pub use sampled::TokeniserFit;
 pub use token_table::TokenTable;
 

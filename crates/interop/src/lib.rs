@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod import;
+pub mod onnx;
 
 use std::io;
 use std::path::PathBuf;
@@ -27,6 +28,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A network that cannot be written as it is described.
+    #[error("{0}")]
+    Export(String),
     /// The converted checkpoint cannot be written.
     #[error("cannot write the checkpoint: {0}")]
     Write(#[source] io::Error),

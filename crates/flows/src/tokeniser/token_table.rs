@@ -520,13 +520,13 @@ fn interpolate(knots: &[f64], values: &[f64], x: f64) -> f64 {
 }
 
 /// The knot whose quantile-normal value is nearest to 0; there is one.
-fn median(knots: &[f64], normal: &[f64]) -> f64 {
+pub(super) fn median(knots: &[f64], normal: &[f64]) -> f64 {
     let nearest = knots.iter().zip(normal).min_by(|a, b| a.1.abs().total_cmp(&b.1.abs()));
     nearest.map_or(0.0, |(&knot, _)| knot)
 }
 
 /// How many bins lie below x, the one it is in counted in part; 0 without bins.
-fn place(edges: &[f64], x: f64) -> f64 {
+pub(super) fn place(edges: &[f64], x: f64) -> f64 {
     match edges.partition_point(|&edge| edge <= x) {
         0 => 0.0,
         above if above == edges.len() => (above - 1) as f64,

@@ -6,6 +6,7 @@ mod audit;
 mod bench;
 mod cache;
 mod calibrate;
+mod export;
 mod held_out;
 mod parts;
 mod plan;
@@ -32,6 +33,7 @@ pub use audit::{AuditOptions, audit};
 pub use bench::{BenchOptions, BenchReport, Case, Measurement, ReadFigures, bench};
 pub use cache::cache;
 pub use calibrate::{CalibrateOptions, CalibrateReport, calibrate};
+pub use export::{Inputs, export};
 pub use parts::{PartOutcome, join_parts, parts, predict_part};
 pub use plan::{Planned, plan};
 pub use predict::{Alarm, Evaluated, PredictOptions, PredictSummary, ReasonsFor, evaluate, predict};
@@ -46,6 +48,7 @@ pub fn import(file: &Path, out: &mut dyn Write) -> Result<Imported> {
     nids_interop::import::import(file, out).map_err(|error| match error {
         nids_interop::Error::Foreign { .. } => Error::Data(error.to_string()),
         nids_interop::Error::Read { path, source } => Error::reading_data(&path, source),
+        nids_interop::Error::Export(what) => Error::Data(what),
         nids_interop::Error::Write(source) => Error::io("the checkpoint", "write")(source),
     })
 }
