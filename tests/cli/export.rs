@@ -1,4 +1,4 @@
-//! `export`: a trained network as an ONNX graph. What runtimes make of it: `scripts/check_onnx.py`.
+//! `export`: a trained network as an ONNX graph. What runtimes make of it: `scripts/check_runtimes.py`.
 
 use crate::bench::{Bench, on_flows};
 

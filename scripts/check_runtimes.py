@@ -1,6 +1,7 @@
-"""Compares ONNX graphs of a run with its verdicts: in onnxruntime from raw values, in tract from codes and floats, where that is there.
+"""Compares a run in other runtimes with its verdicts: ONNX graphs in onnxruntime from raw values and in tract from codes and floats, and
+the weights in PyTorch by docs/examples/pytorch, where these are there.
 
-    python scripts/check_onnx.py RUN FLOWS.csv [--bin target/debug/nids-mixer] [--limit 1e-5] [--rows 20000]
+    python scripts/check_runtimes.py RUN FLOWS.csv [--bin target/debug/nids-mixer] [--limit 1e-5] [--rows 20000]
 
 FLOWS.csv has the columns of the run's schema; cells that are blank or `-` are missing numbers, and some more
 are made blank here.
@@ -33,9 +34,9 @@ def nids_mixer(*words):
 
 def compare(what, found, wanted):
     worst = float(np.abs(found - wanted).max())
-    print(f"check_onnx: {what}: {len(wanted)} rows, at most {worst:.1e} apart")
+    print(f"check_runtimes: {what}: {len(wanted)} rows, at most {worst:.1e} apart")
     if not worst <= args.limit:
-        sys.exit(f"check_onnx: {what}: more than {args.limit:.0e}")
+        sys.exit(f"check_runtimes: {what}: more than {args.limit:.0e}")
 
 
 with args.flows.open(newline="", encoding="utf-8-sig") as file:
@@ -81,7 +82,7 @@ def batches(session, feed):
 
 compare("raw values in onnxruntime", batches(raw, feed), wanted)
 latents = raw.run(None, {name: column[:10] for name, column in feed.items()})[-1]
-print(f"check_onnx: outputs {[output.name for output in raw.get_outputs()]}, the last one of 10 rows {latents.shape}")
+print(f"check_runtimes: outputs {[output.name for output in raw.get_outputs()]}, the last one of 10 rows {latents.shape}")
 coded = {}
 if numbers:
     coded["numbers"] = np.stack(numbers, 1)
@@ -94,13 +95,30 @@ if single:
 else:
     # a value that f32 rounds may lie on the other side of a knot
     apart = np.abs(of_codes - wanted)
-    print(f"check_onnx: codes and floats in onnxruntime: values rounded to f32: {np.quantile(apart, 0.99):.1e} apart at the 99th percentile, at most {apart.max():.1e}")
+    print(f"check_runtimes: codes and floats in onnxruntime: values rounded to f32: {np.quantile(apart, 0.99):.1e} apart at the 99th percentile, at most {apart.max():.1e}")
 try:
     import tract
 except ImportError:
-    print("check_onnx: tract is not there: codes and floats were not run in it")
+    print("check_runtimes: tract is not there: codes and floats were not run in it")
 else:
     runnable = tract.onnx().load(str(scratch / "codes.onnx")).into_model().into_runnable()
     some = {name: column[:100] for name, column in coded.items()}
     found = runnable.run([some[name] for name in ("numbers", "codes") if name in some])[0].to_numpy()[:, 0]
     compare("codes and floats in tract, beside onnxruntime", found, of_codes[:100])
+is_plain = raw.get_modelmeta().custom_metadata_map["nids_mixer.calibrated"] == "false"
+names = [output.name for output in raw.get_outputs()]
+if not is_plain or names != ["probability", "latents"]:
+    sys.exit()
+try:
+    import torch
+except ImportError:
+    print("check_runtimes: PyTorch is not there: its module was not run")
+    sys.exit()
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "docs/examples/pytorch"))
+from nids_mixer import Mixer, Tokeniser  # noqa: E402
+
+with torch.no_grad():
+    network, tokens = Mixer(args.run), Tokeniser(args.run)(rows)
+    compare("weights in PyTorch", torch.sigmoid(network(tokens)).numpy()[:, 0], wanted)
+    latents_of = np.concatenate([raw.run(["latents"], {k: v[i : i + 1000] for k, v in feed.items()})[0] for i in range(0, len(rows), 1000)])
+    compare("latents in PyTorch, beside onnxruntime", network.latents(tokens).numpy(), latents_of)
