@@ -79,6 +79,16 @@ fn rows_that_memory_should_not_hold_are_not_read_for_a_page_that_nobody_asked_fo
 }
 
 #[test]
+fn a_model_card_is_written_beside_the_page_and_over_nothing_of_the_run() {
+    let bench = Bench::trained();
+    bench.prints("report --run run --card README.md");
+    let card = bench.read("README.md");
+    assert!(card.starts_with("---\nlibrary_name: nids-mixer\n") && card.contains("\n## How good it is\n"), "{card}");
+    assert!(card.contains("model.dim: 8") || card.contains("dim: 8"), "{card}");
+    assert!(bench.fails("report --run run --card run/model.safetensors").starts_with("exit code 2"));
+}
+
+#[test]
 fn a_page_about_a_file_is_written_beside_its_metrics() {
     let bench = Bench::trained();
     bench.prints("synth --rows 200 --seed 5 --output new.csv");

@@ -274,6 +274,9 @@ pub(crate) enum Command {
         /// Other runs, to compare by how many labels they had; may be repeated
         #[arg(long, value_name = "DIR", num_args = 1..)]
         compare: Vec<PathBuf>,
+        /// Write the same as a model card, too: Markdown with the first lines that Hugging Face reads (README.md)
+        #[arg(long, value_name = "FILE")]
+        card: Option<PathBuf>,
     },
     /// Write which rows to label next
     ///

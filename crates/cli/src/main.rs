@@ -104,9 +104,12 @@ fn run(command: Command, stop: Stop, processes: &Processes) -> Result<()> {
             model::predict(&model, part, [output.as_deref(), drift.as_deref()], [format, reasons], columns, &mut progress)
         }
         Command::Parts { folder, output: path } => parts(&folder, path.as_deref()),
-        Command::Report { run, compare } => {
+        Command::Report { run, compare, card } => {
             let others = compare.iter().map(|folder| Run::open(folder)).collect::<Result<Vec<_>>>()?;
-            commands::report(&Run::open(&run)?, &others, &mut progress).map(drop)
+            let run = Run::open(&run)?;
+            let Some(card) = card else { return commands::report(&run, &others, None, &mut progress).map(drop) };
+            let out = Output::open(Some(&card), &[Source::Run(&run)])?;
+            out.fill(|out| commands::report(&run, &others, Some(out), &mut progress)).map(drop)
         }
         Command::Query { run, budget, data, id, strategy, output: path } => {
             query(&run, budget, &data, &id, strategy.as_deref(), path.as_deref(), &mut progress)
@@ -254,7 +257,7 @@ fn finetune(args: &StageArgs, processes: &Processes, progress: &mut dyn Progress
 /// Writes the page about a run that has just been trained; of its rows all has been said. What a run lacks for a page is no reason to
 /// train again.
 fn report(run: &Run) {
-    match commands::report(run, &[], &mut Silent) {
+    match commands::report(run, &[], None, &mut Silent) {
         Ok(path) => terminal::say(&format!("report: {}", path.display())),
         Err(error) => terminal::tell(&format!("finetune: no report.html: {error}")),
     }

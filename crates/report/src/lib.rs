@@ -1,4 +1,4 @@
-//! A trained run as one HTML page.
+//! A trained run as one HTML page, and as a model card.
 //!
 //! Numbers in, a text out: the same numbers give the same bytes. The page needs no script, no network and no second file.
 //!
@@ -16,6 +16,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod card;
 mod chart;
 
 use std::collections::BTreeMap;

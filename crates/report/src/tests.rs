@@ -172,3 +172,33 @@ fn a_chart_with_nothing_to_show_is_empty() {
         }
     }
 }
+
+#[test]
+fn a_card_says_what_the_page_says_and_no_text_breaks_it() {
+    let mut of = report();
+    "a | b\n# c".clone_into(&mut of.name);
+    of.config = "name: x # ~~~~\n".to_owned();
+    let card = of.card();
+    let (front, body) = card.strip_prefix("---\n").and_then(|rest| rest.split_once("\n---\n")).unwrap();
+    let front: serde_json::Value = serde_yaml::from_str(front).unwrap();
+    let result = &front["model-index"][0];
+    assert_eq!(result["name"], "a | b\n# c");
+    let auc = of.held_out.metrics.roc_auc.unwrap();
+    let metrics = result["results"][0]["metrics"].as_array().unwrap();
+    assert!(metrics.iter().any(|of| of["type"] == "roc_auc" && of["value"] == auc), "{metrics:?}");
+    for text in [
+        "\n# a \\| b \\# c\n",
+        "| **warning** | Duplicates | 3 of 4 &lt;rows> | remove them |",
+        "| DoS &lt;b> |",
+        &format!("| ROC-AUC | {auc:.4} |"),
+        "| data.train | sha256 00ff |",
+        "\n~~~~~yaml\nname: x # ~~~~\n~~~~~\n",
+    ] {
+        assert!(body.contains(text), "{text}\n{body}");
+    }
+    let columns = |line: &str| line.replace("\\|", "").matches('|').count();
+    for lines in body.split("\n\n").filter(|part| part.starts_with('|')) {
+        let n: Vec<usize> = lines.lines().filter(|line| !line.is_empty()).map(columns).collect();
+        assert!(n.windows(2).all(|pair| pair[0] == pair[1]), "{lines}");
+    }
+}

@@ -203,7 +203,7 @@ fn predict_gives_reasons_of_alerts_or_of_all_rows() {
         lines.iter().filter(|line| line.contains(",normal,") && !line.ends_with(",normal,")).count()
     };
     assert!(n_explained(ReasonsFor::All) > 0 && n_explained(ReasonsFor::Alerts) == 0);
-    let page = report(&run, &[], &mut Silent).unwrap();
+    let page = report(&run, &[], None, &mut Silent).unwrap();
     let page = fs::read_to_string(page).unwrap();
     assert!(page.contains("Why rows are alerts") && page.matches("size 5,000,").count() == 10, "{page}");
 }
@@ -219,7 +219,7 @@ fn a_run_that_keeps_no_benign_rows_gives_no_reasons() {
     let error = predict(&run, &[folder.path("now.csv")], &options, &mut Vec::new(), &mut |_| Ok(()), &mut Silent).unwrap_err();
     assert!(error.to_string().contains("made before there were reasons"), "{error}");
     assert_eq!(error.exit_code(), 4);
-    let page = fs::read_to_string(report(&run, &[], &mut Silent).unwrap()).unwrap();
+    let page = fs::read_to_string(report(&run, &[], None, &mut Silent).unwrap()).unwrap();
     assert!(!page.contains("Why rows are alerts"));
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 
 use ndarray::Array2;
@@ -40,11 +41,11 @@ const LAYERS: usize = 6;
 const CATEGORY_ROWS: u64 = 20;
 
 /// Writes `report.html` into the run folder: what to trust, metrics on the rows held out, curves of training, settings, and beside
-/// them what `others` reached. The same runs give the same bytes.
+/// them what `others` reached; and the same to `card` as a model card, if that is wanted. The same runs give the same bytes.
 ///
 /// # Errors
 /// A run without a classifier, data that have changed since, a classifier that has learned the rows held out.
-pub fn report(run: &Run, others: &[Run], progress: &mut dyn Progress) -> Result<PathBuf> {
+pub fn report(run: &Run, others: &[Run], card: Option<&mut dyn Write>, progress: &mut dyn Progress) -> Result<PathBuf> {
     let lock = run.lock("report", progress)?;
     let config = run.config_of(Stage::Finetune)?;
     let labelled = labelled_of(run, &config, true, progress)?;
@@ -77,6 +78,9 @@ pub fn report(run: &Run, others: &[Run], progress: &mut dyn Progress) -> Result<
     lock.check()?;
     run.export_metrics()?;
     let path = run.write(REPORT, page.html().as_bytes())?;
+    if let Some(out) = card {
+        out.write_all(page.card().as_bytes()).map_err(Error::io("the card", "write"))?;
+    }
     progress.event(Event::Message(&format!("report: {}", path.display())));
     Ok(path)
 }
