@@ -10,6 +10,7 @@ mod schema;
 mod signals;
 mod sweep;
 mod terminal;
+mod watch;
 
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -56,9 +57,10 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
-    let stop = Stop::listen().map_err(Error::io("signals", "listen for"))?;
+    let stop = if matches!(&command, Command::Watch(_)) { Stop::listen_and_serve() } else { Stop::listen() };
+    let stop = stop.map_err(Error::io("signals", "listen for"))?;
     // rows that are written to a terminal are progress enough
-    let writes_rows = matches!(&command, Command::Predict { output: None, .. } | Command::Query { output: None, .. });
+    let writes_rows = matches!(&command, Command::Predict { output: None, .. } | Command::Watch(_) | Command::Query { output: None, .. });
     let mut progress = Terminal::new(stop, !(writes_rows && io::stdout().is_terminal()));
     if let Some(plan) = planned(&command) {
         return plan;
@@ -97,6 +99,7 @@ fn run(command: Command) -> Result<()> {
             let [format, reasons] = [format.as_deref(), reasons.as_deref()];
             model::predict(&model, part, [output.as_deref(), drift.as_deref()], [format, reasons], columns, &mut progress)
         }
+        Command::Watch(args) => watch::watch(&args, &mut progress),
         Command::Parts { folder, output: path } => parts(&folder, path.as_deref()),
         Command::Report { run, compare } => {
             let others = compare.iter().map(|folder| Run::open(folder)).collect::<Result<Vec<_>>>()?;

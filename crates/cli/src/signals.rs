@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM. The first signal asks the program to stop, the second ends it at once.
+//! Ctrl-C and SIGTERM. The first signal asks the program to stop, the second ends it at once. SIGHUP asks a program that serves to read
+//! again what it serves.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
@@ -19,18 +20,34 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Stop {
     signal: Arc<AtomicU8>,
     in_training: Arc<AtomicBool>,
+    /// Whether the program looks for signals by itself all the time.
+    serves: bool,
+    reload: Arc<AtomicBool>,
 }
 
 impl Stop {
     /// Starts to listen for signals.
     pub(crate) fn listen() -> io::Result<Self> {
-        let stop = Self::default();
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        Self::default().start(&[SIGINT, SIGTERM])
+    }
+
+    /// The same for a program that looks at [`Stop::signal`] all the time, and at [`Stop::take_reload`].
+    pub(crate) fn listen_and_serve() -> io::Result<Self> {
+        Self { serves: true, ..Self::default() }.start(&[SIGINT, SIGTERM, SIGHUP])
+    }
+
+    fn start(self, wanted: &[i32]) -> io::Result<Self> {
+        let stop = self;
+        let mut signals = Signals::new(wanted)?;
         // a write beyond `ulimit -f` then fails, as on a full disk, and does not end the process
         flag::register(SIGXFSZ, Arc::default())?;
         let heard = stop.clone();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
+                if signal == SIGHUP {
+                    heard.reload.store(true, SeqCst);
+                    continue;
+                }
                 heard.hear(u8::try_from(signal).unwrap_or(u8::MAX));
             }
         })?;
@@ -41,6 +58,9 @@ impl Stop {
         let now = move || low_level::exit(128 + i32::from(signal));
         if self.signal.swap(signal, SeqCst) != 0 {
             now();
+        }
+        if self.serves {
+            return;
         }
         if self.in_training.load(SeqCst) {
             let text =
@@ -58,6 +78,11 @@ impl Stop {
     /// The signal that came, if any.
     pub(crate) fn signal(&self) -> Option<u8> {
         Some(self.signal.load(SeqCst)).filter(|&signal| signal != 0)
+    }
+
+    /// Whether SIGHUP came since the last call.
+    pub(crate) fn take_reload(&self) -> bool {
+        self.reload.swap(false, SeqCst)
     }
 
     /// Sets whether training is under way, which calls [`Stop::signal`] after each step.
