@@ -572,3 +572,12 @@ fn sleep(time: Duration, progress: &mut dyn Progress) -> bool {
     true
 }
 
+#[cfg(test)]
+#[path = "watch/alert_tests.rs"]
+mod alert_tests;
+#[cfg(test)]
+#[path = "watch/follow_tests.rs"]
+mod follow_tests;
+#[cfg(test)]
+#[path = "watch/rows_tests.rs"]
+mod rows_tests;

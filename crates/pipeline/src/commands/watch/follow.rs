@@ -10,7 +10,7 @@ use nids_flows::{Schema, data_files};
 use nids_store::disk::{FileId, folder_of};
 use nids_store::{Error, Result};
 
-use super::tail::{Batch, Found, Position, Tail, is_gzip};
+use super::tail::{Batch, Found, Position, Tail, is_gzip, nanoseconds};
 
 /// How long a file that was renamed is waited for: its writer may not know yet.
 const GRACE: Duration = Duration::from_secs(1);
@@ -85,8 +85,13 @@ impl FileFollower {
             Self { path: path.to_owned(), queue: VecDeque::new(), once, lost_name: None, has_said_missing: false };
         let Some(at) = state else { return Ok(follower) };
         match Tail::open_at(path, at) {
-            Ok(Some(tail)) => follower.queue.push_back(tail),
-            Ok(None) => follower.go_on_in_siblings(at, "is another file now, or was cut", told),
+            Ok(Some(tail)) if tail.id == at.id => follower.queue.push_back(tail),
+            // another disk or a copy, unless what was rotated goes on in the same way: several files may begin alike
+            Ok(Some(tail)) if rest_of(path, at).is_none() => {
+                told.push(format!("{}: another file, which goes on at byte {}", path.display(), at.offset));
+                follower.queue.push_back(tail);
+            }
+            Ok(_) => follower.go_on_in_siblings(at, "is another file now, or was cut", told),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 follower.go_on_in_siblings(at, "is gone", told);
             }
@@ -251,12 +256,12 @@ enum AtEnd {
 /// The file beside `path` that goes on where `at` says, and when it was changed.
 fn rest_of(path: &Path, at: &Position) -> Option<(Tail, SystemTime)> {
     let mut found = siblings(path);
-    // the file itself under another name first, then the youngest
-    found.sort_by_key(|(time, _, id)| (*id != at.id, std::cmp::Reverse(*time)));
+    // the file itself under another name first, then the oldest that can be it: several may begin with the same header
+    found.sort_by_key(|(time, _, id)| (*id != at.id, *time));
     let here = fs::metadata(path).map(|found| FileId::of(&found)).ok();
     found
         .into_iter()
-        .filter(|(.., id)| Some(*id) != here)
+        .filter(|(time, _, id)| Some(*id) != here && nanoseconds(*time) >= at.modified)
         .find_map(|(time, path, _)| Some((Tail::open_at(&path, at).ok()??, time)))
 }
 
@@ -295,9 +300,9 @@ impl FolderFollower {
         let mut follower = Self { data: data.to_owned(), tails: Vec::new(), listed: None, n_packed: 0 };
         let there = follower.list(told);
         for at in state {
-            let mut own = there.iter().filter(|(_, path, id)| *id == at.id || *path == at.path);
-            let goes_on = own.find_map(|(_, path, _)| Tail::open_at(path, at).ok()?);
-            if let Some(tail) = goes_on.or_else(|| rest_of(&at.path, at).map(|(tail, _)| tail)) {
+            let own = there.iter().find(|(.., id)| *id == at.id).and_then(|(_, path, _)| Tail::open_at(path, at).ok()?);
+            let rest = || rest_of(&at.path, at).map(|(tail, _)| tail);
+            if let Some(tail) = own.or_else(rest).or_else(|| Tail::open_at(&at.path, at).ok()?) {
                 if tail.path != at.path {
                     told.push(format!("{}: goes on in {}", at.path.display(), tail.path.display()));
                 }

@@ -34,6 +34,8 @@ pub(super) struct Position {
     /// How many of the last of these bytes are hashed.
     pub(super) window: u64,
     pub(super) window_sha256: String,
+    /// When the file had been changed last at the last look, in nanoseconds since 1970: what goes on from here is not older.
+    pub(super) modified: u64,
     /// Whether the bytes that follow belong to a line that was too long.
     pub(super) skips_line: bool,
     /// How the file is written, once that is known.
@@ -101,6 +103,7 @@ pub(super) struct Tail {
     source: Source,
     offset: u64,
     window: Vec<u8>,
+    modified: u64,
     skips_line: bool,
     written: Option<Written>,
     header: Vec<u8>,
@@ -137,6 +140,7 @@ impl Tail {
             source,
             offset: 0,
             window: Vec::new(),
+            modified: found.modified().map_or(0, nanoseconds),
             skips_line: false,
             written: None,
             header: Vec::new(),
@@ -184,6 +188,7 @@ impl Tail {
             offset: self.offset,
             window: self.window.len() as u64,
             window_sha256: sha256(&self.window),
+            modified: self.modified,
             skips_line: self.skips_line,
             written: self.written,
             header: hex::encode(&self.header),
@@ -232,12 +237,14 @@ impl Tail {
         let mut bytes = Vec::new();
         let (start, is_packed) = match &mut self.source {
             Source::Plain(file) => {
+                let modified = file.metadata()?.modified().map_or(0, nanoseconds);
                 // what came before is read again at once with what follows, so that nothing can come between the two
                 file.seek(SeekFrom::Start(self.offset - self.window.len() as u64))?;
                 file.take((self.window.len() + CHUNK) as u64).read_to_end(&mut bytes)?;
                 if !bytes.starts_with(&self.window) {
                     return Ok(Found::Cut);
                 }
+                self.modified = modified;
                 (self.window.len(), false)
             }
             Source::Packed(packed, rest) => {
@@ -407,6 +414,11 @@ impl Tail {
         let last = header.rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
         comment.is_some_and(|comment| line.first() == Some(&comment)) || has_header && line == last
     }
+}
+
+/// A moment in nanoseconds since 1970.
+pub(super) fn nanoseconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// Bytes of zero that begin a text: a program that keeps its place in a file that was cut leaves them.
