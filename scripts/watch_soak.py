@@ -17,6 +17,9 @@ FIELDS = (
 ).split()
 
 
+NETWORKS = {"small": "model: { dim: 16, depth: 2 }\n", "default": ""}
+
+
 def header(more=()):
     return "#separator \\x09\n#path\tconn\n#fields\t" + "\t".join([*FIELDS, *more]) + "\n"
 
@@ -53,12 +56,12 @@ def lines_of(state):
         return 0
 
 
-def train(binary, folder, rng):
+def train(binary, folder, rng, network):
     text = header(["label"]) + "".join(flow(n, rng, 1.7e9 + n, label=True) for n in range(20_000))
     (folder / "train.log").write_text(text)
     (folder / "config.yaml").write_text(
         f"name: soak\ndata: {{ train: {folder}/train.log, schema: zeek-conn }}\n"
-        "pretrain: { steps: 20 }\nfinetune: { steps: 150 }\n"
+        f"{NETWORKS[network]}pretrain: {{ steps: 20 }}\nfinetune: {{ steps: 150 }}\n"
     )
     for stage in ["pretrain", "finetune"]:
         command = [binary, "-q", stage, "--config", folder / "config.yaml", "--run", folder / "run"]
@@ -70,12 +73,13 @@ def main():
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--rate", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--network", choices=NETWORKS, default="small")
     args = parser.parse_args()
     found = [path for path in ["target/release/nids-mixer", "target/debug/nids-mixer"] if os.path.exists(path)]
     binary = os.environ.get("BINARY") or found[0]
     folder = pathlib.Path(tempfile.mkdtemp(prefix="watch-soak-"))
     rng = random.Random(1)
-    train(binary, folder, rng)
+    train(binary, folder, rng, args.network)
     log, alerts, state = folder / "conn.log", folder / "alerts.json", folder / "alerts.json.state"
     log.write_text(header())
     command = [
@@ -130,7 +134,7 @@ def main():
     counts = json.loads(state.read_text())["counts"]
     ids = [json.loads(line)["event"]["id"] for line in alerts.read_text().splitlines()]
     summary = {
-        "seconds": args.seconds, "kills": args.kills, "rotations": rotations, "written": written, "counts": counts,
+        "network": args.network, "seconds": args.seconds, "kills": args.kills, "rotations": rotations, "written": written, "counts": counts,
         "flows_a_second": round(written / args.seconds), "alerts_in_file": len(ids), "different_alerts": len(set(ids)),
         "most_flows_behind": peak_lag, "seconds_to_catch_up": round(behind, 2),
         "rss_mib": [round(first or 0, 1), round(last, 1)], "exit_code": code,

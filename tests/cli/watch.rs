@@ -85,8 +85,12 @@ fn alerts_are_the_attacks_of_predict_in_every_format() {
     assert_eq!(found[0]["rule"]["name"], "nids-mixer run");
     // the rows of predict, byte for byte
     let verdicts = bench.prints("predict --run run --data log.csv --threshold 0.5 --reasons alerts");
-    let attacks: Vec<&str> =
-        verdicts.lines().enumerate().filter(|(place, line)| *place == 0 || line.contains(",attack,")).map(|(_, line)| line).collect();
+    let attacks: Vec<&str> = verdicts
+        .lines()
+        .enumerate()
+        .filter(|(place, line)| *place == 0 || line.contains(",attack,"))
+        .map(|(_, line)| line)
+        .collect();
     bench.prints(&WATCH.replace("alerts.json", "alerts.csv --alert-format csv --reasons --once"));
     assert_eq!(bench.read("alerts.csv").lines().collect::<Vec<_>>(), attacks);
     bench.prints(&WATCH.replace("alerts.json", "ocsf.json --alert-format ocsf --once"));
@@ -140,7 +144,9 @@ fn lines_that_cannot_be_read_are_kept_apart_and_stop_nothing() {
     let offset = bench.read("log.csv").find(&long).unwrap();
     assert!(rejects.contains(&format!("log.csv,byte {offset},,,a line of more than 1048576 bytes")), "{rejects}");
     let metrics = bench.read("metrics.prom");
-    for line in ["nids_mixer_flows_total 300", "nids_mixer_rejected_total 5", "nids_mixer_lag_bytes 0", "nids_mixer_threshold 0.5"] {
+    for line in
+        ["nids_mixer_flows_total 300", "nids_mixer_rejected_total 5", "nids_mixer_lag_bytes 0", "nids_mixer_threshold 0.5"]
+    {
         assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
     }
 }
@@ -313,7 +319,34 @@ fn what_cannot_be_followed_or_must_not_be_written_is_refused() {
         watch("--data strange.csv --output b.json"),
         watch("--data gone.csv --output c.json"),
     ];
-    insta::assert_snapshot!(told.join("\n"), @"");
+    insta::assert_snapshot!(told.join("\n"), @r#"
+    exit code 2
+    error: `--data -`: standard input has no place to go on from: `nids-mixer predict --data -` reads it
+
+    exit code 2
+    error: `--output log.csv` is the file of `--data log.csv`, which is only read: write to another file
+
+    exit code 2
+    error: `--output run/model.safetensors` is `model.safetensors` of the run folder run, which is written by its stages alone: write to another file
+
+    exit code 2
+    error: other.txt: not a file of what nids-mixer appends here, whose first line begins with `{"@timestamp":`: name another file
+
+    exit code 2
+    error: `--output logs/alerts.json` lies in the folder of `--data logs`: it would be read as flows; write to another folder
+
+    exit code 2
+    error: `--output` and `--state` name one file
+
+    exit code 4
+    error: bad.state: not a state: missing field `kind` at line 1 column 2: remove it to read from the beginning, or name another file by `--state`
+
+    exit code 3
+    error: strange.csv: none of the 45 columns of schema `unsw-nb15` is there, and the file has "a", "b"; `nids-mixer schema FILE` proposes a schema for it
+
+    exit code 3
+    error: gone.csv: cannot read: No such file or directory (os error 2)
+    "#);
     bench.prints("watch --run run --once --data log.csv --output d.json");
     let other = watch("--data flows.csv --output d.json");
     assert!(other.starts_with("exit code 4") && other.contains("a state of `--data log.csv`"), "{other}");

@@ -60,7 +60,8 @@ fn run(command: Command) -> Result<()> {
     let stop = if matches!(&command, Command::Watch(_)) { Stop::listen_and_serve() } else { Stop::listen() };
     let stop = stop.map_err(Error::io("signals", "listen for"))?;
     // rows that are written to a terminal are progress enough
-    let writes_rows = matches!(&command, Command::Predict { output: None, .. } | Command::Watch(_) | Command::Query { output: None, .. });
+    let writes_rows =
+        matches!(&command, Command::Predict { output: None, .. } | Command::Watch(_) | Command::Query { output: None, .. });
     let mut progress = Terminal::new(stop, !(writes_rows && io::stdout().is_terminal()));
     if let Some(plan) = planned(&command) {
         return plan;

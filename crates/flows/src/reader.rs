@@ -327,12 +327,7 @@ impl FlowReader {
         Self::open_given(&[name], Some(bytes), schema, options)
     }
 
-    fn open_given<P: AsRef<Path>>(
-        files: &[P],
-        given: Option<Vec<u8>>,
-        schema: &Schema,
-        options: &ReadOptions,
-    ) -> Result<Self> {
+    fn open_given<P: AsRef<Path>>(files: &[P], given: Option<Vec<u8>>, schema: &Schema, options: &ReadOptions) -> Result<Self> {
         assert!(!files.is_empty(), "a reader has files to read");
         let schema = Arc::new(schema.clone());
         let shares = match options.part {
@@ -750,11 +745,9 @@ pub fn written(head: &[u8], schema: &Schema) -> std::result::Result<Written, Str
         Format::Stranger(what) => Err(what.to_owned()),
         Format::Zeek => Ok(Written::Zeek),
         Format::Json => Ok(Written::Json),
-        Format::Csv(csv) => Ok(Written::Csv {
-            delimiter: csv.dialect.delimiter,
-            n_preamble: csv.dialect.n_preamble,
-            has_header: csv.has_header,
-        }),
+        Format::Csv(csv) => {
+            Ok(Written::Csv { delimiter: csv.dialect.delimiter, n_preamble: csv.dialect.n_preamble, has_header: csv.has_header })
+        }
     }
 }
 

@@ -165,7 +165,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("alerts.json");
         let write = |text: &str| write_atomic(&path, |out| out.write_all(text.as_bytes())).unwrap();
-        for (there, cut) in [("", 0), ("{\"@timestamp\":1}\n", 0), ("{\"@timestamp\":1}\n{\"@times", 8), ("{\"@timestamp\":7", 15)] {
+        for (there, cut) in
+            [("", 0), ("{\"@timestamp\":1}\n", 0), ("{\"@timestamp\":1}\n{\"@times", 8), ("{\"@timestamp\":7", 15)]
+        {
             write(there);
             let opened = open(&path);
             assert_eq!(opened.cut, cut, "{there}");
@@ -175,7 +177,10 @@ mod tests {
         }
         write("root:x:0:0");
         let refused = Appended::open(&path, OURS).unwrap_err();
-        assert!(refused.exit_code() == 2 && refused.to_string().contains("not a file of what nids-mixer appends here"), "{refused}");
+        assert!(
+            refused.exit_code() == 2 && refused.to_string().contains("not a file of what nids-mixer appends here"),
+            "{refused}"
+        );
         assert_eq!(fs::read_to_string(&path).unwrap(), "root:x:0:0");
     }
 

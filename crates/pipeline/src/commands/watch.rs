@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nids_detect::read::tell_drift;
 use nids_flows::FlowReader;
 use nids_store::progress::{Event, Progress};
 use nids_store::{Appended, Error, Result};
@@ -87,12 +88,7 @@ enum Served {
 /// # Errors
 /// What `predict` says of the run, a file that holds no text of flows or lacks columns when it is opened first, a state of other data, or
 /// with `once` a disk that takes nothing.
-pub fn watch(
-    folder: &Path,
-    options: &WatchOptions,
-    stdout: &mut dyn Write,
-    progress: &mut dyn Progress,
-) -> Result<WatchCounts> {
+pub fn watch(folder: &Path, options: &WatchOptions, stdout: &mut dyn Write, progress: &mut dyn Progress) -> Result<WatchCounts> {
     let mut loaded = Loaded::open(folder, &options.predict, progress)?;
     let mut work = Work::open(folder, options, stdout, &loaded, progress)?;
     loop {
@@ -244,13 +240,7 @@ impl<'o> Work<'o> {
     }
 
     /// Judges a batch and writes its alerts, then the state; false where a signal came before that.
-    fn take(
-        &mut self,
-        batch: &Batch,
-        loaded: &Loaded,
-        watched: &mut Watched<'_>,
-        progress: &mut dyn Progress,
-    ) -> Result<bool> {
+    fn take(&mut self, batch: &Batch, loaded: &Loaded, watched: &mut Watched<'_>, progress: &mut dyn Progress) -> Result<bool> {
         let rows = match self.look_at_header(batch, loaded, progress)? {
             None => rows::read(batch, loaded.schema(), &self.options.predict.read),
             Some(reason) => Rows { bad: all_bad(batch, &reason), ..Rows::default() },
@@ -292,7 +282,8 @@ impl<'o> Work<'o> {
         }
         let mut wrong = None;
         if !batch.header.is_empty() {
-            let read = nids_flows::ReadOptions { may_be_empty: true, ids: nids_flows::Ids::Row, ..self.options.predict.read.clone() };
+            let read =
+                nids_flows::ReadOptions { may_be_empty: true, ids: nids_flows::Ids::Row, ..self.options.predict.read.clone() };
             match FlowReader::of_bytes(&batch.path, batch.header.clone(), loaded.schema(), &read) {
                 Ok(mut reader) => reader.take_notes().iter().for_each(|note| progress.event(Event::Message(note))),
                 Err(error) if self.header.is_none() && self.state.counts.flows == 0 => return Err(error.into()),
@@ -370,9 +361,7 @@ impl<'o> Work<'o> {
             let header = if self.options.format == AlertFormat::Csv { csv_header(loaded)? } else { String::new() };
             let Self { alerts: out, options, health, .. } = self;
             let is_written = match out {
-                Alerts::File(file) => {
-                    append(file, &header, &alerts, options.once, health, progress)?
-                }
+                Alerts::File(file) => append(file, &header, &alerts, options.once, health, progress)?,
                 Alerts::Stdout(out, is_new) => {
                     if std::mem::take(is_new) {
                         out.write_all(header.as_bytes()).map_err(Error::io("stdout", "write"))?;
@@ -454,8 +443,9 @@ impl<'o> Work<'o> {
             let text = self.health.prometheus(&self.state.counts, behind, drift.as_ref(), (self.options.now)());
             nids_store::artefacts::write_atomic(path, |out| out.write_all(text.as_bytes()))?;
         }
-        if let Some(drift) = drift {
-            progress.event(Event::Message(&drift.line()));
+        if drift.as_ref().is_some_and(|drift| drift.rows > 0) {
+            let unknown = "the run has no profile";
+            tell_drift(&self.options.data, drift.as_ref().ok_or(unknown), progress);
         }
         Ok(())
     }
@@ -463,12 +453,8 @@ impl<'o> Work<'o> {
 
 /// All lines of a batch, which cannot be read.
 fn all_bad(batch: &Batch, reason: &str) -> Vec<BadLine> {
-    let bad = |line: &Line| BadLine {
-        offset: line.offset,
-        column: String::new(),
-        value: String::new(),
-        reason: reason.to_owned(),
-    };
+    let bad =
+        |line: &Line| BadLine { offset: line.offset, column: String::new(), value: String::new(), reason: reason.to_owned() };
     batch.lines.iter().map(bad).collect()
 }
 

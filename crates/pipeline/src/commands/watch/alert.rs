@@ -144,7 +144,8 @@ impl Alert<'_> {
                 ("packets", end.packets.map(Json::from)),
             ])
         };
-        let addresses: Vec<String> = [record.source.ip, record.destination.ip].into_iter().flatten().map(|ip| ip.to_string()).collect();
+        let addresses: Vec<String> =
+            [record.source.ip, record.destination.ip].into_iter().flatten().map(|ip| ip.to_string()).collect();
         let kind = [record.source.ip, record.destination.ip].into_iter().flatten().next();
         let nanoseconds = |seconds: f64| Json::from((seconds * 1e9).round() as u64);
         let event = object([

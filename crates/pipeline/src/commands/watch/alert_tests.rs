@@ -113,7 +113,84 @@ fn every_field_is_one_of_the_schema_and_of_its_type_or_our_own() {
 
 #[test]
 fn a_line_of_zeek_gives_this_alert() {
-    insta::assert_snapshot!(format!("{:#}", alert(&model(), LINE).ecs()), @"");
+    insta::assert_snapshot!(format!("{:#}", alert(&model(), LINE).ecs()), @r#"
+    {
+      "@timestamp": "2024-05-06T07:08:09.415000Z",
+      "destination": {
+        "address": "66.35.250.204",
+        "bytes": 23,
+        "ip": "66.35.250.204",
+        "packets": 5,
+        "port": 80
+      },
+      "ecs": {
+        "version": "8.17.0"
+      },
+      "event": {
+        "category": [
+          "network"
+        ],
+        "created": "2024-05-06T07:08:20.000000Z",
+        "dataset": "nids_mixer.alert",
+        "duration": 1500000000,
+        "id": "e8eb14fb81402fb99bc23fad3a23f6b8",
+        "kind": "alert",
+        "module": "nids_mixer",
+        "risk_score": 90.0,
+        "start": "2024-05-06T07:08:09.415000Z",
+        "type": [
+          "connection"
+        ]
+      },
+      "log": {
+        "file": {
+          "path": "conn.log"
+        }
+      },
+      "message": "a machine-learning model says that the flow looks like an attack: probability 0.9, threshold 0.5",
+      "network": {
+        "bytes": 123,
+        "community_id": "1:LQU9qZlK+B5F3KDmev6m5PMibrg=",
+        "packets": 9,
+        "protocol": "http",
+        "transport": "tcp",
+        "type": "ipv4"
+      },
+      "nids_mixer": {
+        "p_value": 0.01,
+        "probability": 0.9,
+        "reasons": [
+          "because"
+        ],
+        "record": {
+          "id": "Cx1",
+          "offset": 7,
+          "time_is_that_of_reading": false
+        },
+        "threshold": 0.5,
+        "verdict": "attack"
+      },
+      "related": {
+        "ip": [
+          "128.232.110.120",
+          "66.35.250.204"
+        ]
+      },
+      "rule": {
+        "category": "machine learning",
+        "name": "nids-mixer zeek",
+        "ruleset": "machine learning",
+        "version": "abc"
+      },
+      "source": {
+        "address": "128.232.110.120",
+        "bytes": 100,
+        "ip": "128.232.110.120",
+        "packets": 4,
+        "port": 34855
+      }
+    }
+    "#);
 }
 
 #[test]

@@ -81,8 +81,7 @@ pub(super) struct FileFollower {
 
 impl FileFollower {
     fn open(path: &Path, state: Option<&Position>, once: bool, told: &mut Vec<String>) -> io::Result<Self> {
-        let mut follower =
-            Self { path: path.to_owned(), queue: VecDeque::new(), once, lost_name: None, has_said_missing: false };
+        let mut follower = Self { path: path.to_owned(), queue: VecDeque::new(), once, lost_name: None, has_said_missing: false };
         let Some(at) = state else { return Ok(follower) };
         match Tail::open_at(path, at) {
             Ok(Some(tail)) if tail.id == at.id => follower.queue.push_back(tail),
@@ -259,9 +258,11 @@ fn rest_of(path: &Path, at: &Position) -> Option<(Tail, SystemTime)> {
     // the file itself under another name first, then the oldest that can be it: several may begin with the same header
     found.sort_by_key(|(time, _, id)| (*id != at.id, *time));
     let here = fs::metadata(path).map(|found| FileId::of(&found)).ok();
+    // a header alone is how others begin, too: what has grown beyond it is younger
+    let oldest = at.modified + u64::from(at.has_header_alone());
     found
         .into_iter()
-        .filter(|(time, _, id)| Some(*id) != here && nanoseconds(*time) >= at.modified)
+        .filter(|(time, _, id)| Some(*id) != here && (*id == at.id || nanoseconds(*time) >= oldest))
         .find_map(|(time, path, _)| Some((Tail::open_at(&path, at).ok()??, time)))
 }
 

@@ -284,8 +284,7 @@ fn whatever_is_done_to_a_log_every_line_is_read_once_and_in_order() {
                 6 => {
                     let positions = followed.follower.positions();
                     // as it is written and read
-                    let positions: Vec<Position> =
-                        serde_json::from_str(&serde_json::to_string(&positions).unwrap()).unwrap();
+                    let positions: Vec<Position> = serde_json::from_str(&serde_json::to_string(&positions).unwrap()).unwrap();
                     followed = logs.follow("conn.log", &positions, true);
                 }
                 _ => {}
@@ -370,7 +369,7 @@ fn a_line_that_is_too_long_is_passed_over_and_the_next_one_read() {
     let state = followed.follower.positions();
     for mut followed in [followed, logs.follow("conn.log", &state, false)] {
         if !fs::read_to_string(logs.path("conn.log")).unwrap().ends_with("udp\n") {
-            logs.append("conn.log", "x\n\0\0\0\0007\tC7\tudp\n");
+            logs.append("conn.log", "x\n\0\0\0\07\tC7\tudp\n");
         }
         assert_eq!(followed.lines(), ["7\tC7\tudp"]);
     }

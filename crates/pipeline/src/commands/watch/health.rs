@@ -57,7 +57,8 @@ impl Health {
     pub(super) fn line(&self, counts: &WatchCounts, behind: u64, drift: Option<&Drift>) -> String {
         let WatchCounts { flows, alerts, rejected, passed, .. } = counts;
         let late = self.late.map_or_else(String::new, |seconds| format!(" and {seconds:.1} s"));
-        let drift = drift.map_or_else(String::new, |drift| format!("; {}", drift.line()));
+        let trust = |drift: &Drift| if drift.warnings.is_empty() { "" } else { "; verdicts should not be trusted" };
+        let drift = drift.map_or_else(String::new, |drift| format!("; {}{}", drift.line(), trust(drift)));
         format!(
             "watch: {} flows/s, {} in all; {} bytes{late} behind; {alerts} alerts, {rejected} rejected, {passed} passed over{drift}",
             grouped(self.rate()),
@@ -92,7 +93,12 @@ impl Health {
         if let Some(drift) = drift {
             let moved = drift.features.iter().filter(|feature| feature.change == Change::Moved).count();
             add("drift_features_moved", "gauge", "Features that have moved since training.", moved.to_string());
-            add("drift_warnings", "gauge", "Why verdicts should not be trusted: how many reasons.", drift.warnings.len().to_string());
+            add(
+                "drift_warnings",
+                "gauge",
+                "Why verdicts should not be trusted: how many reasons.",
+                drift.warnings.len().to_string(),
+            );
         }
         if let Some(model) = &self.model {
             add("threshold", "gauge", "From which score on a flow is an alert.", model.threshold.to_string());

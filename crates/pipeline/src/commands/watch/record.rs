@@ -15,14 +15,36 @@ use super::community::{ICMP, ICMP6, SCTP, TCP, UDP, community_id};
 const MAX_DEPTH: usize = 8;
 
 const SOURCE_IP: &[&str] = &[
-    "id.orig_h", "src_ip", "srcip", "ipv4_src_addr", "ipv6_src_addr", "sa", "srcaddr", "src4_addr", "src6_addr", "src ip",
-    "source ip", "src_addr", "saddr",
+    "id.orig_h",
+    "src_ip",
+    "srcip",
+    "ipv4_src_addr",
+    "ipv6_src_addr",
+    "sa",
+    "srcaddr",
+    "src4_addr",
+    "src6_addr",
+    "src ip",
+    "source ip",
+    "src_addr",
+    "saddr",
 ];
-const SOURCE_PORT: &[&str] =
-    &["id.orig_p", "src_port", "sport", "l4_src_port", "sp", "srcport", "src port", "source port"];
+const SOURCE_PORT: &[&str] = &["id.orig_p", "src_port", "sport", "l4_src_port", "sp", "srcport", "src port", "source port"];
 const DESTINATION_IP: &[&str] = &[
-    "id.resp_h", "dest_ip", "dst_ip", "dstip", "ipv4_dst_addr", "ipv6_dst_addr", "da", "dstaddr", "dst4_addr", "dst6_addr",
-    "dst ip", "destination ip", "dst_addr", "daddr",
+    "id.resp_h",
+    "dest_ip",
+    "dst_ip",
+    "dstip",
+    "ipv4_dst_addr",
+    "ipv6_dst_addr",
+    "da",
+    "dstaddr",
+    "dst4_addr",
+    "dst6_addr",
+    "dst ip",
+    "destination ip",
+    "dst_addr",
+    "daddr",
 ];
 const DESTINATION_PORT: &[&str] =
     &["id.resp_p", "dest_port", "dst_port", "dsport", "dport", "l4_dst_port", "dp", "dstport", "dst port", "destination port"];
@@ -31,10 +53,20 @@ const APPLICATION: &[&str] = &["service", "app_proto"];
 const UID: &[&str] = &["uid", "flow_id", "flow id", "id"];
 const COMMUNITY: &[&str] = &["community_id"];
 const START: &[&str] = &[
-    "ts", "flow.start", "timestamp", "firstseen", "first", "t_first", "stime", "starttime", "time_flow_start_ns",
-    "flow_start_milliseconds", "@timestamp",
+    "ts",
+    "flow.start",
+    "timestamp",
+    "firstseen",
+    "first",
+    "t_first",
+    "stime",
+    "starttime",
+    "time_flow_start_ns",
+    "flow_start_milliseconds",
+    "@timestamp",
 ];
-const END: &[&str] = &["flow.end", "lastseen", "last", "t_last", "te", "ltime", "lasttime", "time_flow_end_ns", "flow_end_milliseconds"];
+const END: &[&str] =
+    &["flow.end", "lastseen", "last", "t_last", "te", "ltime", "lasttime", "time_flow_end_ns", "flow_end_milliseconds"];
 const DURATION: &[&str] = &["duration", "td", "dur"];
 const SOURCE_BYTES: &[&str] =
     &["orig_ip_bytes", "orig_bytes", "flow.bytes_toserver", "in_bytes", "sbytes", "ibyt", "bytes", "srcbytes", "totlen fwd pkts"];
@@ -136,12 +168,7 @@ fn of(fields: &HashMap<String, String>) -> Record {
         // a column for each version of IP: that of the other one is zero
         found.iter().find(|ip| !ip.is_unspecified()).or(found.first()).copied()
     };
-    let end = |address, at, bytes, packets| End {
-        ip: ip(address),
-        port: port(at),
-        bytes: count(bytes),
-        packets: count(packets),
-    };
+    let end = |address, at, bytes, packets| End { ip: ip(address), port: port(at), bytes: count(bytes), packets: count(packets) };
     let source = end(SOURCE_IP, SOURCE_PORT, SOURCE_BYTES, SOURCE_PACKETS);
     let destination = end(DESTINATION_IP, DESTINATION_PORT, DESTINATION_BYTES, DESTINATION_PACKETS);
     let is_v6 = source.ip.is_some_and(|ip| ip.is_ipv6());
@@ -165,16 +192,8 @@ fn of(fields: &HashMap<String, String>) -> Record {
 
 /// Name and number of a protocol.
 fn of_protocol(found: &str, is_v6: bool) -> (Option<String>, Option<u8>) {
-    const KNOWN: [(&str, u8); 8] = [
-        ("icmp", ICMP),
-        ("tcp", TCP),
-        ("udp", UDP),
-        ("ipv6-icmp", ICMP6),
-        ("sctp", SCTP),
-        ("gre", 47),
-        ("esp", 50),
-        ("igmp", 2),
-    ];
+    const KNOWN: [(&str, u8); 8] =
+        [("icmp", ICMP), ("tcp", TCP), ("udp", UDP), ("ipv6-icmp", ICMP6), ("sctp", SCTP), ("gre", 47), ("esp", 50), ("igmp", 2)];
     let number = found.parse::<f64>().ok().filter(|n| n.fract() == 0.0 && (0.0..256.0).contains(n)).map(|n| n as u8);
     if let Some(number) = number {
         let known = KNOWN.iter().find(|(_, own)| *own == number);
@@ -210,7 +229,9 @@ pub(super) fn moment(text: &str) -> Option<f64> {
             return Some(seconds(found.timestamp_micros()));
         }
     }
-    for format in ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y/%m/%d %H:%M:%S%.f", "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %I:%M:%S %p"] {
+    for format in
+        ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y/%m/%d %H:%M:%S%.f", "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %I:%M:%S %p"]
+    {
         if let Ok(found) = NaiveDateTime::parse_from_str(text, format) {
             return Some(seconds(found.and_utc().timestamp_micros()));
         }
@@ -256,7 +277,8 @@ fn unescaped(cell: &[u8]) -> Cow<'_, [u8]> {
     let mut at = 0;
     while at < cell.len() {
         let digits = cell.get(at..at + 4).and_then(|escape| escape.strip_prefix(b"\\x"));
-        let byte = digits.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let byte =
+            digits.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| u8::from_str_radix(digits, 16).ok());
         bytes.push(byte.unwrap_or(cell[at]));
         at += if byte.is_some() { 4 } else { 1 };
     }

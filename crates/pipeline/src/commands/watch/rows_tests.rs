@@ -78,7 +78,16 @@ fn a_bad_line_costs_that_line_alone_wherever_it_stands() {
             "eve.json",
             "suricata-flow",
             &suricata,
-            &["{", "}", "[", "{\"event_type\":", "nonsense", "{\"event_type\":\"flow\"}{\"event_type\":\"flow\"}", "\"{\"", "[[["],
+            &[
+                "{",
+                "}",
+                "[",
+                "{\"event_type\":",
+                "nonsense",
+                "{\"event_type\":\"flow\"}{\"event_type\":\"flow\"}",
+                "\"{\"",
+                "[[[",
+            ],
         ),
         (
             "nfdump.csv",
@@ -92,7 +101,8 @@ fn a_bad_line_costs_that_line_alone_wherever_it_stands() {
         let lines: Vec<&str> = text.lines().collect();
         let whole = batch(&folder, name, text, &schema);
         let wanted = flows_of(&read(&whole, &schema, &ReadOptions::default()), &whole);
-        let n_header = lines.len() - whole.lines.len() - text.lines().filter(|line| line.is_empty() || line.starts_with("#close")).count();
+        let n_header =
+            lines.len() - whole.lines.len() - text.lines().filter(|line| line.is_empty() || line.starts_with("#close")).count();
         for bad in bad {
             for place in [n_header, n_header + 1, lines.len()] {
                 let mut edited = lines.clone();

@@ -44,6 +44,13 @@ pub(super) struct Position {
     pub(super) header: String,
 }
 
+impl Position {
+    /// Whether nothing but a header comes before it.
+    pub(super) fn has_header_alone(&self) -> bool {
+        self.offset * 2 <= self.header.len() as u64
+    }
+}
+
 /// A line of a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Line {
@@ -129,11 +136,8 @@ impl Tail {
             return Err(io::Error::other("not a plain file"));
         }
         let id = FileId::of(&found);
-        let source = if is_gzip(path) {
-            Source::Packed(Box::new(MultiGzDecoder::new(file)), Vec::new())
-        } else {
-            Source::Plain(file)
-        };
+        let source =
+            if is_gzip(path) { Source::Packed(Box::new(MultiGzDecoder::new(file)), Vec::new()) } else { Source::Plain(file) };
         Ok(Self {
             path: path.to_owned(),
             id,
@@ -288,7 +292,7 @@ impl Tail {
             let head = &bytes[zeros(bytes).min(whole)..whole];
             if !head.is_empty() {
                 let cut = memchr::memrchr(b'\n', &head[..head.len().min(HEAD)]).map_or(head.len().min(MAX_LINE), |end| end + 1);
-                match written(&head[..cut], schema) {
+                match written(without_rest(&head[..cut]), schema) {
                     Err(what) => return (Found::Stranger(what), 0),
                     Ok(found) => {
                         at = self.begin(bytes, found, is_final);
@@ -414,6 +418,22 @@ impl Tail {
         let last = header.rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
         comment.is_some_and(|comment| line.first() == Some(&comment)) || has_header && line == last
     }
+}
+
+/// What follows the rest of a line, where objects follow it: where a file was cut, it may begin in the middle of one.
+fn without_rest(head: &[u8]) -> &[u8] {
+    let rest = memchr(b'\n', head).map_or(&[][..], |end| &head[end + 1..]);
+    if !head.starts_with(b"{")
+        && serde_json::from_slice::<serde::de::IgnoredAny>(first_line(rest)).is_ok()
+        && rest.starts_with(b"{")
+    {
+        return rest;
+    }
+    head
+}
+
+fn first_line(text: &[u8]) -> &[u8] {
+    trimmed(&text[..memchr(b'\n', text).map_or(text.len(), |end| end + 1)])
 }
 
 /// A moment in nanoseconds since 1970.
