@@ -558,6 +558,35 @@ fn sleep(time: Duration, progress: &mut dyn Progress) -> bool {
     true
 }
 
+/// What `watch` makes of a file that holds anything: its lines, its flows, lines that cannot be read and lines passed over.
+///
+/// # Errors
+/// A file that holds no text of flows.
+#[doc(hidden)]
+pub fn watched_lines(path: &Path, schema: &nids_flows::Schema) -> Result<[u64; 4]> {
+    let (mut told, mut found) = (Vec::new(), [0; 4]);
+    let mut follower = Follower::open(&path.display().to_string(), &[], true, &mut told)?;
+    let model = alert::Model { version: String::new(), name: String::new(), threshold: 0.5 };
+    while let Some(batch) = follower.next(schema, 64, &mut told)? {
+        let rows = rows::read(&batch, schema, &nids_flows::ReadOptions::default());
+        let names = Names::of(batch.written, &batch.header, schema);
+        for line in &batch.lines {
+            let (id, record) = (id_of(batch.line(line), line.offset), names.record(batch.line(line)));
+            let said = alert::Said::default();
+            let alert = Alert { id, record, said, model: &model, file: String::new(), offset: line.offset, read_at: 0.0 };
+            for (format, line) in [(AlertFormat::Ecs, alert.ecs()), (AlertFormat::Ocsf, alert.ocsf())] {
+                let line = line.to_string();
+                assert!(line.starts_with(format.beginning()) && !line.contains('\n'), "{line}");
+            }
+        }
+        let mut bad: Vec<u64> = rows.bad.iter().map(|bad| bad.offset).collect();
+        bad.dedup();
+        let counted = [batch.lines.len(), rows.n_flows(), bad.len(), rows.n_passed as usize];
+        found.iter_mut().zip(counted).for_each(|(sum, n)| *sum += n as u64);
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 #[path = "watch/alert_tests.rs"]
 mod alert_tests;
