@@ -435,9 +435,7 @@ impl Settings {
                 Setting::Small(number) => number.to_string(),
                 Setting::Whole(number) => number.to_string(),
                 Setting::Share(number) => (f64::from(number) / 1024.0).to_string(),
-                Setting::Choice(number) => {
-                    (*choices.get(usize::from(number) % choices.len().max(1)).unwrap_or(&"null")).to_owned()
-                }
+                Setting::Choice(number) => (*choices.get(usize::from(number) % choices.len().max(1)).unwrap_or(&"null")).to_owned(),
             };
             text.push_str(&format!("\0{key}={value}"));
         }
