@@ -244,6 +244,7 @@ fn whatever_is_done_to_a_log_every_line_is_read_once_and_in_order() {
         };
         logs.append("conn.log", HEADER);
         let mut followed = logs.follow("conn.log", &[], true);
+        assert_eq!(followed.lines(), [""; 0]);
         let (mut written, mut found, mut half, mut rotations) = (0, Vec::new(), String::new(), 0);
         let mut done = Vec::new();
         for _ in 0..30 {
