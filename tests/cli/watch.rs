@@ -38,12 +38,22 @@ fn predicted(bench: &Bench, data: &str) -> Vec<(String, f64)> {
     cells.filter(|cells| cells[2] == "attack").map(|cells| (cells[0].to_owned(), cells[1].parse().unwrap())).collect()
 }
 
-fn start(bench: &Bench, args: &str) -> Child {
-    bench.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+/// A watcher, which does not outlive its test.
+struct Watcher(Child);
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
-fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().unwrap();
+fn start(bench: &Bench, args: &str) -> Watcher {
+    Watcher(bench.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+fn signal(child: &Watcher, name: &str) {
+    let status = Command::new("kill").args([format!("-{name}"), child.0.id().to_string()]).status().unwrap();
     assert!(status.success());
 }
 
@@ -56,12 +66,12 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Ends a watcher by SIGTERM; what it told.
-fn stop(mut child: Child) -> String {
+fn stop(mut child: Watcher) -> String {
     let since = Instant::now();
     signal(&child, "TERM");
-    let status = child.wait().unwrap();
+    let status = child.0.wait().unwrap();
     let mut told = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    child.0.stderr.take().unwrap().read_to_string(&mut told).unwrap();
     assert_eq!(status.code(), Some(0), "{told}");
     assert!(since.elapsed() < Duration::from_secs(2), "SIGTERM took {:?}", since.elapsed());
     told
@@ -202,14 +212,13 @@ fn ten_kills_in_the_middle_lose_and_double_nothing() {
         let to = lines.len() * (kill + 1) / 10;
         let piece = lines[at..to].concat();
         // written while it reads, with a line in two parts
-        let mut child = start(&bench, &command);
+        let child = start(&bench, &command);
         let (first, rest) = piece.split_at(piece.len() * (kill + 1) / 11);
         append(&bench, "log.csv", first.as_bytes());
         thread::sleep(Duration::from_millis(40 + 37 * kill as u64));
         append(&bench, "log.csv", rest.as_bytes());
         thread::sleep(Duration::from_millis(20 + 23 * (kill as u64 % 4)));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(child); // SIGKILL
         at = to;
     }
     bench.prints(&format!("{command} --once"));
@@ -253,7 +262,7 @@ fn sighup_reads_the_run_again_and_a_run_that_cannot_be_read_changes_nothing() {
     let (header, rows) = flows.split_once('\n').unwrap();
     append(&bench, "log.csv", format!("{header}\n").as_bytes());
     let mut child = start(&bench, "watch --run run --data log.csv --output alerts.json --heartbeat 0");
-    let mut told = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut told = BufReader::new(child.0.stderr.take().unwrap()).lines().map(Result::unwrap);
     let mut wait_for = |what: &str| told.by_ref().find(|line| line.contains(what)).unwrap_or_else(|| panic!("no {what}"));
     let lines = |n: u64| {
         until("lines are read", || {
@@ -282,7 +291,7 @@ fn sighup_reads_the_run_again_and_a_run_that_cannot_be_read_changes_nothing() {
     lines(900);
     assert_eq!(alerts(&bench, "alerts.json").len(), 2 * before + 300);
     signal(&child, "INT");
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
 }
 
 #[test]
