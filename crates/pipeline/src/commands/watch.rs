@@ -170,7 +170,9 @@ impl<'o> Work<'o> {
             told.push("no state is kept without `--output` or `--state`: the next start reads from the beginning".to_owned());
         }
         let positions = state.as_ref().map_or(&[][..], |state| &state.positions);
+        let n_told = told.len();
         let follower = Follower::open(&options.data, positions, options.once, &mut told)?;
+        let n_events = (told.len() - n_told) as u64;
         let beyond = match (&alerts, &state) {
             (Alerts::File(file), Some(state)) => known_beyond(file, state, options.format)?,
             _ => HashSet::new(),
@@ -180,13 +182,15 @@ impl<'o> Work<'o> {
         }
         told.drain(..).for_each(|text| progress.event(Event::Message(&text)));
         let now = Instant::now();
+        let mut state = state.unwrap_or_else(|| State::new(&options.data));
+        state.counts.events += n_events;
         Ok(Self {
             folder,
             options,
             follower,
             alerts,
             rejects,
-            state: state.unwrap_or_else(|| State::new(&options.data)),
+            state,
             saved: now,
             is_saved: true,
             beyond,
