@@ -90,3 +90,17 @@ impl Stop {
         self.in_training.store(in_training, SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_serves_ends_by_itself_after_the_first_signal() {
+        let stop = Stop { serves: true, ..Stop::default() };
+        stop.hear(15);
+        // another program would have been ended by now, with code 143
+        thread::sleep(PATIENCE + Duration::from_millis(300));
+        assert_eq!(stop.signal(), Some(15));
+    }
+}
