@@ -27,6 +27,7 @@ fn help_is_the_manual() {
       adapt        Adapt a trained run to the flows of another network, in seconds
       evaluate     Compare verdicts with the labels of a file
       predict      Write a verdict for every row of a file, with or without labels
+      watch        Follow the log of a sensor and append an alert for every flow that looks like an attack
       parts        Say whether the parts that `predict --part` has left are all there, whole and of one input
       report       Write one page about a trained run: what to trust, metrics, curves, settings
       query        Write which rows to label next

@@ -30,3 +30,5 @@ mod schemas;
 mod sweep;
 mod training;
 mod tutorial;
+#[cfg(unix)]
+mod watch;

@@ -219,6 +219,13 @@ fn other_formats(write: &mut dyn FnMut(&'static str, &str, &[u8])) {
         b"#separator \\x09\n#set_separator\t,\n#empty_field\t(empty)\n#unset_field\t-\n#path\tconn\n#fields\tid\trate\tsize\tproto   label\n\
           1\t0.5\t-\ttcp   0\n2\t1e3\t7\t(empty)   1\n3\t-\t\\x31\tu\\x64p   1\n#close\t2022\n",
     );
+    write("watch", "lines.json", (objects.join("\n") + "\n").as_bytes());
+    write("watch", "flows.csv", FLOWS.as_bytes());
+    write(
+        "watch",
+        "conn.log",
+        b"#separator \\x09\n#fields\tid\trate\tsize\tproto\tid.orig_h\tid.resp_h\tts\n1\t2\t3\ttcp\t10.0.0.1\t10.0.0.2\t1714979289.4\n",
+    );
     let columns: [(&str, ArrayRef); 4] = [
         ("id", Arc::new(Int64Array::from(vec![7, 8, 9]))),
         ("proto", Arc::new(["tcp", "udp", "tcp"].into_iter().collect::<DictionaryArray<Int32Type>>())),

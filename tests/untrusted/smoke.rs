@@ -103,7 +103,7 @@ macro_rules! smoke {
     };
 }
 
-smoke! { arrow background coded config csv import json manifest npy operation parquet part profile proposal rows run schema stopped tokeniser weights zeek }
+smoke! { arrow background coded config csv import json manifest npy operation parquet part profile proposal rows run schema stopped tokeniser watch weights zeek }
 
 /// `cargo test -p nids-pipeline --test untrusted write_the_seeds -- --ignored`, after a change of format.
 #[test]
@@ -134,6 +134,7 @@ fn seeds_are_accepted() {
             "parquet" => check::parquet,
             "json" => check::json,
             "zeek" => check::zeek,
+            "watch" => check::watch,
             "arrow" => check::arrow,
             "coded" => check::coded,
             "background" => check::background,

@@ -250,6 +250,13 @@ pub(crate) enum Command {
         #[arg(long, value_name = "I/K", value_parser = part, requires = "output", conflicts_with_all = ["rejects", "drift"])]
         part: Option<Part>,
     },
+    /// Follow the log of a sensor and append an alert for every flow that looks like an attack
+    ///
+    /// Goes on where it was, through rotation by rename, copy and cut, and packing. Each alert is a line of JSON that Filebeat, Vector
+    /// and others take; a line that cannot be read stops nothing. At least once: after a crash an alert may come twice, with the
+    /// same id.
+    #[command(after_help = crate::watch::WATCH)]
+    Watch(crate::watch::WatchArgs),
     /// Say whether the parts that `predict --part` has left are all there, whole and of one input
     ///
     /// Compares every file with the manifest beside it, and the manifests with each other. Parts that are missing or damaged are
@@ -604,7 +611,7 @@ fn inputs(text: &str) -> Result<Inputs, String> {
     }
 }
 
-fn encoding(text: &str) -> Result<Encoding, String> {
+pub(crate) fn encoding(text: &str) -> Result<Encoding, String> {
     let name = text.to_lowercase();
     serde_json::from_value(name.into()).map_err(|_| "expected utf-8 or windows-1252 (latin-1)".to_owned())
 }

@@ -13,6 +13,7 @@ mod schema;
 mod signals;
 mod sweep;
 mod terminal;
+mod watch;
 
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -52,7 +53,9 @@ fn main() -> ExitCode {
     let launch = launch.of(&command);
     let (quiet, verbose) = if launch.leads() { (quiet, verbose) } else { (2, 0) };
     terminal::set_verbosity(quiet, verbose);
-    let stop = match Stop::listen(launch.size == 1) {
+    let serves = matches!(&command, Command::Watch(_));
+    let stop = if serves { Stop::listen_and_serve() } else { Stop::listen(launch.size == 1) };
+    let stop = match stop {
         Ok(stop) => stop,
         Err(error) => return processes::report(&Error::io("signals", "listen for")(error), ""),
     };
@@ -64,7 +67,8 @@ fn main() -> ExitCode {
 
 fn run(command: Command, stop: Stop, processes: &Processes) -> Result<()> {
     // rows that are written to a terminal are progress enough
-    let writes_rows = matches!(&command, Command::Predict { output: None, .. } | Command::Query { output: None, .. });
+    let writes_rows =
+        matches!(&command, Command::Predict { output: None, .. } | Command::Watch(_) | Command::Query { output: None, .. });
     let mut progress = Terminal::new(stop, !(writes_rows && io::stdout().is_terminal()));
     if let Some(plan) = planned(&command) {
         return plan;
@@ -103,6 +107,7 @@ fn run(command: Command, stop: Stop, processes: &Processes) -> Result<()> {
             let [format, reasons] = [format.as_deref(), reasons.as_deref()];
             model::predict(&model, part, [output.as_deref(), drift.as_deref()], [format, reasons], columns, &mut progress)
         }
+        Command::Watch(args) => watch::watch(&args, &mut progress),
         Command::Parts { folder, output: path } => parts(&folder, path.as_deref()),
         Command::Report { run, compare, card } => {
             let others = compare.iter().map(|folder| Run::open(folder)).collect::<Result<Vec<_>>>()?;
@@ -155,18 +160,21 @@ fn run(command: Command, stop: Stop, processes: &Processes) -> Result<()> {
             terminal::say(&format!("import: {} parameters in {} blocks", found.n_params, found.depth));
             Ok(())
         }
-        Command::Config { about, config: path, set } => {
-            let sources: Vec<Source<'_>> = path.iter().map(|path| Source::File("--config", path)).collect();
-            let out = Output::open(None, &sources)?;
-            let text = match (about, path) {
-                (Some(AboutSettings::Schema), _) => format!("{:#}\n", nids_config::schema()),
-                (Some(AboutSettings::Reference), _) => nids_config::reference(),
-                (None, Some(path)) => Config::load(&path, &set)?.to_yaml(),
-                (None, None) => unreachable!("`--config` is required"),
-            };
-            out.fill(|out| out.write_all(text.as_bytes()).map_err(Error::io("stdout", "write")))
-        }
+        Command::Config { about, config, set } => config_or_about(about, config.as_deref(), &set),
     }
+}
+
+/// Prints a config with all defaults, or what can be said of settings.
+fn config_or_about(about: Option<AboutSettings>, path: Option<&Path>, set: &[String]) -> Result<()> {
+    let sources: Vec<Source<'_>> = path.iter().map(|path| Source::File("--config", path)).collect();
+    let out = Output::open(None, &sources)?;
+    let text = match (about, path) {
+        (Some(AboutSettings::Schema), _) => format!("{:#}\n", nids_config::schema()),
+        (Some(AboutSettings::Reference), _) => nids_config::reference(),
+        (None, Some(path)) => Config::load(path, set)?.to_yaml(),
+        (None, None) => unreachable!("`--config` is required"),
+    };
+    out.fill(|out| out.write_all(text.as_bytes()).map_err(Error::io("stdout", "write")))
 }
 
 /// Says whether the parts of a folder are whole; writes their verdicts to a file where that is asked for.

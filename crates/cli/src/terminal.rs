@@ -313,6 +313,10 @@ impl Progress for Terminal {
     fn stop(&mut self) -> Option<u8> {
         self.stop.signal()
     }
+
+    fn reload(&mut self) -> bool {
+        self.stop.take_reload()
+    }
 }
 
 #[cfg(test)]

@@ -65,6 +65,16 @@ pub struct ReadSummary {
     pub drift: Option<Drift>,
 }
 
+impl ReadSummary {
+    /// Counts rows, and what is missing or never seen in them.
+    pub fn add(&mut self, rows: usize, table: &TokenTable) {
+        self.rows += rows as u64;
+        add(&mut self.unknown_categories, table.unknown_counts());
+        add(&mut self.other_categories, table.other_counts());
+        add(&mut self.missing, table.missing_counts());
+    }
+}
+
 /// Rows as they were read, and those that were left out on the way.
 struct Rows {
     flows: Flows,
@@ -135,11 +145,7 @@ pub fn each_batch<J: Judge>(
         if let Some((watch, scored)) = watch.as_mut().ok().zip(J::scored(&said)) {
             watch.add_scored(scored);
         }
-        let table = J::counts(&encoded);
-        summary.rows += flows.len() as u64;
-        add(&mut summary.unknown_categories, table.unknown_counts());
-        add(&mut summary.other_categories, table.other_counts());
-        add(&mut summary.missing, table.missing_counts());
+        summary.add(flows.len(), J::counts(&encoded));
         each(&flows, &said, &rejects)?;
         progress.event(Event::Rows { what: "scored", rows: summary.rows, share });
     }

@@ -124,9 +124,9 @@ pub enum BinOf {
     Missing,
 }
 
-/// Rows counted so far.
+/// Rows counted so far, in as much memory whatever their number.
 #[derive(Debug)]
-pub(crate) struct Watch<'d> {
+pub struct Watch<'d> {
     detector: &'d Detector,
     profile: &'d Profile,
     /// See [`FeatureBins::places`].   [features]
@@ -168,7 +168,7 @@ impl PValues {
 
 impl<'d> Watch<'d> {
     /// No rows yet. None where the run has no profile.
-    pub(crate) fn new(detector: &'d Detector) -> Option<Self> {
+    pub fn new(detector: &'d Detector) -> Option<Self> {
         let profile = detector.profile()?;
         Some(Self {
             detector,
@@ -181,7 +181,7 @@ impl<'d> Watch<'d> {
     }
 
     /// Counts the features of rows.
-    pub(crate) fn add_flows(&mut self, flows: &Flows) {
+    pub fn add_flows(&mut self, flows: &Flows) {
         let counts = self.profile.features.iter().zip(&self.places).zip(&mut self.features);
         for (((feature, places), counts), column) in counts.zip(flows.features()) {
             feature.bins.add(column, places, counts);
@@ -189,7 +189,7 @@ impl<'d> Watch<'d> {
     }
 
     /// Counts what the classifier makes of them.
-    pub(crate) fn add_scored(&mut self, scored: &Scored) {
+    pub fn add_scored(&mut self, scored: &Scored) {
         let outputs = self.detector.outputs();
         let scores: Vec<f64> = scored.outputs.chunks_exact(outputs.width()).map(|row| f64::from(outputs.attack(row))).collect();
         self.profile.scores.bins.add(&scores, &mut self.scores);
@@ -199,7 +199,7 @@ impl<'d> Watch<'d> {
     }
 
     /// What there is to say of them.
-    pub(crate) fn drift(&self, summary: &ReadSummary) -> Drift {
+    pub fn drift(&self, summary: &ReadSummary) -> Drift {
         let ScoreProfile { benign, attacks, .. } = &self.profile.scores;
         let [n_benign, n_attacks] = [benign, attacks].map(|counts| counts.iter().sum::<u64>());
         let is_enough = n_benign.min(n_attacks) >= MIN_OF_CLASS;

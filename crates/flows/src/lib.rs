@@ -39,8 +39,8 @@ pub use missing::MISSING;
 pub use nearest::nearest;
 pub use proposal::{Proposal, ProposalOptions, propose, yaml_scalar};
 pub use reader::{
-    FlowReader, Ids, Labels, Lines, MAX_MAGNITUDE, NO_LABEL, OnBadRow, Part, ReadOptions, Reject, Share, data_files, is_stdin,
-    numbers, read, some_of,
+    FlowReader, Ids, Labels, Lines, MAX_MAGNITUDE, NO_LABEL, OnBadRow, Part, ReadOptions, Reject, Share, Written, data_files,
+    is_stdin, numbers, read, some_of, written,
 };
 pub use sample::{RowSample, some_rows};
 pub use schema::{CellRules, Column, ColumnKind, Encoding, Infinite, Schema};

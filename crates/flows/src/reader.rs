@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{At, Column, Encoding, Error, Flows, Result, Schema};
 use header::Plan;
 use input::Input;
@@ -178,6 +180,8 @@ pub struct FlowReader {
     /// File of the last batch, counted from 0, and its columns that are carried along without having been named.
     batch: (usize, Vec<String>),
     bytes: BytesRead,
+    /// The content of the only file, where that is in memory.
+    given: Option<Vec<u8>>,
 }
 
 /// How much of the files has been read.
@@ -315,6 +319,15 @@ impl FlowReader {
     /// # Panics
     /// If there are no files.
     pub fn open<P: AsRef<Path>>(files: &[P], schema: &Schema, options: &ReadOptions) -> Result<Self> {
+        Self::open_given(files, None, schema, options)
+    }
+
+    /// Reads text in memory as the file `name` would be read that holds it. It is taken as it is: neither decompressed nor from UTF-16.
+    pub fn of_bytes(name: &Path, bytes: Vec<u8>, schema: &Schema, options: &ReadOptions) -> Result<Self> {
+        Self::open_given(&[name], Some(bytes), schema, options)
+    }
+
+    fn open_given<P: AsRef<Path>>(files: &[P], given: Option<Vec<u8>>, schema: &Schema, options: &ReadOptions) -> Result<Self> {
         assert!(!files.is_empty(), "a reader has files to read");
         let schema = Arc::new(schema.clone());
         let shares = match options.part {
@@ -338,8 +351,10 @@ impl FlowReader {
             lines: None,
             is_finished: false,
             batch: (0, Vec::new()),
+            given: None,
         };
         reader.sink.may_lack_label = options.labels == Labels::IfPresent;
+        reader.given = given;
         reader.open_next()?;
         Ok(reader)
     }
@@ -467,7 +482,7 @@ impl FlowReader {
         let Some((path, mut share)) = self.files.pop_front() else { return Ok(()) };
         let encoding = self.options.encoding.or(self.schema.cells().encoding);
         let Opened { header, unplanned, notes: bytes_notes, is_compressed } =
-            open(&path, &self.schema, encoding, &self.options, &self.bytes.current)?;
+            open(&path, self.given.take(), &self.schema, encoding, &self.options, &self.bytes.current)?;
         if is_compressed && !share.is_whole() {
             // nobody knows where its rows begin without unfolding it: all are in the part in which the file begins
             share.bytes = if share.bytes.start == 0 { 0..u64::MAX } else { 0..0 };
@@ -648,13 +663,18 @@ struct Opened {
 /// Opens a file and finds its columns.
 fn open(
     path: &Path,
+    given: Option<Vec<u8>>,
     schema: &Schema,
     encoding: Option<Encoding>,
     options: &ReadOptions,
     n_read: &Arc<AtomicU64>,
 ) -> Result<Opened> {
     let of = |header, unplanned| Opened { header, unplanned, notes: Vec::new(), is_compressed: false };
-    let text = match input::open_counted(path, encoding, n_read)? {
+    let input = match given {
+        Some(bytes) => input::of_bytes(path, bytes, encoding)?,
+        None => input::open_counted(path, encoding, n_read)?,
+    };
+    let text = match input {
         Input::Parquet(file) => {
             let (header, opened) = columnar::open(path, file)?;
             return Ok(of(header, Unplanned::Parquet(Box::new(opened))));
@@ -692,6 +712,43 @@ fn open(
     };
     let notes = if notes.is_empty() { Vec::new() } else { vec![notes.join(", ")] };
     Ok(Opened { notes, is_compressed: text.is_compressed, ..of(header, Unplanned::Ready(Box::new(source))) })
+}
+
+/// How a text file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Written {
+    /// A log of Zeek: lines that begin with `#` say how its cells are written.
+    Zeek,
+    /// Objects of JSON.
+    Json,
+    /// Rows of cells.
+    Csv {
+        /// What separates cells.
+        delimiter: u8,
+        /// Lines before the rows and their header line.
+        n_preamble: u64,
+        /// Whether a header line comes before the rows.
+        has_header: bool,
+    },
+}
+
+/// How a text file is written that is to have the columns of `schema`, as its first lines say.
+///
+/// # Errors
+/// What the file is that holds no flows, and what to do.
+pub fn written(head: &[u8], schema: &Schema) -> std::result::Result<Written, String> {
+    if let Some(what) = input::stranger(head) {
+        return Err(what.to_owned());
+    }
+    match sniff::sniff(head, Some(schema)) {
+        Format::Stranger(what) => Err(what.to_owned()),
+        Format::Zeek => Ok(Written::Zeek),
+        Format::Json => Ok(Written::Json),
+        Format::Csv(csv) => {
+            Ok(Written::Csv { delimiter: csv.dialect.delimiter, n_preamble: csv.dialect.n_preamble, has_header: csv.has_header })
+        }
+    }
 }
 
 /// Reads a whole file.

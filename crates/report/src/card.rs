@@ -54,7 +54,7 @@ impl Report {
             facts: self.facts.iter().map(|(name, value)| (cell(name), cell(value))).collect(),
             fence: "~".repeat(3.max(longest + 1)),
         };
-        card.render().expect("text is written to memory")
+        card.render().expect("text is written to memory") + "\n"
     }
 }
 

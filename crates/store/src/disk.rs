@@ -4,6 +4,7 @@ use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use seam::{call, most_of};
@@ -19,12 +20,13 @@ pub fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Identity of a file, whatever its name. Outside Unix all files have the same one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FileId([u64; 2]);
+/// Identity of a file, whatever its name: device and inode. Outside Unix all files have the same one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FileId([u64; 2]);
 
 impl FileId {
-    pub(crate) fn of(metadata: &Metadata) -> Self {
+    /// That of a file.
+    pub fn of(metadata: &Metadata) -> Self {
         #[cfg(unix)]
         return Self([std::os::unix::fs::MetadataExt::dev(metadata), std::os::unix::fs::MetadataExt::ino(metadata)]);
         #[cfg(not(unix))]
@@ -126,6 +128,16 @@ pub(crate) fn sync_appended(path: &Path) -> io::Result<()> {
     sync(&file, path)
 }
 
+/// Opens a file to append to it; it is made if it is not there.
+pub(crate) fn open_appended(path: &Path) -> io::Result<File> {
+    call(Call::Open, &[path], || OpenOptions::new().append(true).read(true).create(true).open(path))
+}
+
+/// Cuts a file to a length.
+pub(crate) fn cut(file: &File, path: &Path, len: u64) -> io::Result<()> {
+    call(Call::Cut, &[path], || file.set_len(len))
+}
+
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     call(Call::Remove, &[path], || fs::remove_file(path))
 }
@@ -158,6 +170,8 @@ pub enum Call {
     MakeFolder,
     /// Removes this file.
     Remove,
+    /// Cuts this file to a length.
+    Cut,
 }
 
 #[cfg(not(any(test, feature = "faults")))]

@@ -3,6 +3,7 @@
 //! **Invariant:** no other crate writes files, and this one does not know what a checkpoint's state means.
 #![forbid(unsafe_code)]
 
+mod append;
 pub mod artefacts;
 pub mod checkpoint;
 pub mod disk;
@@ -18,6 +19,7 @@ pub mod progress;
 pub mod run;
 mod staging;
 
+pub use append::{Appended, Opened};
 pub use error::{Error, Result};
 pub use lock::Lock;
 pub use run::{Resume, Run, StageRun};

@@ -23,6 +23,10 @@ pub enum Output<'o> {
     Report(&'o Path),
     /// The file of `--drift`.
     Drift(&'o Path),
+    /// The file of `--state`.
+    State(&'o Path),
+    /// The file of `--metrics`.
+    Metrics(&'o Path),
     /// Stdout, which may be a file as well.
     Stdout(&'o File),
 }
@@ -58,6 +62,8 @@ pub fn check(output: Output<'_>, sources: &[Source<'_>]) -> Result<()> {
             Output::Rejects(path) => format!("`--rejects {}`", path.display()),
             Output::Report(path) => format!("`--report {}`", path.display()),
             Output::Drift(path) => format!("`--drift {}`", path.display()),
+            Output::State(path) => format!("`--state {}`", path.display()),
+            Output::Metrics(path) => format!("`--metrics {}`", path.display()),
             Output::Stdout(_) => "stdout".to_owned(),
         };
         Err(Error::Usage(format!("{shown} is {what}, which is {role}: write to another file")))
@@ -110,7 +116,13 @@ struct Target {
 impl Target {
     fn new(output: Output<'_>) -> Self {
         let (metadata, place) = match output {
-            Output::File(path) | Output::Config(path) | Output::Rejects(path) | Output::Report(path) | Output::Drift(path) => {
+            Output::File(path)
+            | Output::Config(path)
+            | Output::Rejects(path)
+            | Output::Report(path)
+            | Output::Drift(path)
+            | Output::State(path)
+            | Output::Metrics(path) => {
                 let to_be = || Some(fs::canonicalize(folder_of(path)).ok()?.join(path.file_name()?));
                 (fs::metadata(path), fs::canonicalize(path).ok().or_else(to_be))
             }

@@ -70,6 +70,11 @@ pub trait Progress: Send {
         None
     }
 
+    /// Whether a signal has asked since the last call that what is served be read again.
+    fn reload(&mut self) -> bool {
+        false
+    }
+
     /// Ends work that keeps no checkpoint, where a signal asks for it.
     ///
     /// # Errors

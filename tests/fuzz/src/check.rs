@@ -297,6 +297,16 @@ pub fn zeek(bytes: &[u8]) {
     flows("toy.log", bytes);
 }
 
+/// Logs of any kind as `watch` follows them: every line is a flow, cannot be read, or is passed over.
+pub fn watch(bytes: &[u8]) {
+    let path = scratch("watched.log", bytes);
+    bounded(bytes.len(), || {
+        if let Ok([lines, flows, rejected, passed]) = commands::watched_lines(&path, &TOY) {
+            assert_eq!(lines, flows + rejected + passed);
+        }
+    });
+}
+
 /// Streams and files of Arrow.
 pub fn arrow(bytes: &[u8]) {
     flows("toy.arrow", bytes);

@@ -96,6 +96,31 @@ pub(super) fn open_counted(path: &Path, encoding: Option<Encoding>, n_read: &Arc
     look(path, head, Box::new(counted), rewound, encoding, Vec::new())
 }
 
+/// Text in memory.
+pub(super) fn of_bytes(path: &Path, bytes: Vec<u8>, encoding: Option<Encoding>) -> Result<Input> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let mut rest: Bytes = Box::new(Cursor::new(bytes));
+    if encoding == Some(Encoding::Windows1252) {
+        rest = Box::new(Mended::new(rest));
+    }
+    let head = head(&mut rest).map_err(io)?;
+    Ok(text(head, rest, Vec::new()))
+}
+
+/// What the first bytes are of that begin no text.
+pub(super) fn stranger(head: &[u8]) -> Option<&'static str> {
+    const BINARY: [(&[u8], &str); 6] = [
+        (b"PAR1", "Parquet"),
+        (b"ARROW1\0\0", "Arrow"),
+        (b"\xff\xff\xff\xff", "Arrow"),
+        (b"\x1f\x8b", "compressed by gzip"),
+        (b"\x28\xb5\x2f\xfd", "compressed by zstd"),
+        (b"\xff\xfe", "UTF-16"),
+    ];
+    let found = STRANGERS.iter().chain(&BINARY).find(|(magic, _)| head.starts_with(magic));
+    found.map(|(_, what)| *what)
+}
+
 fn look(
     path: &Path,
     head: Vec<u8>,

@@ -112,7 +112,7 @@ fn beside(run: &Run, score: Score) -> Result<Option<Detector>> {
 }
 
 /// The autoencoder, and the classifier where it is wanted, with the threshold that is asked for.
-fn open(run: &Run, options: &PredictOptions, progress: &mut dyn Progress) -> Result<AnomalyDetector> {
+pub(super) fn open(run: &Run, options: &PredictOptions, progress: &mut dyn Progress) -> Result<AnomalyDetector> {
     let autoencoder = Autoencoder::open(run)?;
     let beside = beside(run, options.score)?;
     let reference = if let Some(found) = Reference::read(run, &autoencoder)? {
@@ -288,7 +288,11 @@ pub(super) fn predict(
 
 /// The columns of what is said of rows: what a classifier says, if there is one, but for its verdict and p-value, which are those of
 /// the score.
-fn said_of_both<'d>(detector: &'d AnomalyDetector, found: &Unusual, alarms: &[bool]) -> Vec<(&'static str, Cells<'d>)> {
+pub(super) fn said_of_both<'d>(
+    detector: &'d AnomalyDetector,
+    found: &Unusual,
+    alarms: &[bool],
+) -> Vec<(&'static str, Cells<'d>)> {
     let mut columns = match detector.beside() {
         Some(beside) => said_of(beside, &found.scored.as_ref().map_or_else(Vec::new, |scored| beside.verdicts(scored))),
         None => Vec::new(),

@@ -17,6 +17,7 @@ mod report;
 mod schema;
 mod sweep;
 mod verdict_writer;
+mod watch;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,7 @@ pub use report::{report, report_of};
 pub use schema::{config_around, schema};
 pub use sweep::{Axis, SweepReport, Trial, TrialOutcome, sweep};
 pub use verdict_writer::VerdictFormat;
+pub use watch::{AlertFormat, WatchCounts, WatchOptions, watch, watched_lines};
 
 /// Turns a checkpoint of the numpy MLP-Mixer into safetensors; see [`nids_interop::import`].
 pub fn import(file: &Path, out: &mut dyn Write) -> Result<Imported> {

@@ -188,7 +188,7 @@ pub fn predict(
 }
 
 /// What finds reasons, and what to know of them.
-fn explainer(run: &Run, detector: &Detector, progress: &mut dyn Progress) -> Result<Explainer> {
+pub(super) fn explainer(run: &Run, detector: &Detector, progress: &mut dyn Progress) -> Result<Explainer> {
     let explainer = Explainer::open(run, detector)?.ok_or_else(|| {
         let what = "the run keeps no benign training rows to compare alerts with: it was made before there were reasons, or none of its \
                     labels is benign";

@@ -63,6 +63,21 @@ pub(super) enum Cells<'v> {
     Reasons(Vec<Vec<Reason>>),
 }
 
+impl Cells<'_> {
+    /// The cells of some rows.
+    pub(super) fn select(&self, rows: &[u32]) -> Self {
+        fn of<T: Clone>(cells: &[T], rows: &[u32]) -> Vec<T> {
+            rows.iter().map(|&row| cells[row as usize].clone()).collect()
+        }
+        match self {
+            Self::Single(cells) => Self::Single(of(cells, rows)),
+            Self::Double(cells) => Self::Double(of(cells, rows)),
+            Self::Text(cells) => Self::Text(of(cells, rows)),
+            Self::Reasons(cells) => Self::Reasons(of(cells, rows)),
+        }
+    }
+}
+
 /// Rows and what is said of them.
 pub(super) struct Verdicts<'v> {
     pub(super) ids: &'v [String],

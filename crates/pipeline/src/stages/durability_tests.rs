@@ -74,7 +74,7 @@ impl Disk {
                     self.changed.insert(folder_of(path).to_owned());
                 }
             }
-            Call::Write => drop(self.unsynced.insert(path.clone())),
+            Call::Write | Call::Cut => drop(self.unsynced.insert(path.clone())),
             Call::Sync => drop(self.unsynced.remove(path)),
             Call::SyncFolder => {
                 self.changed.remove(path);
