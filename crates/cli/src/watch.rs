@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use nids_flows::{Encoding, ReadOptions, is_stdin};
 use nids_pipeline::commands::{self, AlertFormat, PredictOptions, ReasonsFor, Score, WatchOptions};
+use nids_store::disk::folder_of;
 use nids_store::output::{self, Output as Target, Source};
 use nids_store::progress::Progress;
 use nids_store::{Error, Result, Run};
@@ -117,20 +118,15 @@ impl WatchArgs {
         ];
         let there = paths.iter().filter_map(|(name, path, target)| Some((*name, (*path)?, target)));
         let there: Vec<(&str, &Path, &fn(_) -> _)> = there.collect();
-        let folder = if data.is_dir() { Some(data) } else { data.parent().filter(|_| self.data.contains(['*', '?', '['])) };
         let folder =
-            folder.and_then(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder }.canonicalize().ok());
+            if data.is_dir() { Some(data) } else { Some(folder_of(data)).filter(|_| self.data.contains(['*', '?', '['])) };
+        let folder = folder.and_then(|folder| folder.canonicalize().ok());
         for (place, &(name, path, target)) in there.iter().enumerate() {
             output::check(target(path), &sources)?;
             if let Some((other, ..)) = there[..place].iter().find(|(_, other, _)| *other == path) {
                 return Err(Error::Usage(format!("`{other}` and `{name}` name one file")));
             }
-            let beside = if path.parent().is_none_or(|folder| folder.as_os_str().is_empty()) {
-                Path::new(".")
-            } else {
-                path.parent().unwrap_or(path)
-            };
-            let lies_in = |folder: &PathBuf| beside.canonicalize().is_ok_and(|place| place.starts_with(folder));
+            let lies_in = |folder: &PathBuf| folder_of(path).canonicalize().is_ok_and(|place| place.starts_with(folder));
             if folder.as_ref().is_some_and(lies_in) {
                 let message = format!(
                     "`{name} {}` lies in the folder of `--data {}`: it would be read as flows; write to another folder",

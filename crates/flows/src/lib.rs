@@ -40,7 +40,7 @@ pub use nearest::nearest;
 pub use proposal::{Proposal, ProposalOptions, propose, yaml_scalar};
 pub use reader::{
     FlowReader, Ids, Labels, Lines, MAX_MAGNITUDE, NO_LABEL, OnBadRow, Part, ReadOptions, Reject, Share, Written, data_files,
-    is_stdin, numbers, read, some_of, written,
+    is_stdin, numbers, read, some_of, written, zeek_unescaped,
 };
 pub use sample::{RowSample, some_rows};
 pub use schema::{CellRules, Column, ColumnKind, Encoding, Infinite, Schema};

@@ -36,6 +36,7 @@ mod zeek;
 pub use cells::numbers;
 pub use part::{Part, Share};
 pub use paths::{data_files, is_stdin};
+pub use zeek::unescaped as zeek_unescaped;
 
 /// Largest magnitude that a numeric cell may have: far above any flow, far below where f32 overflows.
 pub const MAX_MAGNITUDE: f64 = 1e30;

@@ -221,8 +221,8 @@ fn split(line: &[u8], separator: &[u8], has_inner: bool, cells: &mut Vec<Range<u
     cells.push(start..line.len());
 }
 
-/// A cell with its `\x09` as bytes.
-fn unescaped(cell: &[u8]) -> Cow<'_, [u8]> {
+/// A cell of Zeek's with its `\x09` as bytes.
+pub fn unescaped(cell: &[u8]) -> Cow<'_, [u8]> {
     if memmem::find(cell, b"\\x").is_none() {
         return Cow::Borrowed(cell);
     }

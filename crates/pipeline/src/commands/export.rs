@@ -54,22 +54,18 @@ fn graph(run: &Run, inputs: Inputs) -> Result<Vec<u8>> {
     let network = Network::new(&config, tokeniser, classes, &mut table)?;
     let weights = WeightsFile::read(&run.require(Stage::Finetune, MODEL)?, Stage::Finetune)?;
     let params = weights.params(&table, &[""], network.tokens())?;
-    let texts = |value: &dyn Fn(usize) -> Option<Vec<String>>| -> BTreeMap<&str, Vec<String>> {
-        let tokens = tokeniser.tokens().iter().enumerate();
-        tokens.filter_map(|(place, token)| Some((token.feature.as_str(), value(place)?))).collect()
-    };
-    let of_classes = texts(&|place| match tokeniser.learnt(place) {
-        Learnt::Categorical { n_classes, classes, .. } => {
+    let mut values: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (place, token) in tokeniser.tokens().iter().enumerate() {
+        if let Learnt::Categorical { n_classes, classes, .. } = tokeniser.learnt(place) {
             let name = |class: usize| classes.iter().find(|(_, of)| *of == class).map_or(String::new(), |(text, _)| text.clone());
-            Some((0..n_classes - 1).map(name).collect())
+            values.insert(&token.feature, (0..n_classes - 1).map(name).collect());
         }
-        _ => None,
-    });
+    }
     let mut properties = vec![
         ("nids_mixer.schema", tokeniser.schema().name().to_owned()),
         ("nids_mixer.threshold", detector.threshold().to_string()),
         ("nids_mixer.calibrated", scaling.is_some().to_string()),
-        ("nids_mixer.values", serde_json::to_string(&of_classes).expect("texts under names")),
+        ("nids_mixer.values", serde_json::to_string(&values).expect("texts under names")),
     ];
     properties.extend(operation.model.as_ref().map(|model| ("nids_mixer.model", model.sha256.clone())));
     properties.extend(classes.map(|classes| {

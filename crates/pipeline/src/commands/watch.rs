@@ -150,7 +150,7 @@ impl<'o> Work<'o> {
         };
         let alerts = match &options.output {
             Some(path) => {
-                let header = csv_header(loaded)?;
+                let header = header_of(options.format, loaded)?;
                 let beginning = if options.format == AlertFormat::Csv { &header } else { options.format.beginning() };
                 let opened = Appended::open(path, beginning)?;
                 say_cut(path, opened.cut);
@@ -202,7 +202,7 @@ impl<'o> Work<'o> {
 
     /// Follows with one model.
     fn serve(&mut self, loaded: &Loaded, progress: &mut dyn Progress) -> Result<Served> {
-        let mut watched = Watched::new(loaded);
+        let (mut watched, header) = (Watched::new(loaded), header_of(self.options.format, loaded)?);
         let max_lines = self.options.batch_rows.unwrap_or_else(|| loaded.batch_rows());
         self.health.set_model(&loaded.model);
         loop {
@@ -235,7 +235,7 @@ impl<'o> Work<'o> {
                 sleep(POLL, progress);
                 continue;
             };
-            if !self.take(&batch, loaded, &mut watched, progress)? {
+            if !self.take(&batch, loaded, &header, &mut watched, progress)? {
                 // what was read of this batch is read again by whoever goes on
                 progress.event(Event::Message("stopped in the middle of a batch, which is read again at the next start"));
                 return Ok(Served::Done);
@@ -244,7 +244,14 @@ impl<'o> Work<'o> {
     }
 
     /// Judges a batch and writes its alerts, then the state; false where a signal came before that.
-    fn take(&mut self, batch: &Batch, loaded: &Loaded, watched: &mut Watched<'_>, progress: &mut dyn Progress) -> Result<bool> {
+    fn take(
+        &mut self,
+        batch: &Batch,
+        loaded: &Loaded,
+        header: &str,
+        watched: &mut Watched<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<bool> {
         let rows = match self.look_at_header(batch, loaded, progress)? {
             None => rows::read(batch, loaded.schema(), &self.options.predict.read),
             Some(reason) => Rows { bad: all_bad(batch, &reason), ..Rows::default() },
@@ -274,7 +281,7 @@ impl<'o> Work<'o> {
         if let Some(line) = batch.lines.last() {
             self.health.saw(&names.record(batch.line(line)), read_at);
         }
-        self.write(lines, loaded, progress)
+        self.write(lines, header, progress)
     }
 
     /// What is wrong with the header of a batch; an error where it is the first that was seen.
@@ -358,14 +365,13 @@ impl<'o> Work<'o> {
     }
 
     /// Writes alerts, then bad lines, then the state. Waits for a disk that takes nothing; false where a signal ends that.
-    fn write(&mut self, lines: Lines, loaded: &Loaded, progress: &mut dyn Progress) -> Result<bool> {
+    fn write(&mut self, lines: Lines, header: &str, progress: &mut dyn Progress) -> Result<bool> {
         let Lines { alerts, rejects } = lines;
         let has_written = !alerts.is_empty() || !rejects.is_empty();
         if !alerts.is_empty() {
-            let header = if self.options.format == AlertFormat::Csv { csv_header(loaded)? } else { String::new() };
             let Self { alerts: out, options, health, .. } = self;
             let is_written = match out {
-                Alerts::File(file) => append(file, &header, &alerts, options.once, health, progress)?,
+                Alerts::File(file) => append(file, header, &alerts, options.once, health, progress)?,
                 Alerts::Stdout(out, is_new) => {
                     if std::mem::take(is_new) {
                         out.write_all(header.as_bytes()).map_err(Error::io("stdout", "write"))?;
@@ -485,8 +491,11 @@ fn csv(own: Vec<(&'static str, Cells<'_>)>, ids: &[String]) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// The header line of CSV.
-fn csv_header(loaded: &Loaded) -> Result<String> {
+/// The header line of CSV; other formats have none.
+fn header_of(format: AlertFormat, loaded: &Loaded) -> Result<String> {
+    if format != AlertFormat::Csv {
+        return Ok(String::new());
+    }
     let text = csv(loaded.no_columns()?, &[])?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }

@@ -1,12 +1,11 @@
 //! What a line says beside its features: who spoke with whom, when, by what protocol. Names are those of Zeek, Suricata, nfdump, nProbe,
 //! goflow2, Argus, UNSW-NB15 and CICFlowMeter.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use chrono::{DateTime, NaiveDateTime};
-use nids_flows::{Schema, Written};
+use nids_flows::{Schema, Written, zeek_unescaped};
 use serde_json::Value as Json;
 
 use super::community::{ICMP, ICMP6, SCTP, TCP, UDP, community_id};
@@ -117,7 +116,7 @@ impl Names {
             Written::Zeek => {
                 for line in header.split(|&byte| byte == b'\n') {
                     if let Some(separator) = line.strip_prefix(b"#separator ") {
-                        names.separator = unescaped(separator.trim_ascii()).into_owned();
+                        names.separator = zeek_unescaped(separator.trim_ascii()).into_owned();
                     } else if let Some(fields) = line.strip_prefix(b"#fields") {
                         names.columns = split(fields, &names.separator).skip(1).map(name).collect();
                     }
@@ -146,7 +145,7 @@ impl Names {
                 }
             }
             Written::Zeek => {
-                let found = split(line, &self.separator).map(|cell| String::from_utf8_lossy(&unescaped(cell)).into_owned());
+                let found = split(line, &self.separator).map(|cell| String::from_utf8_lossy(&zeek_unescaped(cell)).into_owned());
                 fields.extend(self.columns.iter().cloned().zip(found));
             }
             Written::Csv { delimiter, .. } => fields.extend(self.columns.iter().cloned().zip(cells(line, delimiter))),
@@ -266,23 +265,6 @@ fn split<'l>(line: &'l [u8], separator: &'l [u8]) -> impl Iterator<Item = &'l [u
         rest = end.map(|end| &line[end + separator.len()..]);
         Some(&line[..end.unwrap_or(line.len())])
     })
-}
-
-/// A cell of Zeek's with its `\x09` as bytes.
-fn unescaped(cell: &[u8]) -> Cow<'_, [u8]> {
-    if memchr::memmem::find(cell, b"\\x").is_none() {
-        return Cow::Borrowed(cell);
-    }
-    let mut bytes = Vec::with_capacity(cell.len());
-    let mut at = 0;
-    while at < cell.len() {
-        let digits = cell.get(at..at + 4).and_then(|escape| escape.strip_prefix(b"\\x"));
-        let byte =
-            digits.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(byte.unwrap_or(cell[at]));
-        at += if byte.is_some() { 4 } else { 1 };
-    }
-    Cow::Owned(bytes)
 }
 
 /// The texts and numbers of an object, by names with dots.
